@@ -1,0 +1,179 @@
+// Package cli is the command line: one file a command, each flags to request
+// to call to print, and every composition in wire.go. Call Main.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
+)
+
+// Exit codes. Anything else is a death and means not decided.
+const (
+	ExitOK        = 0
+	ExitFailed    = 1  // the work could not be done
+	ExitDenied    = 3  // the evidence does not carry what was asked
+	ExitUndecided = 4  // no answer: asking again may give one
+	ExitUsage     = 64 // the command line is wrong
+)
+
+// Streams is what a command may read, print to and look up. Results go to
+// Out, everything else to Err.
+type Streams struct {
+	In  io.Reader
+	Out io.Writer
+	Err io.Writer
+	Env func(string) string
+}
+
+// exitError carries the exit code of an error that is more than "failed".
+// A nil err exits with the code and prints nothing: the command has spoken.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e exitError) Unwrap() error { return e.err }
+
+// usagef is an error of the command line, exit code 64.
+func usagef(format string, args ...any) error {
+	return exitError{ExitUsage, fmt.Errorf(format, args...)}
+}
+
+// hinter is an error that knows the way out.
+type hinter interface{ Hint() string }
+
+// Main runs one command and returns its exit code.
+func Main(ctx context.Context, args []string, streams Streams) int {
+	root := newRoot(&streams)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return ExitOK
+	}
+	code := ExitFailed
+	var coded exitError
+	if errors.As(err, &coded) {
+		code = coded.code
+		if coded.err == nil {
+			return code
+		}
+	}
+	// After an interrupt most errors are its echo; one line says it best.
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		fmt.Fprintln(streams.Err, "waxseal: interrupted; nothing was tagged or left half-written")
+		return 130
+	}
+	fmt.Fprintf(streams.Err, "waxseal: %v\n", err)
+	var way hinter
+	if errors.As(err, &way) {
+		fmt.Fprintf(streams.Err, "  hint: %s\n", way.Hint())
+	}
+	return code
+}
+
+func newRoot(io *Streams) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "waxseal",
+		Short: "Seal container builds: record what goes in, sign what comes out, let nothing unproven ship",
+		Long: `waxseal builds container images as docker build does, records their inputs,
+writes SBOMs, signs SLSA provenance, and verifies that evidence against a
+declared SLSA level before an image is promoted or admitted.
+
+Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetIn(io.In)
+	root.SetOut(io.Out)
+	root.SetErr(io.Err)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w; see %q", err, cmd.CommandPath()+" --help")
+	})
+	root.AddCommand(
+		newVersionCmd(io),
+		newManCmd(),
+	)
+	usageArgs(root)
+	return root
+}
+
+// noCommand refuses a word that is no command, with the nearest ones.
+func noCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	near := ""
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		near = fmt.Sprintf("; did you mean %q?", strings.Join(s, `", "`))
+	}
+	return usagef("unknown command %q%s; see %q", args[0], near, cmd.CommandPath()+" --help")
+}
+
+// usageArgs makes a wrong number of arguments an error of usage, everywhere.
+func usageArgs(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			err := check(cmd, args)
+			var coded exitError
+			if err == nil || errors.As(err, &coded) {
+				return err
+			}
+			return usagef("%w; usage: %s", err, cmd.UseLine())
+		}
+	}
+	for _, c := range cmd.Commands() {
+		usageArgs(c)
+	}
+}
+
+func newVersionCmd(io *Streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintf(io.Out, "waxseal %s %s %s/%s\n", Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}
+
+// Version is the module's version as Go recorded it, "devel" for a checkout.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
+		return "devel"
+	}
+	return info.Main.Version
+}
+
+func newManCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "man DIR",
+		Short: "Write the manual pages into DIR",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := doc.GenManTree(cmd.Root(), &doc.GenManHeader{Title: "WAXSEAL", Section: "1"}, args[0]); err != nil {
+				return fmt.Errorf("writing manual pages to %q: %w", args[0], err)
+			}
+			return nil
+		},
+	}
+}
