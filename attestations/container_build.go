@@ -1,0 +1,104 @@
+package attestations
+
+import _ "embed"
+
+// ContainerBuildType names the way in which `waxseal build` makes an image;
+// container-build/v1/spec.md says what its parameters mean.
+const ContainerBuildType = "https://waxseal.dev/attestations/container-build/v1"
+
+//go:embed container-build/v1/schema.json
+var containerBuildSchema []byte
+
+// ContainerBuildSchema returns the JSON Schema of a SLSA provenance predicate
+// whose buildType is ContainerBuildType.
+func ContainerBuildSchema() []byte { return append([]byte(nil), containerBuildSchema...) }
+
+// The names of the entries in resolvedDependencies and byproducts that a
+// reader can look for. Base images and downloads have no name: they are known
+// by URI.
+const (
+	DependencyContext      = "context"       // the build context, by the digest of its per-file manifest
+	DependencySource       = "source"        // the git commit the context was taken from
+	DependencyDockerfile   = "dockerfile"    // the Dockerfile, by its bytes
+	DependencyDockerignore = "dockerignore"  // the ignore file that filtered the context
+	DependencyNamedContext = "named-context" // prefix: "named-context:NAME"
+	ByproductLog           = "log"
+	ByproductSBOM          = "sbom" // prefix: "sbom:FORMAT"
+	ByproductEngineRecord  = "engine-record"
+	ByproductContextFiles  = "context-manifest"
+)
+
+// Media types of what the dependencies and byproducts point to.
+const (
+	ContextManifestMediaType = "application/vnd.waxseal.context.v1+jsonl"
+)
+
+// How RUN steps could reach the network, as far as it was observed.
+const (
+	NetworkUnobserved = "unobserved" // at least one step could reach the network, and nobody watched
+	NetworkNone       = "none"       // the whole build ran with --network=none
+)
+
+// ContainerBuild is the externalParameters of ContainerBuildType: everything
+// the user could set. A field at its zero value was not set and is absent.
+type ContainerBuild struct {
+	Context           ContainerContext  `json:"context"`
+	Dockerfile        string            `json:"dockerfile,omitempty"` // as asked for with --file; absent: "Dockerfile" of the context
+	Target            string            `json:"target,omitempty"`
+	Platforms         []string          `json:"platforms,omitempty"` // absent: the engine's own
+	BuildArgs         map[string]string `json:"buildArgs,omitempty"`
+	BuildContexts     map[string]string `json:"buildContexts,omitempty"` // NAME to what was asked for, credentials removed
+	Labels            map[string]string `json:"labels,omitempty"`
+	Annotations       map[string]string `json:"annotations,omitempty"` // the key keeps its level prefix, as "index:org.example.key"
+	Secrets           []string          `json:"secrets,omitempty"`     // ids only
+	SSH               []string          `json:"ssh,omitempty"`         // ids only
+	Network           string            `json:"network,omitempty"`     // --network; absent: the default
+	AddHosts          []string          `json:"addHosts,omitempty"`    // "NAME=IP"
+	ShmSize           int64             `json:"shmSize,omitempty"`     // bytes
+	Ulimits           []string          `json:"ulimits,omitempty"`     // "NAME=SOFT:HARD"
+	Pull              bool              `json:"pull,omitempty"`
+	NoCache           bool              `json:"noCache,omitempty"`
+	NoCacheFilter     []string          `json:"noCacheFilter,omitempty"`
+	CacheFrom         []string          `json:"cacheFrom,omitempty"`
+	CacheTo           []string          `json:"cacheTo,omitempty"`
+	Outputs           []string          `json:"outputs,omitempty"` // layer settings of --output that change the image's bytes, as "compression=zstd"
+	SourceDateEpoch   string            `json:"sourceDateEpoch,omitempty"`
+	SBOM              []string          `json:"sbom,omitempty"` // formats asked for
+	KeepTimestamps    bool              `json:"keepTimestamps,omitempty"` // file times are left as the steps made them
+}
+
+// ContainerContext says where the build context came from.
+type ContainerContext struct {
+	// Kind is "directory", "git", "url", "tar" (on stdin) or "none" (only a
+	// Dockerfile was given).
+	Kind string `json:"kind"`
+	// URI is what was asked for, credentials removed. A directory has none: a
+	// path on somebody's machine says nothing. Its content is in
+	// resolvedDependencies.
+	URI string `json:"uri,omitempty"`
+}
+
+// ContainerBuildInternal is the internalParameters of ContainerBuildType: what
+// the platform chose.
+type ContainerBuildInternal struct {
+	Engine          ContainerEngine `json:"engine"`
+	NetworkObserved string          `json:"network"`                   // NetworkUnobserved or NetworkNone
+	SourceDateEpoch string          `json:"sourceDateEpoch,omitempty"` // the seconds in force, whoever chose them
+	EpochFrom       string          `json:"sourceDateEpochFrom,omitempty"`
+	Frontend        string          `json:"frontend"`         // "dockerfile.v0", built in
+	Syntax          string          `json:"syntax,omitempty"` // the "# syntax=" line as it stands in the Dockerfile
+	BuilderPlatform string          `json:"builderPlatform,omitempty"`
+	CacheHits       int32           `json:"cachedSteps"`
+	Steps           int32           `json:"steps"`
+}
+
+// ContainerEngine is the engine that ran the steps, as it says itself.
+type ContainerEngine struct {
+	Name        string `json:"name"` // "embedded" or "buildkit"
+	Version     string `json:"version,omitempty"`
+	BuildKit    string `json:"buildkit,omitempty"`
+	Runc        string `json:"runc,omitempty"`
+	Kernel      string `json:"kernel,omitempty"`
+	Snapshotter string `json:"snapshotter,omitempty"`
+	Isolation   string `json:"isolation,omitempty"`
+}
