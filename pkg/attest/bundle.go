@@ -1,23 +1,204 @@
 package attest
 
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"reflect"
+
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	protodsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
 // Bundle is a DSSE envelope with what is needed to verify it: a Sigstore
 // bundle (v0.1 to v0.3), or a bare DSSE envelope as cosign keeps in ".att".
 // Immutable; the raw bytes are kept as received.
 type Bundle struct {
-	raw []byte
-	// the owner of this package fills in the rest
+	raw       []byte
+	proto     *protobundle.Bundle
+	bare      bool
+	statement *Statement
 }
 
 // ParseBundle reads a Sigstore bundle or a bare DSSE envelope. It checks the
 // form only: whose signature it is, and whether it holds, is for package
 // verify. A bundle that carries no in-toto statement is an error.
-func ParseBundle(raw []byte) (*Bundle, error) { panic("contract") }
+func ParseBundle(raw []byte) (*Bundle, error) {
+	b, err := parseBundle(raw)
+	if err != nil {
+		return nil, fmt.Errorf("reading bundle: %w", err)
+	}
+	return b, nil
+}
+
+func parseBundle(raw []byte) (*Bundle, error) {
+	if len(raw) > MaxBundle {
+		return nil, fmt.Errorf("%d bytes, more than the %d allowed", len(raw), MaxBundle)
+	}
+	members, err := scan(raw, reflect.TypeFor[shape]())
+	if err != nil {
+		return nil, err
+	}
+	has := map[string]bool{}
+	for _, m := range members {
+		has[m.key] = true
+	}
+	b := &Bundle{raw: raw}
+	switch {
+	case has["mediaType"] && has["payload"]:
+		return nil, errors.New("both a Sigstore bundle and a DSSE envelope")
+	case has["mediaType"]:
+		b.proto, err = parseSigstore(raw)
+	case has["payload"]:
+		b.bare = true
+		b.proto, err = parseDSSE(raw)
+	default:
+		return nil, errors.New("neither a Sigstore bundle nor a DSSE envelope")
+	}
+	if err != nil {
+		return nil, err
+	}
+	env := b.proto.GetDsseEnvelope()
+	if env.GetPayloadType() != PayloadType {
+		return nil, fmt.Errorf("payload type %q, want %q", clip(env.GetPayloadType()), PayloadType)
+	}
+	if len(env.GetSignatures()) == 0 {
+		return nil, errors.New("no signature")
+	}
+	if n := len(env.GetSignatures()); n > maxSignatures {
+		return nil, fmt.Errorf("%d signatures, more than the %d allowed", n, maxSignatures)
+	}
+	for i, sig := range env.GetSignatures() {
+		if len(sig.GetSig()) == 0 {
+			return nil, fmt.Errorf("signature %d is empty", i)
+		}
+	}
+	if b.statement, err = ParseStatement(env.GetPayload()); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// shape lists the keys whose spelling tells the two forms apart.
+type shape struct {
+	MediaType            any `json:"mediaType"`
+	VerificationMaterial any `json:"verificationMaterial"`
+	DsseEnvelope         any `json:"dsseEnvelope"`
+	Payload              any `json:"payload"`
+	PayloadType          any `json:"payloadType"`
+	Signatures           any `json:"signatures"`
+}
+
+func parseSigstore(raw []byte) (*protobundle.Bundle, error) {
+	pb := new(protobundle.Bundle)
+	if err := protojson.Unmarshal(raw, pb); err != nil {
+		return nil, fmt.Errorf("as a Sigstore bundle: %w", err)
+	}
+	switch pb.GetMediaType() {
+	case BundleMediaType,
+		"application/vnd.dev.sigstore.bundle+json;version=0.1",
+		"application/vnd.dev.sigstore.bundle+json;version=0.2",
+		"application/vnd.dev.sigstore.bundle+json;version=0.3":
+	default:
+		return nil, fmt.Errorf("media type %q, want a Sigstore bundle v0.1 to v0.3", clip(pb.GetMediaType()))
+	}
+	if pb.GetMessageSignature() != nil {
+		return nil, errors.New("it signs plain bytes, not an in-toto statement")
+	}
+	if pb.GetDsseEnvelope() == nil {
+		return nil, errors.New("it has no DSSE envelope")
+	}
+	if pb.GetVerificationMaterial().GetContent() == nil {
+		return nil, errors.New("it says neither a public key nor a certificate")
+	}
+	return pb, nil
+}
+
+// parseDSSE gives a bare envelope the form of a bundle whose key has no hint,
+// so that one code path verifies both.
+func parseDSSE(raw []byte) (*protobundle.Bundle, error) {
+	var env dsse.Envelope
+	if err := UnmarshalStrict(raw, &env); err != nil {
+		return nil, err
+	}
+	payload, err := decodeBase64(env.Payload)
+	if err != nil {
+		return nil, fmt.Errorf(`"/payload": %w`, err)
+	}
+	out := &protodsse.Envelope{PayloadType: env.PayloadType, Payload: payload}
+	if len(env.Signatures) > maxSignatures {
+		return nil, fmt.Errorf("%d signatures, more than the %d allowed", len(env.Signatures), maxSignatures)
+	}
+	for i, sig := range env.Signatures {
+		b, err := decodeBase64(sig.Sig)
+		if err != nil {
+			return nil, fmt.Errorf(`"/signatures/%d/sig": %w`, i, err)
+		}
+		out.Signatures = append(out.Signatures, &protodsse.Signature{Sig: b, Keyid: sig.KeyID})
+	}
+	return &protobundle.Bundle{
+		MediaType: BundleMediaType,
+		Content:   &protobundle.Bundle_DsseEnvelope{DsseEnvelope: out},
+		VerificationMaterial: &protobundle.VerificationMaterial{
+			Content: &protobundle.VerificationMaterial_PublicKey{PublicKey: &protocommon.PublicKeyIdentifier{}},
+		},
+	}, nil
+}
+
+// decodeBase64 takes the standard and the URL-safe alphabet, as DSSE asks of
+// readers, but no line breaks and no spare bits.
+// https://github.com/secure-systems-lab/dsse/blob/v1.0.2/envelope.md
+func decodeBase64(s string) ([]byte, error) {
+	if bytes.ContainsAny([]byte(s), "\r\n") {
+		return nil, errors.New("line break in base64")
+	}
+	if b, err := base64.StdEncoding.Strict().DecodeString(s); err == nil {
+		return b, nil
+	}
+	b, err := base64.URLEncoding.Strict().DecodeString(s)
+	if err != nil {
+		return nil, errors.New("not base64")
+	}
+	return b, nil
+}
 
 // Raw returns the bytes as received.
 func (b *Bundle) Raw() []byte { return b.raw }
 
 // Digest is the sha256 of Raw.
-func (b *Bundle) Digest() Digest { panic("contract") }
+func (b *Bundle) Digest() Digest { return DigestOf(b.raw) }
 
 // Statement is what the envelope says, NOT verified.
-func (b *Bundle) Statement() *Statement { panic("contract") }
+func (b *Bundle) Statement() *Statement { return b.statement }
+
+// Bare reports whether Raw is a DSSE envelope without a bundle around it.
+func (b *Bundle) Bare() bool { return b.bare }
+
+// Proto is the bundle for sigstore's libraries; a bare envelope appears as a
+// bundle whose public key has no hint. The caller must not change it.
+func (b *Bundle) Proto() *protobundle.Bundle { return b.proto }
+
+// KeyHint is what the bundle says about which public key verifies it: for
+// cosign's and waxseal's keys the base64 sha256 of the PKIX form. Empty for a
+// bare envelope or a certificate. NOT verified.
+func (b *Bundle) KeyHint() string {
+	return b.proto.GetVerificationMaterial().GetPublicKey().GetHint()
+}
+
+// DSSE returns the bare envelope of the bundle, the form that cosign keeps in
+// ".att". It is the same bytes for the same bundle.
+func (b *Bundle) DSSE() ([]byte, error) {
+	if b.bare {
+		return b.raw, nil
+	}
+	env := b.proto.GetDsseEnvelope()
+	out := dsse.Envelope{PayloadType: env.GetPayloadType(), Payload: base64.StdEncoding.EncodeToString(env.GetPayload())}
+	for _, sig := range env.GetSignatures() {
+		out.Signatures = append(out.Signatures, dsse.Signature{KeyID: sig.GetKeyid(), Sig: base64.StdEncoding.EncodeToString(sig.GetSig())})
+	}
+	return marshal(out)
+}

@@ -16,3 +16,6 @@ const (
 	MaxJSONDepth    = 128      // nesting of any JSON document
 	MaxContextFiles = 1 << 20  // files in a build context
 )
+
+// maxSignatures bounds the signatures of one envelope.
+const maxSignatures = 16
