@@ -1,0 +1,30 @@
+// Package attestations is the vocabulary: the URIs that name what waxseal
+// writes and reads, and Go structs for the predicates. Where waxseal defines a
+// form of its own, a folder NAME/vN beside this file holds its text, JSON
+// Schema and example. Nothing here does I/O or decides anything.
+package attestations
+
+import (
+	"github.com/in-toto/in-toto-golang/in_toto"
+	slsa02 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v0.2"
+	slsa1 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
+)
+
+// Predicate types.
+const (
+	ProvenanceV1  = slsa1.PredicateSLSAProvenance
+	ProvenanceV02 = slsa02.PredicateSLSAProvenance
+	SPDX          = in_toto.PredicateSPDX
+	CycloneDX     = in_toto.PredicateCycloneDX
+	VSAV1         = "https://slsa.dev/verification_summary/v1"
+	OpenVEX       = "https://openvex.dev/ns"
+	// CosignVuln and CosignCustom are cosign's own names for a vulnerability
+	// report and for anything else.
+	CosignVuln   = "https://cosign.sigstore.dev/attestation/vuln/v1"
+	CosignCustom = "https://cosign.sigstore.dev/attestation/v1"
+)
+
+// UnhostedBuilderID is the builder.id of a build that ran wherever somebody
+// typed the command. Nothing vouches for that place, so it never carries more
+// than Build L1, whoever signs.
+const UnhostedBuilderID = "https://waxseal.dev/builders/unhosted-local"
