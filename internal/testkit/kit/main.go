@@ -1,0 +1,84 @@
+// Command kit gives the Makefile and the demo what package testkit gives tests:
+//
+//	kit base debian|tiny                        makes a base image, prints its OCI layout's path
+//	kit registry FILE                           runs a registry until its standard input ends; its address is in FILE
+//	kit tamper LAYOUT PREDICATETYPE OLD NEW     changes evidence in a layout, as an attacker would
+//	kit summary                                 reads `go test -json`, prints what matters and what was skipped
+//	kit bench                                   measures waxseal against buildctl and cosign
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/waxseal/waxseal/internal/testkit"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kit:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	args = append(args, "", "", "", "", "")
+	switch args[0] {
+	case "base":
+		path, err := testkit.Base(ctx, args[1])
+		if err != nil {
+			return err
+		}
+		fmt.Println(path)
+		return nil
+	case "registry":
+		return serve(ctx, args[1])
+	case "tamper":
+		return testkit.Tamper(args[1], args[2], args[3], args[4])
+	case "summary":
+		return summarize(os.Stdin, os.Stdout, testkit.OnCI())
+	}
+	return errors.New("usage: kit base|registry|tamper|summary|bench ARGUMENTS")
+}
+
+// serve runs a registry that keeps its blobs beside file, writes its address
+// into file, and ends with ctx or with standard input.
+func serve(ctx context.Context, file string) error {
+	dir, err := os.MkdirTemp(filepath.Dir(file), "registry-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	reg, err := testkit.NewRegistry(testkit.RegistryOptions{Dir: dir})
+	if err != nil {
+		return err
+	}
+	defer reg.Close()
+	if err := os.WriteFile(file+".new", []byte(reg.Addr+"\n"), 0o644); err != nil {
+		return err
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		return err
+	}
+	defer os.Remove(file)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, os.Stdin)
+		ended <- err
+	}()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-ended:
+		return err
+	}
+}

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Builds the programs that waxseal is tested against, each at a pinned version,
+# outside of go.mod, and prints the path of every one asked for.
+#
+#   internal/testkit/peers.sh cosign crane registry buildkitd buildctl
+#
+# They are kept in $WAXSEAL_PEERS, or .cache/peers of the checkout, by version,
+# and are built one at a time: a second caller waits and then finds them there.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cache=${WAXSEAL_PEERS:-$root/.cache/peers}
+mkdir -p "$cache"
+
+# Sets module, version and package of a peer.
+peer() {
+	case $1 in
+	cosign) module=github.com/sigstore/cosign/v2 version=v2.6.5 package=$module/cmd/cosign ;;
+	crane) module=github.com/google/go-containerregistry version=v0.22.1 package=$module/cmd/crane ;;
+	registry) module=github.com/distribution/distribution/v3 version=v3.1.2 package=$module/cmd/registry ;;
+	buildkitd | buildctl) module=github.com/moby/buildkit version=v0.33.0 package=$module/cmd/$1 ;;
+	*) echo "peers: unknown program $1 (cosign, crane, registry, buildkitd, buildctl)" >&2 && exit 64 ;;
+	esac
+}
+
+# Builds $package into $2 in a throw-away module: go install refuses a module
+# that has replace directives, and a module of its own pins what go.sum pinned.
+build() {
+	local name=$1 out=$2 work
+	work=$(mktemp -d "$cache/.$name.XXXXXX")
+	trap 'rm -rf "$work"' RETURN
+	(
+		cd "$work"
+		export GOFLAGS=-mod=mod GOWORK=off CGO_ENABLED=0
+		go mod init waxseal.test/peer
+		go mod download -json "$module@$version" >module.json
+		# The versions that the peer's own authors chose, replacements included.
+		sed -e "s|^module .*|module waxseal.test/peer|" "$(sed -n 's/.*"GoMod": "\(.*\)".*/\1/p' module.json)" >go.mod
+		go mod edit -require="$module@$version"
+		go build -trimpath -ldflags "-s -w -X $module/version.Version=$version -X $module/version.version=$version" -o "$work/$name" "$package"
+		mv "$work/$name" "$out"
+	) >"$cache/$name.log" 2>&1 || { tail -n 20 "$cache/$name.log" >&2 && return 1; }
+}
+
+for name in "$@"; do
+	peer "$name"
+	out=$cache/$name-$version
+	if [ ! -x "$out" ]; then
+		(
+			flock 9
+			[ -x "$out" ] || build "$name" "$out"
+		) 9>"$cache/.lock"
+	fi
+	ln -sfn "$name-$version" "$cache/$name"
+	echo "$cache/$name"
+done

@@ -1,0 +1,137 @@
+package testkit
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+)
+
+// Registry is a registry on loopback. Addr is its "127.0.0.1:port".
+type Registry struct {
+	Addr  string
+	Close func()
+}
+
+// RegistryOptions configures NewRegistry; the zero value is a registry in
+// memory that has the referrers API.
+type RegistryOptions struct {
+	// NoReferrers leaves the referrers API out, as registries before OCI 1.1 do.
+	NoReferrers bool
+	// Dir keeps blobs in a folder and not in memory.
+	Dir string
+	// Faults, where set, is asked about every request first.
+	Faults *Faults
+	// Log receives one line a request; nil drops them.
+	Log io.Writer
+}
+
+// NewRegistry starts go-containerregistry's registry.
+func NewRegistry(opts RegistryOptions) (*Registry, error) {
+	out := opts.Log
+	if out == nil {
+		out = io.Discard
+	}
+	with := []registry.Option{registry.WithReferrersSupport(!opts.NoReferrers), registry.Logger(log.New(out, "", 0))}
+	if opts.Dir != "" {
+		with = append(with, registry.WithBlobHandler(registry.NewDiskBlobHandler(opts.Dir)))
+	}
+	var handler http.Handler = registry.New(with...)
+	if opts.Faults != nil {
+		handler = opts.Faults.Around(handler)
+	}
+	return serve(handler)
+}
+
+// serve runs handler on a free loopback port until Close.
+func serve(handler http.Handler) (*Registry, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          log.New(io.Discard, "", 0),
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.Serve(ln)
+	}()
+	return &Registry{Addr: ln.Addr().String(), Close: func() {
+		cancel() // ends a handler that hangs on purpose
+		server.Close()
+		<-done
+	}}, nil
+}
+
+// StartDistribution starts distribution's registry, the program at path, with
+// its data in dir. It has no referrers API. Close ends it; so does the death of
+// this process.
+func StartDistribution(path, dir string) (*Registry, error) {
+	config := filepath.Join(dir, "config.yml")
+	text := fmt.Sprintf("version: 0.1\nlog: {level: info}\nstorage:\n  filesystem: {rootdirectory: %q}\n  delete: {enabled: true}\nhttp: {addr: \"127.0.0.1:0\"}\n", filepath.Join(dir, "data"))
+	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+		return nil, err
+	}
+	child := exec.Command(path, "serve", config)
+	child.Env = []string{"OTEL_TRACES_EXPORTER=none", "PATH=" + os.Getenv("PATH")}
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	stderr, err := child.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := child.Start(); err != nil {
+		return nil, fmt.Errorf("starting distribution's registry: %w", err)
+	}
+	listening := regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`)
+	addr := make(chan string, 1)
+	drained := make(chan struct{})
+	var said strings.Builder
+	go func() {
+		defer close(drained)
+		lines := bufio.NewScanner(stderr)
+		found := false
+		for lines.Scan() {
+			if m := listening.FindStringSubmatch(lines.Text()); m != nil && !found {
+				found = true
+				addr <- m[1]
+			}
+			if !found {
+				said.WriteString(lines.Text() + "\n")
+			}
+		}
+		io.Copy(io.Discard, stderr)
+	}()
+	stop := func() {
+		child.Process.Kill()
+		<-drained
+		child.Wait()
+	}
+	select {
+	case a := <-addr:
+		return &Registry{Addr: a, Close: stop}, nil
+	case <-drained:
+		child.Wait()
+		return nil, errors.New("starting distribution's registry: it ended: " + said.String())
+	case <-time.After(30 * time.Second):
+		stop()
+		return nil, errors.New("starting distribution's registry: not listening after 30 seconds: " + said.String())
+	}
+}

@@ -1,0 +1,261 @@
+package testkit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// Script runs every script in dir over the real waxseal binary. update lets a
+// failing cmp rewrite the script's own file.
+//
+// Beside testscript's own commands, a script may say:
+//
+//	code N COMMAND...                     runs COMMAND, which must exit with N
+//	registry VAR [noreferrers|distribution]   starts a registry; VAR is its host:port
+//	fault VAR KIND[*TIMES] [MATCH]...     breaks it, see Fault; no KIND mends it
+//	requests VAR MATCH                    some request since the last fault matches; with ! none does
+//	base VAR debian|tiny                  VAR is the path of a base image's OCI layout
+//	tamper LAYOUT PREDICATETYPE OLD NEW   changes evidence in a layout, see Tamper
+//	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
+//	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
+//
+// and these conditions: [build] a container build can run here, [peer:NAME]
+// somebody else's program is there. Both are never false where CI=true: the
+// script then fails.
+func Script(t *testing.T, dir string, update bool) {
+	bin, err := Binaries(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	peers := os.Getenv("WAXSEAL_PEERS")
+	if peers == "" {
+		peers = filepath.Join(root, ".cache", "peers")
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 dir,
+		UpdateScripts:       update,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", bin+":"+peers+":"+os.Getenv("PATH"))
+			home := filepath.Join(env.WorkDir, "home")
+			env.Setenv("HOME", home)
+			env.Setenv("CHECKOUT", root)
+			env.Setenv("COSIGN_PASSWORD", "correct horse")
+			env.Setenv("WAXSEAL_CACHE", filepath.Join(env.WorkDir, "cache"))
+			env.Values[faultsKey{}] = map[string]*Faults{}
+			return os.Mkdir(home, 0o755)
+		},
+		Condition: func(cond string) (bool, error) {
+			err := fmt.Errorf("unknown condition %q", cond)
+			if cond == "build" {
+				err = CanBuild()
+			} else if name, ok := strings.CutPrefix(cond, "peer:"); ok {
+				_, err = buildPeer(t.Context(), name)
+			} else {
+				return false, err
+			}
+			if err != nil && OnCI() {
+				return false, fmt.Errorf("needed on CI: %w", err)
+			}
+			return err == nil, nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code":     cmdCode,
+			"registry": cmdRegistry,
+			"fault":    cmdFault,
+			"requests": cmdRequests,
+			"base":     cmdBase,
+			"tamper":   cmdTamper,
+			"json":     cmdJSON,
+			"big":      cmdBig,
+		},
+	})
+}
+
+type faultsKey struct{}
+
+func usage(ts *testscript.TestScript, ok bool, text string) {
+	if !ok {
+		ts.Fatalf("usage: %s", text)
+	}
+}
+
+func cmdCode(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) >= 2 && !neg, "code N COMMAND...")
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	got := 0
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("%s exited with %d, want %d", args[1], got, want)
+	}
+}
+
+func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, (len(args) == 1 || len(args) == 2) && !neg, "registry VAR [noreferrers|distribution]")
+	kind := append(args, "")[1]
+	var reg *Registry
+	var err error
+	switch kind {
+	case "", "noreferrers":
+		faults := new(Faults)
+		ts.Value(faultsKey{}).(map[string]*Faults)[args[0]] = faults
+		reg, err = NewRegistry(RegistryOptions{NoReferrers: kind == "noreferrers", Faults: faults})
+	case "distribution":
+		dir := ts.MkAbs(".registry-" + args[0])
+		ts.Check(os.Mkdir(dir, 0o755))
+		var path string
+		path, err = exec.LookPath(filepath.Join(peersOf(ts), "registry"))
+		ts.Check(err)
+		reg, err = StartDistribution(path, dir)
+	default:
+		ts.Fatalf("unknown kind of registry %q", kind)
+	}
+	ts.Check(err)
+	ts.Defer(reg.Close)
+	ts.Setenv(args[0], reg.Addr)
+}
+
+// peersOf is the second folder of the PATH that Script set.
+func peersOf(ts *testscript.TestScript) string { return filepath.SplitList(ts.Getenv("PATH"))[1] }
+
+func faultsOf(ts *testscript.TestScript, variable string) *Faults {
+	faults := ts.Value(faultsKey{}).(map[string]*Faults)[variable]
+	if faults == nil {
+		ts.Fatalf("no registry %s that can be broken", variable)
+	}
+	return faults
+}
+
+func cmdFault(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) >= 1 && !neg, "fault VAR [KIND[*TIMES] [MATCH]]...")
+	var set []Fault
+	for pair := range slices.Chunk(args[1:], 2) {
+		kind, times, bounded := strings.Cut(pair[0], "*")
+		fault := Fault{Kind: kind}
+		if bounded {
+			n, err := strconv.Atoi(times)
+			ts.Check(err)
+			fault.Times = n
+		}
+		if len(pair) == 2 {
+			fault.Match = pair[1]
+		}
+		set = append(set, fault)
+	}
+	ts.Check(faultsOf(ts, args[0]).Set(set...))
+}
+
+func cmdRequests(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 2, "requests VAR MATCH")
+	match, err := regexp.Compile(args[1])
+	ts.Check(err)
+	seen := faultsOf(ts, args[0]).Seen()
+	found := slices.ContainsFunc(seen, match.MatchString)
+	if found == neg {
+		ts.Fatalf("requests matching %q: %t; all requests:\n%s", args[1], found, strings.Join(seen, "\n"))
+	}
+}
+
+func cmdBase(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 2 && !neg, "base VAR debian|tiny")
+	made, err := Base(context.Background(), args[1])
+	ts.Check(err)
+	ts.Setenv(args[0], made)
+}
+
+func cmdTamper(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 4 && !neg, "tamper LAYOUT PREDICATETYPE OLD NEW")
+	ts.Check(Tamper(ts.MkAbs(args[0]), args[1], args[2], args[3]))
+}
+
+func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 3, "json FILE PATH VALUE")
+	var doc any
+	if err := json.Unmarshal([]byte(ts.ReadFile(args[0])), &doc); err != nil {
+		ts.Fatalf("%s is no JSON: %v", args[0], err)
+	}
+	values, err := selectJSON(doc, args[1])
+	ts.Check(err)
+	holds := func(v string) bool { return v == args[2] }
+	if pattern, ok := strings.CutPrefix(args[2], "~"); ok {
+		re, err := regexp.Compile(pattern)
+		ts.Check(err)
+		holds = re.MatchString
+	}
+	if slices.ContainsFunc(values, holds) == neg {
+		ts.Fatalf("%s %s is %q", args[0], args[1], values)
+	}
+}
+
+// selectJSON returns the values at path (".a.b[0].c"; "[]" is every element) as
+// text: strings as they are, everything else as JSON.
+func selectJSON(doc any, path string) ([]string, error) {
+	now := []any{doc}
+	for _, step := range regexp.MustCompile(`\.[^.\[]+|\.?"[^"]*"|\[\d*\]`).FindAllString(path, -1) {
+		var next []any
+		for _, value := range now {
+			name := strings.Trim(strings.TrimPrefix(step, "."), `"`)
+			switch v := value.(type) {
+			case map[string]any:
+				if field, ok := v[name]; ok {
+					next = append(next, field)
+				}
+			case []any:
+				if step == "[]" {
+					next = append(next, v...)
+				} else if i, err := strconv.Atoi(strings.Trim(step, "[]")); err == nil && i < len(v) {
+					next = append(next, v[i])
+				}
+			}
+		}
+		now = next
+	}
+	texts := make([]string, 0, len(now))
+	for _, value := range now {
+		if s, ok := value.(string); ok {
+			texts = append(texts, s)
+			continue
+		}
+		raw, err := json.Marshal(value)
+		if err != nil {
+			return nil, err
+		}
+		texts = append(texts, string(raw))
+	}
+	return texts, nil
+}
+
+func cmdBig(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, (len(args) == 2 || len(args) == 3) && !neg, "big FILE SIZE [TEXT]")
+	size, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	text := "x"
+	if len(args) == 3 {
+		text = args[2]
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.Repeat(text, size/len(text)+1)[:size]), 0o644))
+}
