@@ -1,0 +1,198 @@
+package sign
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
+	"github.com/sigstore/cosign/v2/pkg/cosign"
+	"github.com/sigstore/sigstore/pkg/cryptoutils/goodkey"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+)
+
+// ErrPassword is wrapped by the error for a key that its password does not
+// open.
+var ErrPassword = errors.New("wrong password")
+
+// GenerateKeyPair returns a fresh ECDSA P-256 pair as cosign writes it: the
+// private half encrypted with password, the public half PKIX, both PEM.
+func GenerateKeyPair(password []byte) (private, public []byte, err error) {
+	keys, err := cosign.GenerateKeyPair(func(bool) ([]byte, error) { return password, nil })
+	if err != nil {
+		return nil, nil, fmt.Errorf("generating key pair: %w", err)
+	}
+	return keys.PrivateBytes, keys.PublicBytes, nil
+}
+
+func openFile(path string, opts OpenOptions) (Signer, error) {
+	if scheme, _, ok := strings.Cut(path, "://"); ok {
+		return nil, fmt.Errorf("opening key %q: this version signs with key files only, not with %q; give the path of a private key", path, scheme)
+	}
+	raw, err := readKey(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening key %q: %w", path, err)
+	}
+	defer clear(raw)
+	priv, err := parsePrivate(raw, opts.Password)
+	if err != nil {
+		return nil, fmt.Errorf("opening key %q: %w", path, err)
+	}
+	s, err := newKeySigner(priv)
+	if err != nil {
+		return nil, fmt.Errorf("opening key %q: %w", path, err)
+	}
+	return s, nil
+}
+
+func readKey(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.New(`no such file; make one with "waxseal key generate"`)
+	}
+	if err != nil {
+		return nil, cause(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, cause(err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+		return nil, fmt.Errorf("others may use this file (mode %04o); run: chmod 600 %s", perm, quote(path))
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, attest.MaxKey+1))
+	if err != nil {
+		return nil, cause(err)
+	}
+	if len(raw) > attest.MaxKey {
+		return nil, fmt.Errorf("larger than the %d bytes a key file may have; not a key", attest.MaxKey)
+	}
+	return raw, nil
+}
+
+// cause takes the path out of an error whose text names it already.
+func cause(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// quote makes path safe to paste into a shell.
+func quote(path string) string {
+	if strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:@") == "" && !strings.HasPrefix(path, "-") {
+		return path
+	}
+	return "-- '" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+}
+
+func parsePrivate(raw []byte, password func() ([]byte, error)) (crypto.Signer, error) {
+	block, rest := pem.Decode(raw)
+	if block == nil {
+		return nil, errors.New(`not a PEM private key (want a file that starts with "-----BEGIN …PRIVATE KEY-----", as "waxseal key generate" and cosign write it)`)
+	}
+	defer clear(block.Bytes)
+	if block.Type == "EC PARAMETERS" { // openssl ecparam puts it before the key
+		if block, rest = pem.Decode(rest); block == nil {
+			return nil, errors.New("curve parameters without a key")
+		}
+		defer clear(block.Bytes)
+	}
+	if len(bytes.TrimSpace(rest)) > 0 {
+		return nil, errors.New("data after the key; one file holds one key")
+	}
+	der := block.Bytes
+	switch block.Type {
+	case cosign.SigstorePrivateKeyPemType, cosign.CosignPrivateKeyPemType:
+		plain, err := decrypt(der, password)
+		if err != nil {
+			return nil, err
+		}
+		defer clear(plain)
+		der = plain
+	case cosign.PrivateKeyPemType, cosign.ECPrivateKeyPemType, cosign.RSAPrivateKeyPemType:
+		if block.Headers["DEK-Info"] != "" {
+			return nil, errors.New("encrypted in openssl's old way; rewrite it with: openssl pkey -in KEY -out PLAIN.pem")
+		}
+	case "PUBLIC KEY", "RSA PUBLIC KEY":
+		return nil, errors.New("this is a public key; signing needs the private half, the .key file")
+	case "ENCRYPTED PRIVATE KEY":
+		return nil, errors.New("encrypted in openssl's way, which cosign cannot read either; rewrite it with: openssl pkey -in KEY -out PLAIN.pem")
+	case "OPENSSH PRIVATE KEY":
+		return nil, errors.New("this is an SSH key; rewrite a copy of it with: ssh-keygen -p -m PKCS8 -f COPY")
+	case "CERTIFICATE":
+		return nil, errors.New("this is a certificate; signing needs a private key")
+	default:
+		return nil, fmt.Errorf("PEM block %q is not a private key", block.Type)
+	}
+	return parseDER(block.Type, der)
+}
+
+func decrypt(der []byte, password func() ([]byte, error)) ([]byte, error) {
+	if password == nil {
+		return nil, errors.New("the key is encrypted and no password was given")
+	}
+	pass, err := password()
+	if err != nil {
+		return nil, err
+	}
+	defer clear(pass)
+	plain, err := encrypted.Decrypt(der, pass)
+	if err != nil {
+		if strings.Contains(err.Error(), "decryption failed") {
+			return nil, fmt.Errorf("%w; the password is asked for on a terminal or taken from COSIGN_PASSWORD", ErrPassword)
+		}
+		return nil, fmt.Errorf("the encrypted part is damaged: %w", err)
+	}
+	return plain, nil
+}
+
+func parseDER(typ string, der []byte) (crypto.Signer, error) {
+	var key any
+	var err error
+	switch typ {
+	case cosign.ECPrivateKeyPemType:
+		key, err = x509.ParseECPrivateKey(der)
+	case cosign.RSAPrivateKeyPemType:
+		key, err = x509.ParsePKCS1PrivateKey(der)
+	default:
+		key, err = x509.ParsePKCS8PrivateKey(der)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the key inside is damaged or of an unknown kind: %w", err)
+	}
+	switch k := key.(type) {
+	case *ecdsa.PrivateKey:
+		return k, goodKey(k.Public())
+	case *rsa.PrivateKey:
+		return k, goodKey(k.Public())
+	case ed25519.PrivateKey:
+		return k, nil
+	}
+	return nil, fmt.Errorf("key type %T cannot sign; use ECDSA P-256", key)
+}
+
+// goodKey refuses weak keys: Sigstore's rule, which asks for 2048 bits of RSA
+// and a NIST curve.
+func goodKey(pub crypto.PublicKey) error {
+	if err := goodkey.ValidatePubKey(pub); err != nil {
+		return fmt.Errorf("%w; use ECDSA P-256, as \"waxseal key generate\" makes it", err)
+	}
+	return nil
+}

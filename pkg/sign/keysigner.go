@@ -1,0 +1,159 @@
+package sign
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	sgsign "github.com/sigstore/sigstore-go/pkg/sign"
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
+	"github.com/sigstore/sigstore/pkg/signature"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+)
+
+// keySigner signs with a key in memory. SHA-256 whatever the curve, and plain
+// Ed25519: what a verifier that was given nothing but the public key assumes.
+type keySigner struct {
+	mu     sync.RWMutex
+	priv   crypto.Signer      // nil once closed
+	signer signature.Signer   // around priv
+	check  signature.Verifier // made from the public half alone
+	pub    []byte             // PEM
+	hint   []byte             // base64 of the sha256 of the PKIX form
+	alg    protocommon.PublicKeyDetails
+}
+
+func newKeySigner(priv crypto.Signer) (*keySigner, error) {
+	signer, err := signature.LoadSigner(priv, crypto.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	pub, err := cryptoutils.MarshalPublicKeyToPEM(priv.Public())
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(pub)
+	sum := sha256.Sum256(block.Bytes)
+	public, err := cryptoutils.UnmarshalPEMToPublicKey(pub)
+	if err != nil {
+		return nil, err
+	}
+	check, err := signature.LoadVerifier(public, crypto.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	alg := protocommon.PublicKeyDetails_PUBLIC_KEY_DETAILS_UNSPECIFIED
+	if details, err := signature.GetDefaultAlgorithmDetails(public); err == nil {
+		alg = details.GetSignatureAlgorithm()
+	}
+	return &keySigner{
+		priv: priv, signer: signer, check: check, pub: pub, alg: alg,
+		hint: []byte(base64.StdEncoding.EncodeToString(sum[:])),
+	}, nil
+}
+
+func (s *keySigner) PublicKey() []byte { return bytes.Clone(s.pub) }
+
+func (s *keySigner) Sign(ctx context.Context, st *attest.Statement) (*attest.Bundle, error) {
+	b, err := s.sign(ctx, st)
+	if err != nil {
+		return nil, fmt.Errorf("signing statement %q: %w", st.PredicateType, err)
+	}
+	return b, nil
+}
+
+func (s *keySigner) sign(ctx context.Context, st *attest.Statement) (*attest.Bundle, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.priv == nil {
+		return nil, errors.New("the key is closed")
+	}
+	content := &sgsign.DSSEData{Data: st.Raw(), PayloadType: attest.PayloadType}
+	pb, err := sgsign.Bundle(content, keypair{s}, sgsign.BundleOptions{Context: ctx})
+	if err != nil {
+		return nil, err
+	}
+	spaced, err := protojson.Marshal(pb)
+	if err != nil {
+		return nil, err
+	}
+	// protojson varies its spaces from build to build on purpose; one bundle
+	// must have one digest.
+	var raw bytes.Buffer
+	if err := json.Compact(&raw, spaced); err != nil {
+		return nil, err
+	}
+	b, err := attest.ParseBundle(raw.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	return b, s.verify(b, st)
+}
+
+// verify checks the bytes that will leave the process, as a stranger with the
+// public key would.
+func (s *keySigner) verify(b *attest.Bundle, st *attest.Statement) error {
+	if !bytes.Equal(b.Statement().Raw(), st.Raw()) {
+		return errors.New("the bundle does not hold the statement")
+	}
+	env := b.Proto().GetDsseEnvelope()
+	pae := dsse.PAE(env.GetPayloadType(), env.GetPayload())
+	if err := s.check.VerifySignature(bytes.NewReader(env.GetSignatures()[0].GetSig()), bytes.NewReader(pae)); err != nil {
+		return fmt.Errorf("the fresh signature does not verify: %w", err)
+	}
+	return nil
+}
+
+func (s *keySigner) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k, ok := s.priv.(ed25519.PrivateKey); ok {
+		clear(k)
+	}
+	s.priv, s.signer = nil, nil
+	return nil
+}
+
+// keypair is how sigstore-go sees a keySigner.
+type keypair struct{ s *keySigner }
+
+func (k keypair) GetHashAlgorithm() protocommon.HashAlgorithm {
+	return protocommon.HashAlgorithm_SHA2_256
+}
+func (k keypair) GetSigningAlgorithm() protocommon.PublicKeyDetails { return k.s.alg }
+func (k keypair) GetHint() []byte                                   { return k.s.hint }
+func (k keypair) GetPublicKey() crypto.PublicKey                    { return k.s.priv.Public() }
+func (k keypair) GetPublicKeyPem() (string, error)                  { return string(k.s.pub), nil }
+
+func (k keypair) GetKeyAlgorithm() string {
+	switch k.s.priv.(type) {
+	case *ecdsa.PrivateKey:
+		return "ECDSA"
+	case *rsa.PrivateKey:
+		return "RSA"
+	}
+	return "ED25519"
+}
+
+func (k keypair) SignData(_ context.Context, data []byte) (sig, digest []byte, err error) {
+	sig, err = k.s.signer.SignMessage(bytes.NewReader(data))
+	sum := sha256.Sum256(data)
+	return sig, sum[:], err
+}
