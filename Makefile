@@ -1,0 +1,44 @@
+# waxseal: `make demo` shows it, `make test` tests it, `make install` installs it.
+PREFIX ?= /usr/local
+KIT    := go run ./internal/testkit/kit
+DEPS   := bash internal/testkit/deps.sh
+# What a build needs, and what the tests need beside it.
+BUILD_PACKAGES := runc ca-certificates git
+TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev
+
+.PHONY: build install test demo bench lint docs clean
+
+build: ## both binaries into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine
+
+install: build docs ## binaries, manual pages and completions below PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install bin/waxseal bin/waxseal-engine $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 bin/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 bin/completion/waxseal $(DESTDIR)$(PREFIX)/share/bash-completion/completions/
+
+docs: build
+	mkdir -p bin/man bin/completion
+	bin/waxseal docs man bin/man
+	bin/waxseal completion bash > bin/completion/waxseal
+
+demo: ## builds, verifies and promotes examples/webapp, printing every command
+	@$(DEPS) $(BUILD_PACKAGES) mmdebstrap
+	@bash examples/demo.sh
+
+test: ## every test, with the race detector; says at the end what was skipped
+	@$(DEPS) $(TEST_PACKAGES)
+	@go build -o bin/kit ./internal/testkit/kit
+	@{ go test -race -json -timeout 60m ./... || true; } | bin/kit summary
+
+bench: build ## waxseal against buildctl and cosign, as ratios
+	@$(DEPS) $(TEST_PACKAGES)
+	@$(KIT) bench
+
+lint: ## go vet and gofmt always, golangci-lint where it is installed
+	@test -z "$$(gofmt -l cmd internal pkg attestations | tee /dev/stderr)"
+	go vet ./...
+	@if command -v golangci-lint >/dev/null; then golangci-lint run; fi
+
+clean: ## what was built, and the caches of tests and demo
+	rm -rf bin .cache .demo
