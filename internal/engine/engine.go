@@ -1,0 +1,257 @@
+// Package engine is the other side of a build: BuildKit as a library, with
+// runc from PATH, the Dockerfile frontend built in, and the SBOM service. Call
+// Serve, once a process: it takes over the process's mounts and does not
+// return before the work it was started for is over.
+//
+// The engine is started by waxseal and speaks to nobody else. It opens no
+// socket: file descriptor 3 is one end of a socket pair that carries BuildKit's
+// control API, 4 one that carries the side channel, 5 a pipe that never has
+// data and whose end means that waxseal is gone, 6 the lock of the build
+// cache. It expects to be process 1 of its own pid namespace with its own
+// mounts, so that nothing it starts outlives it.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/moby/buildkit/cache/remotecache"
+	inlineremotecache "github.com/moby/buildkit/cache/remotecache/inline"
+	localremotecache "github.com/moby/buildkit/cache/remotecache/local"
+	registryremotecache "github.com/moby/buildkit/cache/remotecache/registry"
+	"github.com/moby/buildkit/control"
+	"github.com/moby/buildkit/frontend"
+	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
+	"github.com/moby/buildkit/frontend/gateway/forwarder"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/bboltcachestorage"
+	"github.com/moby/buildkit/util/db/boltutil"
+	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/moby/buildkit/util/resolver"
+	"github.com/moby/buildkit/worker"
+	bolt "go.etcd.io/bbolt"
+	"google.golang.org/grpc"
+)
+
+// The file descriptors that waxseal hands over.
+const (
+	fdControl  = 3
+	fdSide     = 4
+	fdLifetime = 5
+	fdLock     = 6
+)
+
+// stopGrace is how long a cancelled build may take to kill its containers and
+// unmount; after it the process ends anyway and the kernel does the rest.
+const stopGrace = 8 * time.Second
+
+// Config is what Serve needs to know.
+type Config struct {
+	// Root is the build cache's folder; whoever holds its lock owns it.
+	Root string
+	// Entitlements that builds may ask for: network.host, security.insecure.
+	Entitlements []string
+	// InsecureRegistries are hosts to which plain HTTP and unverified TLS are
+	// allowed when base images are pulled.
+	InsecureRegistries []string
+	// Version is the engine's own, as reported by the side channel.
+	Version string
+}
+
+// Serve runs the engine until ctx ends or waxseal closes the lifetime pipe.
+// An error of the start is answered on the side channel as well, so that the
+// other side can show it.
+func Serve(ctx context.Context, cfg Config) error {
+	life, err := inherited(fdLifetime, "lifetime pipe")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		// Nothing is ever written: the read ends when the other side does.
+		_, _ = io.Copy(io.Discard, life)
+		cancel()
+	}()
+	if _, err := inherited(fdLock, "cache lock"); err != nil {
+		return err
+	}
+	side, err := inheritedConn(fdSide, "side channel")
+	if err != nil {
+		return err
+	}
+	controlConn, err := inheritedConn(fdControl, "control channel")
+	if err != nil {
+		return err
+	}
+
+	sboms := newSBOMs(ctx, cfg.Root)
+	svc := newSideService(cfg, sboms)
+	go svc.serve(side)
+
+	if err := isolate(); err != nil {
+		return svc.fail(ctx, err)
+	}
+	c, err := newController(ctx, cfg, sboms)
+	if err != nil {
+		return svc.fail(ctx, explain(cfg.Root, err))
+	}
+	server := grpc.NewServer(
+		grpc.ChainUnaryInterceptor(nameBuild, grpcerrors.UnaryServerInterceptor),
+		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
+		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
+		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
+		grpc.WaitForHandlers(true),
+	)
+	c.Register(server)
+	served := make(chan error, 1)
+	l := newOneConn(controlConn)
+	go func() { served <- server.Serve(l) }()
+	svc.setReady()
+
+	select {
+	case <-ctx.Done():
+	case err = <-served:
+		return fmt.Errorf("serving the control channel: %w", err)
+	}
+	stopped := make(chan struct{})
+	go func() {
+		// Stop cancels what runs and waits for it: containers are killed and
+		// removed by the executor on the way out.
+		server.Stop()
+		sboms.wait()
+		_ = c.Close()
+		removeCgroups(cgroupParent(cfg.Root))
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(stopGrace):
+		return errors.New("stopping the build: still running after its time was up; killed")
+	}
+	return nil
+}
+
+func newController(ctx context.Context, cfg Config, sboms *sboms) (*control.Controller, error) {
+	if err := requirements(cfg.Root); err != nil {
+		return nil, err
+	}
+	parent := cgroupParent(cfg.Root)
+	removeCgroups(parent)
+	w, err := newWorker(ctx, cfg, parent)
+	if err != nil {
+		return nil, err
+	}
+	wc := &worker.Controller{}
+	if err := wc.Add(w); err != nil {
+		return nil, err
+	}
+	sessions, err := session.NewManager()
+	if err != nil {
+		return nil, err
+	}
+	cacheStorage, err := bboltcachestorage.NewStore(filepath.Join(cfg.Root, "cache.db"))
+	if err != nil {
+		return nil, fmt.Errorf("opening the build cache's index: %w", err)
+	}
+	history, err := boltutil.SafeOpen(filepath.Join(cfg.Root, "history.db"), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return nil, fmt.Errorf("opening the build records: %w", err)
+	}
+	hosts := resolver.NewRegistryConfig(registries(cfg.InsecureRegistries))
+	return control.NewController(control.Opt{
+		SessionManager:   sessions,
+		WorkerController: wc,
+		// No gateway.v0: a "# syntax=" line must not run somebody's image as
+		// a frontend beside the one that is built in.
+		Frontends: map[string]frontend.Frontend{
+			"dockerfile.v0": &catalogued{
+				Frontend: forwarder.NewGatewayForwarder(wc.Infos(), dockerfile.Build),
+				sboms:    sboms,
+			},
+		},
+		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{
+			"registry": registryremotecache.ResolveCacheExporterFunc(sessions, hosts),
+			"local":    localremotecache.ResolveCacheExporterFunc(sessions),
+			"inline":   inlineremotecache.ResolveCacheExporterFunc(),
+		},
+		ResolveCacheImporterFuncs: map[string]remotecache.ResolveCacheImporterFunc{
+			"registry": registryremotecache.ResolveCacheImporterFunc(sessions, w.ContentStore(), hosts),
+			"local":    localremotecache.ResolveCacheImporterFunc(sessions),
+		},
+		CacheManager:   solver.NewCacheManager(ctx, "local", cacheStorage, worker.NewCacheResultStorage(wc)),
+		Entitlements:   cfg.Entitlements,
+		HistoryDB:      history,
+		CacheStore:     cacheStorage,
+		LeaseManager:   w.LeaseManager(),
+		ContentStore:   w.ContentStore(),
+		GarbageCollect: w.GarbageCollect,
+		GracefulStop:   ctx.Done(),
+	})
+}
+
+func inherited(fd uintptr, what string) (*os.File, error) {
+	f := os.NewFile(fd, what)
+	if f == nil {
+		return nil, fmt.Errorf("opening the %s: file descriptor %d is missing; waxseal starts this program itself", what, fd)
+	}
+	if _, err := f.Stat(); err != nil {
+		return nil, fmt.Errorf("opening the %s: file descriptor %d is missing; waxseal starts this program itself", what, fd)
+	}
+	closeOnExec(fd)
+	return f, nil
+}
+
+func inheritedConn(fd uintptr, what string) (net.Conn, error) {
+	f, err := inherited(fd, what)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("opening the %s: %w", what, err)
+	}
+	return c, nil
+}
+
+// oneConn is a listener whose only connection is there already.
+type oneConn struct {
+	conn chan net.Conn
+	addr net.Addr
+	done chan struct{}
+}
+
+func newOneConn(c net.Conn) *oneConn {
+	l := &oneConn{conn: make(chan net.Conn, 1), addr: c.LocalAddr(), done: make(chan struct{})}
+	l.conn <- c
+	return l
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conn:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *oneConn) Close() error {
+	select {
+	case <-l.done:
+	default:
+		close(l.done)
+	}
+	return nil
+}
+
+func (l *oneConn) Addr() net.Addr { return l.addr }

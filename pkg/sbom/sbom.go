@@ -1,0 +1,156 @@
+// Package sbom reads SBOM documents that came from somewhere else. Call Check
+// before anything is done with one: it bounds the document, reads it strictly
+// and with its format's own library, and says in short what is in it.
+package sbom
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/CycloneDX/cyclonedx-go"
+	spdxjson "github.com/spdx/tools-golang/json"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+)
+
+// The formats, as flags and file names call them.
+const (
+	SPDX      = "spdx"      // SPDX 2.3 as JSON
+	CycloneDX = "cyclonedx" // CycloneDX 1.6 as JSON
+)
+
+// The predicate types under which the formats are attested.
+const (
+	PredicateSPDX      = "https://spdx.dev/Document"
+	PredicateCycloneDX = "https://cyclonedx.org/bom"
+)
+
+// Formats returns the formats in the order in which they are written.
+func Formats() []string { return []string{SPDX, CycloneDX} }
+
+// PredicateType returns the predicate type of a format, "" for an unknown one.
+func PredicateType(format string) string {
+	switch format {
+	case SPDX:
+		return PredicateSPDX
+	case CycloneDX:
+		return PredicateCycloneDX
+	}
+	return ""
+}
+
+// Format returns the format of a predicate type, "" for an unknown one. The
+// version suffixes that some writers add are not formats of ours.
+func Format(predicateType string) string {
+	switch predicateType {
+	case PredicateSPDX:
+		return SPDX
+	case PredicateCycloneDX:
+		return CycloneDX
+	}
+	return ""
+}
+
+// Summary says what a document is and how much is in it.
+type Summary struct {
+	Format   string // SPDX or CycloneDX
+	Version  string // "2.3", "1.6"
+	Name     string // the document's own name, if it has one
+	Packages int    // without the entry for the image itself
+}
+
+// ErrFormat is in the chain of errors about a document that is not of the
+// format or version that was asked for.
+var ErrFormat = errors.New("not of the format")
+
+// Check reads one document. It accepts exactly the versions that waxseal
+// writes; everything else is an error that names what was found.
+func Check(format string, raw []byte) (Summary, error) {
+	if len(raw) > attest.MaxSBOM {
+		return Summary{}, fmt.Errorf("reading a %s document: %d bytes, over the limit of %d", format, len(raw), attest.MaxSBOM)
+	}
+	var s Summary
+	var err error
+	switch format {
+	case SPDX:
+		s, err = checkSPDX(raw)
+	case CycloneDX:
+		s, err = checkCycloneDX(raw)
+	default:
+		return Summary{}, fmt.Errorf("reading an SBOM: format %q is unknown, there are %s and %s", format, SPDX, CycloneDX)
+	}
+	if err != nil {
+		return Summary{}, fmt.Errorf("reading a %s document: %w", format, err)
+	}
+	return s, nil
+}
+
+func checkSPDX(raw []byte) (Summary, error) {
+	var head struct {
+		Version   string `json:"spdxVersion"`
+		ID        string `json:"SPDXID"`
+		Name      string `json:"name"`
+		Namespace string `json:"documentNamespace"`
+	}
+	if err := attest.UnmarshalStrict(raw, &head); err != nil {
+		return Summary{}, err
+	}
+	if head.Version != "SPDX-2.3" {
+		return Summary{}, fmt.Errorf("%w: spdxVersion is %q, not \"SPDX-2.3\"", ErrFormat, head.Version)
+	}
+	if head.ID != "SPDXRef-DOCUMENT" || head.Namespace == "" {
+		return Summary{}, fmt.Errorf("%w: SPDXID or documentNamespace is missing", ErrFormat)
+	}
+	doc, err := spdxjson.Read(bytes.NewReader(raw))
+	if err != nil {
+		return Summary{}, err
+	}
+	described := map[string]bool{}
+	for _, r := range doc.Relationships {
+		if r != nil && r.Relationship == "DESCRIBES" && r.RefA.ElementRefID == "DOCUMENT" {
+			described[string(r.RefB.ElementRefID)] = true
+		}
+	}
+	n := 0
+	for _, p := range doc.Packages {
+		if p != nil && !described[string(p.PackageSPDXIdentifier)] {
+			n++
+		}
+	}
+	return Summary{Format: SPDX, Version: "2.3", Name: head.Name, Packages: n}, nil
+}
+
+func checkCycloneDX(raw []byte) (Summary, error) {
+	var head struct {
+		Format   string          `json:"bomFormat"`
+		Version  string          `json:"specVersion"`
+		Metadata json.RawMessage `json:"metadata"`
+	}
+	if err := attest.UnmarshalStrict(raw, &head); err != nil {
+		return Summary{}, err
+	}
+	if head.Format != "CycloneDX" {
+		return Summary{}, fmt.Errorf("%w: bomFormat is %q, not \"CycloneDX\"", ErrFormat, head.Format)
+	}
+	if head.Version != "1.6" {
+		return Summary{}, fmt.Errorf("%w: specVersion is %q, not \"1.6\"", ErrFormat, head.Version)
+	}
+	var bom cyclonedx.BOM
+	if err := cyclonedx.NewBOMDecoder(bytes.NewReader(raw), cyclonedx.BOMFileFormatJSON).Decode(&bom); err != nil {
+		return Summary{}, err
+	}
+	s := Summary{Format: CycloneDX, Version: "1.6"}
+	if bom.Metadata != nil && bom.Metadata.Component != nil {
+		s.Name = bom.Metadata.Component.Name
+	}
+	if bom.Components != nil {
+		for _, c := range *bom.Components {
+			if c.Type != cyclonedx.ComponentTypeFile && c.Type != cyclonedx.ComponentTypeOS {
+				s.Packages++
+			}
+		}
+	}
+	return s, nil
+}
