@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# waxseal's whole job on one image: key, build, verify, promote, verify again,
+# and one refusal. Prints every command before it runs it. Run it by `make demo`.
+# All it makes is in .demo; the engine's cache there makes a second run quick.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+mkdir -p .demo
+exec 8>.demo/lock
+flock --nonblock 8 || { echo "demo: another demo is running in this checkout" >&2 && exit 1; }
+
+bold= plain=
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
+say() { printf '\n%s# %s%s\n' "$bold" "$*" "$plain"; }
+# Prints a command as one would type it, then runs it.
+run() {
+	printf '%s$' "$bold"
+	printf ' %q' "$@" | sed 's/\\//g'
+	printf '%s\n' "$plain"
+	"$@"
+}
+# The same for a command that has to end with the given exit code.
+run_exit() {
+	local want=$1 got=0
+	shift
+	run "$@" || got=$?
+	[ "$got" = "$want" ] || { echo "demo: exit code $got, want $want" >&2 && exit 1; }
+}
+
+say "The programs, and a base image from Debian's own packages (the first time this takes minutes)"
+run make --no-print-directory build
+go build -o bin/kit ./internal/testkit/kit
+run bin/kit base debian
+
+# Only the engine's cache survives from an earlier run, finished or not.
+rm -rf .demo/work && mkdir -p .demo/work
+export PATH="$PWD/bin:$PATH" WAXSEAL_CACHE="$PWD/.demo/cache" WAXSEAL_HOME="$PWD/.demo/work/home"
+export COSIGN_PASSWORD=demo # a real key gets a real password, asked for at the terminal
+
+# The registry lives as long as this shell holds its standard input open: however
+# the demo ends, the registry ends too.
+mkfifo .demo/work/open
+bin/kit registry .demo/work/registry <.demo/work/open 8>&- &
+exec 9>.demo/work/open
+trap 'exec 9>&-; wait' EXIT
+until [ -s .demo/work/registry ]; do sleep 0.05; kill -0 $! || exit 1; done
+registry=$(cat .demo/work/registry)
+base=oci:.cache/base/debian
+image=oci:.demo/work/webapp:v1
+promoted=$registry/prod/webapp:v1
+
+say "A signing key, in cosign's format"
+run waxseal key generate --output-prefix .demo/work/waxseal
+
+say "Build as with docker build: image, SBOMs and signed provenance in one OCI layout"
+run waxseal build --build-context base=$base --build-arg VERSION=1.0 --tag webapp:v1 \
+	--output type=oci,tar=false,dest=.demo/work/webapp --key .demo/work/waxseal.key examples/webapp
+
+say "The verdict: which SLSA level the evidence carries, and on what it rests"
+run waxseal verify --key .demo/work/waxseal.pub --level 1 $image
+
+say "Promote: verify, copy by digest, sign the verdict, tag last"
+run waxseal promote --key .demo/work/waxseal.pub --level 1 --sign-key .demo/work/waxseal.key $image $promoted
+
+say "The promoted image carries its evidence along"
+run waxseal verify --key .demo/work/waxseal.pub --level 1 $promoted
+
+say "One byte of the evidence changed, digests made good again: only the signature can tell"
+run cp -r .demo/work/webapp .demo/work/forged
+run bin/kit tamper .demo/work/forged https://slsa.dev/provenance/v1 unhosted-local unhosted-locaL
+run_exit 3 waxseal verify --key .demo/work/waxseal.pub --level 1 oci:.demo/work/forged:v1
+echo "(exit code 3: denied)"
+
+say "Try next"
+cat <<TEXT
+  export PATH=\$PWD/bin:\$PATH
+  waxseal inspect --key .demo/work/waxseal.pub $image      the evidence as a tree
+  waxseal sbom $image                                      what is in the image
+  waxseal policy init --key .demo/work/waxseal.pub $image  a policy to start from
+  waxseal build --help                                     every flag of docker build
+
+The registry of this demo ends now; image, key and evidence stay in .demo/work.
+TEXT

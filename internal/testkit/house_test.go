@@ -1,0 +1,273 @@
+package testkit_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/waxseal/waxseal/internal/testkit"
+)
+
+const module = "github.com/waxseal/waxseal/"
+
+// rooms is what each package may import of ours. "*" is any of them.
+var rooms = map[string]string{
+	"cmd/waxseal":        "internal/cli",
+	"cmd/waxseal-engine": "internal/engine",
+	"internal/cli":       "attestations pkg/attest pkg/build pkg/gate pkg/policy pkg/promote pkg/report pkg/sbom pkg/sign pkg/store pkg/verify",
+	"internal/engine":    "pkg/catalog",
+	"internal/testkit":   "*",
+	"attestations":       "",
+	"pkg/attest":         "attestations",
+	"pkg/build":          "attestations pkg/attest pkg/sbom pkg/sign pkg/store",
+	"pkg/sbom":           "pkg/attest",
+	"pkg/catalog":        "pkg/sbom pkg/attest",
+	"pkg/sign":           "pkg/attest",
+	"pkg/store":          "pkg/attest",
+	"pkg/verify":         "pkg/attest attestations",
+	"pkg/policy":         "pkg/verify pkg/sbom pkg/attest attestations",
+	"pkg/gate":           "pkg/store pkg/verify pkg/policy pkg/attest attestations",
+	"pkg/promote":        "pkg/gate pkg/store pkg/sign pkg/attest attestations",
+	"pkg/report":         "pkg/gate pkg/policy pkg/verify pkg/attest attestations",
+	"attestations/*":     "",
+	"internal/testkit/*": "*",
+}
+
+// guests is where each third party may be imported, by the longest prefix.
+// What stands nowhere here is not imported at all.
+var guests = map[string]string{
+	"github.com/spf13/cobra":                                 "internal/cli",
+	"golang.org/x/term":                                      "internal/cli pkg/build",
+	"github.com/moby/buildkit":                               "internal/engine pkg/build",
+	"github.com/containerd":                                  "internal/engine",
+	"github.com/anchore/syft":                                "pkg/catalog",
+	"github.com/in-toto/in-toto-golang":                      "attestations pkg/attest",
+	"github.com/in-toto/attestation":                         "attestations",
+	"github.com/secure-systems-lab/go-securesystemslib/dsse": "pkg/attest pkg/sign",
+	"github.com/sigstore/protobuf-specs":                     "pkg/attest pkg/sign pkg/verify",
+	"github.com/sigstore/cosign/v2":                          "pkg/sign pkg/verify",
+	"github.com/sigstore/cosign/v2/pkg/oci":                  "pkg/store",
+	"github.com/sigstore/sigstore":                           "pkg/sign pkg/verify",
+	"github.com/sigstore/sigstore-go":                        "pkg/verify",
+	"github.com/google/go-containerregistry":                 "pkg/store",
+	"github.com/CycloneDX/cyclonedx-go":                      "pkg/sbom",
+	"github.com/spdx/tools-golang":                           "pkg/sbom",
+}
+
+type listed struct {
+	ImportPath, Dir, Doc string
+	Standard             bool
+	GoFiles              []string
+	Imports              []string
+}
+
+func list(t *testing.T, args ...string) []listed {
+	t.Helper()
+	root, err := testkit.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Dir,Doc,Standard,GoFiles,Imports"}, args...)...)
+	cmd.Dir = root
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.String())
+	}
+	var all []listed
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
+		if err := dec.Decode(&p); err == io.EOF {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+// room finds the row for a package: its own, or its parent's with "/*".
+func room(name string) (string, bool) {
+	if allowed, ok := rooms[name]; ok {
+		return allowed, true
+	}
+	for dir := name; strings.Contains(dir, "/"); {
+		dir = dir[:strings.LastIndex(dir, "/")]
+		if allowed, ok := rooms[dir+"/*"]; ok {
+			return allowed, true
+		}
+	}
+	return "", false
+}
+
+func TestPackagesImportOnlyWhatTheirRoomAllows(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		allowed, ok := room(name)
+		if !ok {
+			t.Errorf("%s has no row in the table of rooms", name)
+			continue
+		}
+		if strings.TrimSpace(p.Doc) == "" && len(p.GoFiles) > 0 {
+			t.Errorf("%s has no package comment", name)
+		}
+		for _, imported := range p.Imports {
+			switch ours := strings.TrimPrefix(imported, module); {
+			case ours != imported:
+				parent := strings.HasPrefix(ours, name+"/") || strings.HasPrefix(name, ours+"/")
+				if allowed != "*" && !parent && !slices.Contains(strings.Fields(allowed), ours) {
+					t.Errorf("%s must not import %s", name, ours)
+				}
+			case !strings.Contains(strings.SplitN(imported, "/", 2)[0], "."):
+				// the standard library
+			case allowed != "*" && !guestAllowed(imported, name):
+				t.Errorf("%s must not import %s", name, imported)
+			}
+		}
+	}
+}
+
+func guestAllowed(imported, name string) bool {
+	best, where := "", ""
+	for prefix, places := range guests {
+		if (imported == prefix || strings.HasPrefix(imported, prefix+"/")) && len(prefix) > len(best) {
+			best, where = prefix, places
+		}
+	}
+	return where == "everywhere" || slices.ContainsFunc(strings.Fields(where), func(place string) bool {
+		return name == place || strings.HasPrefix(name, place+"/")
+	})
+}
+
+// TestTheCommandLinksNoServer keeps waxseal small and quick to start, and what
+// parses an image's content out of the process that holds the keys.
+func TestTheCommandLinksNoServer(t *testing.T) {
+	forbidden := map[string]string{
+		"github.com/anchore/":                                   "Syft belongs to the engine",
+		"github.com/moby/buildkit/worker":                       "BuildKit's server belongs to the engine",
+		"github.com/moby/buildkit/executor":                     "BuildKit's server belongs to the engine",
+		"github.com/moby/buildkit/control":                      "BuildKit's server belongs to the engine",
+		"github.com/moby/buildkit/solver/llbsolver":             "BuildKit's server belongs to the engine",
+		"github.com/moby/buildkit/snapshot":                     "snapshotters belong to the engine",
+		"github.com/containerd/containerd/v2/plugins/snapshots": "snapshotters belong to the engine",
+		"github.com/containerd/overlaybd":                       "snapshotters belong to the engine",
+		"github.com/containerd/stargz-snapshotter/snapshot":     "snapshotters belong to the engine",
+		module + "internal/engine":                              "the engine is another process",
+		module + "pkg/catalog":                                  "the catalog is another process",
+	}
+	for _, p := range list(t, "-deps", "./cmd/waxseal") {
+		for prefix, why := range forbidden {
+			trimmed := strings.TrimSuffix(prefix, "/")
+			if p.ImportPath == trimmed || strings.HasPrefix(p.ImportPath, trimmed+"/") {
+				t.Errorf("cmd/waxseal links %s: %s", p.ImportPath, why)
+			}
+		}
+	}
+}
+
+// TestTheTwoHalvesMeetInTheNouns: what makes evidence and what judges it share
+// no code but the nouns, sign, store and sbom.
+func TestTheTwoHalvesMeetInTheNouns(t *testing.T) {
+	judging := []string{"pkg/verify", "pkg/policy", "pkg/gate", "pkg/promote"}
+	for _, making := range []string{"./pkg/build", "./pkg/catalog"} {
+		for _, p := range list(t, "-deps", making) {
+			if slices.Contains(judging, strings.TrimPrefix(p.ImportPath, module)) {
+				t.Errorf("%s reaches %s", making, p.ImportPath)
+			}
+		}
+	}
+	for _, half := range judging {
+		for _, p := range list(t, "-deps", "./"+half) {
+			if name := strings.TrimPrefix(p.ImportPath, module); name == "pkg/build" || name == "pkg/catalog" {
+				t.Errorf("%s reaches %s", half, p.ImportPath)
+			}
+		}
+	}
+}
+
+func TestSourceKeepsTheRules(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		program := strings.HasPrefix(name, "cmd/") || name == "internal/cli" || name == "internal/testkit/kit"
+		for _, file := range p.GoFiles {
+			fset := token.NewFileSet()
+			tree, err := parser.ParseFile(fset, filepath.Join(p.Dir, file), nil, parser.ParseComments|parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, decl := range tree.Decls {
+				checkDecl(t, fset, name, decl)
+			}
+			if program {
+				continue
+			}
+			ast.Inspect(tree, func(n ast.Node) bool {
+				if called, ok := n.(*ast.SelectorExpr); ok && speaks(called) {
+					t.Errorf("%s: %s ends or prints; only commands do", fset.Position(n.Pos()), text(called))
+				}
+				return true
+			})
+		}
+	}
+}
+
+func checkDecl(t *testing.T, fset *token.FileSet, name string, decl ast.Decl) {
+	t.Helper()
+	switch d := decl.(type) {
+	case *ast.FuncDecl:
+		if d.Recv == nil && d.Name.Name == "init" {
+			t.Errorf("%s: package %s has an init function", fset.Position(d.Pos()), name)
+		}
+	case *ast.GenDecl:
+		if d.Tok != token.VAR {
+			return
+		}
+		for _, spec := range d.Specs {
+			v := spec.(*ast.ValueSpec)
+			if !fixed(d, v) {
+				t.Errorf("%s: %s is a package variable that could be changed", fset.Position(v.Pos()), v.Names[0].Name)
+			}
+		}
+	}
+}
+
+// fixed allows the package variables that nobody assigns to: interface guards,
+// sentinel errors, compiled patterns, embedded files.
+func fixed(d *ast.GenDecl, v *ast.ValueSpec) bool {
+	for _, doc := range []*ast.CommentGroup{d.Doc, v.Doc} {
+		if doc != nil && slices.ContainsFunc(doc.List, func(c *ast.Comment) bool { return strings.HasPrefix(c.Text, "//go:embed ") }) {
+			return true
+		}
+	}
+	if v.Names[0].Name == "_" {
+		return true
+	}
+	return len(v.Values) == len(v.Names) && !slices.ContainsFunc(v.Values, func(value ast.Expr) bool {
+		call, ok := value.(*ast.CallExpr)
+		return !ok || !slices.Contains([]string{"errors.New", "fmt.Errorf", "regexp.MustCompile"}, text(call.Fun))
+	})
+}
+
+func speaks(s *ast.SelectorExpr) bool {
+	name := text(s)
+	return slices.Contains([]string{"os.Exit", "os.Stdout", "os.Stderr"}, name) ||
+		strings.HasPrefix(name, "log.Fatal") || strings.HasPrefix(name, "log.Print") || strings.HasPrefix(name, "fmt.Print")
+}
+
+func text(e ast.Expr) string {
+	if s, ok := e.(*ast.SelectorExpr); ok {
+		if x, ok := s.X.(*ast.Ident); ok {
+			return x.Name + "." + s.Sel.Name
+		}
+	}
+	return ""
+}
