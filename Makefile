@@ -19,7 +19,7 @@ install: build docs ## binaries, manual pages and completions below PREFIX
 
 docs: build
 	mkdir -p bin/man bin/completion
-	bin/waxseal docs man bin/man
+	bin/waxseal man bin/man
 	bin/waxseal completion bash > bin/completion/waxseal
 
 demo: ## builds, verifies and promotes examples/webapp, printing every command

@@ -67,7 +67,7 @@ func Script(t *testing.T, dir string, update bool) {
 			if cond == "build" {
 				err = CanBuild()
 			} else if name, ok := strings.CutPrefix(cond, "peer:"); ok {
-				_, err = buildPeer(t.Context(), name)
+				_, err = BuildPeer(t.Context(), name)
 			} else {
 				return false, err
 			}

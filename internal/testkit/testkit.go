@@ -104,14 +104,14 @@ func Binaries(ctx context.Context) (string, error) {
 // the program cannot be had.
 func Peer(t testing.TB, name string) string {
 	t.Helper()
-	path, err := buildPeer(t.Context(), name)
+	path, err := BuildPeer(t.Context(), name)
 	if err != nil {
 		Unavailable(t, "%v", err)
 	}
 	return path
 }
 
-func buildPeer(ctx context.Context, name string) (string, error) {
+func BuildPeer(ctx context.Context, name string) (string, error) {
 	root, err := Root()
 	if err != nil {
 		return "", err

@@ -46,6 +46,8 @@ func run(ctx context.Context, args []string) error {
 		return testkit.Tamper(args[1], args[2], args[3], args[4])
 	case "summary":
 		return summarize(os.Stdin, os.Stdout, testkit.OnCI())
+	case "bench":
+		return runBench(ctx, os.Stdout)
 	}
 	return errors.New("usage: kit base|registry|tamper|summary|bench ARGUMENTS")
 }

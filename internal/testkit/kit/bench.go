@@ -1,0 +1,294 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/waxseal/waxseal/internal/testkit"
+)
+
+// The budgets: what `kit bench` holds the medians against.
+const (
+	buildRatio  = 1.05
+	buildExtra  = 100 * time.Millisecond
+	verifyRatio = 0.5
+	memoryRatio = 1.0
+	startCPU    = 20 * time.Millisecond
+	startRSS    = 35 << 20
+)
+
+// sample is one run of a program.
+type sample struct {
+	wall, cpu time.Duration
+	rss       int64 // peak, bytes
+}
+
+// bench is one run of all measurements, in a folder of its own.
+type bench struct {
+	ctx                   context.Context
+	out                   io.Writer
+	bin, dir, base        string
+	cosign, ctl, buildkit string
+	env                   []string
+	over                  []string
+}
+
+func runBench(ctx context.Context, out io.Writer) error {
+	if err := testkit.CanBuild(); err != nil {
+		return err
+	}
+	root, err := testkit.Root()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "waxseal-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	b := &bench{ctx: ctx, out: out, dir: dir, bin: filepath.Join(root, "bin", "waxseal")}
+	for name, path := range map[string]*string{"cosign": &b.cosign, "buildctl": &b.ctl, "buildkitd": &b.buildkit} {
+		if *path, err = testkit.BuildPeer(ctx, name); err != nil {
+			return err
+		}
+	}
+	if b.base, err = testkit.DebianBase(ctx); err != nil {
+		return err
+	}
+	b.env = append(os.Environ(), "COSIGN_PASSWORD=bench", "HOME="+dir, "WAXSEAL_CACHE="+b.path("cache"), "WAXSEAL_HOME="+b.path("home"))
+	for _, step := range []func() error{b.startUp, b.builds, b.verify} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	if len(b.over) > 0 {
+		return errors.New("over budget: " + strings.Join(b.over, ", "))
+	}
+	return nil
+}
+
+func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
+
+// run starts a program, waits for it and returns what it took.
+func (b *bench) run(program string, args ...string) (sample, error) {
+	cmd := exec.CommandContext(b.ctx, program, args...)
+	cmd.Env, cmd.Dir = b.env, b.dir
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	start := time.Now()
+	err := cmd.Run()
+	wall := time.Since(start)
+	if err != nil {
+		return sample{}, fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), strings.Join(args, " "), err, said.String())
+	}
+	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	return sample{wall, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), usage.Maxrss << 10}, nil
+}
+
+// runs takes n samples of each program in turn, so that a slow minute of the
+// machine meets all of them, and returns the medians. The first round is not
+// counted unless there is only a cold one to count.
+func (b *bench) runs(n int, warmUp bool, programs ...func() (sample, error)) ([]sample, error) {
+	taken := make([][]sample, len(programs))
+	for round := range n {
+		for i, program := range programs {
+			s, err := program()
+			if err != nil {
+				return nil, err
+			}
+			if round > 0 || !warmUp {
+				taken[i] = append(taken[i], s)
+			}
+		}
+	}
+	medians := make([]sample, len(programs))
+	for i, t := range taken {
+		medians[i] = sample{
+			wall: median(t, func(s sample) time.Duration { return s.wall }),
+			cpu:  median(t, func(s sample) time.Duration { return s.cpu }),
+			rss:  median(t, func(s sample) int64 { return s.rss }),
+		}
+	}
+	return medians, nil
+}
+
+func median[N ~int64](samples []sample, of func(sample) N) N {
+	values := make([]N, len(samples))
+	for i, s := range samples {
+		values[i] = of(s)
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// judge prints one row and keeps the name of one that is over its budget.
+func (b *bench) judge(name, figures string, ok bool) {
+	verdict := "within"
+	if !ok {
+		verdict = "OVER"
+		b.over = append(b.over, name)
+	}
+	fmt.Fprintf(b.out, "%-28s %-72s %s\n", name, figures, verdict)
+}
+
+func (b *bench) startUp() error {
+	m, err := b.runs(21, true, func() (sample, error) { return b.run(b.bin, "version") })
+	if err != nil {
+		return err
+	}
+	b.judge("version, CPU", fmt.Sprintf("%v (budget %v)", ms(m[0].cpu), ms(startCPU)), m[0].cpu <= startCPU)
+	b.judge("version, peak memory", fmt.Sprintf("%s (budget %s)", mib(m[0].rss), mib(startRSS)), m[0].rss <= startRSS)
+	return nil
+}
+
+// builds compares `waxseal build` with buildctl against a running daemon, on
+// the example's Dockerfile.
+func (b *bench) builds() error {
+	root, err := testkit.Root()
+	if err != nil {
+		return err
+	}
+	context := filepath.Join(root, "examples", "webapp")
+	digest, err := onlyDigest(b.base)
+	if err != nil {
+		return err
+	}
+	stop, addr, err := b.startBuildKit()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if _, err := b.run(b.bin, "key", "generate", "--output-prefix", b.path("waxseal")); err != nil {
+		return err
+	}
+	outputs := 0
+	output := func() string {
+		outputs++
+		return fmt.Sprintf("type=oci,tar=false,dest=%s", b.path(fmt.Sprintf("out-%d", outputs)))
+	}
+	buildctl := func() (sample, error) {
+		return b.run(b.ctl, "--addr", addr, "build", "--frontend", "dockerfile.v0", "--local", "context="+context, "--local", "dockerfile="+context,
+			"--oci-layout", "base="+b.base, "--opt", "context:base=oci-layout://base@"+digest, "--output", output())
+	}
+	waxseal := func(sbom string) func() (sample, error) {
+		return func() (sample, error) {
+			return b.run(b.bin, "build", "--build-context", "base=oci:"+b.base, "--sbom="+sbom, "--key", b.path("waxseal.key"), "--output", output(), context)
+		}
+	}
+	cold := func(program func() (sample, error)) func() (sample, error) {
+		return func() (sample, error) {
+			if _, err := b.run(b.ctl, "--addr", addr, "prune", "--all"); err != nil {
+				return sample{}, err
+			}
+			if err := os.RemoveAll(b.path("cache")); err != nil {
+				return sample{}, err
+			}
+			return program()
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		rounds int
+		wrap   func(func() (sample, error)) func() (sample, error)
+	}{
+		{"build, cold", 3, cold},
+		{"build, nothing changed", 9, func(p func() (sample, error)) func() (sample, error) { return p }},
+	} {
+		m, err := b.runs(c.rounds, c.rounds > 3, c.wrap(buildctl), c.wrap(waxseal("none")), c.wrap(waxseal("spdx,cyclonedx")))
+		if err != nil {
+			return err
+		}
+		budget := time.Duration(float64(m[0].wall)*buildRatio) + buildExtra
+		b.judge(c.name+", signed", fmt.Sprintf("%.2f of buildctl (%v : %v, budget %v)", float64(m[1].wall)/float64(m[0].wall), ms(m[1].wall), ms(m[0].wall), ms(budget)), m[1].wall <= budget)
+		fmt.Fprintf(b.out, "%-28s the SBOMs add %v (%v)\n", c.name+", SBOMs", ms(m[2].wall-m[1].wall), ms(m[2].wall))
+	}
+	return nil
+}
+
+func (b *bench) startBuildKit() (stop func(), addr string, err error) {
+	addr = "unix://" + b.path("buildkitd.sock")
+	log, err := os.Create(b.path("buildkitd.log"))
+	if err != nil {
+		return nil, "", err
+	}
+	daemon := exec.Command(b.buildkit, "--addr", addr, "--root", b.path("buildkitd"), "--containerd-worker=false")
+	daemon.Stdout, daemon.Stderr = log, log
+	daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := daemon.Start(); err != nil {
+		return nil, "", err
+	}
+	stop = func() {
+		daemon.Process.Signal(syscall.SIGTERM)
+		daemon.Wait()
+		log.Close()
+	}
+	for ready := time.Now().Add(20 * time.Second); time.Now().Before(ready); {
+		if _, err = b.run(b.ctl, "--addr", addr, "debug", "workers"); err == nil {
+			return stop, addr, nil
+		}
+	}
+	stop()
+	return nil, "", fmt.Errorf("starting buildkitd: %w", err)
+}
+
+// verify compares `waxseal verify` with `cosign verify-attestation` on the same
+// image, key and registry.
+func (b *bench) verify() error {
+	root, err := testkit.Root()
+	if err != nil {
+		return err
+	}
+	reg, err := testkit.NewRegistry(testkit.RegistryOptions{})
+	if err != nil {
+		return err
+	}
+	defer reg.Close()
+	image := reg.Addr + "/bench/webapp:v1"
+	if _, err := b.run(b.bin, "build", "--build-context", "base=oci:"+b.base, "--key", b.path("waxseal.key"), "--tag", image, "--push", filepath.Join(root, "examples", "webapp")); err != nil {
+		return err
+	}
+	m, err := b.runs(15, true,
+		func() (sample, error) {
+			return b.run(b.cosign, "verify-attestation", "--new-bundle-format", "--key", b.path("waxseal.pub"), "--insecure-ignore-tlog", "--type", "slsaprovenance1", image)
+		},
+		func() (sample, error) {
+			return b.run(b.bin, "verify", "--key", b.path("waxseal.pub"), "--level", "1", image)
+		})
+	if err != nil {
+		return err
+	}
+	wall, rss := float64(m[1].wall)/float64(m[0].wall), float64(m[1].rss)/float64(m[0].rss)
+	b.judge("verify, wall", fmt.Sprintf("%.2f of cosign (%v : %v, budget %.2f)", wall, ms(m[1].wall), ms(m[0].wall), verifyRatio), wall <= verifyRatio)
+	b.judge("verify, peak memory", fmt.Sprintf("%.2f of cosign (%s : %s, budget %.2f)", rss, mib(m[1].rss), mib(m[0].rss), memoryRatio), rss <= memoryRatio)
+	return nil
+}
+
+// onlyDigest is the digest of the only image in the layout.
+func onlyDigest(layout string) (string, error) {
+	raw, err := os.ReadFile(filepath.Join(layout, "index.json"))
+	if err != nil {
+		return "", err
+	}
+	var index struct{ Manifests []struct{ Digest string } }
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return "", err
+	}
+	if len(index.Manifests) != 1 {
+		return "", fmt.Errorf("the layout %q has %d images, want one", layout, len(index.Manifests))
+	}
+	return index.Manifests[0].Digest, nil
+}
+
+func ms(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+
+func mib(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
