@@ -6,6 +6,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -45,6 +46,10 @@ type Options struct {
 	// Evidence is a folder as `waxseal build --out` writes it, or a file with
 	// one bundle or JSON lines, searched beside the place itself.
 	Evidence []string
+	// Want says which evidence is worth fetching, by the predicate type that
+	// its descriptor states ("" when it states none; it is not verified). Nil
+	// wants all. A piece that is not wanted is listed with Unwanted set.
+	Want func(predicateType string) bool
 }
 
 // Platform is one manifest below an index.
@@ -60,6 +65,29 @@ type Piece struct {
 	Digest  attest.Digest // of Raw
 	Raw     []byte        // a bundle, a DSSE envelope, or for an index attestation the bare statement
 	Skipped string        // why it was not read (too large, unknown form …); Raw is then nil
+	// PredicateType is what the descriptor or annotation says, NOT verified.
+	PredicateType string
+	Unwanted      bool // Options.Want declined it; Raw is nil
+}
+
+// What errors.Is can tell about a place. Both mean that nothing is known.
+var (
+	ErrNotFound    = errors.New("not found")
+	ErrUnavailable = errors.New("unavailable")
+)
+
+// Repo is a repository that also lists evidence.
+type Repo interface {
+	Repository
+	EvidenceLister
+}
+
+// Open opens the place that ref names.
+func Open(ctx context.Context, ref Reference, opts Options) (Repo, error) { panic("contract") }
+
+// Platforms lists the manifests below an index; none for a manifest.
+func Platforms(ctx context.Context, r Repository, d v1.Descriptor) ([]Platform, error) {
+	panic("contract")
 }
 
 // Repository is one opened place: a registry repository or an OCI layout.

@@ -83,11 +83,10 @@ type Candidate struct {
 	Bundle     attest.Digest
 	Where      string // where it was found, in words
 	Provenance *Provenance
-	// Signer is nil for provenance that carries no signature.
+	// Signer is nil for provenance whose signature nobody checked, or that has
+	// none.
 	Signer *Signer
-	// Problems are the expectations that it does not meet, each with the
-	// pointer of the value that was not expected. The caller's policy says
-	// what is expected; nil Expected means nothing was.
+	// Expected: a policy said what to expect. Problems is what was not so.
 	Expected bool
 	Problems []Problem
 }
@@ -209,7 +208,7 @@ func answer(id string, c *Candidate, limit Cap) (Status, string, []string) {
 			return NotMet, limit.Reason, []string{builder}
 		}
 		if c.Signer == nil {
-			return Met, "it names a builder, and nobody vouches for that", []string{builder}
+			return Met, "it names a builder; nobody vouches for it", []string{builder}
 		}
 		return Met, "built by " + clip(p.BuilderID.Value), []string{builder}
 
@@ -235,14 +234,14 @@ func answer(id string, c *Candidate, limit Cap) (Status, string, []string) {
 			return NotMet, c.Problems[0].Message + more, ptrs
 		}
 		if !c.Expected {
-			return Met, "no policy was given, so none were set", nil
+			return Met, "no policy was given, so nothing was expected", nil
 		}
 		return Met, "source, build type and parameters are those the policy expects", []string{kind, external}
 
 	case RowAuthentic:
 		switch {
 		case c.Signer == nil:
-			return NotMet, "it is not signed", nil
+			return NotMet, "no signature on it was verified", nil
 		case limit.Unhosted:
 			return NotMet, "the signature holds, but whoever ran the build also wrote the record", []string{builder}
 		case limit.Level >= 2:
@@ -262,7 +261,7 @@ func answer(id string, c *Candidate, limit Cap) (Status, string, []string) {
 	case RowUnforgeable:
 		switch {
 		case c.Signer == nil:
-			return NotMet, "it is not signed", nil
+			return NotMet, "no signature on it was verified", nil
 		case limit.Unhosted:
 			return NotMet, "the signing key is in the hands of whoever runs the build", []string{builder}
 		case p.Incomplete != "":

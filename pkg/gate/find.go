@@ -1,0 +1,325 @@
+package gate
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/policy"
+	"github.com/waxseal/waxseal/pkg/store"
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+// maxParallel bounds how many digests are looked at together. The store bounds
+// the requests below that.
+const maxParallel = 4
+
+// look says how closely to read.
+type look struct {
+	rule policy.Rule
+	// all reads what no decision needs, too: for Inspect and for drafts.
+	all bool
+}
+
+// needs reports whether anything depends on evidence of this type.
+func (l look) needs(predicateType string) bool {
+	if l.all || predicateType == "" || verify.IsProvenance(predicateType) {
+		return true
+	}
+	f := policy.SBOMFormat(predicateType)
+	required, formats := l.rule.SBOM()
+	return f != "" && required && (len(formats) == 0 || slices.Contains(formats, f))
+}
+
+// found is what there is about one digest.
+type found struct {
+	digest     attest.Digest
+	platform   string
+	index      bool
+	platforms  int // below an index
+	evidence   []Evidence
+	candidates []verify.Candidate
+	sboms      []sbom
+}
+
+type sbom struct {
+	format string
+	bundle attest.Digest
+}
+
+// find resolves the reference, walks an index and reads the evidence of every
+// digest. The image itself comes first. On an error the slice holds at most
+// the image, without evidence.
+func (g Gate) find(ctx context.Context, c *check, l look) ([]*found, error) {
+	c.Store.Want = l.needs
+	place, err := g.open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	desc, err := place.Resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	top := &found{digest: attest.Digest(desc.Digest.String()), index: desc.MediaType.IsIndex()}
+	platforms, err := store.Platforms(ctx, place, desc)
+	if err != nil {
+		return []*found{top}, err
+	}
+	top.platforms = len(platforms)
+	all := []*found{top}
+	for _, p := range platforms {
+		all = append(all, &found{digest: attest.Digest(p.Descriptor.Digest.String()), platform: platformName(p)})
+	}
+	if len(all) > attest.MaxPlatforms+1 {
+		return all[:1], fmt.Errorf("the index has %d platforms, more than the %d allowed", len(platforms), attest.MaxPlatforms)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, maxParallel)
+	for _, f := range all {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if ctx.Err() != nil {
+				return
+			}
+			if err := contain(func() error { return f.gather(ctx, place, c, l) }); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return all[:1], err
+	}
+	return all, nil
+}
+
+func platformName(p store.Platform) string {
+	return printable(cmp.Or(p.Name, platformOf(p.Descriptor.Platform), "unknown"))
+}
+
+func platformOf(p *v1.Platform) string {
+	if p == nil {
+		return ""
+	}
+	return p.String()
+}
+
+func (f *found) gather(ctx context.Context, place store.Repo, c *check, l look) error {
+	pieces, err := place.Evidence(ctx, f.digest)
+	if err != nil {
+		return err
+	}
+	for i := range pieces {
+		e := f.read(&pieces[i], c, l)
+		pieces[i].Raw = nil // an SBOM is large, and has been read
+		f.evidence = append(f.evidence, e)
+	}
+	if f.evidence == nil {
+		f.evidence = []Evidence{}
+	}
+	return nil
+}
+
+// read judges one piece on its own.
+func (f *found) read(p *store.Piece, c *check, l look) Evidence {
+	e := Evidence{Source: p.Source, Where: p.Where, Bundle: p.Digest, PredicateType: printable(p.PredicateType)}
+	reject := func(code verify.Code, message string) Evidence {
+		e.Code, e.Message = code, printable(message)
+		return e
+	}
+	if p.Raw == nil {
+		if p.Unwanted {
+			return reject(CodeNotNeeded, "not read: nothing that was asked depends on it")
+		}
+		return reject(CodeSkipped, p.Skipped)
+	}
+	e.Bundle = attest.DigestOf(p.Raw)
+	b, err := attest.ParseBundle(p.Raw)
+	if err != nil {
+		// BuildKit's own attestations are statements that nobody signed.
+		st, serr := attest.ParseStatement(p.Raw)
+		if serr != nil {
+			return reject(verify.CodeUnreadable, err.Error())
+		}
+		e.PredicateType = printable(st.PredicateType)
+		if l.all {
+			e.Says = says(st)
+		}
+		if !st.Binds(f.digest) {
+			return reject(verify.CodeSubject, "it is not signed, and its subject is not this digest")
+		}
+		if c.trust.Unsigned && verify.IsProvenance(st.PredicateType) {
+			return f.unsigned(e, st, "it is not signed; Build L1 asks for no more")
+		}
+		return reject(verify.CodeUnsigned, "it is not signed: worth Build L1 at most, and only when no more is asked than --level 1")
+	}
+	st := b.Statement()
+	e.PredicateType, e.KeyHint = printable(st.PredicateType), printable(b.KeyHint())
+	if l.all {
+		e.Says = says(st)
+	} else if !l.needs(st.PredicateType) {
+		return reject(CodeNotNeeded, "not checked: nothing that was asked depends on it")
+	}
+	ok, err := verify.Check(b, c.trust.Keys, f.digest)
+	if err != nil {
+		var r *verify.Rejection
+		if !errors.As(err, &r) {
+			return reject(verify.CodeUnreadable, err.Error())
+		}
+		if c.trust.Unsigned && r.Code == verify.CodeNoKey && verify.IsProvenance(st.PredicateType) && st.Binds(f.digest) {
+			return f.unsigned(e, st, "its signature was not checked; Build L1 asks for no more")
+		}
+		return reject(r.Code, r.Message)
+	}
+	signer := ok.Signer()
+	e.Signer = &signer
+	if verify.IsProvenance(st.PredicateType) {
+		return f.provenance(e, c, st, signer)
+	}
+	if format := policy.SBOMFormat(st.PredicateType); format != "" {
+		if _, _, err := policy.SBOMContent(format, st.Predicate); err != nil {
+			return reject(verify.CodePredicate, "its SBOM cannot be read: "+err.Error())
+		}
+		f.sboms = append(f.sboms, sbom{format: format, bundle: e.Bundle})
+	}
+	e.Accepted = true
+	return e
+}
+
+func (f *found) provenance(e Evidence, c *check, st *attest.Statement, signer verify.Signer) Evidence {
+	p, err := verify.ParseProvenance(st)
+	if err != nil {
+		e.Code, e.Message = verify.CodePredicate, printable(err.Error())
+		return e
+	}
+	if limit := c.trust.Cap(signer, p.BuilderID.Value); limit.Level < 1 {
+		e.Code, e.Message = verify.CodeBuilder, printable(limit.Reason)
+		return e
+	}
+	e.Accepted = true
+	f.candidates = append(f.candidates, verify.Candidate{
+		Bundle: e.Bundle, Where: e.Source, Provenance: p, Signer: &signer,
+		Expected: c.matched, Problems: c.rule.Expect(p),
+	})
+	return e
+}
+
+// unsigned takes provenance that nobody vouches for, where the caller asked
+// for no more than Build L1.
+func (f *found) unsigned(e Evidence, st *attest.Statement, message string) Evidence {
+	p, err := verify.ParseProvenance(st)
+	if err != nil {
+		e.Code, e.Message = verify.CodePredicate, printable(err.Error())
+		return e
+	}
+	e.Code, e.Message = verify.CodeUnsigned, message
+	f.candidates = append(f.candidates, verify.Candidate{Bundle: e.Bundle, Where: e.Source, Provenance: p})
+	return e
+}
+
+// why says what there is instead of provenance that counts.
+func (f *found) why() string {
+	seen, first := 0, ""
+	for _, e := range f.evidence {
+		if !verify.IsProvenance(e.PredicateType) && e.PredicateType != "" {
+			continue
+		}
+		seen++
+		// The most telling rejection is that of provenance about this very
+		// digest.
+		if first == "" || e.Code == verify.CodeBuilder || e.Code == verify.CodeSignature && first != "" {
+			first = e.Message
+		}
+	}
+	switch {
+	case len(f.evidence) == 0:
+		return "no evidence is attached to this digest"
+	case seen == 0:
+		return fmt.Sprintf("none of the %s attached to this digest is provenance", plural(len(f.evidence), "piece of evidence", "pieces of evidence"))
+	case seen == 1:
+		return "the one piece of provenance does not count: " + first
+	}
+	return fmt.Sprintf("none of %d pieces counts: %s", seen, first)
+}
+
+// sbom returns the accepted SBOMs in the formats asked for, and what is
+// missing.
+func (f *found) sbom(formats []string) (bundles []attest.Digest, missing string) {
+	if len(formats) == 0 && len(f.sboms) == 0 {
+		return nil, "no signed SBOM that counts is attached"
+	}
+	have := map[string]bool{}
+	for _, s := range f.sboms {
+		if len(formats) == 0 || slices.Contains(formats, s.format) {
+			have[s.format] = true
+			bundles = append(bundles, s.bundle)
+		}
+	}
+	for _, want := range formats {
+		if !have[want] {
+			return bundles, fmt.Sprintf("no signed %s SBOM that counts is attached", want)
+		}
+	}
+	return bundles, ""
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// says is a statement's content in one line, whoever signed it.
+func says(st *attest.Statement) string {
+	switch {
+	case verify.IsProvenance(st.PredicateType):
+		p, err := verify.ParseProvenance(st)
+		if err != nil {
+			return printable(err.Error())
+		}
+		line := "built by " + p.BuilderID.Value
+		if len(p.Sources) > 0 {
+			s := p.Sources[0]
+			line += ", from " + s.Repository
+			if s.Commit != "" {
+				line += "@" + s.Commit[:min(12, len(s.Commit))]
+			}
+			if s.Dirty {
+				line += " (changed)"
+			}
+		}
+		return printable(line + ", " + plural(p.Dependencies, "dependency", "dependencies"))
+	case policy.SBOMFormat(st.PredicateType) != "":
+		version, n, err := policy.SBOMContent(policy.SBOMFormat(st.PredicateType), st.Predicate)
+		if err != nil {
+			return printable(err.Error())
+		}
+		if policy.SBOMFormat(st.PredicateType) == policy.FormatCycloneDX {
+			version = "CycloneDX " + version
+		}
+		return printable(fmt.Sprintf("%s, %s", version, plural(n, "package", "packages")))
+	case st.PredicateType == attestations.VSAV1:
+		var v attestations.VSA
+		if err := attest.UnmarshalStrict(st.Predicate, &v); err != nil {
+			return printable("a verification summary that cannot be read: " + err.Error())
+		}
+		levels, err := json.Marshal(v.VerifiedLevels)
+		if err != nil {
+			return ""
+		}
+		return printable(fmt.Sprintf("%s %s by %s for %s", v.VerificationResult, levels, v.Verifier.ID, v.ResourceURI))
+	}
+	return printable(plural(len(st.Predicate), "byte", "bytes") + " of predicate")
+}

@@ -1,0 +1,261 @@
+// Package gate gives the verdict: from an image's reference to pass, deny or
+// undecided, with the reasons. Every caller goes through Gate.Judge, so there
+// is one path from evidence to decision. Inspect reads the same evidence the
+// same way and decides nothing.
+//
+// The reference is resolved once. An index is judged with every platform below
+// it and is as good as the worst of them. What goes wrong on the way, a panic
+// too, gives "undecided", never a pass.
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/policy"
+	"github.com/waxseal/waxseal/pkg/store"
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+// Gate judges images. The zero Gate is ready, and safe for concurrent use.
+type Gate struct {
+	// Open opens a reference; default: store.Open.
+	Open func(ctx context.Context, ref store.Reference, opts store.Options) (store.Repo, error)
+	// Now is the time of the decision; default: time.Now.
+	Now func() time.Time
+}
+
+// Request is what to judge, and against what.
+type Request struct {
+	// Reference is the image, in the form store.Parse takes.
+	Reference string
+	// Name is what the policy knows the image as, when that is not where its
+	// evidence lies: the destination of a promotion. Default: Reference
+	// without tag and digest.
+	Name string
+	// Policy holds the trust and the expectations. Without one, Keys alone
+	// are trusted, and no builder above Build L2.
+	Policy *policy.Policy
+	// Level asks for a Build level, 1 to 3. It can raise what a policy
+	// declares, and not lower it. Nil without a policy: 1.
+	Level *int
+	// Keys are PEM public keys. With a policy they narrow it: evidence must be
+	// signed by one of them as well.
+	Keys []verify.Key
+	// Store says how to reach the image, and where else to look for evidence.
+	Store store.Options
+}
+
+// UsageError is a request that cannot be judged whatever the evidence.
+type UsageError struct{ err error }
+
+func (e *UsageError) Error() string { return e.err.Error() }
+func (e *UsageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(format, args...)} }
+
+// Judge gives the verdict. The error is a *UsageError or nil: anything else
+// that goes wrong is in the verdict, as "undecided".
+func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
+	c, err := prepare(req, true)
+	if err != nil {
+		return nil, err
+	}
+	v := &Verdict{
+		Schema:    VerdictSchema,
+		Image:     c.ref.String(),
+		Decision:  Undecided,
+		Declared:  Levels{Build: c.declared},
+		TrustedBy: c.trustedBy,
+		Platforms: []Subject{},
+		Reasons:   []Reason{},
+		DecidedAt: g.now().UTC().Truncate(time.Second),
+		request:   req,
+	}
+	v.Subject = Subject{Decision: Undecided, Requirements: []verify.Row{}, Evidence: []Evidence{}}
+	if req.Policy != nil {
+		v.PolicyDigest = req.Policy.Digest()
+	}
+	v.TrustDigest = trustDigest(c)
+	if err := contain(func() error { return g.judge(ctx, c, v) }); err != nil {
+		v.undecided(err)
+	}
+	return v, nil
+}
+
+// contain turns a panic into an error: hostile evidence that finds a bug must
+// not end in an exit code that somebody takes for an answer.
+func contain(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &panicError{value: p, stack: debug.Stack()}
+		}
+	}()
+	return f()
+}
+
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string {
+	where := ""
+	// The line below the first frame outside of the runtime.
+	lines := strings.Split(string(e.stack), "\n")
+	for i, l := range lines {
+		if strings.HasPrefix(l, "panic(") && i+3 < len(lines) {
+			where = " at " + strings.TrimSpace(lines[i+3])
+		}
+	}
+	return fmt.Sprintf("internal error: %v%s (please report it)", e.value, where)
+}
+
+// check is a prepared request.
+type check struct {
+	Request
+	ref       store.Reference
+	name      string
+	trust     verify.Trust
+	trustedBy string
+	rule      policy.Rule
+	matched   bool
+	declared  int
+}
+
+func prepare(req Request, judging bool) (*check, error) {
+	ref, err := store.Parse(req.Reference)
+	if err != nil {
+		return nil, &UsageError{err}
+	}
+	c := &check{Request: req, ref: ref, name: req.Name}
+	if c.name == "" {
+		c.name = Name(ref)
+	}
+	if req.Level != nil && (*req.Level < 1 || *req.Level > verify.MaxLevel) {
+		return nil, usagef("level %d does not exist: SLSA v1.2 has Build L1 to L%d", *req.Level, verify.MaxLevel)
+	}
+	switch {
+	case req.Policy != nil:
+		c.trustedBy = TrustedByPolicy
+		c.trust = req.Policy.Trust()
+		if len(req.Keys) > 0 {
+			c.trust = narrow(c.trust, req.Keys)
+		}
+		c.rule, c.matched = req.Policy.For(c.name)
+		c.declared = c.rule.Level()
+	case len(req.Keys) > 0:
+		c.trustedBy = TrustedByKeys
+		c.trust = verify.Trust{Keys: req.Keys}
+		c.declared = 1
+	case req.Level != nil && *req.Level == 1:
+		// Build L1 asks for no authenticity, and the caller for no more.
+		c.trustedBy = TrustedByNobody
+		c.trust = verify.Trust{Unsigned: true}
+	case judging:
+		return nil, usagef("nothing to judge %s against: give --policy FILE or --key PUB (or --level 1, which believes provenance that nobody signed)", ref)
+	default:
+		c.trustedBy = TrustedByNobody
+	}
+	if req.Level != nil {
+		c.declared = max(c.declared, *req.Level)
+	}
+	return c, nil
+}
+
+// narrow leaves of a policy's trust what keys sign.
+func narrow(t verify.Trust, keys []verify.Key) verify.Trust {
+	given := func(id attest.Digest) bool {
+		return slices.ContainsFunc(keys, func(k verify.Key) bool { return k.ID() == id })
+	}
+	out := verify.Trust{Builders: []verify.Builder{}}
+	for _, k := range t.Keys {
+		if given(k.ID()) {
+			out.Keys = append(out.Keys, k)
+		}
+	}
+	for _, b := range t.Builders {
+		if given(b.Key) {
+			out.Builders = append(out.Builders, b)
+		}
+	}
+	return out
+}
+
+// Name is what a policy knows a reference as: without tag and digest.
+func Name(ref store.Reference) string {
+	switch ref.Kind {
+	case store.Registry:
+		return ref.Place
+	default:
+		return string(ref.Kind) + ":" + ref.Place
+	}
+}
+
+func (g Gate) now() time.Time {
+	if g.Now != nil {
+		return g.Now()
+	}
+	return time.Now()
+}
+
+func (g Gate) open(ctx context.Context, c *check) (store.Repo, error) {
+	if g.Open != nil {
+		return g.Open(ctx, c.ref, c.Store)
+	}
+	return store.Open(ctx, c.ref, c.Store)
+}
+
+func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
+	found, err := g.find(ctx, c, look{rule: c.rule})
+	if err != nil {
+		if found != nil {
+			v.Digest = found[0].digest // where it got to
+		}
+		return err
+	}
+	subjects := make([]Subject, len(found))
+	used := make([][]attest.Digest, len(found))
+	for i, f := range found {
+		subjects[i], used[i] = c.decide(f)
+	}
+	v.Subject, v.Platforms = subjects[0], subjects[1:]
+	v.used = used
+	v.conclude(c)
+	return nil
+}
+
+// undecided records why there is no decision. What was found so far is no
+// answer, so none of it is kept but the digest.
+func (v *Verdict) undecided(err error) {
+	d := v.Digest
+	v.Subject = Subject{Digest: d, Decision: Undecided, Requirements: []verify.Row{}, Evidence: []Evidence{}}
+	v.Decision = Undecided
+	v.Platforms = []Subject{}
+	code := CodeInternal
+	var p *panicError
+	switch {
+	case errors.As(err, &p):
+	case errors.Is(err, context.DeadlineExceeded):
+		code = CodeTimeout
+	case errors.Is(err, context.Canceled):
+		code = CodeCanceled
+	case errors.Is(err, store.ErrNotFound):
+		code = CodeNotFound
+	case errors.Is(err, store.ErrUnavailable):
+		code = CodeUnavailable
+	}
+	r := Reason{Code: code, Message: printable(err.Error())}
+	var way interface{ Hint() string }
+	if errors.As(err, &way) {
+		r.Hint = printable(way.Hint())
+	}
+	v.Reasons = []Reason{r}
+	v.used = nil
+}

@@ -1,0 +1,247 @@
+package gate
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+// VerdictSchema names the form of a Verdict in JSON; package report has its
+// JSON Schema.
+const VerdictSchema = "https://waxseal.dev/schemas/verdict/v1.json"
+
+// Decision is the answer.
+type Decision string
+
+// The decisions.
+const (
+	Pass      Decision = "pass"
+	Deny      Decision = "deny"
+	Undecided Decision = "undecided"
+)
+
+// Who the trust came from.
+const (
+	TrustedByPolicy = "policy"
+	TrustedByKeys   = "keys"
+	TrustedByNobody = "nobody"
+)
+
+// The codes of a Reason, beside those of packages verify and policy.
+const (
+	CodeLevel       = "level"       // a requirement of the declared level is not met
+	CodeSBOM        = "sbom"        // a required SBOM is missing
+	CodeNoRule      = "no-rule"     // no entry of the policy matches the image
+	CodePlatforms   = "platforms"   // the index has no platforms
+	CodeNotFound    = "not-found"   // there is no such image
+	CodeUnavailable = "unavailable" // the place could not be asked
+	CodeTimeout     = "timeout"
+	CodeCanceled    = "canceled"
+	CodeInternal    = "internal"
+)
+
+// Levels holds one level for each SLSA track.
+type Levels struct {
+	Build int `json:"build"`
+}
+
+// Verdict is the answer about one image. In JSON the fields of Subject, about
+// the reference's own digest, stand beside the others.
+type Verdict struct {
+	Schema string `json:"schema"`
+	Image  string `json:"image"` // the reference that was asked about
+	// Subject is the image's own part. Its decision and level are not shown:
+	// those below stand for the image with all its platforms.
+	Subject
+	Decision     Decision      `json:"decision"`
+	Declared     Levels        `json:"declared"`
+	Reached      Levels        `json:"reached"` // the lowest of all parts
+	TrustedBy    string        `json:"trustedBy"`
+	Platforms    []Subject     `json:"platforms"`
+	Reasons      []Reason      `json:"reasons"` // why it is not a pass; empty for one
+	PolicyDigest attest.Digest `json:"policyDigest,omitempty"`
+	TrustDigest  attest.Digest `json:"trustDigest"`
+	DecidedAt    time.Time     `json:"decidedAt"`
+
+	request Request
+	used    [][]attest.Digest // bundles each subject's answer rests on; the image first
+}
+
+// Subject is what was found about one digest.
+type Subject struct {
+	Digest       attest.Digest `json:"digest,omitempty"`
+	Platform     string        `json:"platform,omitempty"` // "" for the image itself
+	Decision     Decision      `json:"decision"`
+	Reached      Levels        `json:"reached"`
+	Requirements []verify.Row  `json:"requirements"`
+	Evidence     []Evidence    `json:"evidence"`
+
+	reasons []Reason
+}
+
+// Reason is one thing that stands against the image, or in the way of an
+// answer.
+type Reason struct {
+	Code        string        `json:"code"`
+	Platform    string        `json:"platform,omitempty"`
+	Digest      attest.Digest `json:"digest,omitempty"`      // of the image or platform it is about
+	Requirement string        `json:"requirement,omitempty"` // the id of a row
+	Message     string        `json:"message"`
+	Bundle      attest.Digest `json:"bundle,omitempty"` // the evidence that shows it
+	Pointer     string        `json:"pointer,omitempty"`
+	Hint        string        `json:"hint,omitempty"`
+}
+
+// Evidence is one piece that was seen, and what became of it.
+type Evidence struct {
+	Source        string         `json:"source"`           // where such things are found, in words
+	Where         string         `json:"where,omitempty"`  // the manifest's digest or the file
+	Bundle        attest.Digest  `json:"bundle,omitempty"` // digest of the piece as found
+	PredicateType string         `json:"predicateType,omitempty"`
+	Accepted      bool           `json:"accepted"`
+	Used          bool           `json:"used"` // the verdict rests on it
+	Signer        *verify.Signer `json:"signer,omitempty"`
+	KeyHint       string         `json:"keyHint,omitempty"` // what it says of its key; not verified
+	Code          verify.Code    `json:"code,omitempty"`    // why it was not accepted
+	Message       string         `json:"message,omitempty"`
+	Says          string         `json:"says,omitempty"` // its content in one line
+}
+
+// Sees code of evidence that was not read at all.
+const (
+	CodeSkipped   verify.Code = "skipped"    // the store did not read it
+	CodeNotNeeded verify.Code = "not-needed" // nothing that was asked depends on it
+)
+
+// conclude draws the decision from the subjects.
+func (v *Verdict) conclude(c *check) {
+	all := append([]Subject{v.Subject}, v.Platforms...)
+	v.Reached = v.Subject.Reached
+	v.Reasons = []Reason{}
+	if c.Policy != nil && !c.matched {
+		v.Reasons = append(v.Reasons, Reason{Code: CodeNoRule,
+			Message: fmt.Sprintf("no entry of the policy matches the image %q (it has %s)", c.name, patterns(c.Policy.Patterns()))})
+	}
+	for _, s := range all {
+		v.Reached.Build = min(v.Reached.Build, s.Reached.Build)
+		v.Reasons = append(v.Reasons, s.reasons...)
+	}
+	v.Decision = Deny
+	// Pass is the one that needs a proof: no reason against, every part
+	// decided for, and the level there.
+	passed := len(v.Reasons) == 0 && v.Reached.Build >= v.Declared.Build
+	for _, s := range all {
+		passed = passed && s.Decision == Pass
+	}
+	if passed {
+		v.Decision = Pass
+	}
+}
+
+func patterns(list []string) string {
+	const most = 3
+	var b strings.Builder
+	for i, p := range list {
+		if i == most {
+			fmt.Fprintf(&b, " and %d more", len(list)-most)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%q", p)
+	}
+	return b.String()
+}
+
+// decide judges one digest and returns the bundles the answer rests on.
+func (c *check) decide(f *found) (Subject, []attest.Digest) {
+	s := Subject{Digest: f.digest, Platform: f.platform, Evidence: f.evidence}
+	res := verify.Assess(c.trust, f.candidates, f.why())
+	s.Reached.Build = res.Level
+	s.Requirements = res.Rows
+	var used []attest.Digest
+	if res.Candidate != nil {
+		used = append(used, res.Candidate.Bundle)
+		for _, p := range res.Candidate.Problems {
+			s.reasons = append(s.reasons, Reason{Code: p.Code, Requirement: verify.RowExpectations, Message: p.Message,
+				Bundle: res.Candidate.Bundle, Pointer: p.Pointer})
+		}
+	}
+	for _, r := range res.Rows {
+		if r.Level > c.declared || r.Status == verify.Met || (r.ID == verify.RowExpectations && res.Candidate != nil) {
+			continue
+		}
+		// One reason is enough where there is nothing to judge.
+		if res.Candidate == nil && r.ID != verify.RowExists {
+			continue
+		}
+		reason := Reason{Code: CodeLevel, Requirement: r.ID, Message: fmt.Sprintf("%s (Build L%d) %s: %s", r.Title, r.Level, r.Status, r.Reason)}
+		if len(r.Evidence) > 0 {
+			reason.Bundle, reason.Pointer = r.Evidence[0].Bundle, r.Evidence[0].Pointer
+		}
+		s.reasons = append(s.reasons, reason)
+	}
+	if required, formats := c.rule.SBOM(); required && !f.index {
+		bundles, missing := f.sbom(formats)
+		used = append(used, bundles...)
+		if missing != "" {
+			s.reasons = append(s.reasons, Reason{Code: CodeSBOM, Message: missing})
+		}
+	}
+	if f.index && f.platforms == 0 {
+		s.reasons = append(s.reasons, Reason{Code: CodePlatforms, Message: "the index has no platform that could run"})
+	}
+	for i := range s.Evidence {
+		s.Evidence[i].Used = slices.Contains(used, s.Evidence[i].Bundle) && (s.Evidence[i].Accepted || c.trust.Unsigned)
+	}
+	for i := range s.reasons {
+		s.reasons[i].Platform, s.reasons[i].Digest = s.Platform, s.Digest
+		s.reasons[i].Message = printable(s.reasons[i].Message)
+	}
+	s.Decision = Deny
+	if len(s.reasons) == 0 && s.Reached.Build >= c.declared {
+		s.Decision = Pass
+	}
+	return s, used
+}
+
+// trustDigest names the trust that a verdict was given under, whatever file it
+// stood in: for caches, and to tell two verdicts apart.
+func trustDigest(c *check) attest.Digest {
+	var lines []string
+	for _, k := range c.trust.Keys {
+		lines = append(lines, "key "+string(k.ID()))
+	}
+	for _, b := range c.trust.Builders {
+		lines = append(lines, fmt.Sprintf("builder %q %s %d", b.ID, b.Key, b.MaxLevel))
+	}
+	slices.Sort(lines)
+	lines = append(lines, fmt.Sprintf("builders %t unsigned %t declared %d", c.trust.Builders != nil, c.trust.Unsigned, c.declared))
+	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))
+	return attest.Digest("sha256:" + hex.EncodeToString(sum[:]))
+}
+
+// printable makes foreign text safe for a terminal and a line.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > 600 {
+		return strings.ToValidUTF8(s[:600], "") + "…"
+	}
+	return s
+}

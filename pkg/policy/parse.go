@@ -1,0 +1,384 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+const (
+	maxDepth    = 16
+	maxNodes    = 50_000
+	maxBuilders = 100
+	maxImages   = 1000
+)
+
+// Parse reads a policy strictly. Errors name the line and the field.
+func Parse(raw []byte, opts ParseOptions) (*Policy, error) {
+	if opts.Name == "" {
+		opts.Name = "policy"
+	}
+	p, err := parse(raw, opts)
+	if err != nil {
+		var at *lineError
+		if errors.As(err, &at) {
+			return nil, fmt.Errorf("reading policy %s:%d: %w", opts.Name, at.line, err)
+		}
+		return nil, fmt.Errorf("reading policy %q: %w", opts.Name, err)
+	}
+	p.digest = attest.DigestOf(raw)
+	return p, nil
+}
+
+// lineError is an error at a line of the file.
+type lineError struct {
+	line int
+	err  error
+}
+
+func (e *lineError) Error() string { return e.err.Error() }
+func (e *lineError) Unwrap() error { return e.err }
+
+func at(n *yaml.Node, format string, args ...any) error {
+	return &lineError{n.Line, fmt.Errorf(format, args...)}
+}
+
+func parse(raw []byte, opts ParseOptions) (p *Policy, err error) {
+	if len(raw) > attest.MaxPolicy {
+		return nil, fmt.Errorf("%d bytes, more than the %d a policy may have", len(raw), attest.MaxPolicy)
+	}
+	if err := shallow(raw); err != nil {
+		return nil, err
+	}
+	dec := yaml.NewDecoder(strings.NewReader(string(raw)))
+	var doc yaml.Node
+	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
+		return nil, errors.New("it is empty; \"waxseal policy init\" writes one to start from")
+	} else if err != nil {
+		return nil, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	var second yaml.Node
+	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
+		return nil, errors.New("more than one YAML document in the file")
+	}
+	nodes := 0
+	if err := plain(&doc, 0, &nodes); err != nil {
+		return nil, err
+	}
+	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
+		return nil, errors.New("it is empty; \"waxseal policy init\" writes one to start from")
+	}
+	d := decoder{opts: opts}
+	d.policy(doc.Content[0])
+	if d.err != nil {
+		return nil, d.err
+	}
+	return &d.out, nil
+}
+
+// shallow refuses what would take the YAML parser itself long or deep: it
+// builds the tree before anybody can look at it.
+func shallow(raw []byte) error {
+	open := 0
+	for i, line := 0, 1; i < len(raw); i++ {
+		switch raw[i] {
+		case '\n':
+			line++
+		case '[', '{':
+			open++
+		case ']', '}':
+			open--
+		}
+		if open > 4*maxDepth {
+			return &lineError{line, fmt.Errorf("brackets nested more than %d deep", 4*maxDepth)}
+		}
+	}
+	return nil
+}
+
+// plain refuses what a policy has no use for and an attacker has: anchors and
+// aliases (a small file that is a huge tree), tags, merges, depth, and keys
+// that are not text or stand twice.
+func plain(n *yaml.Node, depth int, nodes *int) error {
+	*nodes++
+	switch {
+	case depth > maxDepth:
+		return at(n, "nested more than %d deep", maxDepth)
+	case *nodes > maxNodes:
+		return at(n, "more than %d values", maxNodes)
+	case n.Anchor != "" || n.Kind == yaml.AliasNode:
+		return at(n, "anchors and aliases are not allowed in a policy; write the value out")
+	case n.Style&yaml.TaggedStyle != 0:
+		return at(n, "tags such as %s are not allowed in a policy", clip(n.Tag))
+	}
+	if n.Kind == yaml.MappingNode {
+		seen := map[string]int{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			k := n.Content[i]
+			if k.Kind != yaml.ScalarNode || k.Tag == "!!merge" {
+				return at(k, "a key must be plain text")
+			}
+			if line, twice := seen[k.Value]; twice {
+				return at(k, "field %q stands twice, first in line %d", clip(k.Value), line)
+			}
+			seen[k.Value] = k.Line
+		}
+	}
+	for _, c := range n.Content {
+		if err := plain(c, depth+1, nodes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// decoder turns the tree into a Policy. The first error stays.
+type decoder struct {
+	opts ParseOptions
+	out  Policy
+	err  error
+}
+
+func (d *decoder) fail(n *yaml.Node, format string, args ...any) {
+	if d.err == nil {
+		d.err = at(n, format, args...)
+	}
+}
+
+// object calls one function for each field of a mapping; required fields must
+// be there and others are refused.
+func (d *decoder) object(n *yaml.Node, what string, required []string, fields map[string]func(*yaml.Node)) {
+	if n.Kind != yaml.MappingNode {
+		d.fail(n, "%s must have fields (%s)", what, strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+		return
+	}
+	have := map[string]bool{}
+	for i := 0; i+1 < len(n.Content) && d.err == nil; i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		f, ok := fields[key.Value]
+		if !ok {
+			d.fail(key, "unknown field %q in %s; it may have %s", clip(key.Value), what, strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+			return
+		}
+		have[key.Value] = true
+		f(value)
+	}
+	for _, r := range required {
+		if !have[r] {
+			d.fail(n, "%s has no %q", what, r)
+		}
+	}
+}
+
+func (d *decoder) list(n *yaml.Node, what string, most int, f func(*yaml.Node)) {
+	switch {
+	case n.Kind != yaml.SequenceNode:
+		d.fail(n, "%s must be a list", what)
+	case len(n.Content) == 0:
+		d.fail(n, "%s is empty", what)
+	case len(n.Content) > most:
+		d.fail(n, "%s has %d entries, more than the %d allowed", what, len(n.Content), most)
+	}
+	for _, c := range n.Content {
+		if d.err == nil {
+			f(c)
+		}
+	}
+}
+
+func (d *decoder) text(n *yaml.Node, what string) string {
+	if n.Kind != yaml.ScalarNode || n.Tag != "!!str" || n.Value == "" {
+		d.fail(n, "%s must be text", what)
+		return ""
+	}
+	return n.Value
+}
+
+func (d *decoder) number(n *yaml.Node, what string, low, high int) int {
+	v, err := strconv.Atoi(n.Value)
+	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" || err != nil || v < low || v > high {
+		d.fail(n, "%s must be a number from %d to %d", what, low, high)
+	}
+	return v
+}
+
+func (d *decoder) truth(n *yaml.Node, what string) bool {
+	if n.Kind != yaml.ScalarNode || n.Tag != "!!bool" || (n.Value != "true" && n.Value != "false") {
+		d.fail(n, "%s must be true or false", what)
+	}
+	return n.Value == "true"
+}
+
+func (d *decoder) policy(n *yaml.Node) {
+	constant := func(what, want string) func(*yaml.Node) {
+		return func(n *yaml.Node) {
+			if got := d.text(n, what); d.err == nil && got != want {
+				d.fail(n, "%s is %q, this version reads %q", what, clip(got), want)
+			}
+		}
+	}
+	d.object(n, "the policy", []string{"apiVersion", "kind", "trust", "images"}, map[string]func(*yaml.Node){
+		"apiVersion": constant("apiVersion", APIVersion),
+		"kind":       constant("kind", Kind),
+		"trust": func(n *yaml.Node) {
+			d.object(n, "trust", []string{"builders"}, map[string]func(*yaml.Node){
+				"builders": func(n *yaml.Node) { d.list(n, "trust.builders", maxBuilders, d.builder) },
+			})
+		},
+		"images": func(n *yaml.Node) { d.list(n, "images", maxImages, d.image) },
+	})
+}
+
+func (d *decoder) builder(n *yaml.Node) {
+	var b builder
+	d.object(n, "the builder", []string{"id", "signer", "maxLevel"}, map[string]func(*yaml.Node){
+		"id": func(n *yaml.Node) {
+			b.id = d.text(n, "id")
+			if u, err := url.Parse(b.id); d.err == nil && (err != nil || u.Scheme == "") {
+				d.fail(n, "builder id %q is not a URI", clip(b.id))
+			}
+		},
+		"signer":   func(n *yaml.Node) { b.key = d.signer(n) },
+		"maxLevel": func(n *yaml.Node) { b.maxLevel = d.number(n, "maxLevel", 1, verify.MaxLevel) },
+	})
+	if d.err != nil {
+		return
+	}
+	if b.id == attestations.UnhostedBuilderID && b.maxLevel > 1 {
+		d.fail(n, "builder %q is a build on somebody's own machine; SLSA gives it Build L1 at most, so maxLevel must be 1", b.id)
+		return
+	}
+	for _, other := range d.out.builders {
+		if other.id == b.id && other.key.ID() == b.key.ID() {
+			d.fail(n, "builder %q with this signer stands twice", clip(b.id))
+			return
+		}
+	}
+	d.out.builders = append(d.out.builders, b)
+	if !slices.ContainsFunc(d.out.keys, func(k verify.Key) bool { return k.ID() == b.key.ID() }) {
+		d.out.keys = append(d.out.keys, b.key)
+	}
+}
+
+func (d *decoder) signer(n *yaml.Node) (key verify.Key) {
+	read := func(n *yaml.Node, name string, raw []byte, err error) {
+		if err != nil {
+			d.fail(n, "reading the signer's key: %w", err)
+			return
+		}
+		if key, err = verify.ParseKey(name, raw); err != nil {
+			d.fail(n, "%w", err)
+		}
+	}
+	d.object(n, "the signer", nil, map[string]func(*yaml.Node){
+		"key": func(n *yaml.Node) {
+			name := d.text(n, "key")
+			if d.err != nil {
+				return
+			}
+			if d.opts.ReadKey == nil {
+				d.fail(n, "key %q is a file, and this policy has no folder to look in; use pem", clip(name))
+				return
+			}
+			raw, err := d.opts.ReadKey(name)
+			read(n, name, raw, err)
+		},
+		"pem": func(n *yaml.Node) {
+			if raw := d.text(n, "pem"); d.err == nil {
+				read(n, fmt.Sprintf("line %d", n.Line), []byte(raw), nil)
+			}
+		},
+	})
+	if d.err == nil && len(n.Content) != 2 {
+		d.fail(n, `the signer must have one of "key" and "pem"`)
+	}
+	return key
+}
+
+func (d *decoder) image(n *yaml.Node) {
+	var i image
+	d.object(n, "the image", []string{"match", "level"}, map[string]func(*yaml.Node){
+		"match": func(n *yaml.Node) {
+			i.match = d.text(n, "match")
+			if strings.Contains(i.match, "***") {
+				d.fail(n, "match %q: more than two stars in a row", clip(i.match))
+			}
+			if len(i.match) > 512 {
+				d.fail(n, "match is longer than 512 bytes")
+			}
+		},
+		"level": func(n *yaml.Node) {
+			d.object(n, "level", []string{"build"}, map[string]func(*yaml.Node){
+				"build": func(n *yaml.Node) { i.level = d.number(n, "level.build", 0, verify.MaxLevel) },
+			})
+		},
+		"source": func(n *yaml.Node) {
+			d.object(n, "source", []string{"repository"}, map[string]func(*yaml.Node){
+				"repository": func(n *yaml.Node) {
+					i.repository = d.text(n, "source.repository")
+					if d.err == nil && !verify.SameRepository(i.repository, i.repository) {
+						d.fail(n, "source.repository %q is not the address of a repository, such as https://HOST/OWNER/NAME", clip(i.repository))
+					}
+				},
+				"allowChanges": func(n *yaml.Node) { i.allowChanges = d.truth(n, "source.allowChanges") },
+			})
+		},
+		"buildTypes": func(n *yaml.Node) {
+			d.list(n, "buildTypes", 100, func(n *yaml.Node) { i.buildTypes = append(i.buildTypes, d.text(n, "a build type")) })
+		},
+		"parameters": func(n *yaml.Node) { i.parameters = d.parameters(n) },
+		"sbom": func(n *yaml.Node) {
+			d.object(n, "sbom", []string{"required"}, map[string]func(*yaml.Node){
+				"required": func(n *yaml.Node) { i.sbom = d.truth(n, "sbom.required") },
+				"formats": func(n *yaml.Node) {
+					d.list(n, "sbom.formats", 2, func(n *yaml.Node) {
+						f := d.text(n, "a format")
+						if d.err == nil && f != FormatSPDX && f != FormatCycloneDX {
+							d.fail(n, "sbom format %q: this version knows %s and %s", clip(f), FormatSPDX, FormatCycloneDX)
+						}
+						i.formats = append(i.formats, f)
+					})
+				},
+			})
+		},
+	})
+	d.out.images = append(d.out.images, i)
+}
+
+func (d *decoder) parameters(n *yaml.Node) map[string]allowed {
+	out := map[string]allowed{}
+	if n.Kind != yaml.MappingNode {
+		d.fail(n, `parameters must map the name of a parameter to "any" or a list`)
+		return nil
+	}
+	for i := 0; i+1 < len(n.Content) && d.err == nil; i += 2 {
+		name, v := n.Content[i].Value, n.Content[i+1]
+		switch {
+		case v.Kind == yaml.ScalarNode && v.Value == "any":
+			out[name] = allowed{any: true}
+		case v.Kind == yaml.SequenceNode:
+			a := allowed{values: []string{}}
+			for _, c := range v.Content {
+				if c.Kind != yaml.ScalarNode || c.Tag == "!!null" {
+					d.fail(c, "parameters.%s: a list of plain values is wanted", clip(name))
+				}
+				a.values = append(a.values, c.Value)
+			}
+			out[name] = a
+		default:
+			d.fail(v, `parameters.%s must be "any" or a list`, clip(name))
+		}
+	}
+	return out
+}

@@ -1,0 +1,282 @@
+// Package policy says what is expected of an image: who may have built it,
+// which SLSA level it must carry, and from what. Call Load on a file or Parse
+// on bytes; the Policy that comes back is complete and consistent. Then ask
+// For with an image's name, and the Rule for what is not as expected.
+//
+// A policy is YAML under schema.json. What the file does not say is refused:
+// an unknown field, an image that no entry matches, a build parameter that no
+// entry allows.
+package policy
+
+import (
+	_ "embed"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+// The apiVersion and kind of a policy.
+const (
+	APIVersion = "waxseal.dev/v1"
+	Kind       = "Policy"
+)
+
+//go:embed schema.json
+var schema []byte
+
+// Schema returns the JSON Schema of a policy.
+func Schema() []byte { return slices.Clone(schema) }
+
+// Policy is a checked policy.
+type Policy struct {
+	builders []builder
+	images   []image
+	keys     []verify.Key
+	digest   attest.Digest
+	path     string
+}
+
+type builder struct {
+	id       string
+	key      verify.Key
+	maxLevel int
+}
+
+type image struct {
+	match      string
+	level      int
+	repository string
+	// allowChanges accepts a tree that is not exactly the commit's.
+	allowChanges bool
+	buildTypes   []string
+	parameters   map[string]allowed
+	sbom         bool
+	formats      []string
+}
+
+// allowed is what a build parameter may be set to.
+type allowed struct {
+	any    bool
+	values []string
+}
+
+// ParseOptions configures Parse.
+type ParseOptions struct {
+	// Name is what messages call the policy; default "policy".
+	Name string
+	// ReadKey returns the bytes of a signer's key file, as the policy names
+	// it. Nil: a policy that names a file is refused.
+	ReadKey func(name string) ([]byte, error)
+}
+
+// Load reads the policy file at path and the keys it names, relative to it.
+func Load(path string) (*Policy, error) {
+	raw, err := readFile(path, attest.MaxPolicy)
+	if err != nil {
+		return nil, fmt.Errorf("reading policy %q: %w", path, err)
+	}
+	p, err := Parse(raw, ParseOptions{Name: path, ReadKey: func(name string) ([]byte, error) {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(filepath.Dir(path), name)
+		}
+		return readFile(name, attest.MaxKey)
+	}})
+	if err != nil {
+		return nil, err
+	}
+	p.path = path
+	return p, nil
+}
+
+// readFile reads a regular file of at most limit bytes: a device or a pipe
+// under a policy's name would never end.
+func readFile(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	if info.Size() > limit {
+		return nil, fmt.Errorf("%s has %d bytes, more than the %d allowed", path, info.Size(), limit)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(raw)) > limit {
+		return nil, fmt.Errorf("%s grew beyond the %d bytes allowed", path, limit)
+	}
+	return raw, nil
+}
+
+// Digest is the sha256 of the policy's bytes.
+func (p *Policy) Digest() attest.Digest { return p.digest }
+
+// Path is the file that the policy was loaded from, or "".
+func (p *Policy) Path() string { return p.path }
+
+// Trust is the policy's roots of trust.
+func (p *Policy) Trust() verify.Trust {
+	t := verify.Trust{Keys: slices.Clone(p.keys), Builders: []verify.Builder{}}
+	for _, b := range p.builders {
+		t.Builders = append(t.Builders, verify.Builder{ID: b.id, Key: b.key.ID(), MaxLevel: b.maxLevel})
+	}
+	return t
+}
+
+// Patterns lists the image patterns, in the order of the file.
+func (p *Policy) Patterns() []string {
+	var out []string
+	for _, i := range p.images {
+		out = append(out, i.match)
+	}
+	return out
+}
+
+// Rule is what the policy expects of one image: every entry that matches it,
+// together. The strictest of each holds.
+type Rule struct{ entries []image }
+
+// For returns the rule for an image, named without tag and digest, as
+// "host/repository" or "oci:PATH". False: no entry matches, which denies.
+func (p *Policy) For(name string) (Rule, bool) {
+	var r Rule
+	for _, i := range p.images {
+		if matches(i.match, name) {
+			r.entries = append(r.entries, i)
+		}
+	}
+	return r, len(r.entries) > 0
+}
+
+// Level is the Build level declared for the image.
+func (r Rule) Level() int {
+	level := 0
+	for _, e := range r.entries {
+		level = max(level, e.level)
+	}
+	return level
+}
+
+// SBOM reports whether an SBOM is required, and in which formats; none named
+// means any.
+func (r Rule) SBOM() (required bool, formats []string) {
+	for _, e := range r.entries {
+		required = required || e.sbom
+		for _, f := range e.formats {
+			if e.sbom && !slices.Contains(formats, f) {
+				formats = append(formats, f)
+			}
+		}
+	}
+	slices.Sort(formats)
+	return required, formats
+}
+
+// The codes of the problems that Expect returns.
+const (
+	CodeSource    = "source"
+	CodeBuildType = "build-type"
+	CodeParameter = "parameter"
+)
+
+// Expect compares provenance with what the rule expects of it and returns
+// what is different. None: all is as expected.
+func (r Rule) Expect(p *verify.Provenance) []verify.Problem {
+	var out []verify.Problem
+	for _, e := range r.entries {
+		for _, b := range e.expect(p) {
+			if !slices.Contains(out, b) {
+				out = append(out, b)
+			}
+		}
+	}
+	return out
+}
+
+func (e image) expect(p *verify.Provenance) []verify.Problem {
+	var out []verify.Problem
+	if e.repository != "" {
+		if b, bad := e.source(p); bad {
+			out = append(out, b)
+		}
+	}
+	if len(e.buildTypes) > 0 && !slices.Contains(e.buildTypes, p.BuildType.Value) {
+		out = append(out, verify.Problem{Code: CodeBuildType, Pointer: p.BuildType.Pointer,
+			Message: fmt.Sprintf("buildType is %q, expected %s", clip(p.BuildType.Value), list(e.buildTypes))})
+	}
+	return append(out, e.unexpected(p)...)
+}
+
+func (e image) source(p *verify.Provenance) (verify.Problem, bool) {
+	bad := func(pointer, format string, args ...any) (verify.Problem, bool) {
+		return verify.Problem{Code: CodeSource, Pointer: pointer, Message: fmt.Sprintf(format, args...)}, true
+	}
+	if len(p.Sources) == 0 {
+		return bad(p.ExternalPointer, "the provenance names no source repository, expected %q", e.repository)
+	}
+	// The first is the one that the build type means; a dependency that
+	// happens to have the right address is not what was built.
+	s := p.Sources[0]
+	switch {
+	case !verify.SameRepository(s.Repository, e.repository):
+		return bad(s.Pointer, "built from %q, expected %q", clip(s.Repository), e.repository)
+	case s.Commit == "":
+		return bad(s.Pointer, "built from %q, and no commit is recorded", clip(s.Repository))
+	case s.Dirty && !e.allowChanges:
+		return bad(s.Pointer, "built from %q with %s", clip(s.Repository), changed(s.Changed))
+	}
+	return verify.Problem{}, false
+}
+
+func changed(files []string) string {
+	switch len(files) {
+	case 0:
+		return "files that are not the commit's"
+	case 1:
+		return fmt.Sprintf("a file that is not the commit's: %s", clip(files[0]))
+	}
+	return fmt.Sprintf("%d files that are not the commit's, %s first", len(files), clip(files[0]))
+}
+
+// known lists the parameters of a build type that need no entry of their own,
+// because "source" checks them, or because they cannot bring anything into the
+// image that was not there. A Dockerfile asked for by name is not among them:
+// it may lie outside of the context.
+func known(buildType string) map[string]allowed {
+	if buildType != attestations.ContainerBuildType {
+		return nil
+	}
+	out := map[string]allowed{}
+	for _, n := range []string{
+		"context",         // where it came from: checked by "source"
+		"platforms",       // the platforms are judged one by one
+		"sbom",            // what was asked for is not what is there: see "sbom"
+		"pull", "noCache", // only ever make the build fresher
+		"noCacheFilter",   //
+		"sourceDateEpoch", // file times
+		"keepTimestamps",  //
+		"outputs",         // compression of the layers
+		"cacheTo",         // leaves the build
+	} {
+		out[n] = allowed{any: true}
+	}
+	out["network"] = allowed{values: []string{"none", "default"}}
+	return out
+}
+
+func list(values []string) string {
+	quoted := make([]string, len(values))
+	for i, v := range values {
+		quoted[i] = fmt.Sprintf("%q", v)
+	}
+	return strings.Join(quoted, " or ")
+}
