@@ -23,7 +23,7 @@ var rooms = map[string]string{
 	"cmd/waxseal":        "internal/cli",
 	"cmd/waxseal-engine": "internal/engine",
 	"internal/cli":       "attestations pkg/attest pkg/build pkg/gate pkg/policy pkg/promote pkg/report pkg/sbom pkg/sign pkg/store pkg/verify",
-	"internal/engine":    "pkg/catalog",
+	"internal/engine":    "pkg/catalog pkg/sbom pkg/attest",
 	"internal/testkit":   "*",
 	"attestations":       "",
 	"pkg/attest":         "attestations",

@@ -215,7 +215,7 @@ func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
 // text: strings as they are, everything else as JSON.
 func selectJSON(doc any, path string) ([]string, error) {
 	now := []any{doc}
-	for _, step := range regexp.MustCompile(`\.[^.\[]+|\.?"[^"]*"|\[\d*\]`).FindAllString(path, -1) {
+	for _, step := range regexp.MustCompile(`\."[^"]*"|\.[^.\["]+|\[\d*\]`).FindAllString(path, -1) {
 		var next []any
 		for _, value := range now {
 			name := strings.Trim(strings.TrimPrefix(step, "."), `"`)
