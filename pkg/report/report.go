@@ -1,0 +1,494 @@
+// Package report renders what package gate found: a verdict or an inspection,
+// for people (Verdict, Tree) and for programs (JSON). The renderings say the
+// same; JSON leaves nothing out and has a schema.
+package report
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+var (
+	//go:embed verdict.schema.json
+	verdictSchema string
+	//go:embed inspection.schema.json
+	inspectionSchema string
+)
+
+// VerdictSchema is the JSON Schema of a gate.Verdict as JSON writes it.
+func VerdictSchema() []byte { return []byte(verdictSchema) }
+
+// InspectionSchema is the JSON Schema of a gate.Inspection.
+func InspectionSchema() []byte { return []byte(inspectionSchema) }
+
+// TextOptions configures the renderings for people.
+type TextOptions struct {
+	Color bool
+	// Width and Height of the screen; default 80 and 24. A verdict is cut to
+	// fit, never in its first lines.
+	Width, Height int
+}
+
+func (o TextOptions) sized() TextOptions {
+	if o.Width < 40 {
+		o.Width = 80
+	}
+	if o.Height < 12 {
+		o.Height = 24
+	}
+	return o
+}
+
+// JSON writes a verdict or an inspection for programs.
+func JSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("writing JSON: %w", err)
+	}
+	return nil
+}
+
+type color string
+
+const (
+	plain  color = ""
+	red    color = "\x1b[31m"
+	green  color = "\x1b[32m"
+	yellow color = "\x1b[33m"
+	bold   color = "\x1b[1m"
+	dim    color = "\x1b[2m"
+)
+
+func (o TextOptions) paint(c color, s string) string {
+	if !o.Color || c == plain {
+		return s
+	}
+	return string(c) + s + "\x1b[0m"
+}
+
+// Verdict writes a verdict for people: the answer first, then why, then what
+// to do next.
+func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
+	o := opts.sized()
+	head := o.head(v)
+	var parts []string
+	if v.Decision != gate.Undecided {
+		parts = o.parts(v)
+	}
+	next := o.next(v)
+	// The rows give way first, then the reasons: what is left out is in JSON.
+	rows := o.rows(v, false)
+	reasons := o.reasons(v, 100)
+	room := o.Height - 1 - height(o, head) - height(o, next) - height(o, parts)
+	if height(o, rows)+height(o, reasons) > room {
+		rows = o.rows(v, true)
+	}
+	for most := 6; most > 1 && height(o, rows)+height(o, reasons) > room; most-- {
+		reasons = o.reasons(v, most)
+	}
+	var b strings.Builder
+	for _, section := range [][]string{head, parts, rows, reasons, next} {
+		for _, line := range section {
+			b.WriteString(line)
+			b.WriteByte('\n')
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// height is how many lines of the screen a section takes.
+func height(o TextOptions, lines []string) int {
+	n := 0
+	for _, l := range lines {
+		n += 1 + max(0, visible(l)-1)/o.Width
+	}
+	return n
+}
+
+// visible is the width of a line without its colours.
+func visible(s string) int {
+	n := 0
+	for {
+		i := strings.Index(s, "\x1b[")
+		if i < 0 {
+			return n + utf8.RuneCountInString(s)
+		}
+		n += utf8.RuneCountInString(s[:i])
+		end := strings.IndexByte(s[i:], 'm')
+		if end < 0 {
+			return n
+		}
+		s = s[i+end+1:]
+	}
+}
+
+func (o TextOptions) head(v *gate.Verdict) []string {
+	word := map[gate.Decision]string{gate.Pass: "PASSED", gate.Deny: "DENIED", gate.Undecided: "UNDECIDED"}[v.Decision]
+	c := map[gate.Decision]color{gate.Pass: green, gate.Deny: red, gate.Undecided: yellow}[v.Decision]
+	levels := fmt.Sprintf("carries SLSA Build L%d, declared Build L%d", v.Reached.Build, v.Declared.Build)
+	if v.Decision == gate.Undecided {
+		levels = fmt.Sprintf("could not be decided; declared Build L%d", v.Declared.Build)
+	}
+	lines := []string{o.paint(c, word) + "  " + o.paint(bold, levels) + " (trust: " + trust(v) + ")", "  " + v.Image}
+	if v.Digest != "" {
+		lines = append(lines, "  "+string(v.Digest))
+	}
+	return lines
+}
+
+func trust(v *gate.Verdict) string {
+	switch v.TrustedBy {
+	case gate.TrustedByPolicy:
+		return "the policy"
+	case gate.TrustedByKeys:
+		return "the keys given"
+	}
+	return "nobody's"
+}
+
+// parts lists the platforms of an index.
+func (o TextOptions) parts(v *gate.Verdict) []string {
+	if len(v.Platforms) == 0 {
+		return nil
+	}
+	const most = 4
+	lines := []string{""}
+	line := func(name string, s gate.Subject) string {
+		return fmt.Sprintf("  %-16s %-26s Build L%d  %s", name, verify.Short(s.Digest), s.Reached.Build, o.decision(s.Decision))
+	}
+	lines = append(lines, line("index", v.Subject))
+	// The worst first: that is the one to look at.
+	sorted := slices.Clone(v.Platforms)
+	slices.SortStableFunc(sorted, func(a, b gate.Subject) int { return rank(a) - rank(b) })
+	for i, p := range sorted {
+		if i == most && len(sorted) > most+1 {
+			lines = append(lines, fmt.Sprintf("  and %d more platforms (--output json)", len(sorted)-most))
+			break
+		}
+		lines = append(lines, line(p.Platform, p))
+	}
+	return lines
+}
+
+func rank(s gate.Subject) int {
+	n := s.Reached.Build
+	if s.Decision == gate.Pass {
+		n += 10
+	}
+	return n
+}
+
+func (o TextOptions) decision(d gate.Decision) string {
+	switch d {
+	case gate.Pass:
+		return o.paint(green, "pass")
+	case gate.Deny:
+		return o.paint(red, "deny")
+	}
+	return o.paint(yellow, "undecided")
+}
+
+// weakest is the part whose rows are shown.
+func weakest(v *gate.Verdict) (gate.Subject, string) {
+	worst, name := v.Subject, "the image"
+	if len(v.Platforms) > 0 {
+		name = "the index"
+	}
+	worst.Decision = gate.Pass
+	if slices.ContainsFunc(v.Reasons, func(r gate.Reason) bool { return r.Platform == "" && r.Digest == v.Digest }) {
+		worst.Decision = gate.Deny
+	}
+	for _, p := range v.Platforms {
+		if rank(p) < rank(worst) {
+			worst, name = p, p.Platform
+		}
+	}
+	return worst, name
+}
+
+func (o TextOptions) rows(v *gate.Verdict, short bool) []string {
+	s, name := weakest(v)
+	if len(s.Requirements) == 0 {
+		return nil
+	}
+	title := "SLSA v1.2 Build"
+	if len(v.Platforms) > 0 {
+		title += ", " + name
+	}
+	lines := []string{"", o.paint(dim, fmt.Sprintf("%-31s %-15s %s", title, "answer", "rests on"))}
+	for level := 1; level <= verify.MaxLevel; level++ {
+		var of []verify.Row
+		met := 0
+		for _, r := range s.Requirements {
+			if r.Level == level {
+				of = append(of, r)
+				if r.Status == verify.Met {
+					met++
+				}
+			}
+		}
+		if short && met == len(of) {
+			lines = append(lines, fmt.Sprintf("L%d %-28s %s", level, fmt.Sprintf("all %d requirements", met), o.status(verify.Met)))
+			continue
+		}
+		for _, r := range of {
+			// Above what was declared the answer is there for interest.
+			if short && r.Status == verify.Met {
+				continue
+			}
+			lines = append(lines, strings.TrimRight(fmt.Sprintf("L%d %-28s %s %s", r.Level, r.Title, o.status(r.Status), clip(restsOn(r), o.Width-49)), " "))
+		}
+		if short && met > 0 {
+			lines = append(lines, fmt.Sprintf("L%d %-28s %s", level, fmt.Sprintf("%d more", met), o.status(verify.Met)))
+		}
+	}
+	return lines
+}
+
+func (o TextOptions) status(s verify.Status) string {
+	c := map[verify.Status]color{verify.Met: green, verify.NotMet: red, verify.Unknown: yellow}[s]
+	return o.paint(c, fmt.Sprintf("%-15s", s))
+}
+
+// restsOn names the field a row rests on, the last if there are several: the
+// first are shared by many rows.
+func restsOn(r verify.Row) string {
+	if len(r.Evidence) == 0 {
+		return ""
+	}
+	p := r.Evidence[0].Pointer
+	for _, e := range r.Evidence {
+		if e.Pointer != "" {
+			p = e.Pointer
+		}
+	}
+	switch {
+	case p == "":
+		return "the statement"
+	case strings.HasPrefix(p, "/predicate/"):
+		return p[len("/predicate/"):]
+	}
+	return p[1:]
+}
+
+func (o TextOptions) reasons(v *gate.Verdict, most int) []string {
+	if len(v.Reasons) == 0 {
+		return nil
+	}
+	lines := []string{""}
+	for i, r := range v.Reasons {
+		if i == most {
+			lines = append(lines, fmt.Sprintf("  and %d more reasons (--output json)", len(v.Reasons)-most))
+			break
+		}
+		text := r.Message
+		if r.Platform != "" {
+			text = r.Platform + ": " + text
+		}
+		if r.Pointer != "" && !strings.Contains(text, r.Pointer) {
+			text += " [" + r.Pointer + "]"
+		}
+		lines = append(lines, o.wrap("- ", text)...)
+		if r.Hint != "" {
+			lines = append(lines, o.wrap("  hint: ", r.Hint)...)
+		}
+	}
+	return lines
+}
+
+// next says what to do now.
+func (o TextOptions) next(v *gate.Verdict) []string {
+	text := advice(v)
+	if text == "" {
+		return nil
+	}
+	return append([]string{""}, o.wrap("next: ", text)...)
+}
+
+func advice(v *gate.Verdict) string {
+	inspect := fmt.Sprintf("\"waxseal inspect %s\" shows all that is attached", v.Image)
+	if v.Decision == gate.Pass {
+		return "use it by this digest; \"waxseal promote SRC DST\" ships it with a signed summary of this verdict"
+	}
+	codes := map[string]bool{}
+	for _, r := range v.Reasons {
+		codes[r.Code] = true
+		if r.Code == gate.CodeLevel {
+			codes["row "+r.Requirement] = true
+		}
+	}
+	for _, e := range allEvidence(v) {
+		if verify.IsProvenance(e.PredicateType) && !e.Accepted {
+			codes["evidence "+string(e.Code)] = true
+		}
+	}
+	switch {
+	case v.Decision == gate.Undecided && codes[gate.CodeNotFound]:
+		return "check the name and the tag, and ask again"
+	case v.Decision == gate.Undecided && codes[gate.CodeInternal]:
+		return "nothing was decided; please report this with the reference and the version"
+	case v.Decision == gate.Undecided:
+		return "nothing was decided; ask again when the cause is gone"
+	case codes[gate.CodeNoRule]:
+		return "add an entry for this image to the policy, or ask about the name that the policy has"
+	case codes["row "+verify.RowExists] && codes["evidence "+string(verify.CodeSignature)]:
+		return "give the key that signed it, or have it built and signed by a trusted builder; " + inspect
+	case codes["row "+verify.RowExists] && codes["evidence "+string(verify.CodeBuilder)]:
+		return "if this builder is to be trusted, add its id and key to trust.builders of the policy; " + inspect
+	case codes["row "+verify.RowExists]:
+		return "build the image with \"waxseal build --key KEY\", which attaches signed provenance; " + inspect
+	case codes["row "+verify.RowHosted]:
+		return "build on a hosted builder (\"waxseal build --builder-id URI\" there, with its own key) and give it maxLevel 2 in a policy"
+	case codes["row "+verify.RowUnforgeable] || codes["row "+verify.RowIsolated]:
+		return "Build L3 rests on trust in the builder: name it in a policy with maxLevel 3 if it has earned that"
+	case codes["parameter"] || codes["source"] || codes["build-type"]:
+		return "if this is meant, say so in the policy (parameters, source, buildTypes); if not, build it again as expected"
+	case codes[gate.CodeSBOM]:
+		return "\"waxseal build\" attaches signed SBOMs; for another image, \"waxseal sbom\" writes one and \"waxseal attest\" signs it"
+	}
+	return inspect
+}
+
+func allEvidence(v *gate.Verdict) []gate.Evidence {
+	out := slices.Clone(v.Evidence)
+	for _, p := range v.Platforms {
+		out = append(out, p.Evidence...)
+	}
+	return out
+}
+
+// wrap breaks text at spaces; the second line on stands under the first word.
+func (o TextOptions) wrap(prefix, text string) []string {
+	indent := strings.Repeat(" ", len(prefix))
+	line, lead := prefix, true
+	var lines []string
+	for _, word := range strings.Fields(text) {
+		if !lead && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > o.Width {
+			lines = append(lines, line)
+			line, lead = indent, true
+		}
+		if !lead {
+			line += " "
+		}
+		line += word
+		lead = false
+	}
+	return append(lines, line)
+}
+
+func clip(s string, width int) string {
+	r := []rune(s)
+	if len(r) <= width || width < 2 {
+		return s
+	}
+	return string(r[:width-1]) + "…"
+}
+
+// Tree writes an inspection as a tree: what is attached, by whom signed,
+// verified or not, and what it says.
+func Tree(w io.Writer, in *gate.Inspection, opts TextOptions) error {
+	o := opts.sized()
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n", o.paint(bold, in.Image))
+	fmt.Fprintf(&b, "%s %s\n", in.Kind, in.Digest)
+	if in.TrustedBy == gate.TrustedByNobody {
+		b.WriteString("No key and no policy given: nothing below is verified.\n")
+	}
+	o.evidence(&b, "", in.Evidence, len(in.Platforms) == 0)
+	for i, p := range in.Platforms {
+		branch, stem := "├─ ", "│  "
+		if i == len(in.Platforms)-1 {
+			branch, stem = "└─ ", "   "
+		}
+		fmt.Fprintf(&b, "%s%s %s\n", branch, o.paint(bold, p.Platform), p.Digest)
+		o.evidence(&b, stem, p.Evidence, true)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (o TextOptions) evidence(b *strings.Builder, stem string, all []gate.Evidence, last bool) {
+	if len(all) == 0 {
+		branch := "├─ "
+		if last {
+			branch = "└─ "
+		}
+		fmt.Fprintf(b, "%s%sno evidence attached\n", stem, branch)
+	}
+	for i, e := range all {
+		branch, below := "├─ ", "│  "
+		if last && i == len(all)-1 {
+			branch, below = "└─ ", "   "
+		}
+		fmt.Fprintf(b, "%s%s%s  %s\n", stem, branch, kind(e), o.verified(e))
+		if e.Says != "" {
+			fmt.Fprintf(b, "%s%s  %s\n", stem, below, e.Says)
+		}
+		if !e.Accepted && e.Message != "" {
+			fmt.Fprintf(b, "%s%s  %s\n", stem, below, o.paint(dim, e.Message))
+		}
+		fmt.Fprintf(b, "%s%s  %s\n", stem, below, o.paint(dim, where(e)))
+	}
+}
+
+// kind is a predicate type as people say it.
+func kind(e gate.Evidence) string {
+	t := e.PredicateType
+	switch {
+	case t == "":
+		return "unknown"
+	case strings.HasPrefix(t, "https://slsa.dev/provenance/"):
+		return "SLSA provenance " + strings.TrimPrefix(t, "https://slsa.dev/provenance/")
+	case strings.HasPrefix(t, "https://slsa.dev/verification_summary/"):
+		return "verification summary"
+	case strings.HasPrefix(t, "https://spdx.dev/Document"):
+		return "SPDX SBOM"
+	case strings.HasPrefix(t, "https://cyclonedx.org/bom"):
+		return "CycloneDX SBOM"
+	}
+	return t
+}
+
+func (o TextOptions) verified(e gate.Evidence) string {
+	switch {
+	case e.Accepted:
+		name := verify.Short(e.Signer.Key)
+		if e.Signer.Name != "" {
+			name = e.Signer.Name
+		}
+		return o.paint(green, "verified") + ", signed by " + name
+	case e.Code == verify.CodeUnsigned:
+		return o.paint(yellow, "not signed")
+	case e.Code == verify.CodeNoKey:
+		if e.KeyHint != "" {
+			return o.paint(yellow, "not verified") + ", says it is signed by key " + clip(e.KeyHint, 20)
+		}
+		return o.paint(yellow, "not verified") + ", signed"
+	case e.Signer != nil:
+		return o.paint(red, "rejected") + ", signed by " + e.Signer.Name
+	}
+	return o.paint(red, "rejected")
+}
+
+func where(e gate.Evidence) string {
+	s := e.Source
+	if e.Where != "" {
+		if d, err := attest.ParseDigest(e.Where); err == nil {
+			return s + " " + verify.Short(d)
+		}
+		s += " " + e.Where
+	}
+	return s
+}
