@@ -58,6 +58,7 @@ var guests = map[string]string{
 	"github.com/sigstore/sigstore":                           "pkg/sign pkg/verify",
 	"github.com/sigstore/sigstore-go":                        "pkg/verify",
 	"github.com/google/go-containerregistry":                 "pkg/store",
+	"go.yaml.in/yaml/v3":                                     "pkg/policy",
 	"github.com/CycloneDX/cyclonedx-go":                      "pkg/sbom",
 	"github.com/spdx/tools-golang":                           "pkg/sbom",
 }

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"sync"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/policy"
@@ -76,7 +74,7 @@ func (g Gate) find(ctx context.Context, c *check, l look) ([]*found, error) {
 	top.platforms = len(platforms)
 	all := []*found{top}
 	for _, p := range platforms {
-		all = append(all, &found{digest: attest.Digest(p.Descriptor.Digest.String()), platform: platformName(p)})
+		all = append(all, &found{digest: attest.Digest(p.Descriptor.Digest.String()), platform: printable(cmp.Or(p.Name, "unknown"))})
 	}
 	if len(all) > attest.MaxPlatforms+1 {
 		return all[:1], fmt.Errorf("the index has %d platforms, more than the %d allowed", len(platforms), attest.MaxPlatforms)
@@ -102,17 +100,6 @@ func (g Gate) find(ctx context.Context, c *check, l look) ([]*found, error) {
 		return all[:1], err
 	}
 	return all, nil
-}
-
-func platformName(p store.Platform) string {
-	return printable(cmp.Or(p.Name, platformOf(p.Descriptor.Platform), "unknown"))
-}
-
-func platformOf(p *v1.Platform) string {
-	if p == nil {
-		return ""
-	}
-	return p.String()
 }
 
 func (f *found) gather(ctx context.Context, place store.Repo, c *check, l look) error {

@@ -56,7 +56,7 @@ func at(n *yaml.Node, format string, args ...any) error {
 
 func parse(raw []byte, opts ParseOptions) (p *Policy, err error) {
 	if len(raw) > attest.MaxPolicy {
-		return nil, fmt.Errorf("%d bytes, more than the %d a policy may have", len(raw), attest.MaxPolicy)
+		return nil, fmt.Errorf("it is larger than the %d bytes a policy may have", attest.MaxPolicy)
 	}
 	if err := shallow(raw); err != nil {
 		return nil, err

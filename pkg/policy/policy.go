@@ -105,14 +105,14 @@ func readFile(path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
 	if info.Size() > limit {
-		return nil, fmt.Errorf("%s has %d bytes, more than the %d allowed", path, info.Size(), limit)
+		return nil, fmt.Errorf("%s is larger than the %d bytes allowed", path, limit)
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
 	if int64(len(raw)) > limit {
-		return nil, fmt.Errorf("%s grew beyond the %d bytes allowed", path, limit)
+		return nil, fmt.Errorf("%s is larger than the %d bytes allowed", path, limit)
 	}
 	return raw, nil
 }

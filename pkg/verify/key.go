@@ -58,7 +58,7 @@ func ParseKey(name string, raw []byte) (Key, error) {
 
 func parseKey(raw []byte) (Key, error) {
 	if len(raw) > attest.MaxKey {
-		return Key{}, fmt.Errorf("%d bytes, more than the %d a key file may have", len(raw), attest.MaxKey)
+		return Key{}, fmt.Errorf("it is larger than the %d bytes a key file may have", attest.MaxKey)
 	}
 	block, rest := pem.Decode(raw)
 	switch {

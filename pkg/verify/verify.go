@@ -9,17 +9,15 @@
 package verify
 
 import (
-	"crypto/x509"
-	"encoding/base64"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 	"unicode"
 
-	intoto "github.com/in-toto/attestation/go/v1"
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	protodsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
+	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	sigverify "github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -106,9 +104,12 @@ func Check(b *attest.Bundle, keys []Key, subject attest.Digest) (*Accepted, erro
 	if !st.Binds(subject) {
 		return nil, rejectf(CodeSubject, "its subject is %s, not this digest", firstSubject(st))
 	}
-	entity := &signed{envelope: envelope(e), hint: b.KeyHint()}
+	entity, err := stripped(b)
+	if err != nil {
+		return nil, rejectf(CodeUnreadable, "reading its envelope: %v", err)
+	}
 	for _, k := range inHintOrder(keys, b.KeyHint()) {
-		if entity.verifies(k) {
+		if k.made(entity) {
 			return &Accepted{bundle: b.Digest(), statement: st, signer: Signer{Key: k.id, Name: k.name}}, nil
 		}
 	}
@@ -143,76 +144,37 @@ func inHintOrder(keys []Key, hint string) []Key {
 	return keys
 }
 
-// envelope gives sigstore-go the envelope without its key ids: they are not
-// authenticated, and a wrong one must not hide a good signature.
-func envelope(e *protodsse.Envelope) *dsse.Envelope {
-	out := &dsse.Envelope{PayloadType: e.GetPayloadType(), Payload: base64.StdEncoding.EncodeToString(e.GetPayload())}
+// stripped is the bundle without what is not authenticated or not asked for:
+// key ids and hints, which must not hide a good signature, and log entries,
+// which a long-lived key does not need.
+func stripped(b *attest.Bundle) (*bundle.Bundle, error) {
+	e := b.Proto().GetDsseEnvelope()
+	out := &protodsse.Envelope{PayloadType: e.GetPayloadType(), Payload: e.GetPayload()}
 	for _, s := range e.GetSignatures() {
-		out.Signatures = append(out.Signatures, dsse.Signature{Sig: base64.StdEncoding.EncodeToString(s.GetSig())})
+		out.Signatures = append(out.Signatures, &protodsse.Signature{Sig: s.GetSig()})
 	}
-	return out
+	return bundle.NewBundle(&protobundle.Bundle{
+		MediaType: attest.BundleMediaType,
+		Content:   &protobundle.Bundle_DsseEnvelope{DsseEnvelope: out},
+		VerificationMaterial: &protobundle.VerificationMaterial{
+			Content: &protobundle.VerificationMaterial_PublicKey{PublicKey: &protocommon.PublicKeyIdentifier{}},
+		},
+	})
 }
 
-// signed is one envelope in the form sigstore-go verifies.
-type signed struct {
-	sigverify.BaseSignedEntity
-	envelope *dsse.Envelope
-	hint     string
-}
-
-func (s *signed) verifies(k Key) bool {
+func (k Key) made(b *bundle.Bundle) bool {
 	for _, v := range k.verifiers {
-		// No log and no timestamp: a long-lived key needs neither, and this
-		// version accepts nothing but keys. The subject was bound by Check.
+		// No log and no timestamp: this version accepts nothing but keys. The
+		// subject was bound by Check.
 		sv, err := sigverify.NewVerifier(&oneKey{Verifier: v}, sigverify.WithNoObserverTimestamps(), sigverify.WithoutStatementPredicate())
 		if err != nil {
 			return false
 		}
-		if _, err := sv.Verify(s, sigverify.NewPolicy(sigverify.WithoutArtifactUnsafe(), sigverify.WithKey())); err == nil {
+		if _, err := sv.Verify(b, sigverify.NewPolicy(sigverify.WithoutArtifactUnsafe(), sigverify.WithKey())); err == nil {
 			return true
 		}
 	}
 	return false
-}
-
-func (s *signed) Version() (string, error) { return "v0.3", nil }
-
-func (s *signed) SignatureContent() (sigverify.SignatureContent, error) {
-	return content{s.envelope}, nil
-}
-
-func (s *signed) VerificationContent() (sigverify.VerificationContent, error) {
-	return keyContent{hint: s.hint}, nil
-}
-
-// keyContent says that the verification material is a public key.
-type keyContent struct{ hint string }
-
-func (k keyContent) Hint() string                                     { return k.hint }
-func (k keyContent) PublicKey() sigverify.PublicKeyProvider           { return k }
-func (k keyContent) Certificate() *x509.Certificate                   { return nil }
-func (k keyContent) Intermediates() []*x509.Certificate               { return nil }
-func (k keyContent) ValidAtTime(time.Time, root.TrustedMaterial) bool { return true }
-func (k keyContent) CompareKey(any, root.TrustedMaterial) bool        { return false }
-
-// content is sigstore-go's view of a DSSE envelope.
-type content struct{ env *dsse.Envelope }
-
-func (c content) Signature() []byte {
-	sig, err := base64.StdEncoding.DecodeString(c.env.Signatures[0].Sig)
-	if err != nil {
-		return nil
-	}
-	return sig
-}
-
-func (c content) EnvelopeContent() sigverify.EnvelopeContent                 { return c }
-func (c content) MessageSignatureContent() sigverify.MessageSignatureContent { return nil }
-func (c content) RawEnvelope() *dsse.Envelope                                { return c.env }
-
-// Statement is not asked for: the statement was parsed strictly before.
-func (c content) Statement() (*intoto.Statement, error) {
-	return nil, errors.New("the statement is read by package attest")
 }
 
 // oneKey is trusted material that is a single public key.
