@@ -1,11 +1,13 @@
 package testkit
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,9 +33,10 @@ type Fault struct {
 // Faults breaks a registry. The zero value breaks nothing. Safe for concurrent
 // use.
 type Faults struct {
-	mu    sync.Mutex
-	rules []*rule
-	seen  []string
+	mu      sync.Mutex
+	rules   []*rule
+	seen    []string
+	changed chan struct{} // closed with the next request; made by who waits
 }
 
 type rule struct {
@@ -68,6 +71,28 @@ func (f *Faults) Seen() []string {
 	return append([]string(nil), f.seen...)
 }
 
+// Await returns when a request that matches has been seen since the last Set,
+// or with ctx.
+func (f *Faults) Await(ctx context.Context, match *regexp.Regexp) error {
+	for {
+		f.mu.Lock()
+		if slices.ContainsFunc(f.seen, match.MatchString) {
+			f.mu.Unlock()
+			return nil
+		}
+		if f.changed == nil {
+			f.changed = make(chan struct{})
+		}
+		changed := f.changed
+		f.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for a request %q: %w", match, ctx.Err())
+		}
+	}
+}
+
 // Around returns a handler that asks f before inner.
 func (f *Faults) Around(inner http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -84,6 +109,10 @@ func (f *Faults) next(request string) (kind string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.seen = append(f.seen, request)
+	if f.changed != nil {
+		close(f.changed)
+		f.changed = nil
+	}
 	for _, r := range f.rules {
 		if !r.match.MatchString(request) || (r.Times > 0 && r.left == 0) {
 			continue

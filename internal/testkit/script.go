@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -26,6 +27,8 @@ import (
 //	registry VAR [noreferrers|distribution]   starts a registry; VAR is its host:port
 //	fault VAR KIND[*TIMES] [MATCH]...     breaks it, see Fault; no KIND mends it
 //	requests VAR MATCH                    some request since the last fault matches; with ! none does
+//	await VAR MATCH                       returns when such a request was seen, at most a minute later
+//	gone TEXT                             no process is left whose command line, mounts or working folder name TEXT
 //	base VAR debian|tiny                  VAR is the path of a base image's OCI layout
 //	tamper LAYOUT PREDICATETYPE OLD NEW   changes evidence in a layout, see Tamper
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
@@ -81,6 +84,8 @@ func Script(t *testing.T, dir string, update bool) {
 			"registry": cmdRegistry,
 			"fault":    cmdFault,
 			"requests": cmdRequests,
+			"await":    cmdAwait,
+			"gone":     cmdGone,
 			"base":     cmdBase,
 			"tamper":   cmdTamper,
 			"json":     cmdJSON,
@@ -178,6 +183,58 @@ func cmdRequests(ts *testscript.TestScript, neg bool, args []string) {
 	if found == neg {
 		ts.Fatalf("requests matching %q: %t; all requests:\n%s", args[1], found, strings.Join(seen, "\n"))
 	}
+}
+
+func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 2 && !neg, "await VAR MATCH")
+	match, err := regexp.Compile(args[1])
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	ts.Check(faultsOf(ts, args[0]).Await(ctx, match))
+}
+
+// cmdGone allows ten seconds: a process that was killed takes a moment to go.
+func cmdGone(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 1 && !neg, "gone TEXT")
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left := processesNaming(args[0])
+		if len(left) == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			ts.Fatalf("still there:\n%s", strings.Join(left, "\n"))
+		}
+	}
+}
+
+// processesNaming lists other processes that name text in their command line,
+// working folder or mounts.
+func processesNaming(text string) []string {
+	var found []string
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		if dir == fmt.Sprintf("/proc/%d", os.Getpid()) {
+			continue
+		}
+		// A process that ends while it is looked at leaves nothing to read.
+		cmdline, _ := os.ReadFile(dir + "/cmdline")
+		mounts, _ := os.ReadFile(dir + "/mountinfo")
+		cwd, _ := os.Readlink(dir + "/cwd")
+		command := strings.ReplaceAll(string(cmdline), "\x00", " ")
+		for what, where := range map[string]string{"command line": command, "mounts": string(mounts), "folder": cwd} {
+			if strings.Contains(where, text) {
+				found = append(found, fmt.Sprintf("%s %s: in its %s", dir, command, what))
+			}
+		}
+	}
+	return found
 }
 
 func cmdBase(ts *testscript.TestScript, neg bool, args []string) {

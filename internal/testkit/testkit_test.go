@@ -1,8 +1,10 @@
 package testkit_test
 
 import (
+	"context"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -85,6 +87,14 @@ func TestFaults(t *testing.T) {
 	}
 	if got := faults.Seen(); len(got) != 1 {
 		t.Errorf("seen %q, want one request", got)
+	}
+	if err := faults.Await(t.Context(), regexp.MustCompile("^GET .*/referrers/")); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := faults.Await(ctx, regexp.MustCompile("never")); err == nil {
+		t.Error("a request that never came was seen")
 	}
 	if err := faults.Set(testkit.Fault{Kind: "meteor"}); err == nil {
 		t.Error("an unknown fault was taken")
