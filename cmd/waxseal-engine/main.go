@@ -60,6 +60,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		f.StringVar(&req.Layout, "layout", "", "folder of an OCI layout")
 		f.StringVar(&req.Digest, "digest", "", "digest of an image manifest in it")
 		f.StringVar(&req.Format, "format", "", "spdx or cyclonedx; both in one object when empty")
+		f.StringVar(&req.Name, "name", "", "what the documents call the image")
 		f.StringVar(&req.Epoch, "epoch", "", "seconds since 1970 for the documents' time; default the image's own")
 		if err := f.Parse(args); err != nil {
 			return err

@@ -37,6 +37,7 @@ import (
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/util/resolver"
 	"github.com/moby/buildkit/worker"
+	"github.com/sirupsen/logrus"
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/grpc"
 )
@@ -93,10 +94,12 @@ func Serve(ctx context.Context, cfg Config) error {
 		return err
 	}
 
-	sboms := newSBOMs(ctx, cfg.Root)
+	sboms := newSBOMs(ctx, cfg)
 	svc := newSideService(cfg, sboms)
 	go svc.serve(side)
 
+	// The rest of BuildKit's words are no news to whoever builds.
+	logrus.SetLevel(logrus.ErrorLevel)
 	if err := isolate(); err != nil {
 		return svc.fail(ctx, err)
 	}
@@ -105,7 +108,7 @@ func Serve(ctx context.Context, cfg Config) error {
 		return svc.fail(ctx, explain(cfg.Root, err))
 	}
 	server := grpc.NewServer(
-		grpc.ChainUnaryInterceptor(nameBuild, grpcerrors.UnaryServerInterceptor),
+		grpc.ChainUnaryInterceptor(sboms.intercept, grpcerrors.UnaryServerInterceptor),
 		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
@@ -124,8 +127,10 @@ func Serve(ctx context.Context, cfg Config) error {
 	}
 	stopped := make(chan struct{})
 	go func() {
-		// Stop cancels what runs and waits for it: containers are killed and
-		// removed by the executor on the way out.
+		// This cancels what runs, and waits for it: containers are killed and
+		// removed by the executor on the way out. The connection goes first,
+		// because the server would wait for the greeting of a silent one.
+		controlConn.Close()
 		server.Stop()
 		sboms.wait()
 		_ = c.Close()

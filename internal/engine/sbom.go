@@ -2,12 +2,18 @@ package engine
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/containerd/platforms"
 	controlapi "github.com/moby/buildkit/api/services/control"
@@ -23,23 +29,35 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/waxseal/waxseal/pkg/catalog"
+	"github.com/waxseal/waxseal/pkg/sbom"
 )
 
 // attrSBOM is the frontend attribute that asks for SBOMs: the formats, with
 // commas between.
 const attrSBOM = "waxseal:sbom"
 
+// prepareAfter is how long a build may last without our getting ready to
+// catalogue its result.
+const prepareAfter = 250 * time.Millisecond
+
+// keptSBOMs is how many documents are kept in the cache.
+const keptSBOMs = 512
+
 // errNoSBOM is answered for a build or platform nobody asked an SBOM of.
 var errNoSBOM = errors.New("no such SBOM")
 
 type buildKey struct{}
 
-// nameBuild puts the build's ref where the frontend finds it.
-func nameBuild(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if s, ok := req.(*controlapi.SolveRequest); ok {
-		ctx = context.WithValue(ctx, buildKey{}, s.Ref)
+// intercept puts the ref of a build where the frontend finds it, and ends the
+// wait for SBOMs that cannot come any more once the build is over.
+func (s *sboms) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	solve, ok := req.(*controlapi.SolveRequest)
+	if !ok {
+		return handler(ctx, req)
 	}
-	return handler(ctx, req)
+	resp, err := handler(context.WithValue(ctx, buildKey{}, solve.Ref), req)
+	s.over(solve.Ref, err)
+	return resp, err
 }
 
 // catalogued is a frontend whose results are catalogued as soon as they are
@@ -67,6 +85,9 @@ func (c *catalogued) Solve(ctx context.Context, llb frontend.FrontendLLBBridge, 
 		return nil, err
 	}
 	b := c.sboms.begin(ref)
+	// A build of more than a moment is one that will want a catalog; one with
+	// nothing changed finds its documents in the cache and needs no tables.
+	defer time.AfterFunc(prepareAfter, func() { _ = c.sboms.catalog.Prepare() }).Stop()
 	res, err := c.Frontend.Solve(ctx, llb, exec, opt, inputs, sid, sm)
 	if err != nil {
 		b.end(err)
@@ -123,6 +144,7 @@ func (r *cataloguedRef) Result(ctx context.Context) (solver.CachedResult, error)
 		return nil, err
 	}
 	r.once.Do(func() {
+		r.job.started.Store(true)
 		w, ok := res.Sys().(*worker.WorkerRef)
 		if !ok {
 			r.job.finish(nil, fmt.Errorf("cataloguing a result: unexpected type %T", res.Sys()))
@@ -140,8 +162,10 @@ func (r *cataloguedRef) Result(ctx context.Context) (solver.CachedResult, error)
 
 // sboms keeps the SBOMs of the builds of this engine, by build and platform.
 type sboms struct {
-	ctx  context.Context // ends with the engine
-	root string          // where documents are kept between builds
+	ctx     context.Context // ends with the engine
+	dir     string          // where documents are kept between builds
+	version string          // of what writes them
+	catalog catalog.Catalog
 
 	mu     sync.Mutex
 	builds map[string]*sbomBuild
@@ -160,14 +184,24 @@ type sbomBuild struct {
 
 // sbomJob is one platform: docs and err are set before done is closed.
 type sbomJob struct {
-	done chan struct{}
-	once sync.Once
-	docs map[string][]byte
-	err  error
+	started atomic.Bool
+	done    chan struct{}
+	once    sync.Once
+	docs    map[string][]byte
+	err     error
 }
 
-func newSBOMs(ctx context.Context, root string) *sboms {
-	return &sboms{ctx: ctx, root: root, builds: map[string]*sbomBuild{}}
+func newSBOMs(ctx context.Context, cfg Config) *sboms {
+	return &sboms{ctx: ctx, version: cfg.Version + " " + ownFile(), dir: filepath.Join(cfg.Root, "sbom"), builds: map[string]*sbomBuild{}}
+}
+
+// ownFile tells this very program from others of the same version.
+func ownFile() string {
+	st, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d %d", st.Size(), st.ModTime().UnixNano())
 }
 
 func (s *sboms) begin(ref string) *sbomBuild {
@@ -200,6 +234,29 @@ func (j *sbomJob) finish(docs map[string][]byte, err error) {
 	})
 }
 
+// over ends what a finished build has not begun.
+func (s *sboms) over(ref string, err error) {
+	s.mu.Lock()
+	b := s.builds[ref]
+	s.mu.Unlock()
+	if b == nil {
+		return
+	}
+	if err != nil {
+		err = fmt.Errorf("cataloguing the image: the build failed: %w", err)
+	} else {
+		err = fmt.Errorf("%w: the build gave no such result", errNoSBOM)
+	}
+	b.end(err)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, j := range b.jobs {
+		if !j.started.Load() {
+			j.finish(nil, err)
+		}
+	}
+}
+
 // run catalogues ref, which it releases. A nil ref is an empty image.
 func (s *sboms) run(ctx context.Context, j *sbomJob, ref cache.ImmutableRef, opts catalog.Options, g session.Group) {
 	s.jobs.Go(func() {
@@ -217,7 +274,19 @@ func (s *sboms) run(ctx context.Context, j *sbomJob, ref cache.ImmutableRef, opt
 
 func (s *sboms) catalogue(ctx context.Context, ref cache.ImmutableRef, opts catalog.Options, g session.Group) (map[string][]byte, error) {
 	if ref == nil {
-		return nil, errors.New("cataloguing an image without files: not supported")
+		empty, err := os.MkdirTemp("", "waxseal-empty-")
+		if err != nil {
+			return nil, fmt.Errorf("making a temporary folder: %w", err)
+		}
+		defer os.Remove(empty)
+		return s.catalog.Rootfs(ctx, empty, opts)
+	}
+	keys := make(map[string]string, len(opts.Formats))
+	for _, f := range opts.Formats {
+		keys[f] = s.key(ref.ID(), f, opts)
+	}
+	if docs := s.kept(keys); docs != nil {
+		return docs, nil
 	}
 	m, err := ref.Mount(ctx, true, g)
 	if err != nil {
@@ -228,11 +297,73 @@ func (s *sboms) catalogue(ctx context.Context, ref cache.ImmutableRef, opts cata
 	if err != nil {
 		return nil, fmt.Errorf("mounting the image for its SBOM: %w", err)
 	}
-	docs, err := catalog.Rootfs(ctx, dir, opts)
+	docs, err := s.catalog.Rootfs(ctx, dir, opts)
 	if uerr := lm.Unmount(); err == nil && uerr != nil {
 		err = fmt.Errorf("unmounting the image: %w", uerr)
 	}
-	return docs, err
+	if err != nil {
+		return nil, err
+	}
+	s.keep(keys, docs)
+	return docs, nil
+}
+
+// key names a document by everything it depends on. A reference's id stands
+// for its files: BuildKit never gives one to others.
+func (s *sboms) key(ref, format string, opts catalog.Options) string {
+	h := sha256.New()
+	for _, part := range []string{s.version, ref, format, opts.Epoch, opts.Architecture} {
+		fmt.Fprintf(h, "%d:%s,", len(part), part)
+	}
+	return hex.EncodeToString(h.Sum(nil)) + ".json"
+}
+
+// kept returns the documents of an earlier build, or nil.
+func (s *sboms) kept(keys map[string]string) map[string][]byte {
+	docs := make(map[string][]byte, len(keys))
+	now := time.Now()
+	for f, key := range keys {
+		p := filepath.Join(s.dir, key)
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return nil
+		}
+		if _, err := sbom.Check(f, b); err != nil {
+			return nil
+		}
+		_ = os.Chtimes(p, now, now) // keep drops the longest unused
+		docs[f] = b
+	}
+	return docs
+}
+
+// keep stores documents for later builds. It is a cache: what goes wrong only
+// costs time.
+func (s *sboms) keep(keys map[string]string, docs map[string][]byte) {
+	if os.MkdirAll(s.dir, 0o700) != nil {
+		return
+	}
+	for f, key := range keys {
+		tmp := filepath.Join(s.dir, "."+key)
+		if os.WriteFile(tmp, docs[f], 0o600) != nil || os.Rename(tmp, filepath.Join(s.dir, key)) != nil {
+			_ = os.Remove(tmp)
+		}
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil || len(entries) <= keptSBOMs {
+		return
+	}
+	age := func(e os.DirEntry) time.Time {
+		i, err := e.Info()
+		if err != nil {
+			return time.Time{}
+		}
+		return i.ModTime()
+	}
+	slices.SortFunc(entries, func(a, b os.DirEntry) int { return age(a).Compare(age(b)) })
+	for _, e := range entries[:len(entries)-keptSBOMs/2] {
+		_ = os.Remove(filepath.Join(s.dir, e.Name()))
+	}
 }
 
 // get waits for one document.

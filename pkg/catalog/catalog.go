@@ -1,44 +1,42 @@
 // Package catalog looks into an image's file system and writes down what is
-// installed there, as SBOM documents. Call Rootfs on a folder that holds the
-// image's files. The documents are a function of those files, the options and
+// installed there, as SBOM documents. Call Catalog.Rootfs on a folder that
+// holds the image's files. The documents are a function of those files, the options and
 // this program's version: no random identifiers, no clock, no network, nothing
 // read from outside the folder.
 package catalog
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/CycloneDX/cyclonedx-go"
 	"github.com/anchore/syft/syft"
 	"github.com/anchore/syft/syft/artifact"
 	"github.com/anchore/syft/syft/cataloging"
 	"github.com/anchore/syft/syft/cataloging/pkgcataloging"
 	"github.com/anchore/syft/syft/format/common/cyclonedxhelpers"
 	"github.com/anchore/syft/syft/format/common/spdxhelpers"
+	"github.com/anchore/syft/syft/pkg"
 	"github.com/anchore/syft/syft/pkg/cataloger/golang"
 	"github.com/anchore/syft/syft/pkg/cataloger/java"
 	"github.com/anchore/syft/syft/pkg/cataloger/javascript"
 	"github.com/anchore/syft/syft/pkg/cataloger/python"
-	syftsbom "github.com/anchore/syft/syft/sbom"
 	"github.com/anchore/syft/syft/source"
 	"github.com/anchore/syft/syft/source/directorysource"
-	"github.com/spdx/tools-golang/spdx"
+
+	// Syft refuses to start without a driver for RPM's database.
+	_ "modernc.org/sqlite"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/sbom"
 )
 
-// Options configures Rootfs; the zero value writes both formats for an image
+// Options configures Catalog.Rootfs; the zero value writes both formats for an image
 // without a name, dated 1970.
 type Options struct {
 	// Formats are the documents wanted; default all that package sbom knows.
@@ -78,9 +76,43 @@ func (o Options) created() (time.Time, error) {
 	return time.Unix(sec, 0).UTC(), nil
 }
 
+// Catalog catalogues images. The zero value is ready; it is safe for
+// concurrent use.
+type Catalog struct {
+	once     sync.Once
+	prepared context.Context
+	err      error
+}
+
+// Prepare does the part of the work that is the same for every image: half a
+// second for tables of licence texts. Rootfs does it when nobody has before.
+func (c *Catalog) Prepare() error {
+	c.once.Do(func() {
+		c.prepared, c.err = syft.SetContextLicenseScanner(context.Background(), cataloging.DefaultLicenseConfig())
+	})
+	if c.err != nil {
+		return fmt.Errorf("preparing to read licences: %w", c.err)
+	}
+	return nil
+}
+
+// withValues is a context that also has the values of another one: the only way
+// in which Syft takes a licence scanner that is there already.
+type withValues struct {
+	context.Context
+	values context.Context
+}
+
+func (c withValues) Value(key any) any {
+	if v := c.Context.Value(key); v != nil {
+		return v
+	}
+	return c.values.Value(key)
+}
+
 // Rootfs catalogues the files below root, as the root file system of an image,
 // and returns one document for each format. Symbolic links stay inside root.
-func Rootfs(ctx context.Context, root string, opts Options) (map[string][]byte, error) {
+func (c *Catalog) Rootfs(ctx context.Context, root string, opts Options) (map[string][]byte, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
@@ -93,7 +125,10 @@ func Rootfs(ctx context.Context, root string, opts Options) (map[string][]byte, 
 		return nil, err
 	}
 	defer src.Close()
-	bill, err := syft.CreateSBOM(ctx, src, config())
+	if err := c.Prepare(); err != nil {
+		return nil, err
+	}
+	bill, err := syft.CreateSBOM(withValues{ctx, c.prepared}, src, config())
 	if err != nil {
 		return nil, fmt.Errorf("cataloguing the image: %w", err)
 	}
@@ -101,6 +136,12 @@ func Rootfs(ctx context.Context, root string, opts Options) (map[string][]byte, 
 		// Syft logs what a cancelled cataloger missed, and goes on.
 		return nil, fmt.Errorf("cataloguing the image: %w", context.Cause(ctx))
 	}
+	// Without the files' own digests, which the layers' digests cover, a list of
+	// files is only bulk: what belongs to which package stays with the packages.
+	bill.Relationships = slices.DeleteFunc(bill.Relationships, func(r artifact.Relationship) bool {
+		return !isPackage(r.From) || !isPackage(r.To)
+	})
+	stamp := sbom.Stamp{Created: created, Tools: []string{bill.Descriptor.Name + "-" + bill.Descriptor.Version}}
 	formats := opts.Formats
 	if len(formats) == 0 {
 		formats = sbom.Formats()
@@ -110,9 +151,9 @@ func Rootfs(ctx context.Context, root string, opts Options) (map[string][]byte, 
 		var doc []byte
 		switch f {
 		case sbom.SPDX:
-			doc, err = spdxDocument(*bill, created)
+			doc, err = sbom.EncodeSPDX(spdxhelpers.ToFormatModel(*bill), stamp)
 		case sbom.CycloneDX:
-			doc, err = cyclonedxDocument(*bill, created)
+			doc, err = sbom.EncodeCycloneDX(cyclonedxhelpers.ToFormatModel(*bill), stamp)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("writing the %s document: %w", f, err)
@@ -124,6 +165,14 @@ func Rootfs(ctx context.Context, root string, opts Options) (map[string][]byte, 
 		docs[f] = doc
 	}
 	return docs, nil
+}
+
+func isPackage(i artifact.Identifiable) bool {
+	switch i.(type) {
+	case pkg.Package, *pkg.Package:
+		return true
+	}
+	return false
 }
 
 // rootSource is a folder that Syft treats as an image: what is installed in it
@@ -175,80 +224,3 @@ func config() *syft.CreateSBOMConfig {
 		WithUnknownsConfig(cataloging.UnknownsConfig{}).
 		WithoutFiles()
 }
-
-func spdxDocument(s syftsbom.SBOM, created time.Time) ([]byte, error) {
-	doc := spdxhelpers.ToFormatModel(s)
-	if doc == nil {
-		return nil, fmt.Errorf("converting to SPDX: nothing came of it")
-	}
-	doc.DocumentNamespace = ""
-	doc.CreationInfo.Created = created.Format(time.RFC3339)
-	doc.CreationInfo.Creators = []spdx.Creator{{Creator: "waxseal", CreatorType: "Tool"}, {Creator: s.Descriptor.Name + "-" + s.Descriptor.Version, CreatorType: "Tool"}}
-	slices.SortStableFunc(doc.Packages, func(a, b *spdx.Package) int {
-		return cmp.Compare(a.PackageSPDXIdentifier, b.PackageSPDXIdentifier)
-	})
-	slices.SortStableFunc(doc.Files, func(a, b *spdx.File) int {
-		return cmp.Compare(a.FileSPDXIdentifier, b.FileSPDXIdentifier)
-	})
-	slices.SortStableFunc(doc.OtherLicenses, func(a, b *spdx.OtherLicense) int {
-		return cmp.Compare(a.LicenseIdentifier, b.LicenseIdentifier)
-	})
-	slices.SortStableFunc(doc.Relationships, func(a, b *spdx.Relationship) int {
-		return cmp.Or(
-			cmp.Compare(refKey(a.RefA), refKey(b.RefA)),
-			cmp.Compare(a.Relationship, b.Relationship),
-			cmp.Compare(refKey(a.RefB), refKey(b.RefB)))
-	})
-	// The namespace must be unique to the document: it is the document's own digest.
-	sum, err := digest(doc)
-	if err != nil {
-		return nil, err
-	}
-	doc.DocumentNamespace = "https://waxseal.dev/spdx/" + hex.EncodeToString(sum[:])
-	return encode(doc)
-}
-
-func refKey(id spdx.DocElementID) string {
-	return string(id.DocumentRefID) + ":" + string(id.ElementRefID) + ":" + id.SpecialID
-}
-
-func cyclonedxDocument(s syftsbom.SBOM, created time.Time) ([]byte, error) {
-	bom := cyclonedxhelpers.ToFormatModel(s)
-	bom.SerialNumber = ""
-	bom.Metadata.Timestamp = created.Format(time.RFC3339)
-	if bom.Components != nil {
-		slices.SortStableFunc(*bom.Components, func(a, b cyclonedx.Component) int {
-			return cmp.Compare(a.BOMRef, b.BOMRef)
-		})
-	}
-	sum, err := digest(bom)
-	if err != nil {
-		return nil, err
-	}
-	// A UUID of the form for other hashes (RFC 9562, section 5.8).
-	id := sum[:16]
-	id[6] = id[6]&0x0f | 0x80
-	id[8] = id[8]&0x3f | 0x80
-	h := hex.EncodeToString(id)
-	bom.SerialNumber = fmt.Sprintf("urn:uuid:%s-%s-%s-%s-%s", h[:8], h[8:12], h[12:16], h[16:20], h[20:])
-	var b bytes.Buffer
-	enc := cyclonedx.NewBOMEncoder(&b, cyclonedx.BOMFileFormatJSON).SetEscapeHTML(false)
-	if err := enc.EncodeVersion(bom, cyclonedx.SpecVersion1_6); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
-}
-
-func digest(v any) ([sha256.Size]byte, error) {
-	b, err := encode(v)
-	return sha256.Sum256(b), err
-}
-
-func encode(v any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	err := enc.Encode(v)
-	return b.Bytes(), err
-}
-
