@@ -49,7 +49,7 @@ func NewRegistry(opts RegistryOptions) (*Registry, error) {
 	if opts.Dir != "" {
 		with = append(with, registry.WithBlobHandler(registry.NewDiskBlobHandler(opts.Dir)))
 	}
-	var handler http.Handler = registry.New(with...)
+	handler := registry.New(with...)
 	if opts.Faults != nil {
 		handler = opts.Faults.Around(handler)
 	}

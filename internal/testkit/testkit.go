@@ -111,6 +111,7 @@ func Peer(t testing.TB, name string) string {
 	return path
 }
 
+// BuildPeer builds the program if it is not there yet and returns its path.
 func BuildPeer(ctx context.Context, name string) (string, error) {
 	root, err := Root()
 	if err != nil {
