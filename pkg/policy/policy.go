@@ -280,3 +280,35 @@ func list(values []string) string {
 	}
 	return strings.Join(quoted, " or ")
 }
+
+// Summary says in a few lines what the policy means.
+func (p *Policy) Summary() string {
+	var b strings.Builder
+	for _, d := range p.builders {
+		fmt.Fprintf(&b, "trusts %q, signed by %q (%s), up to Build L%d\n", d.id, d.key.Name(), verify.Short(d.key.ID()), d.maxLevel)
+	}
+	for _, i := range p.images {
+		fmt.Fprintf(&b, "expects of %q: Build L%d", i.match, i.level)
+		if i.repository != "" {
+			fmt.Fprintf(&b, ", source %q", i.repository)
+		}
+		if len(i.buildTypes) > 0 {
+			fmt.Fprintf(&b, ", %d build types", len(i.buildTypes))
+		}
+		if i.sbom {
+			fmt.Fprintf(&b, ", an SBOM")
+			if len(i.formats) > 0 {
+				fmt.Fprintf(&b, " (%s)", strings.Join(i.formats, ", "))
+			}
+		}
+		b.WriteByte('\n')
+		if !p.reaches(i.level) {
+			fmt.Fprintf(&b, "  warning: no builder is trusted up to Build L%d, so nothing can fulfil this\n", i.level)
+		}
+	}
+	return b.String()
+}
+
+func (p *Policy) reaches(level int) bool {
+	return slices.ContainsFunc(p.builders, func(b builder) bool { return b.maxLevel >= level })
+}

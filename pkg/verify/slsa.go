@@ -160,7 +160,7 @@ func absent(why string) []Row {
 
 func assess(t Trust, c *Candidate) Result {
 	p := c.Provenance
-	var limit Cap
+	limit := Cap{Reason: "no signature on it was verified, so nobody vouches for its builder"}
 	switch {
 	case c.Signer != nil:
 		limit = t.Cap(*c.Signer, p.BuilderID.Value)

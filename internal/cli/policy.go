@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/policy"
+)
+
+func newPolicyCmd(s *Streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "policy",
+		Short: "Write and check policies",
+		Args:  noCommand,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newPolicyInitCmd(s), newPolicyCheckCmd(s), &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of a policy",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := s.Out.Write(policy.Schema())
+			return err
+		},
+	})
+	return cmd
+}
+
+func newPolicyInitCmd(s *Streams) *cobra.Command {
+	var flags judgeFlags
+	var out string
+	var match []string
+	cmd := &cobra.Command{
+		Use:   "init [flags] REF",
+		Short: "Draft a policy from an image's own evidence",
+		Long: `init verifies the evidence of an image with the keys given and writes a
+commented policy that this evidence fulfils: the builder and its key, the level,
+the source, the build type, the parameters that were set, and the SBOMs.`,
+		Example: `  waxseal policy init --key waxseal.pub -o policy.yaml registry.example/app:1.0`,
+		Args:    cobra.ExactArgs(1),
+	}
+	fl := cmd.Flags()
+	fl.StringArrayVar(&flags.keys, "key", nil, "public key `PUB` that signs the evidence; repeatable")
+	fl.StringArrayVar(&flags.evidence, "evidence", nil, "look for evidence in `PATH` too; repeatable")
+	fl.BoolVar(&flags.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
+	fl.StringVarP(&out, "out", "o", "", "write to `FILE`, which must not exist (default: standard output)")
+	fl.StringArrayVar(&match, "match", nil, "image name `PATTERN` the policy is for; repeatable (default: REF without tag and digest)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		req, err := flags.request(args[0])
+		if err != nil {
+			return err
+		}
+		draft := gate.DraftRequest{Request: req, Match: match, KeyFiles: map[attest.Digest]string{}, KeyPEM: map[attest.Digest][]byte{}}
+		for i, k := range req.Keys {
+			if draft.KeyPEM[k.ID()], err = readSmall(flags.keys[i], attest.MaxKey); err != nil {
+				return exitError{ExitUsage, fmt.Errorf("reading public key %q: %w", flags.keys[i], err)}
+			}
+			// A file's policy names the key's file. One that goes to standard
+			// output has no place yet, and carries the key in itself.
+			if out != "" {
+				draft.KeyFiles[k.ID()] = relativeTo(filepath.Dir(out), flags.keys[i])
+			}
+		}
+		text, err := gate.Gate{}.Draft(cmd.Context(), draft)
+		if err != nil {
+			return gateError(err)
+		}
+		if out == "" {
+			_, err = s.Out.Write(text)
+			return err
+		}
+		if err := writeNew(out, text); err != nil {
+			return err
+		}
+		fmt.Fprintf(s.Err, "Wrote %s. Read it, then: waxseal verify --policy %s %s\n", out, out, args[0])
+		return nil
+	}
+	return cmd
+}
+
+// relativeTo is path as a file in dir names it; absolute when that cannot be
+// said.
+func relativeTo(dir, path string) string {
+	d, err := filepath.Abs(dir)
+	if err != nil {
+		return path
+	}
+	p, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	rel, err := filepath.Rel(d, p)
+	if err != nil || strings.HasPrefix(rel, "../../..") {
+		return p
+	}
+	return filepath.ToSlash(rel)
+}
+
+// writeNew writes a file that did not exist before; an error leaves none.
+func writeNew(path string, text []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("writing %q: it exists already; remove it or choose another name", path)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %q: %w", path, errors.Unwrap(err))
+	}
+	_, err = f.Write(text)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(fmt.Errorf("writing %q: %w", path, err), os.Remove(path))
+	}
+	return nil
+}
+
+func newPolicyCheckCmd(s *Streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check FILE",
+		Short: "Check a policy and say what it means",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			p, err := policy.Load(args[0])
+			if err != nil {
+				return exitError{ExitUsage, err}
+			}
+			_, err = fmt.Fprintf(s.Out, "%s\n%s", p.Digest(), p.Summary())
+			return err
+		},
+	}
+}

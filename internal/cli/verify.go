@@ -1,0 +1,214 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/policy"
+	"github.com/waxseal/waxseal/pkg/report"
+	"github.com/waxseal/waxseal/pkg/store"
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+// judgeFlags are the flags of every command that weighs evidence.
+type judgeFlags struct {
+	policy   string
+	level    string
+	keys     []string
+	evidence []string
+	insecure bool
+}
+
+func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
+	fl.StringArrayVar(&f.keys, "key", nil, "public key `PUB` that signs the evidence; repeatable; with --policy only these of its keys count")
+	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a folder made by build --out; repeatable")
+	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
+	if withLevel {
+		fl.StringVar(&f.level, "level", "", "SLSA Build level that is asked for: `N` or build=N, 1 to 3 (default: what the policy declares, or 1)")
+	}
+}
+
+// request reads the files that the flags name. Its errors are of usage: the
+// command was given the wrong thing.
+func (f *judgeFlags) request(ref string) (gate.Request, error) {
+	req := gate.Request{Reference: ref, Store: store.Options{Insecure: f.insecure, Evidence: f.evidence}}
+	level, err := parseLevel(f.level)
+	if err != nil {
+		return req, exitError{ExitUsage, err}
+	}
+	req.Level = level
+	if f.policy != "" {
+		if req.Policy, err = policy.Load(f.policy); err != nil {
+			return req, exitError{ExitUsage, err}
+		}
+	}
+	for _, path := range f.keys {
+		raw, err := readSmall(path, attest.MaxKey)
+		if err != nil {
+			return req, exitError{ExitUsage, fmt.Errorf("reading public key %q: %w", path, err)}
+		}
+		k, err := verify.ParseKey(path, raw)
+		if err != nil {
+			return req, exitError{ExitUsage, err}
+		}
+		req.Keys = append(req.Keys, k)
+	}
+	return req, nil
+}
+
+// parseLevel reads "N" or "build=N"; nothing gives nil.
+func parseLevel(s string) (*int, error) {
+	if s == "" {
+		return nil, nil
+	}
+	track, number, ok := strings.Cut(s, "=")
+	if !ok {
+		track, number = "build", s
+	}
+	if track != "build" {
+		return nil, fmt.Errorf("--level %q: this version judges the build track only; give N or build=N", s)
+	}
+	n, err := strconv.Atoi(number)
+	if err != nil || n < 1 || n > verify.MaxLevel {
+		return nil, fmt.Errorf("--level %q: the build level is a number from 1 to %d", s, verify.MaxLevel)
+	}
+	return &n, nil
+}
+
+// readSmall reads a regular file of at most limit bytes.
+func readSmall(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	if info.Size() > limit {
+		return nil, fmt.Errorf("it is larger than the %d bytes allowed", limit)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+// outputFlag adds --output text|json and returns where its value will be.
+func outputFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("output", "text", "`FORMAT` of the answer: text or json")
+}
+
+func checkOutput(format string) error {
+	if format != "text" && format != "json" {
+		return usagef("--output %q: give text or json", format)
+	}
+	return nil
+}
+
+// textOptions fits a rendering to the terminal, if there is one.
+func textOptions(s *Streams) report.TextOptions {
+	var o report.TextOptions
+	f, ok := s.Out.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return o
+	}
+	if w, h, err := term.GetSize(int(f.Fd())); err == nil {
+		o.Width, o.Height = w, h
+	}
+	o.Color = s.Env("NO_COLOR") == "" && s.Env("TERM") != "dumb"
+	return o
+}
+
+func newVerifyCmd(s *Streams) *cobra.Command {
+	var flags judgeFlags
+	var deadline time.Duration
+	cmd := &cobra.Command{
+		Use:   "verify [flags] REF",
+		Short: "Say which SLSA level an image's evidence carries, and whether that is enough",
+		Long: `verify finds the evidence attached to an image, checks the signatures, and
+computes the SLSA v1.2 Build level with a row for each requirement. An index is
+judged with every platform below it, and is as good as the worst of them.
+
+REF is a registry reference, oci:PATH[:TAG][@DIGEST] or docker:NAME.
+
+With --policy, only builders that the policy names count, up to the level it
+gives them, and source, parameters and SBOMs must be as it expects. With --key
+alone, provenance signed by that key carries Build L1 for an unhosted builder
+and L2 for another; Build L3 needs a policy. With neither, --level 1 asks only
+whether there is provenance, whoever wrote it.
+
+Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
+		Example: `  waxseal verify --key waxseal.pub registry.example/app:1.0
+  waxseal verify --policy policy.yaml --output json oci:out/image:app`,
+		Args: cobra.ExactArgs(1),
+	}
+	flags.register(cmd, true)
+	output := outputFlag(cmd)
+	cmd.Flags().DurationVar(&deadline, "deadline", 0, "give up after `DURATION` and say undecided (0: no limit of its own)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkOutput(*output); err != nil {
+			return err
+		}
+		req, err := flags.request(args[0])
+		if err != nil {
+			return err
+		}
+		ctx := cmd.Context()
+		if deadline > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, deadline)
+			defer cancel()
+		}
+		v, err := gate.Gate{}.Judge(ctx, req)
+		if err != nil {
+			return exitError{ExitUsage, err}
+		}
+		return printVerdict(s, v, *output)
+	}
+	return cmd
+}
+
+// printVerdict writes the verdict and returns the error that carries its exit
+// code. A verdict that could not be written whole is no answer.
+func printVerdict(s *Streams, v *gate.Verdict, output string) error {
+	var err error
+	if output == "json" {
+		err = report.JSON(s.Out, v)
+	} else {
+		err = report.Verdict(s.Out, v, textOptions(s))
+	}
+	if err != nil {
+		return exitError{ExitUndecided, fmt.Errorf("writing the verdict: %w", err)}
+	}
+	switch v.Decision {
+	case gate.Pass:
+		return nil
+	case gate.Deny:
+		return exitError{code: ExitDenied}
+	}
+	if len(v.Reasons) == 0 {
+		return exitError{code: ExitUndecided}
+	}
+	return exitError{ExitUndecided, undecidedError{v.Reasons[0]}}
+}
+
+// undecidedError is the reason for no answer, with the way out.
+type undecidedError struct{ reason gate.Reason }
+
+func (e undecidedError) Error() string { return "undecided: " + e.reason.Message }
+func (e undecidedError) Hint() string  { return e.reason.Hint }
