@@ -44,23 +44,51 @@ var rooms = map[string]string{
 // guests is where each third party may be imported, by the longest prefix.
 // What stands nowhere here is not imported at all.
 var guests = map[string]string{
-	"github.com/spf13/cobra":                                 "internal/cli",
-	"golang.org/x/term":                                      "internal/cli pkg/build",
-	"github.com/moby/buildkit":                               "internal/engine pkg/build",
-	"github.com/containerd":                                  "internal/engine",
-	"github.com/anchore/syft":                                "pkg/catalog",
-	"github.com/in-toto/in-toto-golang":                      "attestations pkg/attest",
-	"github.com/in-toto/attestation":                         "attestations",
-	"github.com/secure-systems-lab/go-securesystemslib/dsse": "pkg/attest pkg/sign",
-	"github.com/sigstore/protobuf-specs":                     "pkg/attest pkg/sign pkg/verify",
-	"github.com/sigstore/cosign/v2":                          "pkg/sign pkg/verify",
-	"github.com/sigstore/cosign/v2/pkg/oci":                  "pkg/store",
-	"github.com/sigstore/sigstore":                           "pkg/sign pkg/verify",
-	"github.com/sigstore/sigstore-go":                        "pkg/verify",
-	"github.com/google/go-containerregistry":                 "pkg/store",
-	"go.yaml.in/yaml/v3":                                     "pkg/policy",
-	"github.com/CycloneDX/cyclonedx-go":                      "pkg/sbom",
-	"github.com/spdx/tools-golang":                           "pkg/sbom",
+	"github.com/spf13/cobra":                 "internal/cli",
+	"github.com/moby/buildkit":               "internal/engine pkg/build",
+	"github.com/containerd":                  "internal/engine",
+	"github.com/anchore/syft":                "pkg/catalog",
+	"modernc.org/sqlite":                     "pkg/catalog", // what Syft reads RPM databases with
+	"github.com/CycloneDX/cyclonedx-go":      "pkg/sbom",
+	"github.com/spdx/tools-golang":           "pkg/sbom",
+	"github.com/google/go-containerregistry": "pkg/store",
+	"github.com/sigstore/cosign/v2":          "pkg/sign pkg/verify",
+	"github.com/sigstore/cosign/v2/pkg/oci":  "pkg/store",
+	"github.com/sigstore/sigstore":           "pkg/sign pkg/verify",
+	"github.com/sigstore/sigstore-go":        "pkg/verify",
+	"go.yaml.in/yaml/v3":                     "pkg/policy",
+
+	// The formats of evidence.
+	"github.com/in-toto/in-toto-golang":                           "attestations pkg/attest",
+	"github.com/in-toto/attestation":                              "attestations pkg/attest",
+	"github.com/secure-systems-lab/go-securesystemslib/dsse":      "pkg/attest pkg/sign",
+	"github.com/secure-systems-lab/go-securesystemslib/encrypted": "pkg/sign",
+	"github.com/sigstore/protobuf-specs":                          "pkg/attest pkg/sign pkg/verify",
+	"google.golang.org/protobuf":                                  "pkg/attest pkg/sign pkg/verify",
+	"github.com/sigstore/cosign/v2/pkg/types":                     "pkg/store",
+	"github.com/sigstore/sigstore-go/pkg/sign":                    "pkg/sign",
+
+	// What speaking with BuildKit brings along: its client takes content stores,
+	// platforms and file trees in other modules' types.
+	"github.com/containerd/containerd/v2/core/content": "internal/engine pkg/build",
+	"github.com/containerd/errdefs":                    "internal/engine pkg/build",
+	"github.com/containerd/platforms":                  "internal/engine pkg/build",
+	"github.com/distribution/reference":                "pkg/build",
+	"github.com/docker/cli/cli/config":                 "pkg/build",
+	"github.com/docker/go-units":                       "pkg/build",
+	"github.com/klauspost/compress":                    "pkg/build",
+	"github.com/moby/patternmatcher":                   "pkg/build",
+	"github.com/opencontainers":                        "internal/engine pkg/build pkg/catalog",
+	"github.com/tonistiigi":                            "pkg/build",
+	"github.com/ulikunitz/xz":                          "pkg/build",
+	"google.golang.org/grpc":                           "internal/engine pkg/build",
+	"github.com/sirupsen/logrus":                       "internal/engine",
+	"go.etcd.io/bbolt":                                 "internal/engine",
+
+	"github.com/gofrs/flock": "pkg/store",
+	"golang.org/x/sync":      "pkg",
+	"golang.org/x/sys":       "pkg internal",
+	"golang.org/x/term":      "internal/cli pkg/build",
 }
 
 type listed struct {
@@ -144,7 +172,7 @@ func guestAllowed(imported, name string) bool {
 			best, where = prefix, places
 		}
 	}
-	return where == "everywhere" || slices.ContainsFunc(strings.Fields(where), func(place string) bool {
+	return slices.ContainsFunc(strings.Fields(where), func(place string) bool {
 		return name == place || strings.HasPrefix(name, place+"/")
 	})
 }
