@@ -75,6 +75,11 @@ func requirements(root string) error {
 		if errors.Is(err, unix.ENOSPC) {
 			return err
 		}
+		// The mount's long list of options helps nobody.
+		var errno unix.Errno
+		if errors.As(err, &errno) {
+			err = errno
+		}
 		return &need{
 			what:  fmt.Sprintf("overlayfs cannot be used in the build cache %s", root),
 			way:   "choose a folder on ext4, xfs or tmpfs with --cache-dir; a folder that is itself on an overlay (inside a container) will not do, and the kernel needs the overlay module (modprobe overlay)",

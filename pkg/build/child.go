@@ -55,8 +55,9 @@ type EngineOptions struct {
 // Engine is a running engine child. Close ends it; nothing it started
 // outlives it, nor it us.
 type Engine struct {
-	cmd  *exec.Cmd
-	lock *os.File // the cache's lock; the child holds it too
+	cmd   *exec.Cmd
+	cache string
+	lock  *os.File // the cache's lock; the child holds it too
 
 	control  net.Conn
 	side     *http.Client
@@ -85,9 +86,12 @@ type EngineInfo struct {
 type EngineError struct {
 	Text string
 	Way  string
+
+	cause error
 }
 
 func (e *EngineError) Error() string { return e.Text }
+func (e *EngineError) Unwrap() error { return e.cause }
 
 // Hint returns the way out, or "".
 func (e *EngineError) Hint() string { return e.Way }
@@ -155,7 +159,7 @@ func StartEngine(ctx context.Context, opts EngineOptions) (_ *Engine, err error)
 		args = append(args, "-insecure-registry", strings.Join(opts.InsecureRegistries, ","))
 	}
 	e := &Engine{
-		lock: lock, control: control, lifetime: lifeW,
+		cache: cache, lock: lock, control: control, lifetime: lifeW,
 		tail:  &tail{next: opts.Stderr},
 		done:  make(chan struct{}),
 		asked: make(chan struct{}),
@@ -357,17 +361,26 @@ func (e *Engine) get(ctx context.Context, path string, q url.Values) (*http.Resp
 	return nil, &EngineError{Text: p.Error, Way: p.Hint}
 }
 
-// Explain returns err, or when the engine has died, why: callers pass what
-// their client's calls return, because a dead engine looks like a connection
-// that ended.
+// Explain returns err with the way out where it knows one, or when the engine
+// has died, why: callers pass what their client's calls return, because a dead
+// engine looks like a connection that ended. The error it is given stays in
+// the chain, and a cancelled context is left as it is.
 func (e *Engine) Explain(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
 	}
 	select {
 	case <-e.asked:
 		return err
 	default:
+	}
+	// It crossed a wire: only the text is left of the error.
+	if strings.Contains(err.Error(), unix.ENOSPC.Error()) {
+		return &EngineError{
+			Text:  err.Error(),
+			Way:   fmt.Sprintf("a disk is full; the build cache is %s: free space there or remove it (it is only a cache), or choose another with --cache-dir", e.cache),
+			cause: err,
+		}
 	}
 	// A connection ends a moment before the process is reaped.
 	if connectionLost(err) {
@@ -392,7 +405,7 @@ func (e *Engine) Explain(err error) error {
 	if t := e.tail.text(); t != "" {
 		text += "; its last words:\n" + t
 	}
-	return &EngineError{Text: text, Way: way}
+	return &EngineError{Text: text, Way: way, cause: err}
 }
 
 func connectionLost(err error) bool {

@@ -8,10 +8,8 @@ import (
 	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -26,32 +24,23 @@ import (
 	"github.com/waxseal/waxseal/pkg/sbom"
 )
 
-// engineForTest builds the engine once for all tests of the package. The file
-// stays in the build's own temporary folder, which TestMain is not ours to end.
-var engineForTest = sync.OnceValues(func() (string, error) {
-	root, err := testkit.Root()
-	if err != nil {
-		return "", err
-	}
-	p := filepath.Join(root, ".cache", "test", engineName)
-	cmd := exec.Command("go", "build", "-o", p, "./cmd/waxseal-engine")
-	cmd.Dir = root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", errors.New(string(out))
-	}
-	return p, nil
-})
+// helperEngine tells a helper process of these tests where the engine is.
+const helperEngine = "WAXSEAL_TEST_ENGINE"
 
+// needEngine returns the engine's program, built from this checkout.
 func needEngine(t testing.TB) string {
 	t.Helper()
+	if p := os.Getenv(helperEngine); p != "" {
+		return p
+	}
 	if err := testkit.CanBuild(); err != nil {
 		testkit.Unavailable(t, "%v", err)
 	}
-	p, err := engineForTest()
+	dir, err := testkit.Binaries(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return filepath.Join(dir, engineName)
 }
 
 func startEngine(t *testing.T, opts EngineOptions) *Engine {
