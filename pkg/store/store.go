@@ -1,42 +1,21 @@
 // Package store finds, reads and writes images and the evidence about them, in
 // a registry, an OCI layout or a folder of files. Call Parse on what the user
 // typed, Open the Reference, Resolve it once, and use the digest from then on.
-// All sizes and counts are bounded by package attest's limits.
+// To write, OpenWritable, then Copy or Put, Attach the evidence, and Tag last.
+// All sizes and counts are bounded by package attest's limits. Errors that tell
+// nothing about the image wrap ErrNotFound or ErrUnavailable, and say the way
+// out through a method Hint.
 package store
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
 	"github.com/waxseal/waxseal/pkg/attest"
 )
-
-// Kind is where a reference points.
-type Kind string
-
-// The kinds of place.
-const (
-	Registry Kind = "registry" // HOST/REPO[:TAG][@DIGEST]
-	Layout   Kind = "oci"      // oci:PATH[:TAG][@DIGEST]
-	Docker   Kind = "docker"   // docker:NAME, read-only
-)
-
-// Reference is a parsed image reference. String gives it back in the form
-// that Parse takes.
-type Reference struct {
-	Kind   Kind
-	Place  string // "host/repo", the layout's path, or the daemon's image name
-	Tag    string
-	Digest attest.Digest
-}
-
-// Parse reads REF: a registry reference, oci:PATH[:TAG][@DIGEST] or
-// docker:NAME. Errors name what is wrong and show a right form.
-func Parse(s string) (Reference, error) { panic("contract") }
-
-func (r Reference) String() string { panic("contract") }
 
 // Options configures Open; the zero value uses docker's credentials, TLS
 // everywhere but loopback, and the default timeouts.
@@ -50,6 +29,8 @@ type Options struct {
 	// its descriptor states ("" when it states none; it is not verified). Nil
 	// wants all. A piece that is not wanted is listed with Unwanted set.
 	Want func(predicateType string) bool
+
+	net network // what tests replace
 }
 
 // Platform is one manifest below an index.
@@ -60,9 +41,9 @@ type Platform struct {
 
 // Piece is one piece of evidence found for a digest, as found.
 type Piece struct {
-	Source  string        // "referrer", "referrers tag", "cosign .att", "index attestation (unsigned)", "file"
+	Source  string        // one of the Source constants
 	Where   string        // manifest digest or path: where to look at it
-	Digest  attest.Digest // of Raw
+	Digest  attest.Digest // of Raw, or what the descriptor says when Raw is nil
 	Raw     []byte        // a bundle, a DSSE envelope, or for an index attestation the bare statement
 	Skipped string        // why it was not read (too large, unknown form …); Raw is then nil
 	// PredicateType is what the descriptor or annotation says, NOT verified.
@@ -70,25 +51,14 @@ type Piece struct {
 	Unwanted      bool // Options.Want declined it; Raw is nil
 }
 
-// What errors.Is can tell about a place. Both mean that nothing is known.
-var (
-	ErrNotFound    = errors.New("not found")
-	ErrUnavailable = errors.New("unavailable")
+// Where pieces come from.
+const (
+	SourceReferrer = "referrer"
+	SourceTag      = "referrers tag"
+	SourceAtt      = "cosign .att"
+	SourceIndex    = "index attestation (unsigned)"
+	SourceFile     = "file"
 )
-
-// Repo is a repository that also lists evidence.
-type Repo interface {
-	Repository
-	EvidenceLister
-}
-
-// Open opens the place that ref names.
-func Open(ctx context.Context, ref Reference, opts Options) (Repo, error) { panic("contract") }
-
-// Platforms lists the manifests below an index; none for a manifest.
-func Platforms(ctx context.Context, r Repository, d v1.Descriptor) ([]Platform, error) {
-	panic("contract")
-}
 
 // Repository is one opened place: a registry repository or an OCI layout.
 // Safe for concurrent use.
@@ -107,4 +77,70 @@ type Repository interface {
 // be asked is.
 type EvidenceLister interface {
 	Evidence(ctx context.Context, d attest.Digest) ([]Piece, error)
+}
+
+// Repo is a repository that also lists evidence.
+type Repo interface {
+	Repository
+	EvidenceLister
+}
+
+// Writable is a place that takes content. Put calls may be repeated: what is
+// there already is left alone. Nothing is visible under a final name before it
+// is whole.
+type Writable interface {
+	Repo
+	// Reference is what the place was opened with.
+	Reference() Reference
+	// PutBlob stores a blob. The bytes are read only when the place has them
+	// neither here nor at b.From.
+	PutBlob(ctx context.Context, b Blob) error
+	// PutManifest stores a manifest or index by digest. What it points to must
+	// be there.
+	PutManifest(ctx context.Context, mediaType types.MediaType, raw []byte) (v1.Descriptor, error)
+	// PutTag points tag to a manifest that is there. Call Tag, which checks.
+	PutTag(ctx context.Context, tag string, d v1.Descriptor) error
+
+	// tagged returns what a tag points to.
+	tagged(ctx context.Context, tag string) ([]byte, v1.Descriptor, error)
+	// referrers lists the manifests whose subject is d, as the place knows them.
+	referrers(ctx context.Context, d attest.Digest) ([]v1.Descriptor, error)
+	// hasBlob reports whether the place has the blob, with the size stated.
+	hasBlob(ctx context.Context, d v1.Descriptor) (bool, error)
+}
+
+// Blob is content to store.
+type Blob struct {
+	Descriptor v1.Descriptor
+	// Open starts a fresh reader over the bytes.
+	Open func() (io.ReadCloser, error)
+	// From is a place that has the blob already. When it is another repository
+	// of the same registry the registry is asked to take it from there.
+	From Reference
+}
+
+// Open opens the place that ref names for reading.
+func Open(ctx context.Context, ref Reference, opts Options) (Repo, error) {
+	switch ref.Kind {
+	case Registry:
+		return openRegistry(ref, opts)
+	case Layout:
+		return openLayout(ref, opts, false)
+	case Docker:
+		return openDocker(ctx, ref, opts)
+	}
+	return nil, &Error{Place: ref.String(), Cause: "not a place that images are read from"}
+}
+
+// OpenWritable opens the place that ref names for reading and writing. A
+// layout that does not exist is made.
+func OpenWritable(_ context.Context, ref Reference, opts Options) (Writable, error) {
+	switch ref.Kind {
+	case Registry:
+		return openRegistry(ref, opts)
+	case Layout:
+		return openLayout(ref, opts, true)
+	}
+	return nil, &Error{Place: ref.String(), Cause: "images are not written there",
+		Way: "give a registry reference or oci:PATH[:TAG]"}
 }
