@@ -1,10 +1,7 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -77,7 +74,7 @@ the source, the build type, the parameters that were set, and the SBOMs.`,
 			_, err = s.Out.Write(text)
 			return err
 		}
-		if err := writeNew(out, text); err != nil {
+		if err := writeNew(out, text, 0o644); err != nil {
 			return err
 		}
 		fmt.Fprintf(s.Err, "Wrote %s. Read it, then: waxseal verify --policy %s %s\n", out, out, args[0])
@@ -102,22 +99,6 @@ func relativeTo(dir, path string) string {
 		return p
 	}
 	return filepath.ToSlash(rel)
-}
-
-// writeNew writes a file that did not exist before; an error leaves none.
-func writeNew(path string, text []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("writing %q: it exists already; remove it or choose another name", path)
-	}
-	if err != nil {
-		return fmt.Errorf("writing %q: %w", path, errors.Unwrap(err))
-	}
-	_, err = f.Write(text)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return errors.Join(fmt.Errorf("writing %q: %w", path, err), os.Remove(path))
-	}
-	return nil
 }
 
 func newPolicyCheckCmd(s *Streams) *cobra.Command {

@@ -27,10 +27,22 @@ const (
 // Streams is what a command may read, print to and look up. Results go to
 // Out, everything else to Err.
 type Streams struct {
-	In  io.Reader
-	Out io.Writer
-	Err io.Writer
-	Env func(string) string
+	In        io.Reader
+	Out       io.Writer
+	Err       io.Writer
+	LookupEnv func(string) (string, bool)
+}
+
+// Env is the variable's value, empty when it is not set.
+func (s *Streams) Env(name string) string {
+	v, _ := s.LookupEnv(name)
+	return v
+}
+
+// has reports whether the variable is set, to nothing too.
+func (s *Streams) has(name string) bool {
+	_, ok := s.LookupEnv(name)
+	return ok
 }
 
 // exitError carries the exit code of an error that is more than "failed".
@@ -86,7 +98,7 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 	return code
 }
 
-func newRoot(io *Streams) *cobra.Command {
+func newRoot(s *Streams) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "waxseal",
 		Short: "Seal container builds: record what goes in, sign what comes out, let nothing unproven ship",
@@ -101,14 +113,18 @@ Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SuggestionsMinimumDistance = 2
-	root.SetIn(io.In)
-	root.SetOut(io.Out)
-	root.SetErr(io.Err)
+	root.SetIn(s.In)
+	root.SetOut(s.Out)
+	root.SetErr(s.Err)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %q", err, cmd.CommandPath()+" --help")
 	})
 	root.AddCommand(
-		newVersionCmd(io),
+		newVerifyCmd(s),
+		newInspectCmd(s),
+		newPolicyCmd(s),
+		newKeyCmd(s),
+		newVersionCmd(s),
 		newManCmd(),
 	)
 	usageArgs(root)
@@ -144,13 +160,13 @@ func usageArgs(cmd *cobra.Command) {
 	}
 }
 
-func newVersionCmd(io *Streams) *cobra.Command {
+func newVersionCmd(s *Streams) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(io.Out, "waxseal %s %s %s/%s\n", Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(s.Out, "waxseal %s %s %s/%s\n", Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}
