@@ -62,6 +62,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		f.StringVar(&req.Format, "format", "", "spdx or cyclonedx; both in one object when empty")
 		f.StringVar(&req.Name, "name", "", "what the documents call the image")
 		f.StringVar(&req.Epoch, "epoch", "", "seconds since 1970 for the documents' time; default the image's own")
+		f.BoolVar(&req.Lifetime, "lifetime", false, "end when the pipe on file descriptor 3 does")
 		if err := f.Parse(args); err != nil {
 			return err
 		}

@@ -124,6 +124,7 @@ Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		newInspectCmd(s),
 		newPolicyCmd(s),
 		newKeyCmd(s),
+		newSBOMCmd(s),
 		newVersionCmd(s),
 		newManCmd(),
 	)

@@ -36,11 +36,26 @@ type CatalogRequest struct {
 	Format string // one document as it is; "" is all, in one JSON object
 	Epoch  string // the documents' time; default the image's own
 	Name   string // what the documents call the image
+	// Lifetime: file descriptor 3 is a pipe that ends with who asked.
+	Lifetime bool
 }
 
 // Catalog writes the SBOM documents of an image in an OCI layout. It unpacks
 // the image into a temporary folder, needs no root, and runs nothing of it.
 func Catalog(ctx context.Context, req CatalogRequest, out io.Writer) (err error) {
+	if req.Lifetime {
+		life, err := inherited(fdControl, "lifetime pipe")
+		if err != nil {
+			return err
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			_, _ = io.Copy(io.Discard, life)
+			cancel()
+		}()
+	}
 	d, err := attest.ParseDigest(req.Digest)
 	if err != nil {
 		return err
@@ -94,7 +109,9 @@ func Catalog(ctx context.Context, req CatalogRequest, out io.Writer) (err error)
 	for f, doc := range docs {
 		all[f] = doc
 	}
-	return json.NewEncoder(out).Encode(all)
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false) // the documents come out byte for byte
+	return enc.Encode(all)
 }
 
 // layout is the folder of an OCI layout.

@@ -86,7 +86,7 @@ func EncodeCycloneDX(bom *cyclonedx.BOM, stamp Stamp) ([]byte, error) {
 	if err := enc.EncodeVersion(bom, cyclonedx.SpecVersion1_6); err != nil {
 		return nil, fmt.Errorf("writing a CycloneDX document: %w", err)
 	}
-	return b.Bytes(), nil
+	return bytes.TrimSpace(b.Bytes()), nil
 }
 
 // uuid makes a UUID of a digest, version 8: https://www.rfc-editor.org/rfc/rfc9562#section-5.8
@@ -110,5 +110,5 @@ func encode(v any) ([]byte, error) {
 	if err := enc.Encode(v); err != nil {
 		return nil, fmt.Errorf("writing an SBOM: %w", err)
 	}
-	return b.Bytes(), nil
+	return bytes.TrimSpace(b.Bytes()), nil
 }
