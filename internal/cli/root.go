@@ -122,6 +122,7 @@ Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
 	root.AddCommand(
 		newVerifyCmd(s),
 		newInspectCmd(s),
+		newAttestCmd(s),
 		newPolicyCmd(s),
 		newKeyCmd(s),
 		newSBOMCmd(s),

@@ -1,0 +1,201 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/sign"
+	"github.com/waxseal/waxseal/pkg/store"
+)
+
+// shortType is one of cosign's short names for a predicate type.
+type shortType struct{ name, uri string }
+
+func shortTypes() []shortType {
+	return []shortType{
+		{"slsaprovenance1", attestations.ProvenanceV1},
+		{"slsaprovenance", attestations.ProvenanceV02},
+		{"spdxjson", attestations.SPDX},
+		{"cyclonedx", attestations.CycloneDX},
+		{"openvex", attestations.OpenVEX},
+		{"vuln", attestations.CosignVuln},
+		{"vsa", attestations.VSAV1},
+	}
+}
+
+// attestRequest is what `waxseal attest` was asked for.
+type attestRequest struct {
+	reference string
+	predicate string // file
+	kind      string // short name or URI
+	key       string
+	attach    string // bundle, att or both
+	insecure  bool
+}
+
+func newAttestCmd(s *Streams) *cobra.Command {
+	var req attestRequest
+	var names []string
+	for _, t := range shortTypes() {
+		names = append(names, t.name)
+	}
+	cmd := &cobra.Command{
+		Use:   "attest --predicate FILE --type T --key KEYREF REF",
+		Short: "Sign a predicate about an image and attach it",
+		Long: `attest reads a predicate (one JSON object), makes an in-toto statement about
+the digest that REF resolves to, signs it, and attaches it as a Sigstore bundle
+v0.3 by the registry's referrers, by the fallback tag where there are none, or
+in an OCI layout. An index is attested as itself, not platform by platform.
+
+REF is a registry reference or oci:PATH[:TAG][@DIGEST].`,
+		Example: `  waxseal attest --predicate scan.json --type vuln --key waxseal.key registry.example/app:1.0
+  waxseal attest --predicate review.json --type https://acme.example/review/v1 --key waxseal.key oci:out/image:app`,
+		Args: cobra.ExactArgs(1),
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&req.predicate, "predicate", "", "`FILE` with the predicate, JSON")
+	fl.StringVar(&req.kind, "type", "", "predicate type `T`: a URI, or "+strings.Join(names, ", "))
+	fl.StringVar(&req.key, "key", "", "private key `KEYREF` to sign with")
+	fl.StringVar(&req.attach, "attach", "bundle", "`FORM` to attach: bundle (a referrer), att (cosign's .att tag), or both")
+	fl.BoolVar(&req.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
+	for _, name := range []string{"predicate", "type", "key"} {
+		// The flag was defined above, so this cannot fail.
+		_ = cmd.MarkFlagRequired(name)
+	}
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkOutput(*output); err != nil {
+			return err
+		}
+		req.reference = args[0]
+		done, err := attestImage(cmd.Context(), s, req)
+		if err != nil {
+			return err
+		}
+		if *output == "json" {
+			return json.NewEncoder(s.Out).Encode(done)
+		}
+		_, err = fmt.Fprintf(s.Out, "attested  %s\ntype      %s\nas        %s\nnext      waxseal inspect %s\n",
+			done.Subject, done.PredicateType, strings.Join(done.Attached, ", "), args[0])
+		return err
+	}
+	return cmd
+}
+
+// attested is what `waxseal attest` made; its JSON is the command's output.
+type attested struct {
+	Subject       attest.Digest `json:"subject"`
+	PredicateType string        `json:"predicateType"`
+	Bundle        attest.Digest `json:"bundle"`
+	Attached      []string      `json:"attached"` // referrer manifest digests, ".att"
+}
+
+// attestImage checks everything that can be checked before the key is opened,
+// and attaches nothing before the signature stands.
+func attestImage(ctx context.Context, s *Streams, req attestRequest) (*attested, error) {
+	if !slices.Contains([]string{"bundle", "att", "both"}, req.attach) {
+		return nil, usagef("--attach %q: give bundle, att or both", req.attach)
+	}
+	predicateType, err := parseType(req.kind)
+	if err != nil {
+		return nil, err
+	}
+	predicate, err := readPredicate(req.predicate)
+	if err != nil {
+		return nil, err
+	}
+	ref, err := store.Parse(req.reference)
+	if err != nil {
+		return nil, exitError{ExitUsage, err}
+	}
+	place, err := store.OpenWritable(ctx, ref, store.Options{Insecure: req.insecure})
+	if err != nil {
+		return nil, err
+	}
+	desc, err := place.Resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	digest, err := attest.ParseDigest(desc.Digest.String())
+	if err != nil {
+		return nil, err
+	}
+	subject := attest.Subject{Digest: map[string]string{"sha256": digest.Hex()}}
+	if ref.Kind == store.Registry {
+		subject.Name = ref.Place // a layout's path is nobody else's business
+	}
+	st, err := attest.NewStatement(predicateType, []attest.Subject{subject}, predicate)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := openSigner(ctx, s, req.key)
+	if err != nil {
+		return nil, err
+	}
+	defer signer.Close()
+	return attach(ctx, place, desc, signer, st, req.attach)
+}
+
+func attach(ctx context.Context, place store.Writable, desc v1.Descriptor, signer sign.Signer, st *attest.Statement, form string) (*attested, error) {
+	bundle, err := signer.Sign(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	done := &attested{
+		Subject:       attest.Digest(desc.Digest.String()),
+		PredicateType: st.PredicateType,
+		Bundle:        bundle.Digest(),
+	}
+	if form != "att" {
+		referrer, err := store.Attach(ctx, place, desc, bundle)
+		if err != nil {
+			return nil, err
+		}
+		done.Attached = append(done.Attached, referrer.Digest.String())
+	}
+	if form != "bundle" {
+		if err := store.AttachCosign(ctx, place, desc, bundle); err != nil {
+			return nil, err
+		}
+		done.Attached = append(done.Attached, ".att")
+	}
+	return done, nil
+}
+
+// parseType takes a short name or an absolute URI.
+func parseType(s string) (string, error) {
+	for _, t := range shortTypes() {
+		if t.name == s {
+			return t.uri, nil
+		}
+	}
+	if u, err := url.Parse(s); err != nil || u.Scheme == "" || (u.Host == "" && u.Opaque == "") {
+		return "", usagef("--type %q: neither an absolute URI nor a short name (waxseal attest --help lists them)", s)
+	}
+	return s, nil
+}
+
+// readPredicate reads one JSON object; what it says is its type's business.
+func readPredicate(path string) (json.RawMessage, error) {
+	raw, err := readSmall(path, attest.MaxSBOM)
+	if err != nil {
+		return nil, fmt.Errorf("reading predicate %q: %w", path, err)
+	}
+	var object map[string]json.RawMessage
+	if err := attest.UnmarshalStrict(raw, &object); err != nil {
+		return nil, fmt.Errorf("reading predicate %q: %w", path, err)
+	}
+	if object == nil {
+		return nil, fmt.Errorf("reading predicate %q: it must be a JSON object", path)
+	}
+	return raw, nil
+}
