@@ -116,7 +116,7 @@ func (l *layout) Resolve(ctx context.Context) (v1.Descriptor, error) {
 	var names []string
 	for _, m := range index.Manifests {
 		d, err := digest(m)
-		if err != nil || m.ArtifactType != "" || found[d] || evidenceTag(m.Annotations[refName]) {
+		if err != nil || (m.ArtifactType != "" && !types.MediaType(m.ArtifactType).IsConfig()) || found[d] || evidenceTag(m.Annotations[refName]) {
 			continue
 		}
 		doc, _, err := readDocument(ctx, l, d)
