@@ -1,0 +1,188 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/build"
+)
+
+func newBuildCmd(io *Streams) *cobra.Command {
+	var f buildFlags
+	cmd := &cobra.Command{
+		Use:   "build [flags] PATH | URL | -",
+		Short: "Build an image as docker build does, with an SBOM and signed provenance",
+		Long: `Build an image from a Dockerfile. Takes the flags of docker build and docker
+buildx build, with the same meaning; one that is not supported is an error.
+
+The context is a folder, a git URL (with #REF:SUBFOLDER), the URL of a tarball,
+or - for a tar archive or a Dockerfile on standard input. Without an output the
+image goes to waxseal's own OCI layouts below ${WAXSEAL_HOME:-~/.local/share/waxseal}.
+
+Evidence is signed with --key (a cosign key; the password comes from
+COSIGN_PASSWORD or the terminal) and attached to the image: provenance for every
+platform and the index, SBOMs for every platform. Or say --unsigned.
+
+Environment: WAXSEAL_KEY and WAXSEAL_BUILDER_ID stand for --key and --builder-id,
+WAXSEAL_CACHE for --cache-dir; BUILDKIT_PROGRESS, DOCKER_DEFAULT_PLATFORM and
+SOURCE_DATE_EPOCH are read as docker reads them.`,
+		Example: `  waxseal key generate
+  waxseal build --key waxseal.key -t app:1.0 .
+  waxseal build --key waxseal.key -t registry.example/app:1.0 --push .
+  waxseal build --unsigned --build-context base=oci:./base -o type=local,dest=out .`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runBuild(cmd.Context(), io, cmd, &f, args[0])
+		},
+	}
+	f.register(cmd.Flags())
+	return cmd
+}
+
+func runBuild(ctx context.Context, io *Streams, cmd *cobra.Command, f *buildFlags, arg string) error {
+	if err := refusedFlags(cmd.Flags()); err != nil {
+		return err
+	}
+	f.fromEnv(cmd.Flags(), io.Env)
+	req, err := f.request(arg, io.Env)
+	if err != nil {
+		return exitError{ExitUsage, err}
+	}
+	deps := build.Deps{
+		Home: imageHome(io.Env), Stdin: io.In, Stdout: io.Out, Env: io.Env, Version: Version(),
+		Display: build.Display{Out: io.Err, Mode: f.mode()},
+		Engine:  build.EngineOptions{Notify: func(s string) { fmt.Fprintln(io.Err, "waxseal: "+s) }},
+	}
+	if f.key != "" {
+		signer, err := openSigner(ctx, io, f.key)
+		if err != nil {
+			return err
+		}
+		defer signer.Close()
+		deps.Signer = signer
+	}
+	res, err := build.Run(ctx, req, deps)
+	if err != nil {
+		var usage build.UsageError
+		if errors.As(err, &usage) {
+			return exitError{ExitUsage, err}
+		}
+		return err
+	}
+	return f.report(io, &req, res)
+}
+
+// report writes the files that were asked for about the result, and says what
+// was made and what comes next.
+func (f *buildFlags) report(io *Streams, req *build.Request, res *build.Result) error {
+	if f.iidFile != "" {
+		if err := res.WriteImageID(f.iidFile); err != nil {
+			return err
+		}
+	}
+	if f.metadataFile != "" {
+		if err := res.WriteMetadata(f.metadataFile); err != nil {
+			return err
+		}
+	}
+	for _, n := range res.Notes {
+		fmt.Fprintln(io.Err, "note: "+n)
+	}
+	out := io.Out
+	for _, o := range req.Outputs {
+		if o.Dest == "-" {
+			out = io.Err // standard output holds the image
+		}
+	}
+	if f.quiet {
+		_, err := fmt.Fprintln(out, res.QuietID())
+		return err
+	}
+	_, err := fmt.Fprint(out, f.summary(res))
+	return err
+}
+
+func (f *buildFlags) summary(res *build.Result) string {
+	var b strings.Builder
+	line := func(key, format string, args ...any) {
+		fmt.Fprintf(&b, "%-10s"+format+"\n", append([]any{key}, args...)...)
+	}
+	kind := "image"
+	if res.Index {
+		kind = "index"
+	}
+	line(kind, "%s", res.Digest)
+	for _, p := range res.Platforms {
+		packages := ""
+		for _, format := range []string{"spdx", "cyclonedx"} {
+			if n, ok := p.Packages[format]; ok {
+				packages = fmt.Sprintf("  %d packages in its SBOM", n)
+				break
+			}
+		}
+		line("platform", "%s  %s%s", p.Digest, p.Name, packages)
+	}
+	for _, i := range res.Images {
+		line("is", "%s", i)
+	}
+	for _, n := range res.Loaded {
+		line("is", "docker:%s", n)
+	}
+	for _, n := range res.Files {
+		line("wrote", "%s", n)
+	}
+	if res.Out != "" {
+		line("wrote", "%s", res.Out)
+	}
+	if f.unsigned {
+		line("evidence", "unsigned: it earns no level")
+	} else {
+		line("evidence", "%d signed statements", res.Evidence)
+		line("earns", "%s", earns(res.BuilderID))
+	}
+	if next := f.next(res); next != "" {
+		line("next", "%s", next)
+	}
+	return b.String()
+}
+
+// earns says in one line what the evidence can carry.
+func earns(builder string) string {
+	if builder == attestations.UnhostedBuilderID {
+		return "at most SLSA Build L1: an unhosted builder vouches for no more (see --builder-id)"
+	}
+	return "at most what a policy trusts this key for as " + builder
+}
+
+// next is the command that a reader will want.
+func (f *buildFlags) next(res *build.Result) string {
+	switch {
+	case len(res.Images) == 0 && len(res.Loaded) > 0 && res.Out == "":
+		return "docker run " + res.Loaded[0]
+	case len(res.Images) == 0:
+		return ""
+	case f.unsigned:
+		return "waxseal inspect " + shellWord(res.Images[0])
+	}
+	pub := "PUBLIC-KEY"
+	if p := strings.TrimSuffix(f.key, ".key") + ".pub"; p != f.key {
+		if _, err := os.Stat(p); err == nil {
+			pub = p
+		}
+	}
+	return "waxseal verify --key " + shellWord(pub) + " --level 1 " + shellWord(res.Images[0])
+}
+
+// shellWord quotes s where a shell would take it apart.
+func shellWord(s string) string {
+	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%_+=:,./-") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,283 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/waxseal/waxseal/pkg/build"
+)
+
+// buildFlags are the flags of build as they stand on the command line.
+type buildFlags struct {
+	tags, args, contexts, labels, annotations []string
+	file, target                              string
+	platforms, secrets, ssh                   []string
+	addHosts, ulimits                         []string
+	network, shmSize                          string
+	noCache, pull                             bool
+	noCacheFilter, cacheFrom, cacheTo         []string
+	outputs                                   []string
+	push, load, quiet                         bool
+	progress, iidFile, metadataFile           string
+
+	key, builderID, out, engine, cacheDir string
+	unsigned, insecure                    bool
+	sbom                                  []string
+}
+
+func (f *buildFlags) register(fs *pflag.FlagSet) {
+	fs.SortFlags = false
+	fs.StringArrayVarP(&f.tags, "tag", "t", nil, "`NAME[:TAG]` of the image; may be repeated")
+	fs.StringVarP(&f.file, "file", "f", "", "Dockerfile, or - for standard input (default: PATH/Dockerfile)")
+	fs.StringArrayVar(&f.args, "build-arg", nil, "`NAME[=VALUE]` of an ARG; recorded in the provenance with its value")
+	fs.StringArrayVar(&f.contexts, "build-context", nil, "`NAME=PATH|URL|docker-image://REF|oci:LAYOUT[:TAG]|docker:NAME`")
+	fs.StringVar(&f.target, "target", "", "`STAGE` to build")
+	fs.StringArrayVar(&f.platforms, "platform", nil, "`OS/ARCH[,…]` to build for; several make an index")
+	fs.StringArrayVar(&f.labels, "label", nil, "`NAME=VALUE` in the image's config")
+	fs.StringArrayVar(&f.annotations, "annotation", nil, "`[LEVEL:]NAME=VALUE` in the image's manifest or index")
+	fs.StringArrayVar(&f.secrets, "secret", nil, "`id=ID[,src=FILE|,env=NAME]` that steps may mount; only the id is recorded")
+	fs.StringArrayVar(&f.ssh, "ssh", nil, "`default|ID[=SOCKET|KEY]` agent that steps may use")
+	fs.StringVar(&f.network, "network", "", "network of RUN steps: `default|none|host`")
+	fs.StringArrayVar(&f.addHosts, "add-host", nil, "`NAME:IP` for steps' /etc/hosts")
+	fs.StringVar(&f.shmSize, "shm-size", "", "`SIZE` of steps' /dev/shm")
+	fs.StringArrayVar(&f.ulimits, "ulimit", nil, "`NAME=SOFT[:HARD]` of steps")
+	fs.BoolVar(&f.noCache, "no-cache", false, "run every step")
+	fs.StringSliceVar(&f.noCacheFilter, "no-cache-filter", nil, "run every step of these `STAGE`s")
+	fs.BoolVar(&f.pull, "pull", false, "look for newer base images even where a copy is there")
+	fs.StringArrayVar(&f.cacheFrom, "cache-from", nil, "`REF|type=registry|local,…` to take a build cache from")
+	fs.StringArrayVar(&f.cacheTo, "cache-to", nil, "`REF|type=registry|local|inline,…` to write the build cache to")
+	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "`DEST|-|type=local|tar|oci|docker|image|registry,dest=…`")
+	fs.BoolVar(&f.push, "push", false, "short for --output=type=registry")
+	fs.BoolVar(&f.load, "load", false, "short for --output=type=docker")
+	fs.StringVar(&f.progress, "progress", "", "`auto|plain|tty|quiet|rawjson` (default auto)")
+	fs.StringVar(&f.iidFile, "iidfile", "", "write the image ID to `FILE`")
+	fs.StringVar(&f.metadataFile, "metadata-file", "", "write what was built to `FILE`, as JSON")
+	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print nothing but the image's digest")
+
+	fs.StringVar(&f.key, "key", "", "private `KEY` to sign the evidence with")
+	fs.BoolVar(&f.unsigned, "unsigned", false, "write evidence that nobody signs; it proves nothing")
+	fs.StringVar(&f.builderID, "builder-id", "", "`URI` that names this builder in the provenance (default: an unhosted local one)")
+	fs.StringVar(&f.out, "out", "", "write image, statements, bundles, SBOMs, metadata and log to `DIR`")
+	fs.StringSliceVar(&f.sbom, "sbom", []string{"spdx", "cyclonedx"}, "SBOM `FORMAT`s: spdx, cyclonedx, or none")
+	fs.StringVar(&f.engine, "engine", "embedded", "`embedded|buildkit:ADDRESS` that runs the steps")
+	fs.StringVar(&f.cacheDir, "cache-dir", "", "the engine's build cache `DIR`")
+	fs.BoolVar(&f.insecure, "insecure-registry", false, "allow plain HTTP and unverified TLS towards registries when pushing")
+
+	for _, r := range refused {
+		if r.takesValue {
+			fs.StringArrayP(r.name, r.short, nil, "not supported")
+		} else {
+			fs.BoolP(r.name, r.short, false, "not supported")
+		}
+		// Errors are only for flags that do not exist.
+		_ = fs.MarkHidden(r.name)
+	}
+}
+
+// refusedFlag is a flag of docker build or docker buildx build that is known
+// and not supported.
+type refusedFlag struct {
+	name, short string
+	takesValue  bool
+	instead     string
+}
+
+var refused = []refusedFlag{
+	{"allow", "", true, "network.host is allowed by --network=host; security.insecure and devices are not offered"},
+	{"attest", "", true, "provenance is always written, SBOMs by --sbom"},
+	{"builder", "", true, "give the address of a running BuildKit with --engine buildkit:ADDRESS"},
+	{"call", "", true, "use docker build --call"},
+	{"cgroup-parent", "", true, ""},
+	{"check", "", false, "use docker build --check"},
+	{"compress", "", false, ""},
+	{"cpu-period", "", true, ""},
+	{"cpu-quota", "", true, ""},
+	{"cpu-shares", "c", true, ""},
+	{"cpuset-cpus", "", true, ""},
+	{"cpuset-mems", "", true, ""},
+	{"debug", "D", false, ""},
+	{"disable-content-trust", "", false, "evidence is signed with --key"},
+	{"force-rm", "", false, "containers of steps never stay"},
+	{"invoke", "", true, ""},
+	{"isolation", "", true, ""},
+	{"memory", "m", true, ""},
+	{"memory-swap", "", true, ""},
+	{"policy", "", true, "evidence is judged by waxseal verify --policy"},
+	{"print", "", true, "use docker build --call"},
+	{"provenance", "", true, "provenance is always written, in full; --builder-id names the builder"},
+	{"rm", "", false, "containers of steps never stay"},
+	{"root", "", true, "choose another cache with --cache-dir"},
+	{"security-opt", "", true, ""},
+	{"squash", "", false, ""},
+	{"stream", "", false, ""},
+}
+
+// refusedFlags is an error naming the first flag that was given and is not
+// supported.
+func refusedFlags(fs *pflag.FlagSet) error {
+	for _, r := range refused {
+		if !fs.Changed(r.name) {
+			continue
+		}
+		err := fmt.Errorf("--%s is a flag of docker build that waxseal build does not support", r.name)
+		if r.instead != "" {
+			err = fmt.Errorf("%w; %s", err, r.instead)
+		}
+		return exitError{ExitUsage, err}
+	}
+	return nil
+}
+
+// fromEnv fills flags that were not given from the environment.
+func (f *buildFlags) fromEnv(fs *pflag.FlagSet, env func(string) string) {
+	for _, e := range []struct {
+		flag, name string
+		to         *string
+	}{
+		{"key", "WAXSEAL_KEY", &f.key}, {"builder-id", "WAXSEAL_BUILDER_ID", &f.builderID},
+		{"cache-dir", "WAXSEAL_CACHE", &f.cacheDir}, {"progress", "BUILDKIT_PROGRESS", &f.progress},
+	} {
+		if !fs.Changed(e.flag) && env(e.name) != "" && !(e.flag == "key" && f.unsigned) {
+			*e.to = env(e.name)
+		}
+	}
+	if !fs.Changed("platform") && env("DOCKER_DEFAULT_PLATFORM") != "" {
+		f.platforms = []string{env("DOCKER_DEFAULT_PLATFORM")}
+	}
+	if f.cacheDir == "" {
+		f.cacheDir = xdgDir(env, "XDG_CACHE_HOME", ".cache")
+	}
+}
+
+func (f *buildFlags) mode() string {
+	if f.quiet {
+		return "quiet"
+	}
+	return f.progress
+}
+
+// request reads the flags' values. Its errors name the flag.
+func (f *buildFlags) request(arg string, env func(string) string) (build.Request, error) {
+	req := build.Request{
+		Source: build.Source{Context: arg, Dockerfile: f.file, Target: f.target},
+		Image:  build.Image{Tags: f.tags},
+		Steps:  build.Steps{Network: f.network},
+		Cache:  build.Cache{None: f.noCache, Except: f.noCacheFilter, Pull: f.pull},
+		Seal:   build.Seal{Unsigned: f.unsigned, BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
+		Engine: build.EngineChoice{CacheDir: f.cacheDir},
+	}
+	lookup := func(name string) (string, bool) {
+		if v := env(name); v != "" {
+			return v, true
+		}
+		return os.LookupEnv(name)
+	}
+	var errs flagErrors
+	errs.read("build-arg", func() (err error) { req.Source.Args, err = build.ParseArgs(f.args, lookup); return })
+	errs.read("build-context", func() (err error) { req.Source.Named, err = build.ParseNamedContexts(f.contexts); return })
+	errs.read("platform", func() (err error) { req.Source.Platforms, err = build.ParsePlatforms(f.platforms); return })
+	errs.read("label", func() (err error) { req.Image.Labels, err = build.ParseLabels(f.labels); return })
+	errs.read("annotation", func() (err error) { req.Image.Annotations, err = build.ParseAnnotations(f.annotations); return })
+	errs.read("secret", func() (err error) { req.Steps.Secrets, err = build.ParseSecrets(f.secrets); return })
+	errs.read("ssh", func() (err error) { req.Steps.SSH, err = build.ParseSSH(f.ssh); return })
+	errs.read("network", func() error { return build.CheckNetwork(f.network) })
+	errs.read("add-host", func() (err error) { req.Steps.AddHosts, err = build.ParseAddHosts(f.addHosts); return })
+	errs.read("shm-size", func() (err error) { req.Steps.ShmSize, err = build.ParseSize(f.shmSize); return })
+	errs.read("ulimit", func() (err error) { req.Steps.Ulimits, err = build.ParseUlimits(f.ulimits); return })
+	errs.read("cache-from", func() (err error) { req.Cache.From, err = build.ParseCacheEntries(f.cacheFrom, false); return })
+	errs.read("cache-to", func() (err error) { req.Cache.To, err = build.ParseCacheEntries(f.cacheTo, true); return })
+	errs.read("output", func() (err error) { req.Outputs, err = build.ParseOutputs(f.outputs); return })
+	errs.read("progress", func() error { return build.CheckProgress(f.progress) })
+	errs.read("engine", func() error { return f.chooseEngine(&req.Engine) })
+	errs.read("sbom", func() error { return f.chooseSBOM(&req.Seal) })
+	f.shortOutputs(&req)
+	return req, errs.first
+}
+
+type flagErrors struct{ first error }
+
+func (e *flagErrors) read(flag string, parse func() error) {
+	if e.first != nil {
+		return
+	}
+	if err := parse(); err != nil {
+		e.first = fmt.Errorf("--%s %w", flag, err)
+	}
+}
+
+func (f *buildFlags) chooseEngine(c *build.EngineChoice) error {
+	kind, address, has := strings.Cut(f.engine, ":")
+	switch {
+	case f.engine == "embedded":
+		return nil
+	case kind == "buildkit" && has && address != "":
+		c.BuildKit = address
+		return nil
+	}
+	return fmt.Errorf("%q is neither embedded nor buildkit:ADDRESS", f.engine)
+}
+
+func (f *buildFlags) chooseSBOM(s *build.Seal) error {
+	for _, v := range f.sbom {
+		switch v {
+		case "none", "":
+			if len(f.sbom) > 1 {
+				return fmt.Errorf("%q: none stands alone", strings.Join(f.sbom, ","))
+			}
+		case "spdx", "cyclonedx":
+			if !slices.Contains(s.SBOM, v) {
+				s.SBOM = append(s.SBOM, v)
+			}
+		case "true", "false":
+			return fmt.Errorf("%q: SBOMs are written without being asked for; choose with --sbom=spdx,cyclonedx or --sbom=none", v)
+		default:
+			return fmt.Errorf("%q is not supported: spdx, cyclonedx or none (there is no generator image to choose)", v)
+		}
+	}
+	return nil
+}
+
+// shortOutputs adds what --push and --load stand for.
+func (f *buildFlags) shortOutputs(req *build.Request) {
+	if f.push {
+		pushed := false
+		for i := range req.Outputs {
+			if o := &req.Outputs[i]; o.Kind == build.OutputImage {
+				o.Push, pushed = true, true
+			}
+		}
+		if !pushed {
+			req.Outputs = append(req.Outputs, build.Output{Kind: build.OutputImage, Push: true})
+		}
+	}
+	if f.load {
+		req.Outputs = append(req.Outputs, build.Output{Kind: build.OutputDocker, Tar: true})
+	}
+}
+
+// imageHome is the folder of waxseal's own images.
+func imageHome(env func(string) string) string {
+	if home := env("WAXSEAL_HOME"); home != "" {
+		return filepath.Join(home, "images")
+	}
+	return filepath.Join(xdgDir(env, "XDG_DATA_HOME", ".local/share"), "images")
+}
+
+// xdgDir is waxseal's folder below an XDG base directory, which falls back to
+// one in HOME.
+func xdgDir(env func(string) string, name, fallback string) string {
+	base := env(name)
+	if base == "" {
+		home := env("HOME")
+		if home == "" {
+			home = "/root"
+		}
+		base = filepath.Join(home, fallback)
+	}
+	return filepath.Join(base, "waxseal")
+}

@@ -1,0 +1,239 @@
+package build
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// GitState is what git says about a context folder. It is the word of the
+// machine that built, no proof.
+type GitState struct {
+	Remote  string   // URL of the remote, credentials removed; may be empty
+	Commit  string   // full id
+	Time    int64    // the committer's time, seconds
+	Subdir  string   // the context's place in the work tree, "" for its root
+	Changed []string // paths of the context that are not as in the commit
+	More    int      // changed paths beyond those listed
+}
+
+const (
+	maxChanged   = 1000
+	maxGitOutput = 64 << 20
+)
+
+// gitHead asks git for the commit of dir. A folder that is in no work tree
+// gives nil and no error; a work tree that git will not answer for gives an
+// error that says why.
+func gitHead(ctx context.Context, dir string) (*GitState, error) {
+	if !hasGitDir(dir) {
+		return nil, nil
+	}
+	if _, err := exec.LookPath("git"); err != nil {
+		return nil, errors.New("git is not installed")
+	}
+	prefix, err := runGit(ctx, dir, "rev-parse", "--show-prefix")
+	if err != nil {
+		return nil, err
+	}
+	head, err := runGit(ctx, dir, "log", "-1", "--format=%H %ct", "HEAD")
+	if err != nil {
+		return nil, err
+	}
+	g := &GitState{Subdir: strings.TrimSuffix(strings.TrimSuffix(string(prefix), "\n"), "/")}
+	commit, when, _ := strings.Cut(strings.TrimSpace(string(head)), " ")
+	if g.Time, err = strconv.ParseInt(when, 10, 64); err != nil {
+		return nil, fmt.Errorf("reading commit time: %w", err)
+	}
+	g.Commit = commit
+	return g, nil
+}
+
+// details adds the remote and what differs from the commit. inContext reports
+// whether a path of the context takes part in the build.
+func (g *GitState) details(ctx context.Context, dir string, inContext func(string) bool) error {
+	if remote, err := runGit(ctx, dir, "config", "--get-regexp", `^remote\..*\.url$`); err == nil {
+		g.Remote = pickRemote(string(remote))
+	}
+	// Ignored files are asked for too: a build output that git ignores and the
+	// context holds is not in the commit either.
+	status, err := runGit(ctx, dir, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignored=traditional", "--no-renames", "--", ".")
+	if err != nil {
+		return err
+	}
+	g.note(parseStatus(status), inContext)
+	return nil
+}
+
+// pickRemote takes the URL of origin, or of the first remote, from the lines
+// "remote.NAME.url URL".
+func pickRemote(lines string) string {
+	out := ""
+	for _, line := range strings.Split(lines, "\n") {
+		key, u, ok := strings.Cut(line, " ")
+		if !ok {
+			continue
+		}
+		if key == "remote.origin.url" {
+			return cleanURL(u)
+		}
+		if out == "" {
+			out = cleanURL(u)
+		}
+	}
+	return out
+}
+
+// note keeps the changed paths that take part in the build.
+func (g *GitState) note(changed []gitChange, inContext func(string) bool) {
+	for _, c := range changed {
+		p := c.path
+		if g.Subdir != "" {
+			var ok bool
+			if p, ok = strings.CutPrefix(p, g.Subdir+"/"); !ok {
+				continue
+			}
+		}
+		// A deleted file is missing from the context: that is a change of it.
+		if !c.deleted && !inContext(strings.TrimSuffix(p, "/")) {
+			continue
+		}
+		if len(g.Changed) >= maxChanged {
+			g.More++
+			continue
+		}
+		g.Changed = append(g.Changed, p)
+	}
+}
+
+type gitChange struct {
+	path    string
+	deleted bool
+}
+
+// parseStatus reads the output of git status --porcelain=v1 -z without renames.
+func parseStatus(raw []byte) []gitChange {
+	var out []gitChange
+	for _, rec := range bytes.Split(raw, []byte{0}) {
+		if len(rec) < 4 || rec[2] != ' ' {
+			continue
+		}
+		out = append(out, gitChange{path: string(rec[3:]), deleted: rec[0] == 'D' || rec[1] == 'D'})
+	}
+	return out
+}
+
+// runGit runs git so that nothing the repository configures is executed.
+func runGit(ctx context.Context, dir string, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	safe := []string{"-C", dir, "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false"}
+	cmd := exec.CommandContext(ctx, "git", append(safe, args...)...)
+	cmd.Env = append(os.Environ(), "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &limitedBuffer{&out, maxGitOutput}, &limitedBuffer{&errs, 4 << 10}
+	if err := cmd.Run(); err != nil {
+		if line, _, _ := strings.Cut(strings.TrimSpace(errs.String()), "\n"); line != "" {
+			return nil, fmt.Errorf("git %s: %s", args[0], strings.TrimPrefix(line, "fatal: "))
+		}
+		return nil, fmt.Errorf("git %s: %w", args[0], err)
+	}
+	return out.Bytes(), nil
+}
+
+type limitedBuffer struct {
+	w    *bytes.Buffer
+	left int
+}
+
+func (l *limitedBuffer) Write(p []byte) (int, error) {
+	if len(p) > l.left {
+		return 0, io.ErrShortWrite
+	}
+	l.left -= len(p)
+	return l.w.Write(p)
+}
+
+func hasGitDir(dir string) bool {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return false
+	}
+	for {
+		if _, err := os.Lstat(filepath.Join(abs, ".git")); err == nil {
+			return true
+		}
+		up := filepath.Dir(abs)
+		if up == abs {
+			return false
+		}
+		abs = up
+	}
+}
+
+// cleanURL removes what can be a credential from a URL: user and password, and
+// the values of its query except the ones that BuildKit gives a meaning to. A
+// user name in the ssh form (git@host:path) is kept: it is the same for all.
+func cleanURL(s string) string {
+	if !strings.Contains(s, "://") {
+		if at := strings.Index(s, "@"); at > 0 && strings.Contains(s[:at], ":") {
+			return s[at+1:] // user:password@host:path
+		}
+		return s
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		scheme, rest, _ := strings.Cut(s, "://")
+		if at := strings.LastIndex(rest, "@"); at >= 0 {
+			rest = rest[at+1:]
+		}
+		rest, _, _ = strings.Cut(rest, "?")
+		return scheme + "://" + rest
+	}
+	if u.User != nil {
+		if u.Scheme == "ssh" && u.User.Username() == "git" {
+			u.User = url.User("git")
+		} else {
+			u.User = nil
+		}
+	}
+	if u.RawQuery != "" {
+		keep := url.Values{}
+		for k, v := range u.Query() {
+			switch k {
+			case "ref", "tag", "branch", "commit", "checksum", "subdir", "keep-git-dir", "submodules", "mtime", "fetch-by-commit":
+				keep[k] = v
+			default:
+				keep[k] = []string{"REMOVED"}
+			}
+		}
+		u.RawQuery = keep.Encode()
+	}
+	return u.String()
+}
+
+// repositoryURI is the SPDX form of a git remote, as SLSA wants it.
+func repositoryURI(remote string) string {
+	switch {
+	case remote == "":
+		return ""
+	case strings.HasPrefix(remote, "git+"):
+		return remote
+	case strings.Contains(remote, "://"):
+		return "git+" + remote
+	}
+	if host, p, ok := strings.Cut(remote, ":"); ok && !strings.Contains(host, "/") {
+		return "git+ssh://" + host + "/" + strings.TrimPrefix(p, "/")
+	}
+	return "git+file://" + path.Clean(remote)
+}

@@ -1,0 +1,207 @@
+package build
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
+)
+
+// dependency is a SLSA resource descriptor.
+type dependency struct {
+	Name        string            `json:"name,omitempty"`
+	URI         string            `json:"uri,omitempty"`
+	Digest      map[string]string `json:"digest,omitempty"`
+	MediaType   string            `json:"mediaType,omitempty"`
+	Annotations map[string]any    `json:"annotations,omitempty"`
+}
+
+// provenance is the SLSA provenance v1 predicate of a container build:
+// https://slsa.dev/spec/v1.2/build-provenance#schema
+type provenance struct {
+	BuildDefinition struct {
+		BuildType            string                              `json:"buildType"`
+		ExternalParameters   attestations.ContainerBuild         `json:"externalParameters"`
+		InternalParameters   attestations.ContainerBuildInternal `json:"internalParameters"`
+		ResolvedDependencies []dependency                        `json:"resolvedDependencies"`
+	} `json:"buildDefinition"`
+	RunDetails struct {
+		Builder struct {
+			ID      string            `json:"id"`
+			Version map[string]string `json:"version,omitempty"`
+		} `json:"builder"`
+		Metadata struct {
+			InvocationID string    `json:"invocationId"`
+			StartedOn    time.Time `json:"startedOn"`
+			FinishedOn   time.Time `json:"finishedOn"`
+		} `json:"metadata"`
+		Byproducts []dependency `json:"byproducts,omitempty"`
+	} `json:"runDetails"`
+}
+
+// account is everything that the provenance of one build draws on.
+type account struct {
+	req      *Request
+	in       *inputs
+	engine   attestations.ContainerEngine
+	records  *records
+	epoch    string // seconds in force, "" for none
+	id       string
+	started  time.Time
+	finished time.Time
+	log      attest.Digest
+	version  string
+}
+
+// provenance makes the predicate for one platform's record and SBOMs, or with
+// all of them for the index.
+func (a *account) provenance(recs []*record, sboms []document) *provenance {
+	p := &provenance{}
+	def, run := &p.BuildDefinition, &p.RunDetails
+	def.BuildType = attestations.ContainerBuildType
+	def.ExternalParameters = a.req.external(a.in.described)
+	def.InternalParameters = a.internal(recs)
+	def.ResolvedDependencies = a.dependencies(recs)
+	run.Builder.ID = a.req.builderID()
+	if a.version != "" {
+		run.Builder.Version = map[string]string{"waxseal": a.version}
+	}
+	run.Metadata.InvocationID = a.id
+	run.Metadata.StartedOn, run.Metadata.FinishedOn = a.started.UTC().Truncate(time.Second), a.finished.UTC().Truncate(time.Second)
+	for _, s := range sboms {
+		d := dependency{Name: attestations.ByproductSBOM + ":" + s.format, Digest: map[string]string{"sha256": s.digest.Hex()}, MediaType: s.mediaType()}
+		if len(recs) > 1 {
+			d.Annotations = map[string]any{"platform": s.platform}
+		}
+		run.Byproducts = append(run.Byproducts, d)
+	}
+	if a.log != "" {
+		run.Byproducts = append(run.Byproducts, dependency{Name: attestations.ByproductLog, Digest: map[string]string{"sha256": a.log.Hex()}, MediaType: "text/plain"})
+	}
+	for _, r := range recs {
+		run.Byproducts = append(run.Byproducts, dependency{Name: attestations.ByproductEngineRecord, Digest: map[string]string{"sha256": r.digest.Encoded()}, MediaType: "application/json"})
+	}
+	return p
+}
+
+func (a *account) internal(recs []*record) attestations.ContainerBuildInternal {
+	i := attestations.ContainerBuildInternal{
+		Engine: a.engine, Frontend: frontendName, Syntax: a.in.syntax,
+		SourceDateEpoch: a.epoch, CacheHits: a.records.cached, Steps: a.records.total,
+		NetworkObserved: attestations.NetworkUnobserved,
+	}
+	if a.epoch != "" {
+		i.EpochFrom = a.in.epoch.from
+	}
+	hermetic := len(recs) > 0
+	for _, r := range recs {
+		i.BuilderPlatform = r.Platform
+		hermetic = hermetic && r.Hermetic
+	}
+	// With --network=none no step can have another network: host needs a
+	// permission that only --network=host gives.
+	if hermetic || a.req.Steps.Network == "none" {
+		i.NetworkObserved = attestations.NetworkNone
+	}
+	return i
+}
+
+// dependencies are our own inputs first, then what the engine resolved.
+func (a *account) dependencies(recs []*record) []dependency {
+	out := slices.Clone(a.in.dependencies)
+	if g := a.in.git; g != nil {
+		out = append(out, gitDependency(g))
+	}
+	var seen []dependency
+	for _, r := range recs {
+		for _, d := range r.Dependencies {
+			if _, ours := a.in.ours[d.Digest["sha256"]]; ours {
+				continue
+			}
+			dep := a.resolved(d)
+			if !slices.ContainsFunc(seen, func(s dependency) bool { return s.URI == dep.URI && maps.Equal(s.Digest, dep.Digest) }) {
+				seen = append(seen, dep)
+			}
+		}
+		for _, name := range r.Locals {
+			// The Dockerfile that came over standard input is listed by its bytes.
+			if name != "dockerfile" {
+				seen = append(seen, dependency{URI: "local:" + name})
+			}
+		}
+	}
+	sort.SliceStable(seen, func(i, j int) bool { return seen[i].URI < seen[j].URI })
+	return append(out, seen...)
+}
+
+func gitDependency(g *GitState) dependency {
+	d := dependency{
+		Name: attestations.DependencySource, URI: repositoryURI(g.Remote),
+		Digest: map[string]string{"gitCommit": g.Commit}, Annotations: map[string]any{},
+	}
+	if g.Subdir != "" {
+		d.Annotations["subdir"] = g.Subdir
+	}
+	if len(g.Changed) > 0 {
+		d.Annotations["changedFiles"] = g.Changed
+	}
+	if g.More > 0 {
+		d.Annotations["moreChangedFiles"] = g.More
+	}
+	if len(d.Annotations) == 0 {
+		d.Annotations = nil
+	}
+	return d
+}
+
+// resolved brings an input of the engine's record into our form.
+func (a *account) resolved(d recordedInput) dependency {
+	dep := dependency{URI: d.URI, Digest: d.Digest}
+	if strings.HasPrefix(d.URI, "pkg:") {
+		return dep
+	}
+	dep.URI = cleanURL(d.URI)
+	context := a.in.described
+	if commit, ok := d.Digest["sha1"]; ok {
+		dep.Digest = map[string]string{"gitCommit": commit}
+		if context.Kind == "git" && sameRemote(context.URI, dep.URI) {
+			dep.Name = attestations.DependencySource
+		}
+		dep.URI = repositoryURI(dep.URI)
+		return dep
+	}
+	if context.Kind == "url" && context.URI == dep.URI {
+		dep.Name = attestations.DependencyContext
+	}
+	return dep
+}
+
+// sameRemote reports whether two git URLs name one repository, whatever
+// revision or subfolder they add.
+func sameRemote(a, b string) bool {
+	cut := func(s string) string {
+		s, _, _ = strings.Cut(s, "#")
+		s, _, _ = strings.Cut(s, "?")
+		return strings.TrimSuffix(strings.TrimPrefix(s, "git+"), "/")
+	}
+	return cut(a) == cut(b)
+}
+
+// subjectsOf is what a statement about one manifest is about: its digest,
+// under the name of the first tag.
+func subjectsOf(name string, d attest.Digest) []attest.Subject {
+	return []attest.Subject{{Name: name, Digest: map[string]string{"sha256": d.Hex()}}}
+}
+
+func (a *account) statement(name string, d attest.Digest, recs []*record, sboms []document) (*attest.Statement, error) {
+	st, err := attest.NewStatement(attestations.ProvenanceV1, subjectsOf(name, d), a.provenance(recs, sboms))
+	if err != nil {
+		return nil, fmt.Errorf("writing provenance: %w", err)
+	}
+	return st, nil
+}

@@ -1,0 +1,370 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/client"
+	"github.com/waxseal/waxseal/attestations"
+)
+
+// Request is one build, as a user asks for it: the flags of docker build and
+// what waxseal adds. Its zero value builds "." and is refused for want of a
+// decision on signing.
+type Request struct {
+	Source  Source
+	Image   Image
+	Steps   Steps
+	Cache   Cache
+	Outputs []Output
+	Seal    Seal
+	Engine  EngineChoice
+}
+
+// Source is what is built.
+type Source struct {
+	Context    string            // a folder, a git or tarball URL, or "-" for standard input; "" is "."
+	Dockerfile string            // as with --file: a path, or "-"; "" is Dockerfile in the context
+	Named      map[string]string // NAME to a folder, URL, docker-image://, oci: or docker: reference
+	Target     string
+	Platforms  []string // "linux/arm64"; none: the engine's own
+	Args       map[string]string
+}
+
+// Image is what the image carries besides its files.
+type Image struct {
+	Tags        []string
+	Labels      map[string]string
+	Annotations []Annotation
+}
+
+// Annotation is one OCI annotation and the level it goes to.
+type Annotation struct {
+	Level    string // "", "manifest", "index", "manifest-descriptor" or "index-descriptor"
+	Platform string // only the manifest of this platform; "" for all
+	Key      string
+	Value    string
+}
+
+// name is the annotation's key with its level, as --annotation takes it.
+func (a Annotation) name() string {
+	if a.Level == "" {
+		return a.Key
+	}
+	if a.Platform != "" {
+		return a.Level + "[" + a.Platform + "]:" + a.Key
+	}
+	return a.Level + ":" + a.Key
+}
+
+// Steps is what RUN steps get to see.
+type Steps struct {
+	Secrets  []Secret
+	SSH      []SSH
+	Network  string   // "", "default", "none" or "host"
+	AddHosts []string // "NAME=IP"
+	ShmSize  int64    // bytes
+	Ulimits  []string // "NAME=SOFT:HARD"
+}
+
+// Secret is a secret a RUN step may mount. Only its ID leaves this machine.
+type Secret struct {
+	ID   string
+	File string
+	Env  string
+}
+
+// SSH is an agent socket, or keys, a RUN step may mount.
+type SSH struct {
+	ID    string
+	Paths []string
+	Raw   bool
+}
+
+// Cache is how the build cache is used.
+type Cache struct {
+	None   bool     // --no-cache
+	Except []string // --no-cache-filter
+	Pull   bool
+	From   []CacheEntry
+	To     []CacheEntry
+}
+
+// CacheEntry is one place a cache is taken from or written to.
+type CacheEntry struct {
+	Type  string
+	Attrs map[string]string
+}
+
+// The kinds of Output.
+const (
+	OutputLocal  = "local"  // the image's files, into a folder
+	OutputTar    = "tar"    // the image's files, as a tar archive
+	OutputOCI    = "oci"    // an OCI layout, in a tar archive or (Tar false) a folder
+	OutputDocker = "docker" // an archive that docker load reads; without Dest, docker load itself
+	OutputImage  = "image"  // the image in waxseal's own store; with Push in its registry
+)
+
+// Output is one thing that is done with the result.
+type Output struct {
+	Kind         string
+	Dest         string // a path, or "-" for standard output
+	Tar          bool   // for OutputOCI: an archive rather than a folder
+	Push         bool
+	PushByDigest bool
+	Names        []string          // names instead of Image.Tags
+	Layers       map[string]string // what changes the image's bytes: compression, force-compression …
+	Attrs        map[string]string // for OutputLocal and OutputTar: passed to the exporter
+	Annotations  []Annotation
+}
+
+// Seal is what is said about the result, by whom, and where it is put.
+type Seal struct {
+	Unsigned  bool     // write evidence that nobody signs
+	BuilderID string   // "": the unhosted local builder
+	SBOM      []string // "spdx", "cyclonedx"
+	Out       string   // a folder for everything, "" for none
+	Insecure  bool     // plain HTTP or unverified TLS towards registries
+}
+
+// EngineChoice is where steps run.
+type EngineChoice struct {
+	BuildKit string // address of a running BuildKit; "" for waxseal's own engine
+	CacheDir string
+}
+
+// check refuses what cannot be done, before anything is done.
+func (r *Request) check(signer Signer) error {
+	if signer == nil && !r.Seal.Unsigned {
+		return UsageError{hinted(errors.New("nothing to sign with: give --key FILE to sign the evidence, or --unsigned to write it unsigned (it then proves nothing)"),
+			"\"waxseal key generate\" makes a key pair")}
+	}
+	if signer != nil && r.Seal.Unsigned {
+		return UsageError{errors.New("--key and --unsigned exclude each other")}
+	}
+	if r.Cache.None && len(r.Cache.Except) > 0 {
+		return UsageError{errors.New("--no-cache and --no-cache-filter cannot be used together")}
+	}
+	if r.Source.Context == "-" && r.Source.Dockerfile == "-" {
+		return UsageError{errors.New("standard input cannot be both the context and the Dockerfile")}
+	}
+	for _, t := range r.Image.Tags {
+		if err := checkTag(t); err != nil {
+			return UsageError{err}
+		}
+	}
+	for _, f := range r.Seal.SBOM {
+		if f != "spdx" && f != "cyclonedx" {
+			return UsageError{fmt.Errorf("SBOM format %q is not supported: spdx, cyclonedx or none", f)}
+		}
+	}
+	for _, a := range r.annotations() {
+		if strings.HasPrefix(a.Level, "index") && len(r.Source.Platforms) < 2 {
+			return UsageError{fmt.Errorf("annotation %q is for an index, and an image for one platform has none", a.name())}
+		}
+	}
+	return r.checkOutputs()
+}
+
+func (r *Request) checkOutputs() error {
+	stdout := 0
+	var layers map[string]string
+	for _, o := range r.Outputs {
+		if o.Dest == "-" {
+			stdout++
+		}
+		if o.Push && len(r.names(o)) == 0 {
+			return UsageError{hinted(errors.New("pushing needs a name to push to"), "give one with -t REGISTRY/REPOSITORY:TAG")}
+		}
+		if o.PushByDigest {
+			for _, n := range r.names(o) {
+				if named, err := reference.ParseNormalizedNamed(n); err == nil && !reference.IsNameOnly(named) {
+					return UsageError{fmt.Errorf("push-by-digest takes a name without a tag, not %q", n)}
+				}
+			}
+		}
+		if o.Kind == OutputDocker && len(r.Source.Platforms) > 1 {
+			return UsageError{hinted(errors.New("docker load takes an image for one platform"), "ask for one with --platform, or use -o type=oci,dest=FILE")}
+		}
+		if len(o.Layers) > 0 {
+			if layers != nil && !sameMap(layers, o.Layers) {
+				return UsageError{errors.New("outputs of one build hold the same image: their compression and timestamp options must agree")}
+			}
+			layers = o.Layers
+		}
+	}
+	if stdout > 1 {
+		return UsageError{errors.New("only one output can go to standard output")}
+	}
+	return nil
+}
+
+// names are the names an output is given: its own, or the build's tags.
+func (r *Request) names(o Output) []string {
+	if len(o.Names) > 0 {
+		return o.Names
+	}
+	return r.Image.Tags
+}
+
+// annotations are those of the image and of all its outputs.
+func (r *Request) annotations() []Annotation {
+	out := slices.Clone(r.Image.Annotations)
+	for _, o := range r.Outputs {
+		out = append(out, o.Annotations...)
+	}
+	return out
+}
+
+// layerOptions are the exporter options that change the image's bytes.
+func (r *Request) layerOptions() map[string]string {
+	for _, o := range r.Outputs {
+		if len(o.Layers) > 0 {
+			return o.Layers
+		}
+	}
+	return nil
+}
+
+// wants reports whether an output of that kind is asked for.
+func (r *Request) wants(kind string) bool {
+	return slices.ContainsFunc(r.Outputs, func(o Output) bool { return o.Kind == kind })
+}
+
+// keepsImage reports whether the image goes to waxseal's own store: when asked
+// for, and when nothing else would hold it.
+func (r *Request) keepsImage() bool {
+	elsewhere := false
+	for _, o := range r.Outputs {
+		if o.Kind == OutputImage && !o.Push {
+			return true
+		}
+		if o.Push || o.Kind == OutputDocker || o.Kind == OutputOCI {
+			elsewhere = true
+		}
+	}
+	return !elsewhere
+}
+
+func (r *Request) builderID() string {
+	if r.Seal.BuilderID != "" {
+		return r.Seal.BuilderID
+	}
+	return attestations.UnhostedBuilderID
+}
+
+func (r *Request) contextArg() string {
+	if r.Source.Context == "" {
+		return "."
+	}
+	return r.Source.Context
+}
+
+// external is what the provenance says was asked for.
+func (r *Request) external(c attestations.ContainerContext) attestations.ContainerBuild {
+	p := attestations.ContainerBuild{
+		Context: c, Target: r.Source.Target, Platforms: r.Source.Platforms,
+		BuildArgs: r.Source.Args, Labels: r.Image.Labels,
+		AddHosts: r.Steps.AddHosts, ShmSize: r.Steps.ShmSize, Ulimits: r.Steps.Ulimits,
+		Pull: r.Cache.Pull, NoCache: r.Cache.None, NoCacheFilter: r.Cache.Except,
+		SBOM: r.Seal.SBOM,
+	}
+	if r.Steps.Network != "default" {
+		p.Network = r.Steps.Network
+	}
+	switch f := r.Source.Dockerfile; {
+	case f == "-":
+		p.Dockerfile = "-"
+	case f != "" && filepath.IsAbs(f):
+		p.Dockerfile = filepath.Base(f) // a path on somebody's machine says nothing
+	case f != "":
+		p.Dockerfile = filepath.ToSlash(filepath.Clean(f))
+	}
+	for name, v := range r.Source.Named {
+		if p.BuildContexts == nil {
+			p.BuildContexts = map[string]string{}
+		}
+		p.BuildContexts[name] = cleanNamed(v)
+	}
+	for _, a := range r.annotations() {
+		if p.Annotations == nil {
+			p.Annotations = map[string]string{}
+		}
+		p.Annotations[a.name()] = a.Value
+	}
+	for _, s := range r.Steps.Secrets {
+		p.Secrets = append(p.Secrets, s.ID)
+	}
+	for _, s := range r.Steps.SSH {
+		p.SSH = append(p.SSH, s.ID)
+	}
+	for _, c := range r.Cache.From {
+		p.CacheFrom = append(p.CacheFrom, c.public())
+	}
+	for _, c := range r.Cache.To {
+		p.CacheTo = append(p.CacheTo, c.public())
+	}
+	layers := r.layerOptions()
+	for _, k := range sortedKeys(layers) {
+		if k == "rewrite-timestamp" {
+			p.KeepTimestamps = layers[k] == "false"
+			continue
+		}
+		p.Outputs = append(p.Outputs, k+"="+layers[k])
+	}
+	p.SourceDateEpoch = p.BuildArgs["SOURCE_DATE_EPOCH"]
+	return p
+}
+
+// public is a cache entry without what can be a credential.
+func (c CacheEntry) public() string {
+	parts := []string{"type=" + c.Type}
+	for _, k := range sortedKeys(c.Attrs) {
+		switch k {
+		case "ref", "src", "dest", "mode", "scope", "name", "bucket", "region", "prefix", "digest", "tag",
+			"compression", "compression-level", "force-compression", "oci-mediatypes", "image-manifest", "ignore-error":
+			parts = append(parts, k+"="+c.Attrs[k])
+		}
+	}
+	return strings.Join(parts, ",")
+}
+
+func (c CacheEntry) option() client.CacheOptionsEntry {
+	return client.CacheOptionsEntry{Type: c.Type, Attrs: c.Attrs}
+}
+
+func checkTag(t string) error {
+	named, err := reference.ParseNormalizedNamed(t)
+	if err != nil {
+		return fmt.Errorf("tag %q: %w", t, err)
+	}
+	if _, ok := named.(reference.Digested); ok {
+		return fmt.Errorf("tag %q: a build cannot choose its digest", t)
+	}
+	return nil
+}
+
+func sameMap(a, b map[string]string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || v != w {
+			return false
+		}
+	}
+	return true
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
