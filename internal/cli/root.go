@@ -120,6 +120,7 @@ Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		return usagef("%w; see %q", err, cmd.CommandPath()+" --help")
 	})
 	root.AddCommand(
+		newBuildCmd(s),
 		newVerifyCmd(s),
 		newInspectCmd(s),
 		newAttestCmd(s),
