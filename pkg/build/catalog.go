@@ -125,11 +125,13 @@ func ImageSBOM(ctx context.Context, req SBOMRequest) (_ []byte, err error) {
 	if err != nil {
 		return nil, UsageError{err}
 	}
-	tmp, err := os.MkdirTemp("", "waxseal-sbom-")
-	if err != nil {
-		return nil, fmt.Errorf("making a temporary folder: %w", err)
+	tmp := ""
+	if ref.Kind != store.Layout {
+		if tmp, err = os.MkdirTemp("", "waxseal-sbom-"); err != nil {
+			return nil, fmt.Errorf("making a temporary folder: %w", err)
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	name := ref.Place
 	if ref.Kind == store.Docker {
 		// The daemon's own image, whether or not a registry knows it.
@@ -175,10 +177,18 @@ func onePlatform(ctx context.Context, repo store.Repository, want, ref string) (
 	if err != nil {
 		return "", err
 	}
-	if !desc.MediaType.IsIndex() {
-		return attest.ParseDigest(desc.Digest.String())
-	}
 	asked := want != ""
+	if !desc.MediaType.IsIndex() {
+		d, err := attest.ParseDigest(desc.Digest.String())
+		if err != nil || !asked {
+			return d, err
+		}
+		has, err := platformOf(ctx, repo, d)
+		if err == nil && has != want {
+			err = fmt.Errorf("choosing a platform of %s: it is for %s alone, not %s", ref, has, want)
+		}
+		return d, err
+	}
 	if !asked {
 		want = "linux/" + runtime.GOARCH
 	}
@@ -194,6 +204,36 @@ func onePlatform(ctx context.Context, repo store.Repository, want, ref string) (
 		return "", &EngineError{Text: err.Error(), Way: "choose one with --platform", cause: err}
 	}
 	return "", err
+}
+
+// platformOf reads an image's platform from its configuration.
+func platformOf(ctx context.Context, repo store.Repository, d attest.Digest) (string, error) {
+	raw, _, err := repo.Manifest(ctx, d)
+	if err != nil {
+		return "", err
+	}
+	var m struct {
+		Config struct {
+			Digest attest.Digest `json:"digest"`
+		} `json:"config"`
+	}
+	if err := attest.UnmarshalStrict(raw, &m); err != nil {
+		return "", fmt.Errorf("reading image %s: %w", d, err)
+	}
+	blob, err := repo.Blob(ctx, m.Config.Digest)
+	if err != nil {
+		return "", err
+	}
+	defer blob.Close()
+	raw, err = readAtMost(blob, attest.MaxManifest)
+	if err != nil {
+		return "", fmt.Errorf("reading the configuration of image %s: %w", d, err)
+	}
+	var p struct{ OS, Architecture, Variant string }
+	if err := json.Unmarshal(raw, &p); err != nil {
+		return "", fmt.Errorf("reading the configuration of image %s: %w", d, err)
+	}
+	return strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/"), nil
 }
 
 // fetchImage copies one image, without evidence, into a new OCI layout.

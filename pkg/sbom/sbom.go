@@ -11,6 +11,7 @@ import (
 
 	"github.com/CycloneDX/cyclonedx-go"
 	spdxjson "github.com/spdx/tools-golang/json"
+	"github.com/spdx/tools-golang/spdx"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 )
@@ -87,6 +88,18 @@ func Check(format string, raw []byte) (Summary, error) {
 	return s, nil
 }
 
+// guarded runs a format's own reader. Some of them panic on what is allowed
+// JSON and no document (a null where an object belongs), and a document must
+// not be able to end who reads it.
+func guarded(read func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: its reader gave up: %v", ErrFormat, r)
+		}
+	}()
+	return read()
+}
+
 func checkSPDX(raw []byte) (Summary, error) {
 	var head struct {
 		Version   string `json:"spdxVersion"`
@@ -103,7 +116,11 @@ func checkSPDX(raw []byte) (Summary, error) {
 	if head.ID != "SPDXRef-DOCUMENT" || head.Namespace == "" {
 		return Summary{}, fmt.Errorf("%w: SPDXID or documentNamespace is missing", ErrFormat)
 	}
-	doc, err := spdxjson.Read(bytes.NewReader(raw))
+	var doc *spdx.Document
+	err := guarded(func() (err error) {
+		doc, err = spdxjson.Read(bytes.NewReader(raw))
+		return err
+	})
 	if err != nil {
 		return Summary{}, err
 	}
@@ -138,7 +155,10 @@ func checkCycloneDX(raw []byte) (Summary, error) {
 		return Summary{}, fmt.Errorf("%w: specVersion is %q, not \"1.6\"", ErrFormat, head.Version)
 	}
 	var bom cyclonedx.BOM
-	if err := cyclonedx.NewBOMDecoder(bytes.NewReader(raw), cyclonedx.BOMFileFormatJSON).Decode(&bom); err != nil {
+	err := guarded(func() error {
+		return cyclonedx.NewBOMDecoder(bytes.NewReader(raw), cyclonedx.BOMFileFormatJSON).Decode(&bom)
+	})
+	if err != nil {
 		return Summary{}, err
 	}
 	s := Summary{Format: CycloneDX, Version: "1.6"}
