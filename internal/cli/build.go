@@ -4,16 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/build"
 )
 
-func newBuildCmd(io *Streams) *cobra.Command {
+func newBuildCmd(s *Streams) *cobra.Command {
 	var f buildFlags
 	cmd := &cobra.Command{
 		Use:   "build [flags] PATH | URL | -",
@@ -38,29 +40,32 @@ SOURCE_DATE_EPOCH are read as docker reads them.`,
   waxseal build --unsigned --build-context base=oci:./base -o type=local,dest=out .`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runBuild(cmd.Context(), io, cmd, &f, args[0])
+			return runBuild(cmd.Context(), s, cmd, &f, args[0])
 		},
 	}
 	f.register(cmd.Flags())
 	return cmd
 }
 
-func runBuild(ctx context.Context, io *Streams, cmd *cobra.Command, f *buildFlags, arg string) error {
+func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags, arg string) error {
 	if err := refusedFlags(cmd.Flags()); err != nil {
 		return err
 	}
-	f.fromEnv(cmd.Flags(), io.Env)
-	req, err := f.request(arg, io.Env)
+	// BuildKit's client logs through this to standard error; what matters of it
+	// comes as an error.
+	logrus.SetOutput(io.Discard)
+	f.fromEnv(cmd.Flags(), s.Env)
+	req, err := f.request(arg, s.Env)
 	if err != nil {
 		return exitError{ExitUsage, err}
 	}
 	deps := build.Deps{
-		Home: imageHome(io.Env), Stdin: io.In, Stdout: io.Out, Env: io.Env, Version: Version(),
-		Display: build.Display{Out: io.Err, Mode: f.mode()},
-		Engine:  build.EngineOptions{Notify: func(s string) { fmt.Fprintln(io.Err, "waxseal: "+s) }},
+		Home: imageHome(s.Env), Stdin: s.In, Stdout: s.Out, Env: s.Env, Version: Version(),
+		Display: build.Display{Out: s.Err, Mode: f.mode()},
+		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.key != "" {
-		signer, err := openSigner(ctx, io, f.key)
+		signer, err := openSigner(ctx, s, f.key)
 		if err != nil {
 			return err
 		}
@@ -75,12 +80,12 @@ func runBuild(ctx context.Context, io *Streams, cmd *cobra.Command, f *buildFlag
 		}
 		return err
 	}
-	return f.report(io, &req, res)
+	return f.report(s, &req, res)
 }
 
 // report writes the files that were asked for about the result, and says what
 // was made and what comes next.
-func (f *buildFlags) report(io *Streams, req *build.Request, res *build.Result) error {
+func (f *buildFlags) report(s *Streams, req *build.Request, res *build.Result) error {
 	if f.iidFile != "" {
 		if err := res.WriteImageID(f.iidFile); err != nil {
 			return err
@@ -92,12 +97,12 @@ func (f *buildFlags) report(io *Streams, req *build.Request, res *build.Result) 
 		}
 	}
 	for _, n := range res.Notes {
-		fmt.Fprintln(io.Err, "note: "+n)
+		fmt.Fprintln(s.Err, "note: "+n)
 	}
-	out := io.Out
+	out := s.Out
 	for _, o := range req.Outputs {
 		if o.Dest == "-" {
-			out = io.Err // standard output holds the image
+			out = s.Err // standard output holds the image
 		}
 	}
 	if f.quiet {

@@ -26,7 +26,6 @@ import (
 	"sync"
 	"time"
 
-	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/identity"
@@ -258,14 +257,7 @@ func (r *run) startAndGather(ctx context.Context) (engine, *inputs, error) {
 
 // solve has the engine build and export.
 func (r *run) solve(ctx context.Context, c *client.Client, eng engine, in *inputs) (*built, error) {
-	image, err := contentlocal.NewStore(r.layout)
-	if err != nil {
-		return nil, fmt.Errorf("opening the image folder: %w", err)
-	}
-	r.undo = append(r.undo, func() { os.Remove(filepath.Join(r.layout, "ingest")) })
-	// Blobs that are there already are not sent again, and every blob is checked
-	// against its digest as it arrives.
-	opt, err := solveOptions(r.req, in, identity.NewID(), image, eng.catalogs())
+	opt, err := solveOptions(r.req, in, identity.NewID(), newExportStore(r.layout, !r.staging), eng.catalogs())
 	if err != nil {
 		return nil, err
 	}

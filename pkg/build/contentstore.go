@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
@@ -187,7 +188,7 @@ func pickRoot(raw []byte, dir, tag string) (ocispec.Descriptor, error) {
 	}
 	var images, tagged []ocispec.Descriptor
 	for _, d := range index.Manifests {
-		if d.ArtifactType != "" || d.Annotations["vnd.docker.reference.type"] != "" {
+		if (d.ArtifactType != "" && d.ArtifactType != ocispec.MediaTypeImageConfig && !strings.Contains(d.ArtifactType, "vnd.docker.container.image")) || d.Annotations["vnd.docker.reference.type"] != "" {
 			continue // evidence, not an image
 		}
 		images = append(images, d)

@@ -35,9 +35,10 @@ func fetchSBOMs(ctx context.Context, e engine, formats []string, queries []sbomQ
 	g.SetLimit(2)
 	for i, q := range queries {
 		for j, format := range formats {
-			q.format = format
 			slot := &docs[i*len(formats)+j]
 			g.Go(func() error {
+				q := q
+				q.format = format
 				d, err := fetchSBOM(ctx, e, q)
 				*slot = d
 				return err
