@@ -99,7 +99,29 @@ func (g Gate) find(ctx context.Context, c *check, l look) ([]*found, error) {
 	if err := context.Cause(ctx); err != nil {
 		return all[:1], err
 	}
+	top.borrow(all[1:], c)
 	return all, nil
+}
+
+// borrow gives an index that holds BuildKit's unsigned attestations of each of
+// its platforms theirs: BuildKit writes none for the index itself, but the
+// index's digest covers them. Only where nobody's word is enough.
+func (f *found) borrow(platforms []*found, c *check) {
+	if !c.trust.Unsigned || !f.index || len(f.candidates) > 0 {
+		return
+	}
+	var inside []verify.Candidate
+	for _, p := range platforms {
+		i := slices.IndexFunc(p.candidates, func(c verify.Candidate) bool { return c.Where == store.SourceIndex })
+		if i < 0 {
+			return
+		}
+		inside = append(inside, p.candidates[i])
+	}
+	if len(inside) > 0 {
+		f.candidates = inside[:1]
+		f.candidates[0].Where = "attestations inside the index, one for each platform"
+	}
 }
 
 func (f *found) gather(ctx context.Context, place store.Repo, c *check, l look) error {

@@ -174,12 +174,19 @@ func (o TextOptions) parts(v *gate.Verdict) []string {
 	slices.SortStableFunc(sorted, func(a, b gate.Subject) int { return rank(a) - rank(b) })
 	for i, p := range sorted {
 		if i == most && len(sorted) > most+1 {
-			lines = append(lines, fmt.Sprintf("  and %d more platforms (--output json)", len(sorted)-most))
+			lines = append(lines, fmt.Sprintf("  and %s (--output json)", more(len(sorted)-most, "platform")))
 			break
 		}
 		lines = append(lines, line(p.Platform, p))
 	}
 	return lines
+}
+
+func more(n int, what string) string {
+	if n == 1 {
+		return "1 more " + what
+	}
+	return fmt.Sprintf("%d more %ss", n, what)
 }
 
 func rank(s gate.Subject) int {
@@ -227,31 +234,33 @@ func (o TextOptions) rows(v *gate.Verdict, short bool) []string {
 	if len(v.Platforms) > 0 {
 		title += ", " + name
 	}
+	if short {
+		return append([]string{"", o.paint(dim, title)}, o.grouped(s.Requirements)...)
+	}
 	lines := []string{"", o.paint(dim, fmt.Sprintf("%-31s %-15s %s", title, "answer", "rests on"))}
+	for _, r := range s.Requirements {
+		lines = append(lines, strings.TrimRight(fmt.Sprintf("L%d %-28s %s %s", r.Level, r.Title, o.status(r.Status), clip(restsOn(r), o.Width-48)), " "))
+	}
+	return lines
+}
+
+// grouped names the requirements with the same level and answer together.
+func (o TextOptions) grouped(rows []verify.Row) []string {
+	var lines []string
 	for level := 1; level <= verify.MaxLevel; level++ {
-		var of []verify.Row
-		met := 0
-		for _, r := range s.Requirements {
-			if r.Level == level {
-				of = append(of, r)
-				if r.Status == verify.Met {
-					met++
+		for _, status := range []verify.Status{verify.NotMet, verify.Unknown, verify.Met} {
+			var titles []string
+			for _, r := range rows {
+				if r.Level == level && r.Status == status {
+					titles = append(titles, r.Title)
 				}
 			}
-		}
-		if short && met == len(of) {
-			lines = append(lines, fmt.Sprintf("L%d %-28s %s", level, fmt.Sprintf("all %d requirements", met), o.status(verify.Met)))
-			continue
-		}
-		for _, r := range of {
-			// Above what was declared the answer is there for interest.
-			if short && r.Status == verify.Met {
+			if len(titles) == 0 {
 				continue
 			}
-			lines = append(lines, strings.TrimRight(fmt.Sprintf("L%d %-28s %s %s", r.Level, r.Title, o.status(r.Status), clip(restsOn(r), o.Width-49)), " "))
-		}
-		if short && met > 0 {
-			lines = append(lines, fmt.Sprintf("L%d %-28s %s", level, fmt.Sprintf("%d more", met), o.status(verify.Met)))
+			wrapped := o.wrap(fmt.Sprintf("L%d %-15s ", level, status), strings.Join(titles, ", "))
+			wrapped[0] = fmt.Sprintf("L%d ", level) + o.status(status) + wrapped[0][3+15:]
+			lines = append(lines, wrapped...)
 		}
 	}
 	return lines
@@ -290,7 +299,7 @@ func (o TextOptions) reasons(v *gate.Verdict, most int) []string {
 	lines := []string{""}
 	for i, r := range v.Reasons {
 		if i == most {
-			lines = append(lines, fmt.Sprintf("  and %d more reasons (--output json)", len(v.Reasons)-most))
+			lines = append(lines, fmt.Sprintf("  and %s (--output json)", more(len(v.Reasons)-most, "reason")))
 			break
 		}
 		text := r.Message
