@@ -45,6 +45,8 @@ var rooms = map[string]string{
 // What stands nowhere here is not imported at all.
 var guests = map[string]string{
 	"github.com/spf13/cobra":                 "internal/cli",
+	"github.com/spf13/pflag":                 "internal/cli",
+	"github.com/sirupsen/logrus":             "internal/cli", // BuildKit's client logs through it
 	"github.com/moby/buildkit":               "internal/engine pkg/build",
 	"github.com/containerd":                  "internal/engine",
 	"github.com/anchore/syft":                "pkg/catalog",
