@@ -68,7 +68,7 @@ func (f *buildFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.cacheDir, "cache-dir", "", "the engine's build cache `DIR`")
 	fs.BoolVar(&f.insecure, "insecure-registry", false, "allow plain HTTP and unverified TLS towards registries when pushing")
 
-	for _, r := range refused {
+	for _, r := range dockerOnly() {
 		if r.takesValue {
 			fs.StringArrayP(r.name, r.short, nil, "not supported")
 		} else {
@@ -87,40 +87,42 @@ type refusedFlag struct {
 	instead     string
 }
 
-var refused = []refusedFlag{
-	{"allow", "", true, "network.host is allowed by --network=host; security.insecure and devices are not offered"},
-	{"attest", "", true, "provenance is always written, SBOMs by --sbom"},
-	{"builder", "", true, "give the address of a running BuildKit with --engine buildkit:ADDRESS"},
-	{"call", "", true, "use docker build --call"},
-	{"cgroup-parent", "", true, ""},
-	{"check", "", false, "use docker build --check"},
-	{"compress", "", false, ""},
-	{"cpu-period", "", true, ""},
-	{"cpu-quota", "", true, ""},
-	{"cpu-shares", "c", true, ""},
-	{"cpuset-cpus", "", true, ""},
-	{"cpuset-mems", "", true, ""},
-	{"debug", "D", false, ""},
-	{"disable-content-trust", "", false, "evidence is signed with --key"},
-	{"force-rm", "", false, "containers of steps never stay"},
-	{"invoke", "", true, ""},
-	{"isolation", "", true, ""},
-	{"memory", "m", true, ""},
-	{"memory-swap", "", true, ""},
-	{"policy", "", true, "evidence is judged by waxseal verify --policy"},
-	{"print", "", true, "use docker build --call"},
-	{"provenance", "", true, "provenance is always written, in full; --builder-id names the builder"},
-	{"rm", "", false, "containers of steps never stay"},
-	{"root", "", true, "choose another cache with --cache-dir"},
-	{"security-opt", "", true, ""},
-	{"squash", "", false, ""},
-	{"stream", "", false, ""},
+func dockerOnly() []refusedFlag {
+	return []refusedFlag{
+		{"allow", "", true, "network.host is allowed by --network=host; security.insecure and devices are not offered"},
+		{"attest", "", true, "provenance is always written, SBOMs by --sbom"},
+		{"builder", "", true, "give the address of a running BuildKit with --engine buildkit:ADDRESS"},
+		{"call", "", true, "use docker build --call"},
+		{"cgroup-parent", "", true, ""},
+		{"check", "", false, "use docker build --check"},
+		{"compress", "", false, ""},
+		{"cpu-period", "", true, ""},
+		{"cpu-quota", "", true, ""},
+		{"cpu-shares", "c", true, ""},
+		{"cpuset-cpus", "", true, ""},
+		{"cpuset-mems", "", true, ""},
+		{"debug", "D", false, ""},
+		{"disable-content-trust", "", false, "evidence is signed with --key"},
+		{"force-rm", "", false, "containers of steps never stay"},
+		{"invoke", "", true, ""},
+		{"isolation", "", true, ""},
+		{"memory", "m", true, ""},
+		{"memory-swap", "", true, ""},
+		{"policy", "", true, "evidence is judged by waxseal verify --policy"},
+		{"print", "", true, "use docker build --call"},
+		{"provenance", "", true, "provenance is always written, in full; --builder-id names the builder"},
+		{"rm", "", false, "containers of steps never stay"},
+		{"root", "", true, "choose another cache with --cache-dir"},
+		{"security-opt", "", true, ""},
+		{"squash", "", false, ""},
+		{"stream", "", false, ""},
+	}
 }
 
 // refusedFlags is an error naming the first flag that was given and is not
 // supported.
 func refusedFlags(fs *pflag.FlagSet) error {
-	for _, r := range refused {
+	for _, r := range dockerOnly() {
 		if !fs.Changed(r.name) {
 			continue
 		}

@@ -266,7 +266,7 @@ func (r *run) solve(ctx context.Context, c *client.Client, eng engine, in *input
 	}
 	b, err := solve(ctx, c, opt, r.shown)
 	if err != nil {
-		return nil, explainSolve(eng.Explain(err), r.req)
+		return nil, explainSolve(eng.Explain(err))
 	}
 	return b, nil
 }

@@ -54,7 +54,7 @@ func (c causeError) Unwrap() error { return c.err }
 
 // explainSolve turns the engine's error into one line that names the place in
 // the Dockerfile, and the way out where there is one.
-func explainSolve(err error, req *Request) error {
+func explainSolve(err error) error {
 	var own *EngineError
 	if errors.As(err, &own) {
 		return own
@@ -69,28 +69,38 @@ func explainSolve(err error, req *Request) error {
 		}
 	}
 	out := causeError{"building: " + where + text, err}
-	for _, h := range solveHints {
-		if h.sign.MatchString(text) {
-			return hinted(out, h.hint)
+	for _, w := range waysOut() {
+		if regexp.MustCompile(w[0]).MatchString(text) {
+			return hinted(out, w[1])
 		}
-	}
-	if strings.Contains(text, "network.host") {
-		return hinted(out, "allow it for the whole build with --network=host")
 	}
 	return out
 }
 
-// solveHints are ways out of what most often goes wrong in a build.
-var solveHints = []struct {
-	sign *regexp.Regexp
-	hint string
-}{
-	{regexp.MustCompile(`no space left on device`), "free some space, or choose another cache with --cache-dir"},
-	{regexp.MustCompile(`did not complete successfully: exit code`), "the step's own output is above"},
-	{regexp.MustCompile(`pull access denied|insufficient_scope|401 Unauthorized|authorization failed|no basic auth credentials`), "log in with docker login, or give the base image with --build-context NAME=oci:LAYOUT"},
-	{regexp.MustCompile(`docker\.io/.*(i/o timeout|no such host|connection refused|not found|network is unreachable)`), "a base image that is not on Docker Hub is given with its registry, or with --build-context NAME=oci:LAYOUT or docker:NAME"},
-	{regexp.MustCompile(`target stage .* could not be found`), "--target takes the name of a stage: FROM … AS NAME"},
-	{regexp.MustCompile(`failed to compute cache key.*not found|failed to calculate checksum.*not found`), "is the file in the context, and not left out by .dockerignore?"},
-	{regexp.MustCompile(`exec format error`), "steps for another platform need its emulator: apt-get install qemu-user-static binfmt-support"},
-	{regexp.MustCompile(`dockerfile parse error|unknown instruction`), "the reference is https://docs.docker.com/reference/dockerfile/"},
+// Signs of what most often goes wrong in a build.
+const (
+	signNoSpace = `no space left on device`
+	signStep    = `did not complete successfully: exit code`
+	signDenied  = `pull access denied|insufficient_scope|401 Unauthorized|authorization failed|no basic auth credentials`
+	signHub     = `docker\.io/.*(i/o timeout|no such host|connection refused|not found|network is unreachable)`
+	signTarget  = `target stage .* could not be found`
+	signCopy    = `failed to (compute cache key|calculate checksum).*not found`
+	signFormat  = `exec format error`
+	signParse   = `dockerfile parse error|unknown instruction`
+	signHost    = `network\.host`
+)
+
+// waysOut pairs each sign with the way out.
+func waysOut() [][2]string {
+	return [][2]string{
+		{signNoSpace, "free some space, or choose another cache with --cache-dir"},
+		{signStep, "the step's own output is above"},
+		{signDenied, "log in with docker login, or give the base image with --build-context NAME=oci:LAYOUT"},
+		{signHub, "a base image that is not on Docker Hub is given with its registry, or with --build-context NAME=oci:LAYOUT or docker:NAME"},
+		{signTarget, "--target takes the name of a stage: FROM … AS NAME"},
+		{signCopy, "is the file in the context, and not left out by .dockerignore?"},
+		{signFormat, "steps for another platform need its emulator: apt-get install qemu-user-static binfmt-support"},
+		{signParse, "the reference is https://docs.docker.com/reference/dockerfile/"},
+		{signHost, "allow it for the whole build with --network=host"},
+	}
 }

@@ -338,7 +338,9 @@ func ParseAnnotations(values []string) ([]Annotation, error) {
 }
 
 // layerKeys are the image exporter's options that change the image's bytes.
-var layerKeys = []string{"compression", "compression-level", "force-compression", "oci-mediatypes", "rewrite-timestamp", "prefer-nondist-layers"}
+func layerKeys() []string {
+	return []string{"compression", "compression-level", "force-compression", "oci-mediatypes", "rewrite-timestamp", "prefer-nondist-layers"}
+}
 
 // ParseOutputs reads "DEST", "-" or "type=KIND,KEY=VALUE…".
 func ParseOutputs(values []string) ([]Output, error) {
@@ -423,7 +425,7 @@ func (o *Output) set(k, v string) error {
 		// The image is always kept under its digest too.
 		var b bool
 		return flag(&b)
-	case slices.Contains(layerKeys, k) && image:
+	case slices.Contains(layerKeys(), k) && image:
 		if k == "oci-mediatypes" && v != "true" {
 			return errors.New("oci-mediatypes=false is not supported: evidence is attached to OCI images")
 		}
