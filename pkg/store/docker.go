@@ -109,7 +109,7 @@ func (l *layout) withConfig(ctx context.Context, id attest.Digest) (attest.Diges
 	todo := index.Manifests
 	for i := 0; i < len(todo) && i < attest.MaxReferrers; i++ {
 		d, err := digest(todo[i])
-		if err != nil || todo[i].ArtifactType != "" {
+		if err != nil || !todo[i].MediaType.IsIndex() && !todo[i].MediaType.IsImage() {
 			continue
 		}
 		doc, _, err := readDocument(ctx, l, d)

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -65,6 +64,11 @@ func (r *registry) explain(ctx context.Context, action string, err error) error 
 	var wait *waitError
 	var plainHTTP *plainHTTPError
 	switch {
+	// First, because at loopback plain HTTP is tried after it and fails in its
+	// own way.
+	case isCertificate(err):
+		e.Cause = "its certificate is not accepted: " + oneLine(certificateCause(err))
+		e.Way = "add the certificate of its authority to this system's (/usr/local/share/ca-certificates, then update-ca-certificates), or accept any with --insecure"
 	case errors.As(err, &wait):
 		e.Cause = fmt.Sprintf("the registry is busy (429 Too Many Requests) and asks to wait %s", wait.after.Round(time.Second))
 		e.Way = "try again after that; a registry often allows more to who is logged in: docker login " + r.ref.host()
@@ -110,18 +114,11 @@ func (r *registry) explainStatus(e *Error, te *transport.Error) {
 
 func (r *registry) explainNetwork(e *Error, err error) {
 	var dns *net.DNSError
-	var unknownCA x509.UnknownAuthorityError
-	var wrongName x509.HostnameError
-	var invalid x509.CertificateInvalidError
-	var verification *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
 	var timeout net.Error
 	var corrupt *mismatch
 	var large *oversize
 	switch {
-	case errors.As(err, &unknownCA), errors.As(err, &wrongName), errors.As(err, &invalid), errors.As(err, &verification):
-		e.Cause = "its certificate is not accepted: " + oneLine(innermost(err).Error())
-		e.Way = "add the certificate of its authority to this system's (/usr/local/share/ca-certificates, then update-ca-certificates), or accept any with --insecure"
 	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
 		e.Cause = "the registry speaks plain HTTP, not TLS"
 		e.Way = "--insecure allows plain HTTP for this registry; loopback needs no flag"
@@ -157,15 +154,18 @@ func isCut(err error) bool {
 		strings.Contains(text, "does not match requested digest")
 }
 
-// innermost is the end of err's chain: the cause without the retelling.
-func innermost(err error) error {
-	for {
-		next := errors.Unwrap(err)
-		if next == nil {
-			return err
-		}
-		err = next
+// isCertificate reports whether a TLS handshake ended over the certificate.
+func isCertificate(err error) bool {
+	var verification *tls.CertificateVerificationError
+	return errors.As(err, &verification)
+}
+
+func certificateCause(err error) string {
+	var verification *tls.CertificateVerificationError
+	if errors.As(err, &verification) && verification.Err != nil {
+		return verification.Err.Error()
 	}
+	return err.Error()
 }
 
 // oneLine makes foreign text fit for one line of a terminal.

@@ -235,14 +235,13 @@ func (l *layout) referrers(ctx context.Context, d attest.Digest) ([]v1.Descripto
 		return nil, err
 	}
 	var out []v1.Descriptor
+	seen := map[attest.Digest]bool{}
 	for _, m := range index.Manifests {
-		if m.Annotations[refName] != "" || m.MediaType.IsIndex() {
-			continue
-		}
 		md, err := digest(m)
-		if err != nil || md == d {
+		if err != nil || md == d || seen[md] {
 			continue
 		}
+		seen[md] = true
 		doc, _, err := readDocument(ctx, l, md)
 		if err != nil || doc.Subject == nil || doc.Subject.Digest != hash(d) {
 			continue // a stranger's broken entry is not about d
@@ -323,7 +322,7 @@ func (l *layout) PutManifest(_ context.Context, mediaType types.MediaType, raw [
 	entry.ArtifactType, entry.Annotations = doc.ArtifactType, doc.Annotations
 	return desc, l.change(func(index *v1.IndexManifest) {
 		has := slices.ContainsFunc(index.Manifests, func(m v1.Descriptor) bool {
-			return m.Digest == desc.Digest && m.Annotations[refName] == ""
+			return m.Digest == desc.Digest
 		})
 		if !has {
 			index.Manifests = append(index.Manifests, entry)
@@ -360,7 +359,7 @@ func (l *layout) PutTag(ctx context.Context, tag string, d v1.Descriptor) error 
 		}
 		// An unnamed entry of the same manifest becomes the named one.
 		out = slices.DeleteFunc(out, func(m v1.Descriptor) bool {
-			return m.Digest == desc.Digest && m.Annotations[refName] == "" && m.ArtifactType == ""
+			return m.Digest == desc.Digest && m.Annotations[refName] == ""
 		})
 		if entry.Annotations == nil {
 			entry.Annotations = map[string]string{}
@@ -424,7 +423,7 @@ func (l *layout) change(edit func(*v1.IndexManifest)) error {
 // rank puts images before what is said about them: tools that know nothing of
 // referrers take the first entry.
 func rank(m v1.Descriptor) int {
-	if m.ArtifactType != "" || evidenceTag(m.Annotations[refName]) {
+	if strings.HasPrefix(m.ArtifactType, bundleMediaPrefix) || evidenceTag(m.Annotations[refName]) {
 		return 1
 	}
 	return 0
