@@ -162,12 +162,14 @@ Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 }
 
 // printVerdict writes the verdict and returns the error that carries its exit
-// code. A verdict that could not be written whole is no answer.
+// code. A verdict that could not be written whole is no answer. No answer is no
+// result either: as text it is the error alone.
 func printVerdict(s *Streams, v *gate.Verdict, output string) error {
 	var err error
-	if output == "json" {
+	switch {
+	case output == "json":
 		err = report.JSON(s.Out, v)
-	} else {
+	case v.Decision != gate.Undecided:
 		err = report.Verdict(s.Out, v, textOptions(s))
 	}
 	if err != nil {

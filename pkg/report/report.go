@@ -81,21 +81,22 @@ func (o TextOptions) paint(c color, s string) string {
 // to do next.
 func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 	o := opts.sized()
-	head := o.head(v)
-	var parts []string
-	if v.Decision != gate.Undecided {
-		parts = o.parts(v)
-	}
-	next := o.next(v)
-	// The rows give way first, then the reasons: what is left out is in JSON.
-	rows := o.rows(v, false)
-	reasons := o.reasons(v, 100)
-	room := o.Height - 1 - height(o, head) - height(o, next) - height(o, parts)
-	if height(o, rows)+height(o, reasons) > room {
-		rows = o.rows(v, true)
-	}
-	for most := 6; most > 1 && height(o, rows)+height(o, reasons) > room; most-- {
-		reasons = o.reasons(v, most)
+	head, next := o.head(v), o.next(v)
+	parts, rows, reasons := o.parts(v, 4), o.rows(v, false), o.reasons(v, 6)
+	// What gives way when the screen is full, in this order: a line for each
+	// row, then reasons, then platforms. All of it is in JSON.
+	for _, shorter := range []func(){
+		func() { rows = o.rows(v, true) },
+		func() { reasons = o.reasons(v, 4) },
+		func() { reasons = o.reasons(v, 2) },
+		func() { parts = o.parts(v, 2) },
+		func() { reasons = o.reasons(v, 1) },
+		func() { parts = o.parts(v, 0) },
+	} {
+		if height(o, head)+height(o, parts)+height(o, rows)+height(o, reasons)+height(o, next) < o.Height {
+			break
+		}
+		shorter()
 	}
 	var b strings.Builder
 	for _, section := range [][]string{head, parts, rows, reasons, next} {
@@ -159,11 +160,10 @@ func trust(v *gate.Verdict) string {
 }
 
 // parts lists the platforms of an index.
-func (o TextOptions) parts(v *gate.Verdict) []string {
-	if len(v.Platforms) == 0 {
+func (o TextOptions) parts(v *gate.Verdict, most int) []string {
+	if len(v.Platforms) == 0 || v.Decision == gate.Undecided {
 		return nil
 	}
-	const most = 4
 	lines := []string{""}
 	line := func(name string, s gate.Subject) string {
 		return fmt.Sprintf("  %-16s %-26s Build L%d  %s", name, verify.Short(s.Digest), s.Reached.Build, o.decision(s.Decision))
@@ -239,7 +239,7 @@ func (o TextOptions) rows(v *gate.Verdict, short bool) []string {
 	}
 	lines := []string{"", o.paint(dim, fmt.Sprintf("%-31s %-15s %s", title, "answer", "rests on"))}
 	for _, r := range s.Requirements {
-		lines = append(lines, strings.TrimRight(fmt.Sprintf("L%d %-28s %s %s", r.Level, r.Title, o.status(r.Status), clip(restsOn(r), o.Width-48)), " "))
+		lines = append(lines, strings.TrimRight(fmt.Sprintf("L%d %-28s %s %s", r.Level, r.Title, o.status(r.Status), restsOn(r, o.Width-48)), " "))
 	}
 	return lines
 }
@@ -268,28 +268,27 @@ func (o TextOptions) grouped(rows []verify.Row) []string {
 
 func (o TextOptions) status(s verify.Status) string {
 	c := map[verify.Status]color{verify.Met: green, verify.NotMet: red, verify.Unknown: yellow}[s]
-	return o.paint(c, fmt.Sprintf("%-15s", s))
+	return o.paint(c, string(s)) + strings.Repeat(" ", 15-len(s))
 }
 
-// restsOn names the field a row rests on, the last if there are several: the
-// first are shared by many rows.
-func restsOn(r verify.Row) string {
+// restsOn names the field that a row rests on first of all, as much of its end
+// as fits.
+func restsOn(r verify.Row, width int) string {
 	if len(r.Evidence) == 0 {
 		return ""
 	}
-	p := r.Evidence[0].Pointer
-	for _, e := range r.Evidence {
-		if e.Pointer != "" {
-			p = e.Pointer
-		}
-	}
-	switch {
-	case p == "":
+	p := strings.TrimPrefix(strings.TrimPrefix(r.Evidence[0].Pointer, "/predicate"), "/")
+	if p == "" {
 		return "the statement"
-	case strings.HasPrefix(p, "/predicate/"):
-		return p[len("/predicate/"):]
 	}
-	return p[1:]
+	for utf8.RuneCountInString(p) > width {
+		_, rest, ok := strings.Cut(p, "/")
+		if !ok {
+			return clip(p, width)
+		}
+		p = rest
+	}
+	return p
 }
 
 func (o TextOptions) reasons(v *gate.Verdict, most int) []string {

@@ -236,7 +236,7 @@ func answer(id string, c *Candidate, limit Cap) (Status, string, []string) {
 		if !c.Expected {
 			return Met, "no policy was given, so nothing was expected", nil
 		}
-		return Met, "source, build type and parameters are those the policy expects", []string{kind, external}
+		return Met, "source, build type and parameters are those the policy expects", []string{external, kind}
 
 	case RowAuthentic:
 		switch {
@@ -245,7 +245,7 @@ func answer(id string, c *Candidate, limit Cap) (Status, string, []string) {
 		case limit.Unhosted:
 			return NotMet, "the signature holds, but whoever ran the build also wrote the record", []string{builder}
 		case limit.Level >= 2:
-			return Met, "signed by " + signerName(*c.Signer) + ", trusted for this builder.id", []string{"", builder}
+			return Met, "signed by " + signerName(*c.Signer) + ", trusted for this builder.id", []string{builder, ""}
 		}
 		return Unknown, notVouched(limit, 2), []string{builder}
 
