@@ -20,6 +20,7 @@ import (
 	"github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/executor"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
 	"github.com/moby/buildkit/frontend"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/snapshot"
@@ -81,6 +82,9 @@ func (c *catalogued) Solve(ctx context.Context, llb frontend.FrontendLLBBridge, 
 		Formats: strings.Split(formats, ","),
 		Epoch:   opt["build-arg:SOURCE_DATE_EPOCH"],
 	}
+	if opts.Epoch == "context" {
+		opts.Epoch = "" // the commit's time, which the frontend finds out
+	}
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
@@ -103,6 +107,12 @@ func (c *catalogued) Solve(ctx context.Context, llb frontend.FrontendLLBBridge, 
 		if !ok || r == nil {
 			b.end(fmt.Errorf("finding the result for %s: the frontend returned none", name))
 			return res, nil
+		}
+		opts := opts
+		for _, key := range []string{commonexptypes.ExporterEpochKey, commonexptypes.ExporterEpochKey + "/" + id} {
+			if v, ok := res.Metadata[key]; ok {
+				opts.Epoch = string(v)
+			}
 		}
 		r = &cataloguedRef{ResultProxy: r, job: b.expect(name), sboms: c.sboms, opts: opts, group: session.NewGroup(sid)}
 		if res.Ref != nil && len(res.Refs) == 0 {
