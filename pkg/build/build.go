@@ -635,8 +635,9 @@ func (r *run) writeOut(ctx context.Context, p *publisher, in *inputs, s *sealed,
 			return err
 		}
 	}
-	for i, name := range sortedKeys(s.records.platforms) {
-		if err := r.out.write(s.records.platforms[name].raw, "engine-record-"+strconv.Itoa(i)+".json"); err != nil {
+	for name, rec := range s.records.platforms {
+		file := strings.TrimSuffix("engine-record-"+strings.ReplaceAll(name, "/", "-"), "-") + ".json"
+		if err := r.out.write(rec.raw, file); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -132,7 +133,7 @@ func ImageSBOM(ctx context.Context, req SBOMRequest) (_ []byte, err error) {
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	}
-	name := ref.Place
+	name := path.Base(filepath.ToSlash(ref.Place))
 	if ref.Kind == store.Docker {
 		// The daemon's own image, whether or not a registry knows it.
 		dir := filepath.Join(tmp, "docker")
@@ -150,11 +151,7 @@ func ImageSBOM(ctx context.Context, req SBOMRequest) (_ []byte, err error) {
 		return nil, err
 	}
 	layout := ref.Place
-	if ref.Kind == store.Layout {
-		if name == ref.Place {
-			name = filepath.Base(ref.Place)
-		}
-	} else {
+	if ref.Kind != store.Layout {
 		layout = filepath.Join(tmp, "image")
 		if err := fetchImage(ctx, repo, d, layout); err != nil {
 			return nil, err
