@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -281,6 +282,19 @@ func (p *preparer) state(l *layer, name, shown string) (llb.State, error) {
 func (p *preparer) gitContext(arg string, ref *dfgitutil.GitRef) error {
 	p.in.described = attestations.ContainerContext{Kind: "git", URI: cleanURL(arg)}
 	p.in.attrs["context"] = arg
+	if ref.SubDir != "" {
+		// BuildKit v0.33 cannot date the files of a git subfolder by their commit.
+		// The whole repository as the context, narrowed afterwards, is the same.
+		p.in.attrs["context"] = withoutSubdir(arg)
+		p.in.attrs["contextsubdir"] = ref.SubDir
+		if p.req.Source.Dockerfile != "-" {
+			name := p.req.Source.Dockerfile
+			if name == "" {
+				name = "Dockerfile"
+			}
+			p.in.attrs["filename"] = path.Join(ref.SubDir, name)
+		}
+	}
 	if p.in.epoch == (epoch{}) {
 		// Only the engine sees the commit; it takes the time from there.
 		p.in.epoch = epoch{"context", "commit"}
@@ -288,12 +302,27 @@ func (p *preparer) gitContext(arg string, ref *dfgitutil.GitRef) error {
 	return p.remoteDockerfile()
 }
 
+// withoutSubdir is a git URL without its subfolder, in either way of giving one.
+func withoutSubdir(arg string) string {
+	base, fragment, _ := strings.Cut(arg, "#")
+	if u, err := url.Parse(base); err == nil && u.RawQuery != "" {
+		q := u.Query()
+		q.Del("subdir")
+		u.RawQuery = q.Encode()
+		base = u.String()
+	}
+	if rev, _, _ := strings.Cut(fragment, ":"); rev != "" {
+		return base + "#" + rev
+	}
+	return base
+}
+
 // remoteDockerfile is the Dockerfile of a context that the engine fetches: a
 // path in that context, or standard input.
 func (p *preparer) remoteDockerfile() error {
 	f := p.req.Source.Dockerfile
 	if f != "-" {
-		if f != "" {
+		if f != "" && p.in.attrs["filename"] == "" {
 			p.in.attrs["filename"] = f
 		}
 		return nil

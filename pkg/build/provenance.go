@@ -172,7 +172,15 @@ func (a *account) resolved(d recordedInput) dependency {
 		if context.Kind == "git" && sameRemote(context.URI, dep.URI) {
 			dep.Name = attestations.DependencySource
 		}
-		dep.URI = repositoryURI(dep.URI)
+		base, fragment, _ := strings.Cut(dep.URI, "#")
+		dep.URI = repositoryURI(base)
+		rev, sub, _ := strings.Cut(fragment, ":")
+		if rev != "" {
+			dep.URI += "@" + rev
+		}
+		if sub != "" {
+			dep.URI += "#" + sub
+		}
 		return dep
 	}
 	if context.Kind == "url" && context.URI == dep.URI {

@@ -236,15 +236,18 @@ func (r *Request) wants(kind string) bool {
 }
 
 // keepsImage reports whether the image goes to waxseal's own store: when asked
-// for, and when nothing else would hold it.
+// for, and when nothing else would hold the evidence. Files and the Docker
+// daemon take the image alone.
 func (r *Request) keepsImage() bool {
 	elsewhere := false
 	for _, o := range r.Outputs {
-		if o.Kind == OutputImage && !o.Push {
+		switch {
+		case o.Kind == OutputImage && !o.Push:
 			return true
-		}
-		if o.Push || o.Kind == OutputDocker || o.Kind == OutputOCI {
+		case o.Push, o.Kind == OutputOCI && !o.Tar:
 			elsewhere = true
+		case o.Kind == OutputDocker, o.Kind == OutputOCI:
+			elsewhere = elsewhere || r.Seal.Unsigned || r.Seal.Out != ""
 		}
 	}
 	return !elsewhere

@@ -249,6 +249,9 @@ func (f *fileOutputs) abandon() {
 
 func (m move) do() error {
 	if !m.merge {
+		if err := os.Chmod(m.from, 0o644); err != nil {
+			return err
+		}
 		return os.Rename(m.from, m.to)
 	}
 	if err := os.Chmod(m.from, 0o755); err != nil {
