@@ -301,7 +301,7 @@ func says(st *attest.Statement) string {
 		line := "built by " + p.BuilderID.Value
 		if len(p.Sources) > 0 {
 			s := p.Sources[0]
-			line += ", from " + s.Repository
+			line += ", from " + cmp.Or(s.Repository, "a repository without a remote")
 			if s.Commit != "" {
 				line += "@" + s.Commit[:min(12, len(s.Commit))]
 			}

@@ -281,15 +281,12 @@ func set(raw json.RawMessage) bool {
 }
 
 func changes(annotations map[string]json.RawMessage) (files []string, dirty bool) {
-	raw, ok := annotations["changedFiles"]
-	if !ok || !set(raw) {
-		return nil, false
-	}
+	raw := annotations["changedFiles"]
 	// A form we do not know still says that something was changed.
-	if json.Unmarshal(raw, &files) != nil {
-		return nil, true
+	if set(raw) && json.Unmarshal(raw, &files) != nil {
+		files = nil
 	}
-	return files, len(files) > 0
+	return files, set(raw) || set(annotations["moreChangedFiles"])
 }
 
 func commit(digest map[string]string) string {
