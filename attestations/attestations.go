@@ -28,3 +28,7 @@ const (
 // typed the command. Nothing vouches for that place, so it never carries more
 // than Build L1, whoever signs.
 const UnhostedBuilderID = "https://waxseal.dev/builders/unhosted-local"
+
+// UnhostedVerifierID is the verifier.id of a verdict given wherever somebody
+// typed the command. It means no more than the key that signed it.
+const UnhostedVerifierID = "https://waxseal.dev/verifiers/unhosted-local"

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	sgsign "github.com/sigstore/sigstore-go/pkg/sign"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
@@ -29,11 +28,10 @@ import (
 // Ed25519: what a verifier that was given nothing but the public key assumes.
 type keySigner struct {
 	mu     sync.RWMutex
-	priv   crypto.Signer      // nil once closed
-	signer signature.Signer   // around priv
-	check  signature.Verifier // made from the public half alone
-	pub    []byte             // PEM
-	hint   []byte             // base64 of the sha256 of the PKIX form
+	priv   crypto.Signer    // nil once closed
+	signer signature.Signer // around priv
+	pub    []byte           // PEM
+	hint   []byte           // base64 of the sha256 of the PKIX form
 	alg    protocommon.PublicKeyDetails
 }
 
@@ -48,20 +46,12 @@ func newKeySigner(priv crypto.Signer) (*keySigner, error) {
 	}
 	block, _ := pem.Decode(pub)
 	sum := sha256.Sum256(block.Bytes)
-	public, err := cryptoutils.UnmarshalPEMToPublicKey(pub)
-	if err != nil {
-		return nil, err
-	}
-	check, err := signature.LoadVerifier(public, crypto.SHA256)
-	if err != nil {
-		return nil, err
-	}
 	alg := protocommon.PublicKeyDetails_PUBLIC_KEY_DETAILS_UNSPECIFIED
-	if details, err := signature.GetDefaultAlgorithmDetails(public); err == nil {
+	if details, err := signature.GetDefaultAlgorithmDetails(priv.Public()); err == nil {
 		alg = details.GetSignatureAlgorithm()
 	}
 	return &keySigner{
-		priv: priv, signer: signer, check: check, pub: pub, alg: alg,
+		priv: priv, signer: signer, pub: pub, alg: alg,
 		hint: []byte(base64.StdEncoding.EncodeToString(sum[:])),
 	}, nil
 }
@@ -113,10 +103,8 @@ func (s *keySigner) verify(b *attest.Bundle, st *attest.Statement) error {
 	if !bytes.Equal(b.Statement().Raw(), st.Raw()) {
 		return errors.New("the bundle does not hold the statement")
 	}
-	env := b.Proto().GetDsseEnvelope()
-	pae := dsse.PAE(env.GetPayloadType(), env.GetPayload())
-	if err := s.check.VerifySignature(bytes.NewReader(env.GetSignatures()[0].GetSig()), bytes.NewReader(pae)); err != nil {
-		return fmt.Errorf("the fresh signature does not verify: %w", err)
+	if !Made(s.pub, b) {
+		return errors.New("the fresh signature does not verify")
 	}
 	return nil
 }
