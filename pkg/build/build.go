@@ -185,6 +185,14 @@ func (r *run) prepareOutputs(ctx context.Context) error {
 		r.undo = append(r.undo, r.out.abandon)
 	}
 	r.undo = append(r.undo, r.files.abandon)
+	for _, o := range r.req.Outputs {
+		if o.Kind == OutputDocker && o.Dest == "" {
+			// Better now than after a long build.
+			if err := reachDocker(ctx); err != nil {
+				return err
+			}
+		}
+	}
 	if err := os.MkdirAll(r.deps.Home, 0o755); err != nil {
 		return fmt.Errorf("making the image folder: %w", err)
 	}

@@ -31,6 +31,10 @@ const engineName = "waxseal-engine"
 // maxTail is how much of the engine's last words an error text can hold.
 const maxTail = 4 << 10
 
+// window is how many bytes may be on their way between us and the engine: the
+// context goes there and the image comes back through one socket pair.
+const window = 8 << 20
+
 // closeGrace is how long a closing engine may take before it is killed.
 const closeGrace = 10 * time.Second
 
@@ -300,6 +304,10 @@ func (e *Engine) Dial(ctx context.Context) (*client.Client, error) {
 		client.WithContextDialer(func(context.Context, string) (net.Conn, error) { return dial() }),
 		// An idle client would drop its connection, and there is no second.
 		client.WithGRPCDialOption(grpc.WithIdleTimeout(0)),
+		client.WithGRPCDialOption(grpc.WithInitialWindowSize(window)),
+		client.WithGRPCDialOption(grpc.WithInitialConnWindowSize(window)),
+		client.WithGRPCDialOption(grpc.WithWriteBufferSize(256<<10)),
+		client.WithGRPCDialOption(grpc.WithReadBufferSize(256<<10)),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the engine: %w", e.Explain(err))

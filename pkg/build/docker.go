@@ -16,11 +16,22 @@ import (
 
 const noDocker = "install the Docker client and start its daemon, or build into an OCI layout with -o type=oci,tar=false,dest=FOLDER"
 
-// loadIntoDocker pipes an image archive into docker load.
-func loadIntoDocker(ctx context.Context, write func(io.Writer) error) error {
+// reachDocker asks the Docker daemon whether it is there.
+func reachDocker(ctx context.Context) error {
 	if _, err := exec.LookPath("docker"); err != nil {
 		return hinted(errors.New("loading into Docker: there is no docker on PATH"), noDocker)
 	}
+	cmd := exec.CommandContext(ctx, "docker", "version", "--format", "{{.Server.Version}}")
+	var said bytes.Buffer
+	cmd.Stderr = &limitedBuffer{&said, 64 << 10}
+	if err := cmd.Run(); err != nil {
+		return hinted(fmt.Errorf("loading into Docker: %s", firstLine(said.String(), err)), noDocker)
+	}
+	return nil
+}
+
+// loadIntoDocker pipes an image archive into docker load.
+func loadIntoDocker(ctx context.Context, write func(io.Writer) error) error {
 	cmd := exec.CommandContext(ctx, "docker", "image", "load", "--quiet")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
