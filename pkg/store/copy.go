@@ -326,11 +326,17 @@ func Tag(ctx context.Context, w Writable, tag string, d v1.Descriptor) error {
 	return nil
 }
 
-// Tagged returns what tag points to in w, and false when there is no such tag.
-func Tagged(ctx context.Context, w Writable, tag string) (v1.Descriptor, bool, error) {
-	_, desc, err := w.tagged(ctx, tag)
-	if errors.Is(err, ErrNotFound) {
-		return v1.Descriptor{}, false, nil
+// Current returns what ref points to now, nil when there is nothing.
+func Current(ctx context.Context, ref Reference, opts Options) (*v1.Descriptor, error) {
+	place, err := Open(ctx, ref, opts)
+	if err == nil {
+		var desc v1.Descriptor
+		if desc, err = place.Resolve(ctx); err == nil {
+			return &desc, nil
+		}
 	}
-	return desc, err == nil, err
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil //nolint:nilnil // nothing there is an answer
+	}
+	return nil, err
 }

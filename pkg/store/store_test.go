@@ -196,8 +196,8 @@ func TestCopyAndAttach(t *testing.T) {
 			if moved != kept {
 				t.Errorf("%d blobs travelled, %d were there the second time", moved, kept)
 			}
-			if _, there, err := Tagged(ctx, dst, "v1"); there || err != nil {
-				t.Errorf("Copy left a tag: %v, %v", there, err)
+			if now, err := Current(ctx, parse(t, place+":v1"), Options{}); now != nil || err != nil {
+				t.Errorf("Copy left a tag: %v, %v", now, err)
 			}
 			// The referrer came along, and is listed once.
 			want := SourceReferrer
