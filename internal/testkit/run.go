@@ -46,15 +46,17 @@ func RunImage(ctx context.Context, path, tag, dir string, env []string, ready *r
 	if err := child.Start(); err != nil {
 		return nil, nil, err
 	}
-	stop = func() {
-		runc("kill", id, "KILL").Run()
-		child.Wait()
-		runc("delete", "--force", id).Run()
-	}
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		child.Wait()
 		in.Close()
 	}()
+	stop = func() {
+		runc("kill", id, "KILL").Run()
+		<-ended
+		runc("delete", "--force", id).Run()
+	}
 	match := make(chan []string, 1)
 	said := make(chan string, 1)
 	go func() {
