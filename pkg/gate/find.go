@@ -219,7 +219,7 @@ func (f *found) provenance(e Evidence, c *check, st *attest.Statement, signer ve
 	e.Accepted = true
 	f.candidates = append(f.candidates, verify.Candidate{
 		Bundle: e.Bundle, Where: e.Source, Provenance: p, Signer: &signer,
-		Expected: c.matched, Problems: c.rule.Expect(p),
+		Expected: c.Policy != nil, Problems: c.expect(p),
 	})
 	return e
 }
@@ -237,29 +237,46 @@ func (f *found) unsigned(e Evidence, st *attest.Statement, message string) Evide
 	return e
 }
 
+// expect compares provenance with the policy. An image that the policy does
+// not know meets no expectation.
+func (c *check) expect(p *verify.Provenance) []verify.Problem {
+	if c.Policy != nil && !c.matched {
+		return []verify.Problem{{Code: CodeNoRule, Pointer: "/subject", Message: "the policy has no entry for this image"}}
+	}
+	return c.rule.Expect(p)
+}
+
 // why says what there is instead of provenance that counts.
 func (f *found) why() string {
-	seen, first := 0, ""
+	var provenance, unread []Evidence
 	for _, e := range f.evidence {
-		if !verify.IsProvenance(e.PredicateType) && e.PredicateType != "" {
-			continue
-		}
-		seen++
-		// The most telling rejection is that of provenance about this very
-		// digest.
-		if first == "" || e.Code == verify.CodeBuilder || e.Code == verify.CodeSignature && first != "" {
-			first = e.Message
+		switch {
+		case verify.IsProvenance(e.PredicateType):
+			provenance = append(provenance, e)
+		case e.PredicateType == "":
+			unread = append(unread, e)
 		}
 	}
 	switch {
 	case len(f.evidence) == 0:
 		return "no evidence is attached to this digest"
-	case seen == 0:
-		return fmt.Sprintf("none of the %s attached to this digest is provenance", plural(len(f.evidence), "piece of evidence", "pieces of evidence"))
-	case seen == 1:
-		return "the one piece of provenance does not count: " + first
+	case len(provenance) == 0 && len(unread) > 0:
+		return fmt.Sprintf("no provenance among the %s, of which %d could not be read: %s",
+			plural(len(f.evidence), "piece of evidence", "pieces of evidence"), len(unread), unread[0].Message)
+	case len(provenance) == 0:
+		return fmt.Sprintf("no provenance among the %s attached to this digest", plural(len(f.evidence), "piece of evidence", "pieces of evidence"))
 	}
-	return fmt.Sprintf("none of %d pieces counts: %s", seen, first)
+	// What comes closest to counting tells most.
+	telling := slices.MaxFunc(provenance, func(a, b Evidence) int { return closeness(a) - closeness(b) })
+	if len(provenance) == 1 {
+		return "the one piece of provenance does not count: " + telling.Message
+	}
+	return fmt.Sprintf("none of %d pieces of provenance counts: %s", len(provenance), telling.Message)
+}
+
+// closeness orders rejections by how far the evidence got.
+func closeness(e Evidence) int {
+	return slices.Index([]verify.Code{verify.CodeSubject, verify.CodeUnsigned, verify.CodeCertificate, verify.CodeSignature, verify.CodePredicate, verify.CodeBuilder}, e.Code)
 }
 
 // sbom returns the accepted SBOMs in the formats asked for, and what is

@@ -193,9 +193,15 @@ func Name(ref store.Reference) string {
 	switch ref.Kind {
 	case store.Registry:
 		return ref.Place
-	default:
-		return string(ref.Kind) + ":" + ref.Place
+	case store.Docker:
+		// The daemon's name has its tag in it.
+		name, _, _ := strings.Cut(ref.Place, "@")
+		if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+			name = name[:i]
+		}
+		return "docker:" + name
 	}
+	return string(ref.Kind) + ":" + ref.Place
 }
 
 func (g Gate) now() time.Time {

@@ -3,7 +3,12 @@ package gate_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -73,12 +78,16 @@ func (w *world) must(err error) {
 
 func (w *world) person(name string) person {
 	w.Helper()
-	private, public, err := sign.GenerateKeyPair(nil)
+	// A plain key: deriving one from a password takes its time on purpose.
+	pair, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w.must(err)
+	der, err := x509.MarshalPKCS8PrivateKey(pair)
 	w.must(err)
 	file := filepath.Join(w.TempDir(), "key")
-	w.must(os.WriteFile(file, private, 0o600))
-	s, err := sign.Open(w.Context(), file, sign.OpenOptions{Password: func() ([]byte, error) { return nil, nil }})
+	w.must(os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
+	s, err := sign.Open(w.Context(), file, sign.OpenOptions{})
 	w.must(err)
+	public := s.PublicKey()
 	k, err := verify.ParseKey(name, public)
 	w.must(err)
 	return person{s, k, public}
@@ -500,7 +509,7 @@ func TestPolicy(t *testing.T) {
 		{name: "a parameter not allowed", images: `{` + match + `, level: {build: 1}}`, decision: gate.Deny, build: 0, reasons: []string{"parameter  expectations", "buildArgs/VERSION"}},
 		{name: "another source", images: `{` + match + `, level: {build: 1}, parameters: {buildArgs: any}, source: {repository: "https://git.example.org/acme/other"}}`, decision: gate.Deny, build: 0, reasons: []string{"source  expectations"}},
 		{name: "another build type", images: `{` + match + `, level: {build: 1}, parameters: {buildArgs: any}, buildTypes: ["https://other.example/t"]}`, decision: gate.Deny, build: 0, reasons: []string{"build-type"}},
-		{name: "no entry for the image", images: `{match: "other.example/**", level: {build: 1}}`, decision: gate.Deny, build: 3, reasons: []string{"no-rule"}},
+		{name: "no entry for the image", images: `{match: "other.example/**", level: {build: 1}}`, decision: gate.Deny, build: 0, reasons: []string{"no-rule"}},
 		{name: "judged under another name", images: `{match: "other.example/**", level: {build: 1}, parameters: {buildArgs: any}}`, as: "other.example/app", decision: gate.Pass, build: 3},
 		{name: "the flag raises", images: `{` + match + `, level: {build: 1}, parameters: {buildArgs: any}}`, builders: []string{trusted(2)}, level: level(3), decision: gate.Deny, build: 2, reasons: []string{"Build L3"}},
 		{name: "the flag does not lower", images: `{` + match + `, level: {build: 3}, parameters: {buildArgs: any}}`, builders: []string{trusted(2)}, level: level(1), decision: gate.Deny, build: 2, reasons: []string{"Build L3"}},
@@ -813,6 +822,21 @@ func TestInspect(t *testing.T) {
 	}
 	if _, err := (gate.Gate{}).Inspect(t.Context(), gate.Request{Reference: w.addr + "/none:v1"}); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("an image that is not there: %v", err)
+	}
+}
+
+func TestName(t *testing.T) {
+	for in, want := range map[string]string{
+		"r.example/a/b:v1": "r.example/a/b", "r.example:5000/a": "r.example:5000/a", "oci:out/image:app": "oci:out/image",
+		"docker:app:v1": "docker:app", "docker:r.example:5000/app": "docker:r.example:5000/app",
+	} {
+		ref, err := store.Parse(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := gate.Name(ref); got != want {
+			t.Errorf("%s is %s, want %s", in, got, want)
+		}
 	}
 }
 

@@ -114,7 +114,7 @@ type Evidence struct {
 	Says          string         `json:"says,omitempty"` // its content in one line
 }
 
-// Sees code of evidence that was not read at all.
+// The codes of evidence that was not weighed, beside those of package verify.
 const (
 	CodeSkipped   verify.Code = "skipped"    // the store did not read it
 	CodeNotNeeded verify.Code = "not-needed" // nothing that was asked depends on it
@@ -171,6 +171,9 @@ func (c *check) decide(f *found) (Subject, []attest.Digest) {
 	if res.Candidate != nil {
 		used = append(used, res.Candidate.Bundle)
 		for _, p := range res.Candidate.Problems {
+			if p.Code == CodeNoRule {
+				continue // said once for the whole image
+			}
 			s.reasons = append(s.reasons, Reason{Code: p.Code, Requirement: verify.RowExpectations, Message: p.Message,
 				Bundle: res.Candidate.Bundle, Pointer: p.Pointer})
 		}
@@ -207,7 +210,7 @@ func (c *check) decide(f *found) (Subject, []attest.Digest) {
 		s.reasons[i].Message = printable(s.reasons[i].Message)
 	}
 	s.Decision = Deny
-	if len(s.reasons) == 0 && s.Reached.Build >= c.declared {
+	if len(s.reasons) == 0 && s.Reached.Build >= c.declared && (c.Policy == nil || c.matched) {
 		s.Decision = Pass
 	}
 	return s, used

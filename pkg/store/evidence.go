@@ -89,6 +89,12 @@ func parallel(ctx context.Context, limit int, work []func(context.Context) error
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
+			// Nobody else could catch it here, and it is foreign bytes that f reads.
+			defer func() {
+				if p := recover(); p != nil {
+					cancel(fmt.Errorf("internal error while reading evidence: %v", p))
+				}
+			}()
 			if ctx.Err() != nil {
 				return
 			}

@@ -2,7 +2,6 @@ package verify
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -84,14 +83,6 @@ func (t Trust) near(id string) string {
 		}
 	}
 	return ""
-}
-
-// SignsFor reports whether a key may sign for any builder: its SBOMs count.
-func (t Trust) SignsFor(key attest.Digest) bool {
-	if t.Builders == nil {
-		return slices.ContainsFunc(t.Keys, func(k Key) bool { return k.ID() == key })
-	}
-	return slices.ContainsFunc(t.Builders, func(b Builder) bool { return b.Key == key })
 }
 
 // Short is a digest cut to what a line can show.
