@@ -1,0 +1,102 @@
+package attestations_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/waxseal/waxseal/attestations"
+)
+
+func containerBuildSchema(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(attestations.ContainerBuildSchema()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	c.AssertFormat()
+	if err := c.AddResource("schema.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Compile("schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func example(t *testing.T) map[string]any {
+	t.Helper()
+	raw, err := os.ReadFile("container-build/v1/example.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc.(map[string]any)
+}
+
+func TestContainerBuildExampleFitsItsSchemaAndStructs(t *testing.T) {
+	if err := containerBuildSchema(t).Validate(example(t)); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile("container-build/v1/example.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p struct {
+		BuildDefinition struct {
+			BuildType            string
+			ExternalParameters   attestations.ContainerBuild
+			InternalParameters   attestations.ContainerBuildInternal
+			ResolvedDependencies []json.RawMessage
+		}
+		RunDetails json.RawMessage
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		t.Fatal(err)
+	}
+	if p.BuildDefinition.BuildType != attestations.ContainerBuildType {
+		t.Errorf("buildType %q", p.BuildDefinition.BuildType)
+	}
+	if p.BuildDefinition.ExternalParameters.Context.Kind != "directory" {
+		t.Errorf("context %+v", p.BuildDefinition.ExternalParameters.Context)
+	}
+}
+
+func TestContainerBuildSchemaRefuses(t *testing.T) {
+	for name, change := range map[string]func(def, run map[string]any){
+		"an unknown external parameter": func(def, _ map[string]any) {
+			def["externalParameters"].(map[string]any)["privileged"] = true
+		},
+		"a secret with more than an id": func(def, _ map[string]any) {
+			def["externalParameters"].(map[string]any)["secrets"] = []any{map[string]any{"id": "token", "value": "x"}}
+		},
+		"another build type":    func(def, _ map[string]any) { def["buildType"] = "https://example.com/other" },
+		"no builder":            func(_, run map[string]any) { delete(run, "builder") },
+		"no dependencies":       func(def, _ map[string]any) { def["resolvedDependencies"] = []any{} },
+		"an unknown network":    func(def, _ map[string]any) { def["internalParameters"].(map[string]any)["network"] = "observed" },
+		"a digest that is none": func(def, _ map[string]any) { dep(def)["digest"] = map[string]any{"sha256": "XYZ"} },
+		"a time that is none":   func(_, run map[string]any) { run["metadata"].(map[string]any)["startedOn"] = "yesterday" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			doc := example(t)
+			change(doc["buildDefinition"].(map[string]any), doc["runDetails"].(map[string]any))
+			if containerBuildSchema(t).Validate(doc) == nil {
+				t.Error("accepted")
+			}
+		})
+	}
+}
+
+func dep(def map[string]any) map[string]any {
+	return def["resolvedDependencies"].([]any)[0].(map[string]any)
+}
