@@ -72,15 +72,18 @@ func readKey(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("not a regular file")
 	}
-	if perm := info.Mode().Perm(); perm&0o077 != 0 {
-		return nil, fmt.Errorf("others may use this file (mode %04o); run: chmod 600 %s", perm, quote(path))
-	}
 	raw, err := io.ReadAll(io.LimitReader(f, attest.MaxKey+1))
 	if err != nil {
 		return nil, cause(err)
 	}
 	if len(raw) > attest.MaxKey {
 		return nil, fmt.Errorf("larger than the %d bytes a key file may have; not a key", attest.MaxKey)
+	}
+	// A public key may be read by anybody; that it is none to sign with is
+	// said later.
+	if perm := info.Mode().Perm(); perm&0o077 != 0 && bytes.Contains(raw, []byte("PRIVATE KEY")) {
+		clear(raw)
+		return nil, fmt.Errorf("others may use this file (mode %04o); run: chmod 600 %s", perm, quote(path))
 	}
 	return raw, nil
 }

@@ -233,6 +233,7 @@ func TestOpenErrors(t *testing.T) {
 		"no key":              {data: []byte("hello"), want: "not a PEM private key"},
 		"empty":               {data: nil, want: "not a PEM private key"},
 		"public half":         {data: public, want: "the .key file"},
+		"public, readable":    {data: public, mode: 0o644, want: "the .key file"},
 		"certificate":         {data: block("CERTIFICATE"), want: "certificate"},
 		"SSH key":             {data: block("OPENSSH PRIVATE KEY"), want: "ssh-keygen -p -m PKCS8"},
 		"openssl's own":       {data: block("ENCRYPTED PRIVATE KEY"), want: "openssl pkey"},
