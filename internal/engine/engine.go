@@ -19,6 +19,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/containerd/containerd/v2/defaults"
@@ -53,6 +54,9 @@ const (
 // stopGrace is how long a cancelled build may take to kill its containers and
 // unmount; after it the process ends anyway and the kernel does the rest.
 const stopGrace = 8 * time.Second
+
+// window is how many bytes may be on their way to waxseal and back.
+const window = 8 << 20
 
 // Config is what Serve needs to know.
 type Config struct {
@@ -112,12 +116,17 @@ func Serve(ctx context.Context, cfg Config) error {
 		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
+		grpc.InitialWindowSize(window),
+		grpc.InitialConnWindowSize(window),
+		grpc.WriteBufferSize(256<<10),
+		grpc.ReadBufferSize(256<<10),
 		grpc.WaitForHandlers(true),
 	)
 	c.Register(server)
 	served := make(chan error, 1)
 	l := newOneConn(controlConn)
 	go func() { served <- server.Serve(l) }()
+	debug.SetGCPercent(100) // waxseal starts us with more, for the tables
 	svc.setReady()
 
 	select {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -104,7 +105,7 @@ func (c *catalogued) Solve(ctx context.Context, llb frontend.FrontendLLBBridge, 
 	}
 	for id, name := range names {
 		r, ok := res.FindRef(id)
-		if !ok || r == nil {
+		if !ok {
 			b.end(fmt.Errorf("finding the result for %s: the frontend returned none", name))
 			return res, nil
 		}
@@ -114,7 +115,13 @@ func (c *catalogued) Solve(ctx context.Context, llb frontend.FrontendLLBBridge, 
 				opts.Epoch = string(v)
 			}
 		}
-		r = &cataloguedRef{ResultProxy: r, job: b.expect(name), sboms: c.sboms, opts: opts, group: session.NewGroup(sid)}
+		job := b.expect(name)
+		if r == nil { // an image of settings alone
+			job.started.Store(true)
+			c.sboms.run(ctx, job, nil, opts, nil)
+			continue
+		}
+		r = &cataloguedRef{ResultProxy: r, job: job, sboms: c.sboms, opts: opts, group: session.NewGroup(sid)}
 		if res.Ref != nil && len(res.Refs) == 0 {
 			res.Ref = r
 		} else {
@@ -174,7 +181,7 @@ func (r *cataloguedRef) Result(ctx context.Context) (solver.CachedResult, error)
 type sboms struct {
 	ctx     context.Context // ends with the engine
 	dir     string          // where documents are kept between builds
-	version string          // of what writes them
+	version func() string   // of what writes them
 	catalog catalog.Catalog
 
 	mu     sync.Mutex
@@ -202,16 +209,26 @@ type sbomJob struct {
 }
 
 func newSBOMs(ctx context.Context, cfg Config) *sboms {
-	return &sboms{ctx: ctx, version: cfg.Version + " " + ownFile(), dir: filepath.Join(cfg.Root, "sbom"), builds: map[string]*sbomBuild{}}
+	return &sboms{ctx: ctx, version: sync.OnceValue(func() string { return cfg.Version + " " + ownBuild() }), dir: filepath.Join(cfg.Root, "sbom"), builds: map[string]*sbomBuild{}}
 }
 
-// ownFile tells this very program from others of the same version.
-func ownFile() string {
-	st, err := os.Stat("/proc/self/exe")
+// ownBuild tells this very program from others of the same version: it is the
+// digest that the linker left in it.
+func ownBuild() string {
+	f, err := elf.Open("/proc/self/exe")
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf("%d %d", st.Size(), st.ModTime().UnixNano())
+	defer f.Close()
+	note := f.Section(".note.go.buildid")
+	if note == nil {
+		return ""
+	}
+	id, err := note.Data()
+	if err != nil {
+		return ""
+	}
+	return string(id)
 }
 
 func (s *sboms) begin(ref string) *sbomBuild {
@@ -322,7 +339,7 @@ func (s *sboms) catalogue(ctx context.Context, ref cache.ImmutableRef, opts cata
 // for its files: BuildKit never gives one to others.
 func (s *sboms) key(ref, format string, opts catalog.Options) string {
 	h := sha256.New()
-	for _, part := range []string{s.version, ref, format, opts.Epoch, opts.Architecture} {
+	for _, part := range []string{s.version(), ref, format, opts.Epoch, opts.Architecture} {
 		fmt.Fprintf(h, "%d:%s,", len(part), part)
 	}
 	return hex.EncodeToString(h.Sum(nil)) + ".json"

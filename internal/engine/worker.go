@@ -74,7 +74,7 @@ func newWorker(ctx context.Context, cfg Config, cgroupParent string) (*base.Work
 	if err != nil {
 		return nil, fmt.Errorf("opening the build cache's database: %w", err)
 	}
-	mdb := ctdmetadata.NewDB(db, blobs, map[string]ctdsnapshot.Snapshotter{snapshotter: snaps})
+	mdb := ctdmetadata.NewDB(db, forgetful{blobs}, map[string]ctdsnapshot.Snapshotter{snapshotter: snaps})
 	if err := mdb.Init(ctx); err != nil {
 		return nil, fmt.Errorf("reading the build cache's database: %w", err)
 	}

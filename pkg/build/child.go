@@ -170,7 +170,9 @@ func StartEngine(ctx context.Context, opts EngineOptions) (_ *Engine, err error)
 	}
 	e.side = sideClient(side)
 	e.cmd = exec.Command(program, args...)
-	e.cmd.Env = engineEnv(os.Environ())
+	// Half of a start is the engine's packages filling their tables: no time to
+	// collect garbage. The engine sets the usual value when it is ready.
+	e.cmd.Env = append(engineEnv(os.Environ()), "GOGC=400")
 	e.cmd.Dir = "/"
 	e.cmd.Stderr = e.tail
 	e.cmd.Stdout = e.tail

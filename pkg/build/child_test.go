@@ -156,6 +156,7 @@ func dial(t testing.TB, e *Engine) *client.Client {
 }
 
 func TestEngineBuildsAndCatalogues(t *testing.T) {
+	t.Setenv(helperEngine, needEngine(t)) // one program for both
 	cache := t.TempDir()
 	docs := map[string]string{}
 	// The second engine finds the build, and its SBOMs, in the cache.
@@ -206,6 +207,33 @@ func TestEngineBuildsAndCatalogues(t *testing.T) {
 	if err != nil || len(kept) != 2 {
 		t.Errorf("the cache holds %q, %v; want two documents", kept, err)
 	}
+}
+
+func TestSBOMOfEveryPlatform(t *testing.T) {
+	e := startEngine(t, EngineOptions{})
+	c := dial(t, e)
+	for _, dockerfile := range []string{"FROM scratch\nCOPY Dockerfile /\n", "FROM scratch\nLABEL only=settings\n"} {
+		b := buildOf{
+			dockerfile: dockerfile,
+			attrs:      map[string]string{"waxseal:sbom": "spdx", "platform": "linux/amd64,linux/arm64"},
+			export:     []client.ExportEntry{{Type: client.ExporterOCI, Attrs: map[string]string{"tar": "false"}, OutputDir: t.TempDir()}},
+			ref:        identity.NewID(),
+		}
+		if _, err := b.solve(t.Context(), t, c); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range []string{"linux/amd64", "linux/arm64"} {
+			s, err := sbom.Check(sbom.SPDX, []byte(readSBOM(t, e, b.ref, p, sbom.SPDX)))
+			if err != nil || s.Packages != 0 {
+				t.Errorf("%q for %s: %+v, %v", dockerfile, p, s, err)
+			}
+		}
+		_, err := e.SBOM(t.Context(), b.ref, "linux/amd64", sbom.CycloneDX)
+		wantError(t, err, `did not ask for format "cyclonedx"`)
+	}
+	b := buildOf{dockerfile: "FROM scratch\nCOPY Dockerfile /\n", attrs: map[string]string{"waxseal:sbom": "other"}, ref: identity.NewID()}
+	_, err := b.solve(t.Context(), t, c)
+	wantError(t, err, `"other" is unknown`)
 }
 
 func readSBOM(t *testing.T, e *Engine, ref, platform, format string) string {

@@ -1,0 +1,48 @@
+package engine
+
+import (
+	"context"
+	"errors"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+)
+
+// forgetful is a content store that keeps nothing of a download whose bytes
+// are not the ones that were asked for. The local store keeps them to go on
+// from there the next time, which then fails for ever: one wrong answer of a
+// registry would spoil the cache.
+type forgetful struct{ content.Store }
+
+func (s forgetful) Writer(ctx context.Context, opts ...content.WriterOpt) (content.Writer, error) {
+	var o content.WriterOpts
+	for _, opt := range opts {
+		if err := opt(&o); err != nil {
+			return nil, err
+		}
+	}
+	w, err := s.Store.Writer(ctx, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &forgetfulWriter{Writer: w, store: s.Store, ref: o.Ref}, nil
+}
+
+type forgetfulWriter struct {
+	content.Writer
+	store content.Store
+	ref   string
+}
+
+// Commit gives up the download where it is complete and wrong.
+func (w *forgetfulWriter) Commit(ctx context.Context, size int64, expected digest.Digest, opts ...content.Opt) error {
+	err := w.Writer.Commit(ctx, size, expected, opts...)
+	if !errdefs.IsFailedPrecondition(err) {
+		return err
+	}
+	if abort := w.store.Abort(context.WithoutCancel(ctx), w.ref); abort != nil && !errdefs.IsNotFound(abort) {
+		return errors.Join(err, abort)
+	}
+	return err
+}
