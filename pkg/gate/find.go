@@ -335,7 +335,7 @@ func says(st *attest.Statement) string {
 		if policy.SBOMFormat(st.PredicateType) == policy.FormatCycloneDX {
 			version = "CycloneDX " + version
 		}
-		return printable(fmt.Sprintf("%s, %s", version, plural(n, "package", "packages")))
+		return printable(fmt.Sprintf("%s, %s", version, plural(n, "entry", "entries")))
 	case st.PredicateType == attestations.VSAV1:
 		var v attestations.VSA
 		if err := attest.UnmarshalStrict(st.Predicate, &v); err != nil {

@@ -804,7 +804,7 @@ func TestInspect(t *testing.T) {
 	w.must(report.Tree(&text, in, report.TextOptions{}))
 	for _, want := range []string{
 		"index sha256:", "SLSA provenance v1  verified, signed by ours.pub", "built by " + ci + ", from https://git.example.org/acme/app@c0ffee, 1 dependency",
-		"linux/amd64 sha256:", "SPDX SBOM  rejected", "SPDX-2.3, 1 package", "not signed", "CycloneDX SBOM  verified", "CycloneDX 1.6, 1 package",
+		"linux/amd64 sha256:", "SPDX SBOM  rejected", "SPDX-2.3, 1 entry", "not signed", "CycloneDX SBOM  verified", "CycloneDX 1.6, 1 entry",
 		`PASSED ["SLSA_BUILD_LEVEL_2"] by https://v.example for oci://r.example/a`, "https://example.org/t  verified",
 	} {
 		if !strings.Contains(text.String(), want) {
