@@ -244,10 +244,11 @@ func (v *Verdict) undecided(err error) {
 	v.Subject = Subject{Digest: d, Decision: Undecided, Requirements: []verify.Row{}, Evidence: []Evidence{}}
 	v.Decision = Undecided
 	v.Platforms = []Subject{}
-	code := CodeInternal
+	code := CodeUnreadable
 	var p *panicError
 	switch {
 	case errors.As(err, &p):
+		code = CodeInternal
 	case errors.Is(err, context.DeadlineExceeded):
 		code = CodeTimeout
 	case errors.Is(err, context.Canceled):

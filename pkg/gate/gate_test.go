@@ -450,10 +450,12 @@ func TestStrangers(t *testing.T) {
 	req := gate.Request{Reference: i.ref, Policy: w.policy(`  - {match: "**", level: {build: 3}}`, trusted(3))}
 	w.want(w.judge(req), gate.Deny, 0, "provenance-exists")
 
+	// Larger than anything that is read: not fetched, and said.
+	i.referrer(i.desc, make([]byte, attest.MaxBundle+1), nil)
 	i.attach(w.ours, i.desc, attestations.ProvenanceV1, provenance(ci))
 	v := w.judge(req)
 	w.want(v, gate.Pass, 3)
-	if got := w.codes(v.Evidence); got != "accepted signature signature signature unreadable unreadable unreadable" {
+	if got := w.codes(v.Evidence); got != "accepted signature signature signature skipped unreadable unreadable unreadable" {
 		t.Errorf("evidence %s", got)
 	}
 
@@ -581,7 +583,7 @@ func TestUndecided(t *testing.T) {
 		{"500", "referrers", gate.CodeUnavailable},
 		{"500", `GET .*/blobs/`, gate.CodeUnavailable},
 		{"404", `manifests/v1`, gate.CodeNotFound},
-		{"referrers=10000", "referrers", gate.CodeInternal},
+		{"referrers=10000", "referrers", gate.CodeUnreadable},
 	} {
 		w.must(w.faults.Set(testkit.Fault{Kind: c.kind, Match: c.match}))
 		v := w.judge(req)

@@ -42,9 +42,10 @@ const (
 	CodePlatforms   = "platforms"   // the index has no platforms
 	CodeNotFound    = "not-found"   // there is no such image
 	CodeUnavailable = "unavailable" // the place could not be asked
+	CodeUnreadable  = "unreadable"  // what is there is more, or other, than can be judged
 	CodeTimeout     = "timeout"
 	CodeCanceled    = "canceled"
-	CodeInternal    = "internal"
+	CodeInternal    = "internal" // a bug
 )
 
 // Levels holds one level for each SLSA track.

@@ -347,6 +347,8 @@ func advice(v *gate.Verdict) string {
 		return "check the name and the tag, and ask again"
 	case v.Decision == gate.Undecided && codes[gate.CodeInternal]:
 		return "nothing was decided; please report this with the reference and the version"
+	case v.Decision == gate.Undecided && codes[gate.CodeUnreadable]:
+		return "nothing was decided, and asking again gives the same: what is there must change first"
 	case v.Decision == gate.Undecided:
 		return "nothing was decided; ask again when the cause is gone"
 	case codes[gate.CodeNoRule]:
