@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -145,7 +144,7 @@ func attestImage(ctx context.Context, s *Streams, req attestRequest) (*attested,
 	return attach(ctx, place, desc, signer, st, req.attach)
 }
 
-func attach(ctx context.Context, place store.Writable, desc v1.Descriptor, signer sign.Signer, st *attest.Statement, form string) (*attested, error) {
+func attach(ctx context.Context, place store.Writable, desc store.Descriptor, signer sign.Signer, st *attest.Statement, form string) (*attested, error) {
 	bundle, err := signer.Sign(ctx, st)
 	if err != nil {
 		return nil, err

@@ -46,7 +46,7 @@ var rooms = map[string]string{
 var guests = map[string]string{
 	"github.com/spf13/cobra":                 "internal/cli",
 	"github.com/spf13/pflag":                 "internal/cli",
-	"github.com/sirupsen/logrus":             "internal/cli", // BuildKit's client logs through it
+	"github.com/sirupsen/logrus":             "internal/cli internal/engine", // BuildKit's client logs through it
 	"github.com/moby/buildkit":               "internal/engine pkg/build",
 	"github.com/containerd":                  "internal/engine",
 	"github.com/anchore/syft":                "pkg/catalog",
@@ -73,7 +73,7 @@ var guests = map[string]string{
 	// What speaking with BuildKit brings along: its client takes content stores,
 	// platforms and file trees in other modules' types.
 	"github.com/containerd/containerd/v2/core/content": "internal/engine pkg/build",
-	"github.com/containerd/errdefs":                    "internal/engine pkg/build",
+	"github.com/containerd/errdefs":                    "internal/engine pkg/build pkg/store",
 	"github.com/containerd/platforms":                  "internal/engine pkg/build",
 	"github.com/distribution/reference":                "pkg/build",
 	"github.com/docker/cli/cli/config":                 "pkg/build",
@@ -84,13 +84,13 @@ var guests = map[string]string{
 	"github.com/tonistiigi":                            "pkg/build",
 	"github.com/ulikunitz/xz":                          "pkg/build",
 	"google.golang.org/grpc":                           "internal/engine pkg/build",
-	"github.com/sirupsen/logrus":                       "internal/engine",
 	"go.etcd.io/bbolt":                                 "internal/engine",
 
-	"github.com/gofrs/flock": "pkg/store",
-	"golang.org/x/sync":      "pkg",
-	"golang.org/x/sys":       "pkg internal",
-	"golang.org/x/term":      "internal/cli pkg/build",
+	"github.com/gofrs/flock":      "pkg/store",
+	"github.com/moby/moby/client": "pkg/store", // the Docker daemon
+	"golang.org/x/sync":           "pkg",
+	"golang.org/x/sys":            "pkg internal",
+	"golang.org/x/term":           "internal/cli pkg/build",
 }
 
 type listed struct {

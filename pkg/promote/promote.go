@@ -14,8 +14,6 @@ import (
 	"strings"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
@@ -129,7 +127,7 @@ type promotion struct {
 	Request
 	res *Result
 	src store.Repo
-	top v1.Descriptor
+	top store.Descriptor
 }
 
 func (p *promotion) run(ctx context.Context) error {
@@ -184,12 +182,12 @@ func (p *promotion) openSource(ctx context.Context) error {
 }
 
 // subjects are the image and its platforms, by digest.
-func (p *promotion) subjects(ctx context.Context) (map[attest.Digest]v1.Descriptor, error) {
+func (p *promotion) subjects(ctx context.Context) (map[attest.Digest]store.Descriptor, error) {
 	platforms, err := store.Platforms(ctx, p.src, p.top)
 	if err != nil {
 		return nil, err
 	}
-	out := map[attest.Digest]v1.Descriptor{p.res.Digest: p.top}
+	out := map[attest.Digest]store.Descriptor{p.res.Digest: p.top}
 	for _, m := range platforms {
 		d := m.Descriptor
 		out[attest.Digest(d.Digest.String())] = d
@@ -205,7 +203,7 @@ func (p *promotion) step(s Step) {
 }
 
 // tagStep says what happens to the tag.
-func (p *promotion) tagStep(was *v1.Descriptor) Step {
+func (p *promotion) tagStep(was *store.Descriptor) Step {
 	s := Step{Action: ActionTag, What: p.Destination.String(), Digest: p.res.Digest}
 	switch {
 	case was == nil:
@@ -219,7 +217,7 @@ func (p *promotion) tagStep(was *v1.Descriptor) Step {
 }
 
 // plan lists what would be done.
-func (p *promotion) plan(ctx context.Context, subjects map[attest.Digest]v1.Descriptor, summaries []gate.SubjectVSA, was *v1.Descriptor) error {
+func (p *promotion) plan(ctx context.Context, subjects map[attest.Digest]store.Descriptor, summaries []gate.SubjectVSA, was *store.Descriptor) error {
 	for _, s := range summaries {
 		kind := "manifest"
 		if subjects[s.Digest].MediaType.IsIndex() {
@@ -247,7 +245,7 @@ func says(v attestations.VSA) string {
 	return v.VerificationResult + " " + strings.Join(v.VerifiedLevels, " ") + " for " + v.ResourceURI
 }
 
-func (p *promotion) execute(ctx context.Context, subjects map[attest.Digest]v1.Descriptor, summaries []gate.SubjectVSA, was *v1.Descriptor) error {
+func (p *promotion) execute(ctx context.Context, subjects map[attest.Digest]store.Descriptor, summaries []gate.SubjectVSA, was *store.Descriptor) error {
 	dst, err := store.OpenWritable(ctx, p.Destination, p.Store)
 	if err != nil {
 		return err
@@ -281,7 +279,7 @@ func (p *promotion) execute(ctx context.Context, subjects map[attest.Digest]v1.D
 
 // summarise attaches the VSA for one digest, unless an earlier run of the same
 // day has.
-func (p *promotion) summarise(ctx context.Context, dst store.Writable, subject v1.Descriptor, s gate.SubjectVSA) error {
+func (p *promotion) summarise(ctx context.Context, dst store.Writable, subject store.Descriptor, s gate.SubjectVSA) error {
 	step := Step{Action: ActionSign, What: "vsa", Digest: s.Digest, Platform: s.Platform, Detail: says(s.Predicate)}
 	there, err := p.hasSummary(ctx, s)
 	if err != nil {

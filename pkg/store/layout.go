@@ -60,11 +60,21 @@ func openLayout(ref Reference, opts Options, create bool) (*layout, error) {
 	return l, nil
 }
 
-func (l *layout) create(marker string) error {
+func (l *layout) create(marker string) (err error) {
+	if _, absent := os.Stat(l.dir); errors.Is(absent, os.ErrNotExist) {
+		defer func() {
+			if err != nil {
+				// Only what is empty: another process may have begun as well.
+				for _, path := range []string{l.blobDir(), filepath.Dir(l.blobDir()), filepath.Join(l.dir, "index.json.lock"), l.dir} {
+					os.Remove(path)
+				}
+			}
+		}()
+	}
 	if err := os.MkdirAll(l.blobDir(), 0o755); err != nil {
 		return pathError("making the folder", l.blobDir(), err)
 	}
-	err := l.locked(func() error {
+	err = l.locked(func() error {
 		index := filepath.Join(l.dir, "index.json")
 		if _, err := os.Stat(index); errors.Is(err, os.ErrNotExist) {
 			if err := writeFile(index, []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`)); err != nil {

@@ -33,6 +33,9 @@ type Options struct {
 	net network // what tests replace
 }
 
+// Descriptor names content in a place: media type, digest and size.
+type Descriptor = v1.Descriptor
+
 // Platform is one manifest below an index.
 type Platform struct {
 	Descriptor v1.Descriptor // its Platform field is set

@@ -999,3 +999,25 @@ func TestDocker(t *testing.T) {
 		t.Error("opened the daemon for writing")
 	}
 }
+
+// A disk that is full says so, and leaves nothing half-written.
+func TestFullDiskForReal(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+		t.Skipf("mounting a small disk: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	w := openW(t, "oci:"+filepath.Join(dir, "image"))
+	err := w.PutBlob(context.Background(), bytesBlob(make([]byte, 1<<20), "text/plain"))
+	var e *Error
+	if !errors.As(err, &e) || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), dir) || e.Hint() == "" {
+		t.Errorf("full disk: %v", err)
+	}
+	if left := must(os.ReadDir(filepath.Join(dir, "image", "blobs", "sha256")))(t); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
