@@ -92,7 +92,7 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 	}
 	fmt.Fprintf(streams.Err, "waxseal: %v\n", err)
 	var way hinter
-	if errors.As(err, &way) {
+	if errors.As(err, &way) && way.Hint() != "" {
 		fmt.Fprintf(streams.Err, "  hint: %s\n", way.Hint())
 	}
 	return code

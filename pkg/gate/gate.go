@@ -259,6 +259,9 @@ func (v *Verdict) undecided(err error) {
 		code = CodeUnavailable
 	}
 	r := Reason{Code: code, Message: printable(err.Error())}
+	if code == CodeTimeout {
+		r.Message = "no answer before the deadline: " + r.Message
+	}
 	var way interface{ Hint() string }
 	if errors.As(err, &way) {
 		r.Hint = printable(way.Hint())

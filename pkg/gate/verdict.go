@@ -56,15 +56,15 @@ type Levels struct {
 // Verdict is the answer about one image. In JSON the fields of Subject, about
 // the reference's own digest, stand beside the others.
 type Verdict struct {
-	Schema string `json:"schema"`
-	Image  string `json:"image"` // the reference that was asked about
+	Schema    string   `json:"schema"`
+	Image     string   `json:"image"` // the reference that was asked about
+	Decision  Decision `json:"decision"`
+	Declared  Levels   `json:"declared"`
+	Reached   Levels   `json:"reached"` // the lowest of all parts
+	TrustedBy string   `json:"trustedBy"`
 	// Subject is the image's own part. Its decision and level are not shown:
-	// those below stand for the image with all its platforms.
+	// those above stand for the image with all its platforms.
 	Subject
-	Decision     Decision      `json:"decision"`
-	Declared     Levels        `json:"declared"`
-	Reached      Levels        `json:"reached"` // the lowest of all parts
-	TrustedBy    string        `json:"trustedBy"`
 	Platforms    []Subject     `json:"platforms"`
 	Reasons      []Reason      `json:"reasons"` // why it is not a pass; empty for one
 	PolicyDigest attest.Digest `json:"policyDigest,omitempty"`
