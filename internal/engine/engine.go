@@ -107,6 +107,9 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err := isolate(); err != nil {
 		return svc.fail(ctx, err)
 	}
+	if err := ownTemporary(cfg.Root); err != nil {
+		return svc.fail(ctx, explain(cfg.Root, err))
+	}
 	c, err := newController(ctx, cfg, sboms)
 	if err != nil {
 		return svc.fail(ctx, explain(cfg.Root, err))
@@ -154,13 +157,26 @@ func Serve(ctx context.Context, cfg Config) error {
 	return nil
 }
 
+// ownTemporary keeps temporary files in the cache, where the next engine finds
+// and removes what a killed one could not.
+func ownTemporary(root string) error {
+	tmp := filepath.Join(root, "tmp")
+	if err := os.RemoveAll(tmp); err != nil {
+		return fmt.Errorf("clearing the engine's temporary files: %w", err)
+	}
+	if err := os.MkdirAll(tmp, 0o700); err != nil {
+		return fmt.Errorf("making the engine's temporary folder: %w", err)
+	}
+	return os.Setenv("TMPDIR", tmp)
+}
+
 func newController(ctx context.Context, cfg Config, sboms *sboms) (*control.Controller, error) {
 	if err := requirements(cfg.Root); err != nil {
 		return nil, err
 	}
 	parent := cgroupParent(cfg.Root)
 	removeCgroups(parent)
-	w, err := newWorker(ctx, cfg, parent)
+	w, err := newWorker(ctx, cfg, parent, sboms)
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/executor"
+	resourcestypes "github.com/moby/buildkit/executor/resources/types"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
 	"github.com/moby/buildkit/frontend"
@@ -37,10 +38,6 @@ import (
 // attrSBOM is the frontend attribute that asks for SBOMs: the formats, with
 // commas between.
 const attrSBOM = "waxseal:sbom"
-
-// prepareAfter is how long a build may last without our getting ready to
-// catalogue its result.
-const prepareAfter = 250 * time.Millisecond
 
 // keptSBOMs is how many documents are kept in the cache.
 const keptSBOMs = 512
@@ -90,9 +87,7 @@ func (c *catalogued) Solve(ctx context.Context, llb frontend.FrontendLLBBridge, 
 		return nil, err
 	}
 	b := c.sboms.begin(ref)
-	// A build of more than a moment is one that will want a catalog; one with
-	// nothing changed finds its documents in the cache and needs no tables.
-	defer time.AfterFunc(prepareAfter, func() { _ = c.sboms.catalog.Prepare() }).Stop()
+	c.sboms.wanted.Store(true)
 	res, err := c.Frontend.Solve(ctx, llb, exec, opt, inputs, sid, sm)
 	if err != nil {
 		b.end(err)
@@ -145,6 +140,21 @@ func platformNames(res *frontend.Result) (map[string]string, error) {
 	return names, nil
 }
 
+// stepExecutor gets ready to catalogue when the first step runs: then the
+// result is a new one. A build with nothing changed finds its documents in the
+// cache, and needs the time for itself.
+type stepExecutor struct {
+	executor.Executor
+	sboms *sboms
+}
+
+func (e *stepExecutor) Run(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
+	if e.sboms.wanted.Load() {
+		go func() { _ = e.sboms.catalog.Prepare() }()
+	}
+	return e.Executor.Run(ctx, id, root, mounts, process, started)
+}
+
 // cataloguedRef starts its cataloguing when its result is first there.
 type cataloguedRef struct {
 	solver.ResultProxy
@@ -183,6 +193,7 @@ type sboms struct {
 	dir     string          // where documents are kept between builds
 	version func() string   // of what writes them
 	catalog catalog.Catalog
+	wanted  atomic.Bool // some build of this engine asked for SBOMs
 
 	mu     sync.Mutex
 	builds map[string]*sbomBuild

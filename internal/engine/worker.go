@@ -38,7 +38,7 @@ const snapshotter = "overlayfs"
 // newWorker puts the runc worker together from BuildKit's parts. It does by
 // hand what BuildKit's own constructor does, because that one also generates a
 // certificate authority for a proxy that waxseal has no use for.
-func newWorker(ctx context.Context, cfg Config, cgroupParent string) (*base.Worker, error) {
+func newWorker(ctx context.Context, cfg Config, cgroupParent string, s *sboms) (*base.Worker, error) {
 	root := filepath.Join(cfg.Root, "runc-"+snapshotter)
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("making the build cache %q: %w", root, err)
@@ -101,7 +101,7 @@ func newWorker(ctx context.Context, cfg Config, cgroupParent string) (*base.Work
 		GCPolicy:         gcPolicy(cfg.Root),
 		BuildkitVersion:  client.BuildkitVersion{Package: version.Package, Version: moduleVersion(version.Package)},
 		NetworkProviders: providers,
-		Executor:         exec,
+		Executor:         &stepExecutor{exec, s},
 		Snapshotter:      containerdsnapshot.NewSnapshotter(snapshotter, mdb.Snapshotter(snapshotter), "buildkit", nil),
 		ContentStore:     store,
 		Applier:          apply.NewFileSystemApplier(store),
