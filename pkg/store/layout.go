@@ -63,11 +63,12 @@ func openLayout(ref Reference, opts Options, create bool) (*layout, error) {
 func (l *layout) create(marker string) (err error) {
 	if _, absent := os.Stat(l.dir); errors.Is(absent, os.ErrNotExist) {
 		defer func() {
-			if err != nil {
-				// Only what is empty: another process may have begun as well.
-				for _, path := range []string{l.blobDir(), filepath.Dir(l.blobDir()), filepath.Join(l.dir, "index.json.lock"), l.dir} {
-					os.Remove(path)
-				}
+			if err == nil {
+				return
+			}
+			// Only empty folders go: somebody else may have been quicker.
+			for _, path := range []string{"index.json.lock", "blobs/sha256", "blobs", "."} {
+				os.Remove(filepath.Join(l.dir, path))
 			}
 		}()
 	}
