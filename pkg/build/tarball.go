@@ -21,8 +21,8 @@ import (
 
 // Bounds of a context on standard input.
 const (
-	maxDockerfile    = 4 << 20
-	maxArchiveHeader = 1 << 20 // bytes of one entry's name, link and attributes
+	maxDockerfile   = 4 << 20
+	maxArchiveNames = 256 << 20 // bytes of all names, links and attributes together
 )
 
 // isArchive reports whether the first bytes of a stream are a tar archive or a
@@ -83,6 +83,7 @@ func readArchive(ctx context.Context, in io.Reader, spool *os.File, report func(
 	var (
 		at     = map[string]int{}
 		end    int64
+		names  int
 		reader = tar.NewReader(plain)
 	)
 	for {
@@ -95,6 +96,9 @@ func readArchive(ctx context.Context, in io.Reader, spool *os.File, report func(
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading context archive: %w", err)
+		}
+		if names += headerSize(h); names > maxArchiveNames {
+			return nil, fmt.Errorf("reading context archive: its names and attributes are larger than %d bytes", maxArchiveNames)
 		}
 		e, err := archiveEntry(h)
 		if err != nil {
@@ -164,14 +168,15 @@ func (t *tree) addFolders(at map[string]int) error {
 	return nil
 }
 
-func archiveEntry(h *tar.Header) (entry, error) {
-	size := len(h.Name) + len(h.Linkname)
+func headerSize(h *tar.Header) int {
+	n := len(h.Name) + len(h.Linkname)
 	for k, v := range h.PAXRecords {
-		size += len(k) + len(v)
+		n += len(k) + len(v)
 	}
-	if size > maxArchiveHeader {
-		return entry{}, fmt.Errorf("its header is larger than %d bytes", maxArchiveHeader)
-	}
+	return n
+}
+
+func archiveEntry(h *tar.Header) (entry, error) {
 	name, err := cleanName(h.Name)
 	if err != nil {
 		return entry{}, err

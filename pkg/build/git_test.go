@@ -1,0 +1,155 @@
+package build
+
+import (
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"testing"
+)
+
+func git(t *testing.T, dir string, args ...string) {
+	t.Helper()
+	cmd := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=n", "-c", "user.email=e@example.com"}, args...)...)
+	cmd.Env = append(os.Environ(), "GIT_COMMITTER_DATE=2024-05-06T07:08:09Z", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("git %v: %v\n%s", args, err, out)
+	}
+}
+
+func TestGitState(t *testing.T) {
+	dir := folder(t, map[string]string{
+		"app/Dockerfile": "FROM scratch", "app/kept": "k", "app/gone": "g", "app/edited": "e", "app/left-out": "l",
+		"other/x": "x", ".gitignore": "*.bin\n",
+	})
+	git(t, dir, "init", "-q")
+	git(t, dir, "add", "-A")
+	git(t, dir, "commit", "-qm", "x")
+	git(t, dir, "remote", "add", "upstream", "ssh://bob@git.example/a")
+	git(t, dir, "remote", "add", "origin", "https://user:hunter2@git.example/acme/app.git")
+	app := filepath.Join(dir, "app")
+	for name, content := range map[string]string{"edited": "changed", "new name é": "n", "made.bin": "b", "left-out": "changed", "../other/x": "changed"} {
+		if err := os.WriteFile(filepath.Join(app, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(filepath.Join(app, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	g, err := gitHead(t.Context(), app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := walkFolder(t.Context(), app, []byte("left-out"), ".dockerignore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.details(t.Context(), app, tr.has()); err != nil {
+		t.Fatal(err)
+	}
+	if g.Remote != "https://git.example/acme/app.git" || len(g.Commit) != 40 || g.Time != 1714979289 || g.Subdir != "app" {
+		t.Errorf("got %+v", g)
+	}
+	got := map[string]bool{}
+	for _, c := range g.Changed {
+		got[c] = true
+	}
+	if want := map[string]bool{"edited": true, "gone": true, "new name é": true, "made.bin": true}; !reflect.DeepEqual(got, want) {
+		t.Errorf("changed %v, want %v", g.Changed, want)
+	}
+}
+
+func TestGitStateOfNoRepository(t *testing.T) {
+	if g, err := gitHead(t.Context(), t.TempDir()); g != nil || err != nil {
+		t.Errorf("a plain folder: %v, %v", g, err)
+	}
+	empty := t.TempDir()
+	git(t, empty, "init", "-q")
+	if g, err := gitHead(t.Context(), empty); g != nil || err == nil {
+		t.Errorf("a repository without a commit: %v, %v", g, err)
+	}
+}
+
+func TestGitRunsNothingOfTheRepository(t *testing.T) {
+	dir := folder(t, map[string]string{"a": "a"})
+	git(t, dir, "init", "-q")
+	git(t, dir, "add", "-A")
+	git(t, dir, "commit", "-qm", "x")
+	mark := filepath.Join(dir, "ran")
+	hook := filepath.Join(dir, "hook")
+	if err := os.WriteFile(hook, []byte("#!/bin/sh\ntouch "+mark+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	git(t, dir, "config", "core.fsmonitor", hook)
+	g, err := gitHead(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.details(t.Context(), dir, func(string) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(mark); err == nil {
+		t.Error("the repository's own program ran")
+	}
+}
+
+func TestCleanURL(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://user:pass@git.example/a.git":       "https://git.example/a.git",
+		"https://token@git.example/a.git#main:sub":  "https://git.example/a.git#main:sub",
+		"ssh://git@git.example/a":                   "ssh://git@git.example/a",
+		"ssh://bob@git.example/a":                   "ssh://git.example/a",
+		"git@git.example:a/b.git":                   "git@git.example:a/b.git",
+		"user:pass@git.example:a/b.git":             "git.example:a/b.git",
+		"https://dl.example/x?X-Amz-Signature=abc":  "https://dl.example/x?X-Amz-Signature=REMOVED",
+		"https://git.example/a.git?ref=v1&subdir=x": "https://git.example/a.git?ref=v1&subdir=x",
+		"https://u:p@bad%zz/x?token=1":              "https://bad%zz/x",
+		"/srv/repo":                                 "/srv/repo",
+	} {
+		if got := cleanURL(in); got != want {
+			t.Errorf("%s: got %s, want %s", in, got, want)
+		}
+	}
+	for in, want := range map[string]string{
+		"https://git.example/a.git": "git+https://git.example/a.git",
+		"git@git.example:a/b.git":   "git+ssh://git@git.example/a/b.git",
+		"":                          "",
+	} {
+		if got := repositoryURI(in); got != want {
+			t.Errorf("%s: got %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestGitContextWithoutItsSubfolder(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://git.example/a.git#main:sub":        "https://git.example/a.git#main",
+		"https://git.example/a.git#:sub":            "https://git.example/a.git",
+		"https://git.example/a.git?ref=v1&subdir=x": "https://git.example/a.git?ref=v1",
+		"git@git.example:a.git#v1:x":                "git@git.example:a.git#v1",
+	} {
+		if got := withoutSubdir(in); got != want {
+			t.Errorf("%s: got %s, want %s", in, got, want)
+		}
+	}
+}
+
+func FuzzGit(f *testing.F) {
+	f.Add(" M a\x00?? b c\x00!! d/\x00 D e\x00", "https://u:p@h/a?x=y")
+	f.Add("", "git@h:p")
+	f.Fuzz(func(t *testing.T, status, u string) {
+		g := GitState{Subdir: "sub"}
+		g.note(parseStatus([]byte(status)), func(string) bool { return true })
+		if len(g.Changed) > maxChanged {
+			t.Errorf("%d paths listed", len(g.Changed))
+		}
+		if p, err := url.Parse(cleanURL(u)); err == nil && p.User != nil {
+			if _, has := p.User.Password(); has {
+				t.Errorf("%q became %q", u, cleanURL(u))
+			}
+		}
+		_ = repositoryURI(u)
+		_ = withoutSubdir(u)
+	})
+}
