@@ -42,8 +42,7 @@ type Request struct {
 	Store store.Options
 	// DryRun judges, reads both places and plans, and writes nothing.
 	DryRun bool
-	// Progress receives each step as it is done; it may be called from several
-	// goroutines. Nil drops them.
+	// Progress receives each step as it is done, one at a time. Nil drops them.
 	Progress func(Step)
 }
 
@@ -250,18 +249,10 @@ func (p *promotion) execute(ctx context.Context, subjects map[attest.Digest]stor
 	if err != nil {
 		return err
 	}
-	steps := make(chan Step)
-	copied := make(chan error, 1)
-	go func() {
-		defer close(steps)
-		copied <- store.Copy(ctx, p.src, dst, p.top, store.CopyOptions{Evidence: true, Progress: func(c store.Copied) {
-			steps <- Step{Action: ActionCopy, What: c.What, Digest: c.Digest, Unchanged: c.What == "blob" && !c.Moved}
-		}})
-	}()
-	for s := range steps {
-		p.step(s)
-	}
-	if err := <-copied; err != nil {
+	err = store.Copy(ctx, p.src, dst, p.top, store.CopyOptions{Evidence: true, Progress: func(c store.Copied) {
+		p.step(Step{Action: ActionCopy, What: c.What, Digest: c.Digest, Unchanged: c.What == "blob" && !c.Moved})
+	}})
+	if err != nil {
 		return err
 	}
 	for _, s := range summaries {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -19,7 +20,7 @@ type CopyOptions struct {
 	// platforms: referrers, cosign's .att, and bundles among Options.Evidence
 	// of the source. An index attestation is part of the index.
 	Evidence bool
-	// Progress is called after each thing copied, from several goroutines.
+	// Progress is called after each thing copied, one call at a time.
 	Progress func(Copied)
 }
 
@@ -42,6 +43,7 @@ type copier struct {
 	dst  Writable
 	from Reference // for mounts; zero where src is no registry
 	opts CopyOptions
+	mu   sync.Mutex // around opts.Progress
 }
 
 // Copy brings d from src to dst by digest: blobs first, then manifests, an
@@ -130,9 +132,12 @@ func (c *copier) compare(ctx context.Context, d attest.Digest, raw []byte, kind 
 }
 
 func (c *copier) progress(p Copied) {
-	if c.opts.Progress != nil {
-		c.opts.Progress(p)
+	if c.opts.Progress == nil {
+		return
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.opts.Progress(p)
 }
 
 // blobs copies configuration and layers. Layers that their owner does not want

@@ -1004,7 +1004,7 @@ func TestDocker(t *testing.T) {
 func TestFullDiskForReal(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("mounting a small disk: %v", err)
+		testkit.Unavailable(t, "mounting a small disk: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, 0); err != nil {
