@@ -72,12 +72,10 @@ run_exit 3 waxseal verify --key .demo/work/waxseal.pub --level 1 oci:.demo/work/
 echo "(exit code 3: denied)"
 
 say "Try next"
-cat <<TEXT
-  export PATH=\$PWD/bin:\$PATH
-  waxseal inspect --key .demo/work/waxseal.pub $image      the evidence as a tree
-  waxseal sbom $image                                      what is in the image
-  waxseal policy init --key .demo/work/waxseal.pub $image  a policy to start from
-  waxseal build --help                                     every flag of docker build
-
-The registry of this demo ends now; image, key and evidence stay in .demo/work.
-TEXT
+next() { printf '  %-72s # %s\n' "$1" "$2"; }
+next 'export PATH=$PWD/bin:$PATH' "the programs of this checkout"
+next "waxseal inspect --key .demo/work/waxseal.pub $image" "the evidence as a tree"
+next "waxseal sbom $image" "what is in the image"
+next "waxseal policy init --key .demo/work/waxseal.pub $image" "a policy to start from"
+next "waxseal build --help" "every flag of docker build"
+printf '\nThe demo ends its registry now; image, key and evidence stay in .demo/work.\n'
