@@ -183,7 +183,8 @@ func guestAllowed(imported, name string) bool {
 // parses an image's content out of the process that holds the keys.
 func TestTheCommandLinksNoServer(t *testing.T) {
 	forbidden := map[string]string{
-		"github.com/anchore/":                                   "Syft belongs to the engine",
+		"github.com/anchore/syft":                               "Syft belongs to the engine",
+		"github.com/anchore/stereoscope":                        "Syft belongs to the engine",
 		"github.com/moby/buildkit/worker":                       "BuildKit's server belongs to the engine",
 		"github.com/moby/buildkit/executor":                     "BuildKit's server belongs to the engine",
 		"github.com/moby/buildkit/control":                      "BuildKit's server belongs to the engine",
