@@ -2,6 +2,11 @@ package promote_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -47,15 +52,13 @@ func must[T any](v T, err error) func(testing.TB) T {
 
 func newSigner(t testing.TB) sign.Signer {
 	t.Helper()
-	private, _, err := sign.GenerateKeyPair(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	// A plain key: opening an encrypted one is slow on purpose.
+	der := must(x509.MarshalPKCS8PrivateKey(must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)))(t)
 	path := filepath.Join(t.TempDir(), "k.key")
-	if err := os.WriteFile(path, private, 0o600); err != nil {
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := must(sign.Open(background(), path, sign.OpenOptions{Password: func() ([]byte, error) { return nil, nil }}))(t)
+	s := must(sign.Open(background(), path, sign.OpenOptions{}))(t)
 	t.Cleanup(func() { s.Close() })
 	return s
 }
