@@ -55,7 +55,7 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 	// comes as an error.
 	logrus.SetOutput(io.Discard)
 	f.fromEnv(cmd.Flags(), s.Env)
-	req, err := f.request(arg, s.Env)
+	req, err := f.request(arg, s.LookupEnv)
 	if err != nil {
 		return exitError{ExitUsage, err}
 	}

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -164,7 +163,7 @@ func (f *buildFlags) mode() string {
 }
 
 // request reads the flags' values. Its errors name the flag.
-func (f *buildFlags) request(arg string, env func(string) string) (build.Request, error) {
+func (f *buildFlags) request(arg string, lookup func(string) (string, bool)) (build.Request, error) {
 	req := build.Request{
 		Source: build.Source{Context: arg, Dockerfile: f.file, Target: f.target},
 		Image:  build.Image{Tags: f.tags},
@@ -172,12 +171,6 @@ func (f *buildFlags) request(arg string, env func(string) string) (build.Request
 		Cache:  build.Cache{None: f.noCache, Except: f.noCacheFilter, Pull: f.pull},
 		Seal:   build.Seal{Unsigned: f.unsigned, BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
 		Engine: build.EngineChoice{CacheDir: f.cacheDir},
-	}
-	lookup := func(name string) (string, bool) {
-		if v := env(name); v != "" {
-			return v, true
-		}
-		return os.LookupEnv(name)
 	}
 	var errs flagErrors
 	errs.read("build-arg", func() (err error) { req.Source.Args, err = build.ParseArgs(f.args, lookup); return })
