@@ -31,6 +31,9 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
+	if len(args) > 1 && args[0] == "measure" { // for bench
+		return measure(ctx, os.Stdout, args[1], args[2:]...)
+	}
 	args = append(args, "", "", "", "", "")
 	switch args[0] {
 	case "base":
