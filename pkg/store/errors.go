@@ -52,14 +52,18 @@ func (b because) Unwrap() []error { return []error{b.class, b.err} }
 // explain says what err means, for somebody who waits for an action at a
 // registry. A cancelled context stays what it is.
 func (r *registry) explain(ctx context.Context, action string, err error) error {
+	return r.explainAt(ctx, r.ref.Place, action, err)
+}
+
+func (r *registry) explainAt(ctx context.Context, place, action string, err error) error {
 	var done *Error
 	if err == nil || errors.As(err, &done) {
 		return err
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("%s of %q: %w", action, r.ref.Place, context.Cause(ctx))
+		return fmt.Errorf("%s of %q: %w", action, place, context.Cause(ctx))
 	}
-	e := &Error{Place: r.ref.Place, Action: action, Err: because{ErrUnavailable, err}}
+	e := &Error{Place: place, Action: action, Err: because{ErrUnavailable, err}}
 	var te *transport.Error
 	var wait *waitError
 	var plainHTTP *plainHTTPError

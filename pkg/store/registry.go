@@ -172,19 +172,18 @@ func (r *registry) tagged(ctx context.Context, tag string) ([]byte, v1.Descripto
 }
 
 func (r *registry) get(ctx context.Context, action string, ref name.Reference) ([]byte, v1.Descriptor, error) {
+	place := r.ref.Place
+	if r.ref.Tag == ref.Identifier() {
+		// The reference as it was typed says more than its parts.
+		place, action = r.ref.String(), "reading manifest"
+	}
 	puller, _, err := r.login(ctx)
 	if err != nil {
-		return nil, v1.Descriptor{}, r.explain(ctx, action, err)
+		return nil, v1.Descriptor{}, r.explainAt(ctx, place, action, err)
 	}
 	got, err := puller.Get(ctx, ref)
 	if err != nil {
-		err = r.explain(ctx, action, err)
-		// The reference as it was typed says more than its parts.
-		var e *Error
-		if errors.As(err, &e) && r.ref.Tag == ref.Identifier() {
-			e.Place, e.Action = r.ref.String(), "reading manifest"
-		}
-		return nil, v1.Descriptor{}, err
+		return nil, v1.Descriptor{}, r.explainAt(ctx, place, action, err)
 	}
 	d := attest.DigestOf(got.Manifest)
 	if by, ok := ref.(name.Digest); ok && by.DigestStr() != string(d) {
@@ -192,7 +191,7 @@ func (r *registry) get(ctx context.Context, action string, ref name.Reference) (
 	}
 	doc, err := parseDocument(got.Manifest, got.MediaType)
 	if err != nil {
-		return nil, v1.Descriptor{}, &Error{Place: r.ref.Place, Action: action, Cause: err.Error(), Err: err}
+		return nil, v1.Descriptor{}, &Error{Place: place, Action: action, Cause: err.Error(), Err: err}
 	}
 	c := cached{got.Manifest, describe(got.Manifest, doc.MediaType)}
 	r.mu.Lock()
