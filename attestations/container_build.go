@@ -42,29 +42,29 @@ const (
 // ContainerBuild is the externalParameters of ContainerBuildType: everything
 // the user could set. A field at its zero value was not set and is absent.
 type ContainerBuild struct {
-	Context           ContainerContext  `json:"context"`
-	Dockerfile        string            `json:"dockerfile,omitempty"` // as asked for with --file; absent: "Dockerfile" of the context
-	Target            string            `json:"target,omitempty"`
-	Platforms         []string          `json:"platforms,omitempty"` // absent: the engine's own
-	BuildArgs         map[string]string `json:"buildArgs,omitempty"`
-	BuildContexts     map[string]string `json:"buildContexts,omitempty"` // NAME to what was asked for, credentials removed
-	Labels            map[string]string `json:"labels,omitempty"`
-	Annotations       map[string]string `json:"annotations,omitempty"` // the key keeps its level prefix, as "index:org.example.key"
-	Secrets           []string          `json:"secrets,omitempty"`     // ids only
-	SSH               []string          `json:"ssh,omitempty"`         // ids only
-	Network           string            `json:"network,omitempty"`     // --network; absent: the default
-	AddHosts          []string          `json:"addHosts,omitempty"`    // "NAME=IP"
-	ShmSize           int64             `json:"shmSize,omitempty"`     // bytes
-	Ulimits           []string          `json:"ulimits,omitempty"`     // "NAME=SOFT:HARD"
-	Pull              bool              `json:"pull,omitempty"`
-	NoCache           bool              `json:"noCache,omitempty"`
-	NoCacheFilter     []string          `json:"noCacheFilter,omitempty"`
-	CacheFrom         []string          `json:"cacheFrom,omitempty"`
-	CacheTo           []string          `json:"cacheTo,omitempty"`
-	Outputs           []string          `json:"outputs,omitempty"` // layer settings of --output that change the image's bytes, as "compression=zstd"
-	SourceDateEpoch   string            `json:"sourceDateEpoch,omitempty"`
-	SBOM              []string          `json:"sbom,omitempty"` // formats asked for
-	KeepTimestamps    bool              `json:"keepTimestamps,omitempty"` // file times are left as the steps made them
+	Context         ContainerContext  `json:"context"`
+	Dockerfile      string            `json:"dockerfile,omitempty"` // as asked for with --file; absent: "Dockerfile" of the context
+	Target          string            `json:"target,omitempty"`
+	Platforms       []string          `json:"platforms,omitempty"` // absent: the engine's own
+	BuildArgs       map[string]string `json:"buildArgs,omitempty"`
+	BuildContexts   map[string]string `json:"buildContexts,omitempty"` // NAME to what was asked for, credentials removed
+	Labels          map[string]string `json:"labels,omitempty"`
+	Annotations     map[string]string `json:"annotations,omitempty"` // the key keeps its level prefix, as "index:org.example.key"
+	Secrets         []string          `json:"secrets,omitempty"`     // ids only
+	SSH             []string          `json:"ssh,omitempty"`         // ids only
+	Network         string            `json:"network,omitempty"`     // --network; absent: the default
+	AddHosts        []string          `json:"addHosts,omitempty"`    // "NAME=IP"
+	ShmSize         int64             `json:"shmSize,omitempty"`     // bytes
+	Ulimits         []string          `json:"ulimits,omitempty"`     // "NAME=SOFT:HARD"
+	Pull            bool              `json:"pull,omitempty"`
+	NoCache         bool              `json:"noCache,omitempty"`
+	NoCacheFilter   []string          `json:"noCacheFilter,omitempty"`
+	CacheFrom       []string          `json:"cacheFrom,omitempty"`
+	CacheTo         []string          `json:"cacheTo,omitempty"`
+	Outputs         []string          `json:"outputs,omitempty"` // layer settings of --output that change the image's bytes, as "compression=zstd"
+	SourceDateEpoch string            `json:"sourceDateEpoch,omitempty"`
+	SBOM            []string          `json:"sbom,omitempty"`           // formats asked for
+	KeepTimestamps  bool              `json:"keepTimestamps,omitempty"` // file times are left as the steps made them
 }
 
 // ContainerContext says where the build context came from.

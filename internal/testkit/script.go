@@ -25,6 +25,7 @@ import (
 //
 //	code N COMMAND...                     runs COMMAND, which must exit with N
 //	registry VAR [noreferrers|distribution]   starts a registry; VAR is its host:port
+//	serve VAR DIR                         a web server over DIR and the git repositories in it
 //	fault VAR KIND[*TIMES] [MATCH]...     breaks it, see Fault; no KIND mends it
 //	requests VAR MATCH                    some request since the last fault matches; with ! none does
 //	await VAR MATCH                       returns when such a request was seen, at most a minute later
@@ -82,6 +83,7 @@ func Script(t *testing.T, dir string, update bool) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code":     cmdCode,
 			"registry": cmdRegistry,
+			"serve":    cmdServe,
 			"fault":    cmdFault,
 			"requests": cmdRequests,
 			"await":    cmdAwait,

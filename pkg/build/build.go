@@ -213,7 +213,7 @@ func (r *run) prepareOutputs(ctx context.Context) error {
 			return err
 		}
 	}
-	r.log = &buildLog{sum: sha256.New()}
+	r.log = &buildLog{sum: sha256.New(), redact: r.req.redact()}
 	if r.out != nil {
 		f, err := os.Create(r.out.path("build.log"))
 		if err != nil {
@@ -274,7 +274,7 @@ func (r *run) solve(ctx context.Context, c *client.Client, eng engine, in *input
 	}
 	b, err := solve(ctx, c, opt, r.shown)
 	if err != nil {
-		return nil, explainSolve(eng.Explain(err))
+		return nil, explainSolve(eng.Explain(err), r.req, in.described)
 	}
 	return b, nil
 }
@@ -321,6 +321,7 @@ func (r *run) seal(ctx context.Context, c *client.Client, eng engine, in *inputs
 	}
 	// A Dockerfile that the engine fetched itself is seen only now.
 	for _, rec := range s.records.platforms {
+		rec.redact(r.req.redact())
 		for _, f := range rec.Dockerfiles {
 			if syntax := syntaxOf(f.Data); syntax != "" {
 				if err := checkSyntax(syntax); err != nil {
@@ -691,6 +692,8 @@ type buildLog struct {
 	sum  hash.Hash
 	file *os.File
 	done bool
+
+	redact *strings.Replacer
 }
 
 func (l *buildLog) Write(p []byte) (int, error) {
@@ -699,9 +702,10 @@ func (l *buildLog) Write(p []byte) (int, error) {
 	if l.done {
 		return len(p), nil
 	}
-	l.sum.Write(p)
+	clean := l.redact.Replace(string(p))
+	_, _ = io.WriteString(l.sum, clean)
 	if l.file != nil {
-		if _, err := l.file.Write(p); err != nil {
+		if _, err := l.file.WriteString(clean); err != nil {
 			return 0, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/waxseal/waxseal/attestations"
 )
 
 // hintError is an error that knows the way out.
@@ -54,13 +55,15 @@ func (c causeError) Unwrap() error { return c.err }
 
 // explainSolve turns the engine's error into one line that names the place in
 // the Dockerfile, and the way out where there is one.
-func explainSolve(err error) error {
+func explainSolve(err error, req *Request, from attestations.ContainerContext) error {
 	var own *EngineError
 	if errors.As(err, &own) {
 		return own
 	}
-	cause := lastCause(err)
-	text := cause.Error()
+	text := req.redact().Replace(lastCause(err).Error())
+	if from.URI != "" && !strings.Contains(text, from.URI) && regexp.MustCompile(signFetch).MatchString(text) {
+		text = fmt.Sprintf("fetching context %q: %s", from.URI, text)
+	}
 	where := ""
 	if sources := errdefs.Sources(err); len(sources) > 0 {
 		s := sources[len(sources)-1]
@@ -79,6 +82,7 @@ func explainSolve(err error) error {
 
 // Signs of what most often goes wrong in a build.
 const (
+	signFetch   = `downloaded context|httpcontext|git stderr|git ls-remote|failed to fetch remote`
 	signNoSpace = `no space left on device`
 	signStep    = `did not complete successfully: exit code`
 	signDenied  = `pull access denied|insufficient_scope|401 Unauthorized|authorization failed|no basic auth credentials`

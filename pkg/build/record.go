@@ -175,6 +175,13 @@ func parseRecord(raw []byte) (*record, error) {
 	return rec, nil
 }
 
+// redact removes what can be a credential from the bytes that are kept. The
+// parsed fields are cleaned where they are used.
+func (r *record) redact(with *strings.Replacer) {
+	r.raw = []byte(with.Replace(string(r.raw)))
+	r.digest = digest.FromBytes(r.raw)
+}
+
 func isHex(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789abcdef") == ""
 }

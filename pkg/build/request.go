@@ -3,6 +3,7 @@ package build
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -265,6 +266,24 @@ func (r *Request) contextArg() string {
 		return "."
 	}
 	return r.Source.Context
+}
+
+// redact replaces the URLs of the request that hold what can be a credential
+// by their clean form, in what the engine wrote.
+func (r *Request) redact() *strings.Replacer {
+	var pairs []string
+	for _, v := range append([]string{r.Source.Context}, slices.Collect(maps.Values(r.Source.Named))...) {
+		if !strings.Contains(v, "://") {
+			continue
+		}
+		// The engine shows a URL whole, or without its fragment.
+		for _, u := range []string{v, strings.SplitN(v, "#", 2)[0]} {
+			if clean := cleanURL(u); clean != u {
+				pairs = append(pairs, u, clean)
+			}
+		}
+	}
+	return strings.NewReplacer(pairs...)
 }
 
 // external is what the provenance says was asked for.
