@@ -181,7 +181,8 @@ func newController(ctx context.Context, cfg Config, sboms *sboms) (*control.Cont
 		return nil, err
 	}
 	wc := &worker.Controller{}
-	if err := wc.Add(w); err != nil {
+	layers := newLayerCache(w, cfg.Root)
+	if err := wc.Add(&layerWorker{Worker: w, layers: layers}); err != nil {
 		return nil, err
 	}
 	sessions, err := session.NewManager()
