@@ -28,7 +28,7 @@ REF is a registry reference, oci:PATH[:TAG][@DIGEST] or docker:NAME.`,
 		if err := checkOutput(*output); err != nil {
 			return err
 		}
-		req, err := flags.request(args[0])
+		req, err := flags.request(s, args[0])
 		if err != nil {
 			return err
 		}

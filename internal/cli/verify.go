@@ -41,8 +41,8 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 
 // request reads the files that the flags name. Its errors are of usage: the
 // command was given the wrong thing.
-func (f *judgeFlags) request(ref string) (gate.Request, error) {
-	req := gate.Request{Reference: ref, Store: store.Options{Insecure: f.insecure, Evidence: f.evidence}}
+func (f *judgeFlags) request(s *Streams, ref string) (gate.Request, error) {
+	req := gate.Request{Reference: ref, Store: store.Options{Insecure: f.insecure, Evidence: f.evidence, Images: imageHome(s.Env)}}
 	level, err := parseLevel(f.level)
 	if err != nil {
 		return req, exitError{ExitUsage, err}
@@ -142,7 +142,7 @@ Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		if err := checkOutput(*output); err != nil {
 			return err
 		}
-		req, err := flags.request(args[0])
+		req, err := flags.request(s, args[0])
 		if err != nil {
 			return err
 		}

@@ -1,16 +1,12 @@
 package build
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
 	"strings"
 )
 
@@ -50,8 +46,6 @@ func loadIntoDocker(ctx context.Context, write func(io.Writer) error) error {
 	return errors.Join(writeErr, closeErr)
 }
 
-var blobName = regexp.MustCompile(`^blobs/sha256/[0-9a-f]{64}$`)
-
 // saveFromDocker writes the daemon's image of that name into dir as an OCI
 // layout. Its blobs are checked by digest when they are used.
 func saveFromDocker(ctx context.Context, name, dir string) error {
@@ -71,48 +65,26 @@ func saveFromDocker(ctx context.Context, name, dir string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("taking an image from Docker: %w", err)
 	}
-	readErr := unpackLayout(stdout, dir)
+	readErr := unpackSaved(stdout, dir)
 	_, _ = io.Copy(io.Discard, stdout)
 	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("taking image %q from Docker: %s", name, firstLine(said.String(), err))
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return hinted(fmt.Errorf("taking image %q from Docker: %s", name, firstLine(said.String(), err)), wayToDocker(said.String()))
 	}
 	if readErr != nil {
 		return fmt.Errorf("taking image %q from Docker: %w", name, readErr)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil {
-		return hinted(fmt.Errorf("taking image %q from Docker: it was not saved as an OCI layout", name), "Docker 25 and later do; with an older one push the image to a registry")
-	}
 	return nil
 }
 
-// unpackLayout writes the parts of an OCI layout that are in a tar archive,
-// and nothing else that is in it.
-func unpackLayout(in io.Reader, dir string) error {
-	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o700); err != nil {
-		return err
+// wayToDocker is the way out of what docker said when it gave no image.
+func wayToDocker(said string) string {
+	if strings.Contains(strings.ToLower(said), "no such image") || strings.Contains(said, "reference does not exist") {
+		return "docker image ls shows what it has; an image of a registry is docker-image://NAME"
 	}
-	r := tar.NewReader(in)
-	for {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		name := strings.TrimPrefix(h.Name, "./")
-		if h.Typeflag != tar.TypeReg || (name != "index.json" && name != "oci-layout" && !blobName.MatchString(name)) {
-			continue
-		}
-		f, err := os.OpenFile(filepath.Join(dir, filepath.FromSlash(name)), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(f, r)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-	}
+	return "check that its daemon runs (docker info), or give the image as oci:LAYOUT"
 }
 
 func firstLine(said string, err error) string {

@@ -504,16 +504,7 @@ func (p *preparer) namedContext(ctx context.Context, i int, name, value string) 
 	case "oci", "oci-layout":
 		return p.layoutContext(i, name, strings.TrimPrefix(rest, "//"))
 	case "docker":
-		dir, err := os.MkdirTemp(p.tmpDir, "docker-")
-		if err != nil {
-			return err
-		}
-		p.in.cleanups = append(p.in.cleanups, func() { os.RemoveAll(dir) })
-		s := p.shown.begin("[internal] take " + rest + " from Docker")
-		if err := s.end(saveFromDocker(ctx, rest, dir)); err != nil {
-			return fmt.Errorf("build context %q: %w", name, err)
-		}
-		return p.layoutContext(i, name, dir)
+		return p.dockerContext(ctx, i, name, rest)
 	case "docker-image", "http", "https", "git", "ssh":
 		p.in.attrs[key] = value
 		return nil
@@ -561,19 +552,74 @@ func (p *preparer) layoutContext(i int, name, ref string) error {
 		}
 		d = root.Digest
 	}
+	if err := p.useLayout(i, name, dir, d, dependency{
+		URI: "pkg:oci/" + path.Base(filepath.ToSlash(filepath.Clean(dir))) + "@" + strings.Replace(d.String(), ":", "%3A", 1),
+	}); err != nil {
+		return fmt.Errorf("build context %q: OCI layout %q has no image %s", name, dir, d)
+	}
+	return nil
+}
+
+// dockerContext takes an image of the Docker daemon. The provenance names it
+// as the daemon does, by its ID: the manifest may have been made just now.
+func (p *preparer) dockerContext(ctx context.Context, i int, name, image string) error {
+	dir, err := os.MkdirTemp(p.tmpDir, ".tmp-")
+	if err != nil {
+		return err
+	}
+	p.in.cleanups = append(p.in.cleanups, func() { os.RemoveAll(dir) })
+	s := p.shown.begin("[internal] take " + image + " from Docker")
+	if err := s.end(saveFromDocker(ctx, image, dir)); err != nil {
+		return fmt.Errorf("build context %q: %w", name, err)
+	}
+	root, err := layoutRoot(dir, "")
+	if err != nil {
+		return fmt.Errorf("build context %q: taking image %q from Docker: %w", name, image, err)
+	}
+	dep := dependency{URI: dockerPURL(image)}
+	if root.MediaType == ocispec.MediaTypeImageManifest {
+		m, err := readManifest(dir, root)
+		if err != nil {
+			return fmt.Errorf("build context %q: taking image %q from Docker: %w", name, image, err)
+		}
+		dep.Annotations = map[string]any{"imageID": m.Config.Digest.String()}
+	}
+	if err := p.useLayout(i, name, dir, root.Digest, dep); err != nil {
+		return fmt.Errorf("build context %q: taking image %q from Docker: it has no manifest %s", name, image, root.Digest)
+	}
+	return nil
+}
+
+// dockerPURL names an image of the daemon; an image ID is its own name.
+func dockerPURL(image string) string {
+	named, err := reference.ParseDockerRef(image)
+	if err != nil {
+		return "pkg:docker/" + url.PathEscape(image)
+	}
+	version := ""
+	switch n := named.(type) {
+	case reference.Digested:
+		version = "@" + strings.Replace(n.Digest().String(), ":", "%3A", 1)
+	case reference.Tagged:
+		version = "@" + n.Tag()
+	}
+	return "pkg:docker/" + reference.FamiliarName(named) + version
+}
+
+// useLayout hands the image d of an OCI layout to the frontend and notes it as
+// dep.
+func (p *preparer) useLayout(i int, name, dir string, d digest.Digest, dep dependency) error {
 	store := &blobs{layout: dir}
 	if _, err := store.Info(context.Background(), d); err != nil {
-		return fmt.Errorf("build context %q: OCI layout %q has no image %s", name, dir, d)
+		return err
 	}
 	id := "layout-" + strconv.Itoa(i)
 	p.in.stores[id] = store
 	p.in.attrs["context:"+name] = "oci-layout://" + id + "@" + d.String()
-	dependencyName := attestations.DependencyNamedContext + ":" + name
-	p.in.ours[d.Encoded()] = dependencyName
-	p.in.dependencies = append(p.in.dependencies, dependency{
-		Name: dependencyName, URI: "pkg:oci/" + path.Base(filepath.ToSlash(filepath.Clean(dir))) + "@" + strings.Replace(d.String(), ":", "%3A", 1),
-		Digest: map[string]string{d.Algorithm().String(): d.Encoded()},
-	})
+	dep.Name = attestations.DependencyNamedContext + ":" + name
+	dep.Digest = map[string]string{d.Algorithm().String(): d.Encoded()}
+	p.in.ours[d.Encoded()] = dep.Name
+	p.in.dependencies = append(p.in.dependencies, dep)
 	return nil
 }
 

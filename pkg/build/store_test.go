@@ -184,7 +184,7 @@ func TestArchiveIsALayoutAgain(t *testing.T) {
 		t.Error("the same image gives two archives")
 	}
 	out := t.TempDir()
-	if err := unpackLayout(bytes.NewReader(first.Bytes()), out); err != nil {
+	if err := unpackSaved(bytes.NewReader(first.Bytes()), out); err != nil {
 		t.Fatal(err)
 	}
 	got, err := layoutRoot(out, "1")

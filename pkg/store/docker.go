@@ -10,6 +10,7 @@ import (
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/moby/moby/client"
 
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -18,7 +19,8 @@ import (
 // openDocker finds where an image of the Docker daemon can be read with its
 // evidence. The daemon itself keeps neither the manifest (with its older
 // store) nor the referrers, so the image is matched to a layout among
-// Options.Evidence, or else to the repository it was pulled from or pushed to.
+// Options.Evidence and Options.Images, or else to the repository it was pulled
+// from or pushed to.
 func openDocker(ctx context.Context, ref Reference, opts Options) (Repo, error) {
 	image := ref.Place
 	if ref.Digest != "" {
@@ -37,28 +39,60 @@ func openDocker(ctx context.Context, ref Reference, opts Options) (Repo, error) 
 	if err != nil {
 		return nil, dockerError(ref, "reading the Docker daemon's answer", err)
 	}
-	for _, path := range opts.Evidence {
-		for _, dir := range []string{filepath.Join(path, imageDir), path} {
-			if _, err := os.Stat(filepath.Join(dir, "oci-layout")); err != nil {
-				continue
-			}
-			l, err := openLayout(Reference{Kind: Layout, Place: dir}, opts, false)
-			if err != nil {
-				return nil, err
-			}
-			if l.ref.Digest, err = l.withConfig(ctx, id); err != nil {
-				return nil, err
-			}
-			if l.ref.Digest != "" {
-				return l, nil
-			}
-		}
+	if l, err := builtHere(ctx, id, opts); l != nil || err != nil {
+		return l, err
 	}
 	from, err := origin(ref, got.RepoDigests)
 	if err != nil {
 		return nil, err
 	}
 	return openRegistry(from, opts)
+}
+
+// builtHere returns the layout that holds the image with that ID, opened at its
+// manifest; nil when there is none.
+func builtHere(ctx context.Context, id attest.Digest, opts Options) (Repo, error) {
+	for _, path := range opts.Evidence {
+		for _, dir := range []string{filepath.Join(path, imageDir), path} {
+			l, err := layoutWith(ctx, dir, id, opts)
+			if l != nil || err != nil {
+				return l, err
+			}
+		}
+	}
+	if opts.Images == "" {
+		return nil, nil
+	}
+	kept, err := os.ReadDir(opts.Images)
+	if err != nil {
+		return nil, nil // nothing was built here
+	}
+	for _, k := range kept {
+		if strings.HasPrefix(k.Name(), ".") {
+			continue // a build on its way
+		}
+		// One that cannot be read is another image's trouble.
+		if l, err := layoutWith(ctx, filepath.Join(opts.Images, k.Name()), id, opts); l != nil && err == nil {
+			return l, nil
+		}
+	}
+	return nil, ctx.Err()
+}
+
+// layoutWith opens the layout in dir at the manifest of the image with that ID;
+// nil when it has none, or is no layout.
+func layoutWith(ctx context.Context, dir string, id attest.Digest, opts Options) (Repo, error) {
+	if _, err := os.Stat(filepath.Join(dir, "oci-layout")); err != nil {
+		return nil, nil
+	}
+	l, err := openLayout(Reference{Kind: Layout, Place: dir}, opts, false)
+	if err != nil {
+		return nil, err
+	}
+	if l.ref.Digest, err = l.withConfig(ctx, id); l.ref.Digest == "" || err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // origin chooses the repository that an image came from. With several, the one
@@ -85,8 +119,8 @@ func origin(ref Reference, repoDigests []string) (Reference, error) {
 	switch {
 	case len(all) == 0:
 		return Reference{}, &Error{Place: ref.String(), Action: "finding the evidence",
-			Cause: "the Docker daemon has the image, but it was never pulled or pushed, so nobody knows its manifest",
-			Way:   "name the folder of \"waxseal build --out DIR\" with --evidence DIR, or push the image and name it in its registry", Err: ErrNotFound}
+			Cause: "the Docker daemon has the image, but waxseal did not build it here and it was never pulled or pushed, so its manifest is not known",
+			Way:   "if waxseal built it elsewhere, name the folder of \"waxseal build --out DIR\" with --evidence DIR; or push the image and name it in its registry", Err: ErrNotFound}
 	case len(all) > 1:
 		var names []string
 		for _, r := range all {
@@ -109,8 +143,8 @@ func (l *layout) withConfig(ctx context.Context, id attest.Digest) (attest.Diges
 	todo := index.Manifests
 	for i := 0; i < len(todo) && i < attest.MaxReferrers; i++ {
 		d, err := digest(todo[i])
-		if err != nil || !todo[i].MediaType.IsIndex() && !todo[i].MediaType.IsImage() {
-			continue
+		if err != nil || todo[i].ArtifactType != "" && !types.MediaType(todo[i].ArtifactType).IsConfig() || !todo[i].MediaType.IsIndex() && !todo[i].MediaType.IsImage() {
+			continue // evidence is no image
 		}
 		doc, _, err := readDocument(ctx, l, d)
 		if err != nil {

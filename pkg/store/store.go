@@ -25,6 +25,9 @@ type Options struct {
 	// Evidence is a folder as `waxseal build --out` writes it, or a file with
 	// one bundle or JSON lines, searched beside the place itself.
 	Evidence []string
+	// Images is a folder of OCI layouts, as `waxseal build` keeps them. An image
+	// of the Docker daemon that was built here is found there by its ID.
+	Images string
 	// Want says which evidence is worth fetching, by the predicate type that
 	// its descriptor states ("" when it states none; it is not verified). Nil
 	// wants all. A piece that is not wanted is listed with Unwanted set.
