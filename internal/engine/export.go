@@ -35,7 +35,6 @@ import (
 	"github.com/moby/buildkit/util/contentutil"
 	"github.com/moby/buildkit/util/converter/tarconverter"
 	"github.com/moby/buildkit/worker/base"
-	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -138,7 +137,7 @@ func (i *layerInstance) wrap(src *exporter.Source) (*exporter.Source, error) {
 			}
 		}
 		if raw := exptypes.ParseKey(src.Metadata, exptypes.ExporterImageBaseConfigKey, &p); len(raw) > 0 {
-			var img dockerspec.DockerOCIImage
+			var img ocispecs.Image
 			if err := json.Unmarshal(raw, &img); err != nil {
 				return nil, fmt.Errorf("reading the base image's configuration: %w", err)
 			}

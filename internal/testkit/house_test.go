@@ -78,7 +78,7 @@ var guests = map[string]string{
 	"github.com/distribution/reference":                "pkg/build",
 	"github.com/docker/cli/cli/config":                 "pkg/build",
 	"github.com/docker/go-units":                       "pkg/build",
-	"github.com/klauspost/compress":                    "pkg/build",
+	"github.com/klauspost/compress":                    "internal/engine pkg/build",
 	"github.com/moby/patternmatcher":                   "pkg/build",
 	"github.com/opencontainers":                        "internal/engine pkg/build pkg/catalog",
 	"github.com/tonistiigi":                            "pkg/build",
@@ -88,7 +88,7 @@ var guests = map[string]string{
 
 	"github.com/gofrs/flock":      "pkg/store",
 	"github.com/moby/moby/client": "pkg/store", // the Docker daemon
-	"golang.org/x/sync":           "pkg",
+	"golang.org/x/sync":           "pkg internal/engine",
 	"golang.org/x/sys":            "pkg internal",
 	"golang.org/x/term":           "internal/cli pkg/build",
 }
