@@ -33,7 +33,7 @@ func longStep(base string) buildOf {
 func TestControlProcess(t *testing.T) {
 	cache := os.Getenv(helperCache)
 	if cache == "" {
-		t.Skip("a helper of other tests")
+		return
 	}
 	e := startEngine(t, EngineOptions{CacheDir: cache})
 	fmt.Printf("engine %d\n", e.cmd.Process.Pid)
