@@ -356,7 +356,7 @@ func (c CacheEntry) public() string {
 }
 
 func (c CacheEntry) option() client.CacheOptionsEntry {
-	return client.CacheOptionsEntry{Type: c.Type, Attrs: c.Attrs}
+	return client.CacheOptionsEntry{Type: c.Type, Attrs: maps.Clone(c.Attrs)} // the client adds to them
 }
 
 func checkTag(t string) error {
