@@ -4,7 +4,7 @@ KIT    := go run ./internal/testkit/kit
 DEPS   := bash internal/testkit/deps.sh
 # What a build needs, and what the tests need beside it.
 BUILD_PACKAGES := runc ca-certificates git
-TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev
+TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev docker.io
 
 .PHONY: build install test demo bench lint docs clean
 

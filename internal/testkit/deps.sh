@@ -14,7 +14,9 @@ for package in "$@"; do
 done
 # Somebody may have put a program there by other means.
 for i in "${!missing[@]}"; do
-	if command -v "${missing[$i]}" >/dev/null; then unset "missing[$i]"; fi
+	program=${missing[$i]}
+	[ "$program" != docker.io ] || program=dockerd
+	if command -v "$program" >/dev/null; then unset "missing[$i]"; fi
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
@@ -24,6 +26,7 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "installing ${missing[*]} with apt-get" >&2
 export DEBIAN_FRONTEND=noninteractive
-install=(apt-get install --quiet=2 --no-install-recommends --yes "${missing[@]}")
+# Nothing that is installed is taken away for it.
+install=(apt-get install --quiet=2 --no-install-recommends --no-remove --yes "${missing[@]}")
 # The package lists of a fresh machine are empty or old.
 "${install[@]}" >/dev/null 2>&1 || { apt-get update --quiet=2 && "${install[@]}" >/dev/null; }

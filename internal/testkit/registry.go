@@ -92,46 +92,53 @@ func StartDistribution(path, dir string) (*Registry, error) {
 	}
 	child := exec.Command(path, "serve", config)
 	child.Env = []string{"OTEL_TRACES_EXPORTER=none", "PATH=" + os.Getenv("PATH")}
+	found, stop, err := startUntil(child, regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`))
+	if err != nil {
+		return nil, fmt.Errorf("starting distribution's registry: %w", err)
+	}
+	return &Registry{Addr: found[1], Close: stop}, nil
+}
+
+// startUntil starts child and waits until a line that it writes to standard
+// error matches ready, whose submatches it returns. stop kills it; so does the
+// death of this process.
+func startUntil(child *exec.Cmd, ready *regexp.Regexp) (found []string, stop func(), err error) {
 	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stderr, err := child.StderrPipe()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := child.Start(); err != nil {
-		return nil, fmt.Errorf("starting distribution's registry: %w", err)
+		return nil, nil, err
 	}
-	listening := regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`)
-	addr := make(chan string, 1)
+	match := make(chan []string, 1)
 	drained := make(chan struct{})
 	var said strings.Builder
 	go func() {
 		defer close(drained)
 		lines := bufio.NewScanner(stderr)
-		found := false
 		for lines.Scan() {
-			if m := listening.FindStringSubmatch(lines.Text()); m != nil && !found {
-				found = true
-				addr <- m[1]
+			if m := ready.FindStringSubmatch(lines.Text()); m != nil {
+				match <- m
+				break
 			}
-			if !found {
-				said.WriteString(lines.Text() + "\n")
-			}
+			said.WriteString(lines.Text() + "\n")
 		}
 		io.Copy(io.Discard, stderr)
 	}()
-	stop := func() {
+	stop = func() {
 		child.Process.Kill()
 		<-drained
 		child.Wait()
 	}
 	select {
-	case a := <-addr:
-		return &Registry{Addr: a, Close: stop}, nil
+	case m := <-match:
+		return m, stop, nil
 	case <-drained:
 		child.Wait()
-		return nil, errors.New("starting distribution's registry: it ended: " + said.String())
-	case <-time.After(30 * time.Second):
+		return nil, nil, errors.New("it ended: " + said.String())
+	case <-time.After(time.Minute):
 		stop()
-		return nil, errors.New("starting distribution's registry: not listening after 30 seconds: " + said.String())
+		return nil, nil, errors.New("not ready after a minute: " + said.String())
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,13 +31,14 @@ import (
 //	requests VAR MATCH                    some request since the last fault matches; with ! none does
 //	await VAR MATCH                       returns when such a request was seen, at most a minute later
 //	gone TEXT                             no process is left whose command line, mounts or working folder name TEXT
+//	docker                                DOCKER_HOST is a Docker daemon, the same for all scripts
 //	base VAR debian|tiny                  VAR is the path of a base image's OCI layout
 //	tamper LAYOUT PREDICATETYPE OLD NEW   changes evidence in a layout, see Tamper
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
-// and these conditions: [build] a container build can run here, [peer:NAME]
-// somebody else's program is there. Both are never false where CI=true: the
+// and these conditions: [build] a container build can run here, [docker] a
+// Docker daemon does, [peer:NAME] somebody else's program is there. They are never false where CI=true: the
 // script then fails.
 func Script(t *testing.T, dir string, update bool) {
 	bin, err := Binaries(t.Context())
@@ -51,6 +53,15 @@ func Script(t *testing.T, dir string, update bool) {
 	if peers == "" {
 		peers = filepath.Join(root, ".cache", "peers")
 	}
+	daemon := sync.OnceValues(func() (*Docker, error) {
+		d, err := StartDocker()
+		if err != nil {
+			t.Logf("no Docker daemon: %v", err)
+			return nil, err
+		}
+		t.Cleanup(d.Close)
+		return d, nil
+	})
 	testscript.Run(t, testscript.Params{
 		Dir:                 dir,
 		UpdateScripts:       update,
@@ -70,6 +81,8 @@ func Script(t *testing.T, dir string, update bool) {
 			err := fmt.Errorf("unknown condition %q", cond)
 			if cond == "build" {
 				err = CanBuild()
+			} else if cond == "docker" {
+				_, err = daemon()
 			} else if name, ok := strings.CutPrefix(cond, "peer:"); ok {
 				_, err = BuildPeer(t.Context(), name)
 			} else {
@@ -88,10 +101,16 @@ func Script(t *testing.T, dir string, update bool) {
 			"requests": cmdRequests,
 			"await":    cmdAwait,
 			"gone":     cmdGone,
-			"base":     cmdBase,
-			"tamper":   cmdTamper,
-			"json":     cmdJSON,
-			"big":      cmdBig,
+			"docker": func(ts *testscript.TestScript, neg bool, args []string) {
+				usage(ts, len(args) == 0 && !neg, "docker")
+				d, err := daemon()
+				ts.Check(err)
+				ts.Setenv("DOCKER_HOST", d.Host)
+			},
+			"base":   cmdBase,
+			"tamper": cmdTamper,
+			"json":   cmdJSON,
+			"big":    cmdBig,
 		},
 	})
 }

@@ -135,7 +135,9 @@ func ImageSBOM(ctx context.Context, req SBOMRequest) (_ []byte, err error) {
 	}
 	name := path.Base(filepath.ToSlash(ref.Place))
 	if ref.Kind == store.Docker {
-		// The daemon's own image, whether or not a registry knows it.
+		// The daemon's own image, whether or not a registry knows it. Its name has
+		// the tag in it.
+		name, _, _ = strings.Cut(name, ":")
 		dir := filepath.Join(tmp, "docker")
 		if err := saveFromDocker(ctx, ref.Place, dir); err != nil {
 			return nil, err

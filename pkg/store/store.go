@@ -147,6 +147,10 @@ func OpenWritable(_ context.Context, ref Reference, opts Options) (Writable, err
 	case Layout:
 		return openLayout(ref, opts, true)
 	}
-	return nil, &Error{Place: ref.String(), Cause: "images are not written there",
+	cause := "images are not written there"
+	if ref.Kind == Docker {
+		cause = "the Docker daemon keeps no attachments, so waxseal writes nothing there"
+	}
+	return nil, &Error{Place: ref.String(), Cause: cause,
 		Way: "give a registry reference or oci:PATH[:TAG]"}
 }
