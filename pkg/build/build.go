@@ -172,6 +172,9 @@ func (r *run) do(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The engine has done its part; it ends while the result is put in place,
+	// and the deferred Close waits for that.
+	go eng.Close()
 	return r.deliver(ctx, in, b, s)
 }
 
