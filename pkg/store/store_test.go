@@ -974,7 +974,7 @@ func TestDocker(t *testing.T) {
 		"docker:pulled":           {want: top.Digest},
 		"docker:" + addr + "/web": {want: top.Digest},
 		"docker:twice":            {error: "from 2 places"},
-		"docker:unpushed":         {error: "never pulled or pushed", class: ErrNotFound},
+		"docker:unpushed":         {error: "was never pulled or pushed", class: ErrNotFound},
 		"docker:none":             {error: "not found: the daemon has no such image", class: ErrNotFound},
 	} {
 		r, err := Open(ctx, parse(t, ref), Options{Evidence: []string{dir}})
@@ -990,6 +990,31 @@ func TestDocker(t *testing.T) {
 		}
 		if got := must(r.Resolve(ctx))(t); got.Digest != c.want {
 			t.Errorf("%s is %s, want %s", ref, got.Digest, c.want)
+		}
+	}
+	// Built here, it needs no word about where: its ID leads to it, past what is
+	// no image and what cannot be read.
+	kept := t.TempDir()
+	for name, index := range map[string]string{"broken": "{", ".tmp-1": "{"} {
+		if err := os.Mkdir(filepath.Join(kept, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for file, content := range map[string]string{"oci-layout": `{"imageLayoutVersion":"1.0.0"}`, "index.json": index} {
+			if err := os.WriteFile(filepath.Join(kept, name, file), []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.Symlink(dir, filepath.Join(kept, "web")); err != nil {
+		t.Fatal(err)
+	}
+	r := must(Open(ctx, parse(t, "docker:web:v1"), Options{Images: kept}))(t)
+	if got := must(r.Resolve(ctx))(t); got.Digest != platform.Digest {
+		t.Errorf("built here: %s, want %s", got.Digest, platform.Digest)
+	}
+	for _, images := range []string{kept, filepath.Join(kept, "none")} {
+		if _, err := Open(ctx, parse(t, "docker:unpushed"), Options{Images: images}); !errors.Is(err, ErrNotFound) {
+			t.Errorf("built elsewhere: %v", err)
 		}
 	}
 	t.Setenv("DOCKER_HOST", "unix://"+filepath.Join(t.TempDir(), "none.sock"))
