@@ -147,11 +147,15 @@ func noCommand(cmd *cobra.Command, args []string) error {
 	return usagef("unknown command %q%s; see %q", args[0], near, cmd.CommandPath()+" --help")
 }
 
-// usageArgs makes a wrong number of arguments an error of usage, everywhere.
+// usageArgs makes a wrong number of arguments, or a missing flag, an error of
+// usage, everywhere.
 func usageArgs(cmd *cobra.Command) {
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
 			err := check(cmd, args)
+			if err == nil {
+				err = cmd.ValidateRequiredFlags()
+			}
 			var coded exitError
 			if err == nil || errors.As(err, &coded) {
 				return err

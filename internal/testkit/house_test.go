@@ -27,7 +27,7 @@ var rooms = map[string]string{
 	"internal/testkit":   "*",
 	"attestations":       "",
 	"pkg/attest":         "attestations",
-	"pkg/build":          "attestations pkg/attest pkg/sbom pkg/sign pkg/store",
+	"pkg/build":          "attestations pkg/attest pkg/sbom pkg/store",
 	"pkg/sbom":           "pkg/attest",
 	"pkg/catalog":        "pkg/sbom pkg/attest",
 	"pkg/sign":           "pkg/attest",
