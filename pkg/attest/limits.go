@@ -8,7 +8,7 @@ const (
 	MaxStatement    = 24 << 20  // bytes of a decoded in-toto statement
 	MaxSBOM         = 20 << 20  // bytes of one SBOM document
 	MaxSubjects     = 1024      // subjects of one statement
-	MaxEvidence     = 256       // pieces of evidence read for one digest
+	MaxEvidence     = 1024      // pieces of evidence read for one digest
 	MaxReferrers    = 2048      // referrer descriptors listed for one digest
 	MaxEvidenceSum  = 256 << 20 // bytes of all evidence read for one digest
 	MaxPlatforms    = 64        // manifests below one index

@@ -140,8 +140,16 @@ func (k keypair) GetKeyAlgorithm() string {
 	return "ED25519"
 }
 
+// SignData gives the same signature for the same data, whatever the key: an
+// SBOM that is signed again on every build of an unchanged image is then the
+// same bundle, and is attached once. Without a source of randomness Go's ECDSA
+// signs as RFC 6979 says; the other kinds are deterministic by nature.
 func (k keypair) SignData(_ context.Context, data []byte) (sig, digest []byte, err error) {
-	sig, err = k.s.signer.SignMessage(bytes.NewReader(data))
 	sum := sha256.Sum256(data)
+	if key, ok := k.s.priv.(*ecdsa.PrivateKey); ok {
+		sig, err = key.Sign(nil, sum[:], crypto.SHA256)
+	} else {
+		sig, err = k.s.signer.SignMessage(bytes.NewReader(data))
+	}
 	return sig, sum[:], err
 }

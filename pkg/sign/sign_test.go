@@ -326,3 +326,36 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+// Signing the same statement again must give the same bundle: attaching it
+// twice then changes nothing.
+func TestSameStatementSameBundle(t *testing.T) {
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, key := range map[string]any{"ECDSA": ec, "Ed25519": ed} {
+		s, err := sign.Open(t.Context(), write(t, pkcs8(t, key), 0o600), sign.OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		var first attest.Digest
+		for range 3 {
+			b, err := s.Sign(t.Context(), testStatement(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first == "" {
+				first = b.Digest()
+			}
+			if b.Digest() != first {
+				t.Errorf("%s: signed again, it is another bundle", name)
+			}
+		}
+	}
+}

@@ -409,11 +409,11 @@ func TestReferrersArePaged(t *testing.T) {
 		t.Errorf("%d requests for what is refused", n)
 	}
 	// Fewer, but more than are read.
-	if err := faults.Set(testkit.Fault{Kind: "referrers=1000", Match: "GET .*/referrers/"}); err != nil {
+	if err := faults.Set(testkit.Fault{Kind: "referrers=1500", Match: "GET .*/referrers/"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Evidence(ctx, someDigest); err == nil || !strings.Contains(err.Error(), "more than the 256 pieces") {
-		t.Errorf("a thousand bundles: %v", err)
+	if _, err := r.Evidence(ctx, someDigest); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("more than the %d pieces", attest.MaxEvidence)) {
+		t.Errorf("fifteen hundred bundles: %v", err)
 	}
 }
 
