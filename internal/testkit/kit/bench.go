@@ -156,7 +156,7 @@ func (b *bench) judge(name, figures string, ok bool) {
 		verdict = "OVER"
 		b.over = append(b.over, name)
 	}
-	fmt.Fprintf(b.out, "%-28s %-72s %s\n", name, figures, verdict)
+	fmt.Fprintf(b.out, "%-32s %-72s %s\n", name, figures, verdict)
 }
 
 func (b *bench) startUp() error {
@@ -228,7 +228,7 @@ func (b *bench) builds() error {
 		}
 		budget := time.Duration(float64(m[0].Wall)*buildRatio) + buildExtra
 		b.judge(c.name+", signed", fmt.Sprintf("%.2f of buildctl (%v : %v, budget %v)", float64(m[1].Wall)/float64(m[0].Wall), ms(m[1].Wall), ms(m[0].Wall), ms(budget)), m[1].Wall <= budget)
-		fmt.Fprintf(b.out, "%-28s the SBOMs add %v (%v)\n", c.name+", SBOMs", ms(m[2].Wall-m[1].Wall), ms(m[2].Wall))
+		fmt.Fprintf(b.out, "%-32s the SBOMs add %v (%v)\n", c.name+", SBOMs", ms(m[2].Wall-m[1].Wall), ms(m[2].Wall))
 	}
 	return nil
 }
