@@ -26,9 +26,10 @@ func openDocker(ctx context.Context, ref Reference, opts Options) (Repo, error) 
 	if ref.Digest != "" {
 		image += "@" + string(ref.Digest)
 	}
-	cli, err := client.New(client.FromEnv)
+	cli, err := dockerClient()
 	if err != nil {
-		return nil, dockerError(ref, "setting up the client of the Docker daemon", err)
+		return nil, &Error{Place: ref.String(), Action: "setting up the client of the Docker daemon", Cause: oneLine(err.Error()),
+			Way: "set DOCKER_HOST to the daemon's unix:// or tcp:// address", Err: because{ErrUnavailable, err}}
 	}
 	defer cli.Close()
 	got, err := cli.ImageInspect(ctx, image)
@@ -167,7 +168,7 @@ func dockerError(ref Reference, action string, err error) error {
 		e.Cause, e.Err = "not found: the daemon has no such image", because{ErrNotFound, err}
 		e.Way = "check the name with: docker image ls"
 	case client.IsErrConnectionFailed(err):
-		e.Way = "check that Docker runs (docker info), and DOCKER_HOST"
+		e.Way = "check that Docker runs (docker info), and DOCKER_HOST or the docker context in use"
 	}
 	return e
 }

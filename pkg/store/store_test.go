@@ -1047,3 +1047,46 @@ func TestFullDiskForReal(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 }
+
+func TestDockerContext(t *testing.T) {
+	dir := t.TempDir()
+	write := func(content string, name ...string) {
+		path := filepath.Join(append([]string{dir}, name...)...)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	meta := func(name, content string) {
+		write(content, "contexts", "meta", strings.TrimPrefix(string(attest.DigestOf([]byte(name))), "sha256:"), "meta.json")
+	}
+	meta("far", `{"Name":"far","Endpoints":{"docker":{"Host":"tcp://192.0.2.1:2376"}}}`)
+	meta("shell", `{"Endpoints":{"docker":{"Host":"ssh://me@192.0.2.1"}}}`)
+	meta("broken", `{`)
+	t.Setenv("DOCKER_CONFIG", dir)
+	for _, c := range []struct{ config, variable, want, error string }{
+		{},
+		{config: `{}`},
+		{config: `{"currentContext":"default"}`},
+		{config: `{"currentContext":"far"}`, want: "tcp://192.0.2.1:2376"},
+		{config: `{"currentContext":"far"}`, variable: "default"},
+		{variable: "far", want: "tcp://192.0.2.1:2376"},
+		{variable: "shell", error: "over ssh://"},
+		{variable: "broken", error: `docker context "broken"`},
+		{variable: "none", error: `docker context "none"`},
+		{config: `{"currentContext":`, error: "config.json"},
+	} {
+		t.Setenv("DOCKER_CONTEXT", c.variable)
+		if c.config == "" {
+			os.Remove(filepath.Join(dir, "config.json"))
+		} else {
+			write(c.config, "config.json")
+		}
+		got, err := contextHost()
+		if got != c.want || (c.error == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.error) {
+			t.Errorf("%+v: %q, %v", c, got, err)
+		}
+	}
+}
