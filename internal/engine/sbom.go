@@ -326,6 +326,11 @@ func (s *sboms) catalogue(ctx context.Context, ref cache.ImmutableRef, opts cata
 	if docs := s.kept(keys); docs != nil {
 		return docs, nil
 	}
+	// The export commits the snapshot, too. Whoever comes first does it; to mount
+	// it while the other one does would be a race.
+	if err := ref.Finalize(ctx); err != nil {
+		return nil, fmt.Errorf("committing the image for its SBOM: %w", err)
+	}
 	m, err := ref.Mount(ctx, true, g)
 	if err != nil {
 		return nil, fmt.Errorf("mounting the image for its SBOM: %w", err)
