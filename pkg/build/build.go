@@ -507,7 +507,7 @@ func (r *run) deliver(ctx context.Context, in *inputs, b *built, s *sealed) (*Re
 			return nil, err
 		}
 	}
-	if err := r.writeFiles(ctx, b, res); err != nil {
+	if err := r.writeFiles(b, res); err != nil {
 		return nil, err
 	}
 	for _, place := range r.places {
@@ -516,6 +516,10 @@ func (r *run) deliver(ctx context.Context, in *inputs, b *built, s *sealed) (*Re
 			return nil, err
 		}
 		res.Images = append(res.Images, imageReferences(place, res.Digest)...)
+	}
+	// Docker gives the image its name at once: after the evidence, as every tag.
+	if err := r.load(ctx, b, res); err != nil {
+		return nil, err
 	}
 	if r.out != nil {
 		if err := r.out.finish(); err != nil {
@@ -544,8 +548,29 @@ func imageReferences(p publication, d attest.Digest) []string {
 	return out
 }
 
-// writeFiles writes the outputs that are files, and loads into Docker.
-func (r *run) writeFiles(ctx context.Context, b *built, res *Result) error {
+// load puts the image into the Docker daemon where that was asked for.
+func (r *run) load(ctx context.Context, b *built, res *Result) error {
+	for _, o := range r.req.Outputs {
+		if o.Kind != OutputDocker || o.Dest != "" {
+			continue
+		}
+		names := r.req.names(o)
+		step := r.shown.begin("[waxseal] load into Docker")
+		if err := step.end(loadIntoDocker(ctx, func(w io.Writer) error {
+			return writeArchive(w, r.layout, b.image, names, true)
+		})); err != nil {
+			return err
+		}
+		res.Loaded = append(res.Loaded, names...)
+		if len(names) == 0 {
+			res.Loaded = append(res.Loaded, res.ImageID)
+		}
+	}
+	return nil
+}
+
+// writeFiles writes the outputs that are files.
+func (r *run) writeFiles(b *built, res *Result) error {
 	if err := r.files.finish(); err != nil {
 		return err
 	}
@@ -555,15 +580,7 @@ func (r *run) writeFiles(ctx context.Context, b *built, res *Result) error {
 			return writeArchive(w, r.layout, b.image, names, o.Kind == OutputDocker)
 		}
 		switch {
-		case o.Kind == OutputDocker && o.Dest == "":
-			step := r.shown.begin("[waxseal] load into Docker")
-			if err := step.end(loadIntoDocker(ctx, write)); err != nil {
-				return err
-			}
-			res.Loaded = append(res.Loaded, names...)
-			if len(names) == 0 {
-				res.Loaded = append(res.Loaded, res.ImageID)
-			}
+		case o.Kind == OutputDocker && o.Dest == "": // see load
 		case o.Kind != OutputDocker && (o.Kind != OutputOCI || !o.Tar):
 			if o.Kind == OutputLocal || o.Kind == OutputTar && o.Dest != "-" {
 				res.Files = append(res.Files, o.Dest)

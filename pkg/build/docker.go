@@ -8,6 +8,7 @@ import (
 	"io"
 	"os/exec"
 	"strings"
+	"syscall"
 )
 
 const noDocker = "install the Docker client and start its daemon, or build into an OCI layout with -o type=oci,tar=false,dest=FOLDER"
@@ -28,6 +29,8 @@ func reachDocker(ctx context.Context) error {
 
 // loadIntoDocker pipes an image archive into docker load.
 func loadIntoDocker(ctx context.Context, write func(io.Writer) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, "docker", "image", "load", "--quiet")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -39,11 +42,20 @@ func loadIntoDocker(ctx context.Context, write func(io.Writer) error) error {
 		return fmt.Errorf("loading into Docker: %w", err)
 	}
 	writeErr := write(stdin)
-	closeErr := stdin.Close()
-	if err := cmd.Wait(); err != nil {
-		return hinted(fmt.Errorf("loading into Docker: %s", firstLine(said.String(), err)), noDocker)
+	if errors.Is(writeErr, syscall.EPIPE) {
+		writeErr = nil // docker gave up, and says why
 	}
-	return errors.Join(writeErr, closeErr)
+	if writeErr != nil {
+		cancel() // half an archive is not for loading
+	}
+	_ = stdin.Close() // an error here is one of docker's, too
+	if err := cmd.Wait(); err != nil && writeErr == nil {
+		return hinted(fmt.Errorf("loading into Docker: %s", firstLine(said.String(), err)), "docker info tells how its daemon does; -o type=oci,tar=false,dest=FOLDER needs none")
+	}
+	if writeErr != nil {
+		return fmt.Errorf("loading into Docker: %w", writeErr)
+	}
+	return nil
 }
 
 // saveFromDocker writes the daemon's image of that name into dir as an OCI

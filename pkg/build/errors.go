@@ -98,7 +98,7 @@ const (
 func waysOut() [][2]string {
 	return [][2]string{
 		{signNoSpace, "free some space, or choose another cache with --cache-dir"},
-		{signStep, "the step's own output is above"},
+		{signStep, "the step's own output is above, or shown without --quiet"},
 		{signDenied, "log in with docker login, or give the base image with --build-context NAME=oci:LAYOUT"},
 		{signHub, "a base image that is not on Docker Hub is given with its registry, or with --build-context NAME=oci:LAYOUT or docker:NAME"},
 		{signTarget, "--target takes the name of a stage: FROM … AS NAME"},
