@@ -38,8 +38,8 @@ import (
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
 // and these conditions: [build] a container build can run here, [docker] a
-// Docker daemon does, [peer:NAME] somebody else's program is there. They are never false where CI=true: the
-// script then fails.
+// Docker daemon does, [peer:NAME] somebody else's program is there. They are
+// never false where CI=true: the script then fails.
 func Script(t *testing.T, dir string, update bool) {
 	bin, err := Binaries(t.Context())
 	if err != nil {
