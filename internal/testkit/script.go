@@ -62,6 +62,13 @@ func Script(t *testing.T, dir string, update bool) {
 		t.Cleanup(d.Close)
 		return d, nil
 	})
+	// testscript leaves its own folder behind, empty; one for all is cleared here.
+	work, err := os.MkdirTemp("", "waxseal-script-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(work) })
+	t.Setenv("GOTMPDIR", work)
 	testscript.Run(t, testscript.Params{
 		Dir:                 dir,
 		UpdateScripts:       update,
