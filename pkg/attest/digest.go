@@ -18,7 +18,7 @@ func ParseDigest(s string) (Digest, error) {
 		return "", fmt.Errorf("reading digest %q: want sha256: and 64 hex digits", clip(s))
 	}
 	if !isHex(rest, 2*sha256.Size) {
-		return "", fmt.Errorf("reading digest %q: want 64 lower-case hex digits after sha256:", clip(s))
+		return "", fmt.Errorf("reading digest %q: want sha256: and 64 lower-case hex digits", clip(s))
 	}
 	return Digest(s), nil
 }

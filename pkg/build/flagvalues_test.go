@@ -1,6 +1,7 @@
 package build
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -179,7 +180,7 @@ func TestRequestRefusesBeforeAnythingIsDone(t *testing.T) {
 		r := ok()
 		c.change(&r)
 		_, err := Run(t.Context(), r, Deps{Home: t.TempDir()})
-		if _, usage := err.(UsageError); !usage || !strings.Contains(err.Error(), c.sign) {
+		if usage := (UsageError{}); !errors.As(err, &usage) || !strings.Contains(err.Error(), c.sign) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -387,7 +387,7 @@ func (p *preparer) readDockerfile(dir string) (name string, raw []byte, err erro
 		}
 		return "-", raw, nil
 	case strings.HasPrefix(f, "http://") || strings.HasPrefix(f, "https://"):
-		return "", nil, UsageError{fmt.Errorf("Dockerfile %q: a URL is not supported; download it, or use the URL as the context", cleanURL(f))}
+		return "", nil, UsageError{fmt.Errorf("reading Dockerfile %q: a URL is not supported; download it, or use the URL as the context", cleanURL(f))}
 	case f != "":
 		raw, err := readSmall(f, maxDockerfile)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -397,7 +397,7 @@ func (p *preparer) readDockerfile(dir string) (name string, raw []byte, err erro
 			if raw, err2 := readSmall(inside, maxDockerfile); err2 == nil && !filepath.IsAbs(f) {
 				return inside, raw, nil
 			}
-			return "", nil, fmt.Errorf("Dockerfile %q: no such file", f)
+			return "", nil, fmt.Errorf("reading Dockerfile %q: no such file", f)
 		}
 		if err != nil {
 			return "", nil, fmt.Errorf("reading Dockerfile: %w", err)

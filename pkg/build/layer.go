@@ -11,7 +11,6 @@ import (
 	"hash"
 	"io"
 	"io/fs"
-	"path"
 	"sort"
 	"sync"
 	"time"
@@ -330,6 +329,3 @@ func (t *tee) close() {
 	t.wait()
 	close(t.work)
 }
-
-// baseName is the last component of a slash path.
-func baseName(p string) string { return path.Base(p) }

@@ -139,12 +139,12 @@ type EngineChoice struct {
 }
 
 // check refuses what cannot be done, before anything is done.
-func (r *Request) check(signer Signer) error {
-	if signer == nil && !r.Seal.Unsigned {
+func (r *Request) check(signed bool) error {
+	if !signed && !r.Seal.Unsigned {
 		return UsageError{hinted(errors.New("nothing to sign with: give --key FILE to sign the evidence, or --unsigned to write it unsigned (it then proves nothing)"),
 			"\"waxseal key generate\" makes a key pair")}
 	}
-	if signer != nil && r.Seal.Unsigned {
+	if signed && r.Seal.Unsigned {
 		return UsageError{errors.New("--key and --unsigned exclude each other")}
 	}
 	if r.Cache.None && len(r.Cache.Except) > 0 {
@@ -229,11 +229,6 @@ func (r *Request) layerOptions() map[string]string {
 		}
 	}
 	return nil
-}
-
-// wants reports whether an output of that kind is asked for.
-func (r *Request) wants(kind string) bool {
-	return slices.ContainsFunc(r.Outputs, func(o Output) bool { return o.Kind == kind })
 }
 
 // keepsImage reports whether the image goes to waxseal's own store: when asked

@@ -142,7 +142,7 @@ func (w *world) index(buildkit bool) *image {
 	w.Helper()
 	w.n++
 	place, repo := w.open(fmt.Sprintf("app%d", w.n))
-	idx := v1.ImageIndex(mutate.IndexMediaType(empty.Index, types.OCIImageIndex))
+	idx := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, arch := range []string{"amd64", "arm64"} {
 		img, err := random.Image(100, 1)
 		w.must(err)

@@ -86,7 +86,7 @@ func layoutWith(ctx context.Context, dir string, id attest.Digest, opts Options)
 	if _, err := os.Stat(filepath.Join(dir, "oci-layout")); err != nil {
 		return nil, nil
 	}
-	l, err := openLayout(Reference{Kind: Layout, Place: dir}, opts, false)
+	l, err := openLayout(ctx, Reference{Kind: Layout, Place: dir}, opts, false)
 	if err != nil {
 		return nil, err
 	}

@@ -35,12 +35,12 @@ type layout struct {
 	dir  string
 }
 
-func openLayout(ref Reference, opts Options, create bool) (*layout, error) {
+func openLayout(ctx context.Context, ref Reference, opts Options, create bool) (*layout, error) {
 	l := &layout{ref: ref, opts: opts, dir: ref.Place}
 	marker := filepath.Join(l.dir, "oci-layout")
 	raw, err := readFile(marker, attest.MaxKey)
 	if errors.Is(err, os.ErrNotExist) && create {
-		return l, l.create(marker)
+		return l, l.create(ctx, marker)
 	}
 	if errors.Is(err, os.ErrNotExist) {
 		if _, err := os.Stat(l.dir); err == nil {
@@ -60,7 +60,7 @@ func openLayout(ref Reference, opts Options, create bool) (*layout, error) {
 	return l, nil
 }
 
-func (l *layout) create(marker string) (err error) {
+func (l *layout) create(ctx context.Context, marker string) (err error) {
 	if _, absent := os.Stat(l.dir); errors.Is(absent, os.ErrNotExist) {
 		defer func() {
 			if err == nil {
@@ -75,7 +75,7 @@ func (l *layout) create(marker string) (err error) {
 	if err := os.MkdirAll(l.blobDir(), 0o755); err != nil {
 		return pathError("making the folder", l.blobDir(), err)
 	}
-	err = l.locked(func() error {
+	err = l.locked(ctx, func() error {
 		index := filepath.Join(l.dir, "index.json")
 		if _, err := os.Stat(index); errors.Is(err, os.ErrNotExist) {
 			if err := writeFile(index, []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`)); err != nil {
@@ -314,7 +314,7 @@ func (c *cancelled) Read(p []byte) (int, error) {
 
 // PutManifest stores the manifest as a blob; what nothing else leads to, a
 // referrer, is entered in index.json.
-func (l *layout) PutManifest(_ context.Context, mediaType types.MediaType, raw []byte) (v1.Descriptor, error) {
+func (l *layout) PutManifest(ctx context.Context, mediaType types.MediaType, raw []byte) (v1.Descriptor, error) {
 	doc, err := parseDocument(raw, mediaType)
 	if err != nil {
 		return v1.Descriptor{}, fmt.Errorf("writing manifest: %w", err)
@@ -331,7 +331,7 @@ func (l *layout) PutManifest(_ context.Context, mediaType types.MediaType, raw [
 	}
 	entry := desc
 	entry.ArtifactType, entry.Annotations = doc.ArtifactType, doc.Annotations
-	return desc, l.change(func(index *v1.IndexManifest) {
+	return desc, l.change(ctx, func(index *v1.IndexManifest) {
 		has := slices.ContainsFunc(index.Manifests, func(m v1.Descriptor) bool {
 			return m.Digest == desc.Digest
 		})
@@ -356,7 +356,7 @@ func (l *layout) PutTag(ctx context.Context, tag string, d v1.Descriptor) error 
 	if err != nil {
 		return err
 	}
-	return l.change(func(index *v1.IndexManifest) {
+	return l.change(ctx, func(index *v1.IndexManifest) {
 		entry, out := desc, index.Manifests[:0]
 		for _, m := range index.Manifests {
 			// Where the entry was for this tag, what else it says is kept.
@@ -390,7 +390,7 @@ func (l *layout) list(ctx context.Context, d v1.Descriptor) error {
 	if err != nil {
 		return err
 	}
-	return l.change(func(index *v1.IndexManifest) {
+	return l.change(ctx, func(index *v1.IndexManifest) {
 		if !slices.ContainsFunc(index.Manifests, func(m v1.Descriptor) bool { return m.Digest == desc.Digest }) {
 			index.Manifests = append(index.Manifests, desc)
 		}
@@ -398,9 +398,9 @@ func (l *layout) list(ctx context.Context, d v1.Descriptor) error {
 }
 
 // change rewrites index.json, one process at a time.
-func (l *layout) change(edit func(*v1.IndexManifest)) error {
+func (l *layout) change(ctx context.Context, edit func(*v1.IndexManifest)) error {
 	path := filepath.Join(l.dir, "index.json")
-	err := l.locked(func() error {
+	err := l.locked(ctx, func() error {
 		index, err := l.index()
 		if err != nil {
 			return err
@@ -452,21 +452,15 @@ func evidenceTag(tag string) bool {
 
 // locked runs f while this process alone writes to the layout. The lock file
 // is the one that BuildKit's client uses.
-func (l *layout) locked(f func() error) error {
+func (l *layout) locked(ctx context.Context, f func() error) error {
 	lock := flock.New(filepath.Join(l.dir, "index.json.lock"))
-	deadline := time.Now().Add(time.Minute)
-	for {
-		ok, err := lock.TryLock()
-		if err != nil {
-			return err
+	wait, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("another process holds index.json.lock for more than a minute"))
+	defer cancel()
+	if _, err := lock.TryLockContext(wait, 20*time.Millisecond); err != nil {
+		if wait.Err() != nil {
+			return context.Cause(wait)
 		}
-		if ok {
-			break
-		}
-		if time.Now().After(deadline) {
-			return errors.New("another process holds index.json.lock for more than a minute")
-		}
-		time.Sleep(20 * time.Millisecond)
+		return err
 	}
 	defer func() { _ = lock.Unlock() }()
 	return f()

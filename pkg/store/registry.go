@@ -227,7 +227,7 @@ type explained struct {
 
 func (e *explained) Read(p []byte) (int, error) {
 	n, err := e.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = e.explain(err)
 	}
 	return n, err

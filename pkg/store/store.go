@@ -131,7 +131,7 @@ func Open(ctx context.Context, ref Reference, opts Options) (Repo, error) {
 	case Registry:
 		return openRegistry(ref, opts)
 	case Layout:
-		return openLayout(ref, opts, false)
+		return openLayout(ctx, ref, opts, false)
 	case Docker:
 		return openDocker(ctx, ref, opts)
 	}
@@ -140,12 +140,12 @@ func Open(ctx context.Context, ref Reference, opts Options) (Repo, error) {
 
 // OpenWritable opens the place that ref names for reading and writing. A
 // layout that does not exist is made.
-func OpenWritable(_ context.Context, ref Reference, opts Options) (Writable, error) {
+func OpenWritable(ctx context.Context, ref Reference, opts Options) (Writable, error) {
 	switch ref.Kind {
 	case Registry:
 		return openRegistry(ref, opts)
 	case Layout:
-		return openLayout(ref, opts, true)
+		return openLayout(ctx, ref, opts, true)
 	}
 	cause := "images are not written there"
 	if ref.Kind == Docker {

@@ -26,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gofrs/flock"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	ggcrlayout "github.com/google/go-containerregistry/pkg/v1/layout"
@@ -485,7 +486,7 @@ func TestRegistryErrors(t *testing.T) {
 				t.Errorf("error %q does not name the repository", err)
 			}
 			for _, class := range []error{ErrNotFound, ErrUnavailable} {
-				if got := errors.Is(err, class); got != (c.class == class) {
+				if got := errors.Is(err, class); got != errors.Is(c.class, class) {
 					t.Errorf("errors.Is(%v) = %v: %v", class, got, err)
 				}
 			}
@@ -922,8 +923,27 @@ func TestLayoutBlobIsChecked(t *testing.T) {
 	}
 }
 
+// Whoever waits for a layout that another process writes to stops when told to.
+func TestALockedLayoutIsWaitedForOnlySoLong(t *testing.T) {
+	dir := t.TempDir()
+	w := openW(t, "oci:"+dir)
+	other := flock.New(filepath.Join(dir, "index.json.lock"))
+	if err := other.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Unlock() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	subject := `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"` + string(someDigest) + `","size":2},"layers":[],"subject":{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"` + string(someDigest) + `","size":2}}`
+	if _, err := w.PutManifest(ctx, types.OCIManifestSchema1, []byte(subject)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("written into a locked layout: %v", err)
+	}
+}
+
 func TestFullDisk(t *testing.T) {
-	if err := pathError("writing blob", "/x", &os.PathError{Op: "write", Path: "/x", Err: syscall.ENOSPC}); !strings.Contains(err.Error(), "no space left on device") || !strings.Contains(err.(*Error).Way, "make room") {
+	err := pathError("writing blob", "/x", &os.PathError{Op: "write", Path: "/x", Err: syscall.ENOSPC})
+	var e *Error
+	if !errors.As(err, &e) || !strings.Contains(err.Error(), "no space left on device") || !strings.Contains(e.Way, "make room") {
 		t.Errorf("full disk: %v", err)
 	}
 }
