@@ -65,12 +65,17 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.key != "" {
-		signer, err := openSigner(ctx, s, f.key)
-		if err != nil {
-			return err
+		deps.Signer = func(ctx context.Context) (build.Signer, error) { return openSigner(ctx, s, f.key) }
+		if !s.has(passwordVariable) {
+			// A password that is typed is asked for before the progress takes
+			// the terminal.
+			signer, err := openSigner(ctx, s, f.key)
+			if err != nil {
+				return err
+			}
+			defer signer.Close()
+			deps.Signer = func(context.Context) (build.Signer, error) { return signer, nil }
 		}
-		defer signer.Close()
-		deps.Signer = signer
 	}
 	res, err := build.Run(ctx, req, deps)
 	if err != nil {

@@ -30,6 +30,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/store"
 )
@@ -37,12 +38,16 @@ import (
 // Signer signs statements. Package sign has one for every kind of key.
 type Signer interface {
 	Sign(ctx context.Context, st *attest.Statement) (*attest.Bundle, error)
+	Close() error
 }
 
 // Deps is what Run needs of its surroundings. Home must be set; the rest may
 // be left out.
 type Deps struct {
-	Signer  Signer // nil only with Seal.Unsigned
+	// Signer opens the signer, which may take a while: Run calls it as soon as
+	// the request is known to be sound, ends the build at once when it fails,
+	// and closes what it returned. Nil only with Seal.Unsigned.
+	Signer  func(context.Context) (Signer, error)
 	Home    string // folder of waxseal's own images
 	Stdin   io.Reader
 	Stdout  io.Writer // for outputs to "-"
@@ -104,7 +109,7 @@ func (n *notes) add(format string, args ...any) {
 // Run builds one request. An error in the request itself is a UsageError; an
 // error with a known way out has a method Hint.
 func Run(ctx context.Context, req Request, deps Deps) (*Result, error) {
-	if err := req.check(deps.Signer); err != nil {
+	if err := req.check(deps.Signer != nil); err != nil {
 		return nil, err
 	}
 	places, err := publications(&req, deps.Home)
@@ -113,6 +118,9 @@ func Run(ctx context.Context, req Request, deps Deps) (*Result, error) {
 	}
 	r := &run{req: &req, deps: &deps, places: places, notes: &notes{}, started: time.Now()}
 	defer r.cleanup()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r.openSigner(ctx, cancel)
 	res, err := r.do(ctx)
 	if err != nil && ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -127,6 +135,10 @@ type run struct {
 	places  []publication
 	notes   *notes
 	started time.Time
+
+	// Asked for early, in the background; each waits for its answer.
+	signer    func() (Signer, error) // a nil Signer for an unsigned build
+	described func() (attestations.ContainerEngine, error)
 
 	shown   *progress
 	log     *buildLog
@@ -164,6 +176,8 @@ func (r *run) do(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, eng.Explain(err)
 	}
+	r.described = sync.OnceValues(func() (attestations.ContainerEngine, error) { return eng.describe(ctx) })
+	go r.described()
 	b, err := r.solve(ctx, c, eng, in)
 	if err != nil {
 		return nil, err
@@ -227,6 +241,27 @@ func (r *run) prepareOutputs(ctx context.Context) error {
 	}
 	r.shown, err = newProgress(r.deps.Display, r.log)
 	return err
+}
+
+// openSigner opens the signer while other things happen: an encrypted key costs
+// more than a tenth of a second. Where it cannot be opened the build ends.
+func (r *run) openSigner(ctx context.Context, cancel context.CancelCauseFunc) {
+	r.signer = sync.OnceValues(func() (Signer, error) {
+		if r.deps.Signer == nil {
+			return nil, nil
+		}
+		s, err := r.deps.Signer(ctx)
+		if err != nil {
+			cancel(err)
+		}
+		return s, err
+	})
+	go r.signer()
+	r.undo = append(r.undo, func() {
+		if s, err := r.signer(); err == nil && s != nil {
+			s.Close()
+		}
+	})
 }
 
 // startAndGather starts the engine and reads the inputs at the same time. Both
@@ -334,7 +369,7 @@ func (r *run) seal(ctx context.Context, c *client.Client, eng engine, in *inputs
 			}
 		}
 	}
-	described, err := eng.describe(ctx)
+	described, err := r.described()
 	if err != nil {
 		return nil, eng.Explain(err)
 	}
@@ -480,12 +515,13 @@ func (r *run) allNames() []string {
 }
 
 func (r *run) sign(ctx context.Context, s *sealed) error {
-	if r.deps.Signer == nil {
-		return nil
+	signer, err := r.signer()
+	if err != nil || signer == nil {
+		return err
 	}
 	step := r.shown.begin(fmt.Sprintf("[waxseal] sign %d statements", len(s.statements)))
 	for _, st := range s.statements {
-		b, err := r.deps.Signer.Sign(ctx, st.st)
+		b, err := signer.Sign(ctx, st.st)
 		if err != nil {
 			return step.end(fmt.Errorf("signing: %w", err))
 		}
