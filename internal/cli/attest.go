@@ -48,7 +48,7 @@ func newAttestCmd(s *Streams) *cobra.Command {
 		names = append(names, t.name)
 	}
 	cmd := &cobra.Command{
-		Use:   "attest --predicate FILE --type T --key KEYREF REF",
+		Use:   "attest [flags] --predicate FILE --type TYPE --key FILE REF",
 		Short: "Sign a predicate about an image and attach it",
 		Long: `attest reads a predicate (one JSON object), makes an in-toto statement about
 the digest that REF resolves to, signs it, and attaches it as a Sigstore bundle
@@ -57,14 +57,15 @@ in an OCI layout. An index is attested as itself, not platform by platform.
 
 REF is a registry reference or oci:PATH[:TAG][@DIGEST].`,
 		Example: `  waxseal attest --predicate scan.json --type vuln --key waxseal.key registry.example/app:1.0
-  waxseal attest --predicate review.json --type https://acme.example/review/v1 --key waxseal.key oci:out/image:app`,
+  waxseal attest --predicate review.json --type https://acme.example/review/v1 \
+    --key waxseal.key oci:out/image:app`,
 		Args: cobra.ExactArgs(1),
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&req.predicate, "predicate", "", "`FILE` with the predicate, JSON")
-	fl.StringVar(&req.kind, "type", "", "predicate type `T`: a URI, or "+strings.Join(names, ", "))
-	fl.StringVar(&req.key, "key", "", "private key `KEYREF` to sign with")
-	fl.StringVar(&req.attach, "attach", "bundle", "`FORM` to attach: bundle (a referrer), att (cosign's .att tag), or both")
+	fl.StringVar(&req.predicate, "predicate", "", "`FILE` with the predicate, one JSON object")
+	fl.StringVar(&req.kind, "type", "", "`TYPE` of the predicate: a URI, or one of\n"+strings.Join(names, ", "))
+	fl.StringVar(&req.key, "key", "", "private key `FILE` to sign with")
+	fl.StringVar(&req.attach, "attach", "bundle", "`FORM` to attach: bundle (a referrer), att (cosign's .att tag),\nor both")
 	fl.BoolVar(&req.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	for _, name := range []string{"predicate", "type", "key"} {
 		// The flag was defined above, so this cannot fail.

@@ -45,11 +45,11 @@ the source, the build type, the parameters that were set, and the SBOMs.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	fl := cmd.Flags()
-	fl.StringArrayVar(&flags.keys, "key", nil, "public key `PUB` that signs the evidence; repeatable")
-	fl.StringArrayVar(&flags.evidence, "evidence", nil, "look for evidence in `PATH` too; repeatable")
+	fl.StringArrayVar(&flags.keys, "key", nil, "public key `FILE` that signs the evidence; repeatable")
+	fl.StringArrayVar(&flags.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a\nfolder that build --out wrote; repeatable")
 	fl.BoolVar(&flags.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	fl.StringVarP(&out, "out", "o", "", "write to `FILE`, which must not exist (default: standard output)")
-	fl.StringArrayVar(&match, "match", nil, "image name `PATTERN` the policy is for; repeatable (default: REF without tag and digest)")
+	fl.StringArrayVar(&match, "match", nil, "image name `PATTERN` the policy is for; repeatable\n(default: REF without tag and digest)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req, err := flags.request(s, args[0])
 		if err != nil {
@@ -105,7 +105,10 @@ func newPolicyCheckCmd(s *Streams) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check FILE",
 		Short: "Check a policy and say what it means",
-		Args:  cobra.ExactArgs(1),
+		Long: `check reads a policy and prints its digest and, in plain words, whom it trusts
+and what it expects. Exit code 64 and the place in the file if it is wrong.`,
+		Example: `  waxseal policy check policy.yaml`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			p, err := policy.Load(args[0])
 			if err != nil {

@@ -25,7 +25,7 @@ type promoteFlags struct {
 func newPromoteCmd(s *Streams) *cobra.Command {
 	var flags promoteFlags
 	cmd := &cobra.Command{
-		Use:   "promote [flags] --sign-key KEYREF SRC DST",
+		Use:   "promote [flags] --sign-key FILE SRC DST",
 		Short: "Verify an image, copy it with its evidence, sign the verdict, tag last",
 		Long: `promote judges SRC as verify does, with the rules that a policy has for DST. If
 it passes, the image, its platforms and the evidence are copied by digest and
@@ -38,14 +38,15 @@ HOST/REPO[:TAG] or oci:PATH[:TAG].
 
 Exit codes: 0 promoted, 1 failed on the way, 3 denied, 4 could not decide,
 64 wrong usage.`,
-		Example: `  waxseal promote --policy policy.yaml --sign-key release.key registry.example/staging/app:1.0 registry.example/prod/app:1.0
+		Example: `  waxseal promote --policy policy.yaml --sign-key release.key \
+    registry.example/staging/app:1.0 registry.example/prod/app:1.0
   waxseal promote --dry-run --key waxseal.pub oci:out/image:app registry.example/app:1.0`,
 		Args: cobra.ExactArgs(2),
 	}
 	flags.judge.register(cmd, true)
 	fl := cmd.Flags()
-	fl.StringVar(&flags.signKey, "sign-key", "", "private key `KEYREF` that signs the verdict")
-	fl.StringVar(&flags.verifierID, "verifier-id", "", "`URI` that the verdict is given in the name of")
+	fl.StringVar(&flags.signKey, "sign-key", "", "private key `FILE` that signs the verdict; needed, but for --dry-run")
+	fl.StringVar(&flags.verifierID, "verifier-id", "", "`URI` of whoever gives the verdict\n(default: an unhosted local verifier)")
 	fl.BoolVar(&flags.dryRun, "dry-run", false, "judge and print the plan; write nothing")
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -98,7 +99,7 @@ func promoteImage(ctx context.Context, s *Streams, flags promoteFlags, source, d
 func (f promoteFlags) request(s *Streams, source, destination string) (promote.Request, error) {
 	var req promote.Request
 	if f.signKey == "" && !f.dryRun {
-		return req, usagef("promote signs its verdict: give --sign-key KEYREF (or --dry-run for the plan alone)")
+		return req, usagef("promote signs its verdict: give --sign-key FILE (or --dry-run for the plan alone)")
 	}
 	judge, err := f.judge.request(s, source)
 	if err != nil {

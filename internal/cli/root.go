@@ -119,20 +119,22 @@ Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %q", err, cmd.CommandPath()+" --help")
 	})
-	root.AddCommand(
-		newBuildCmd(s),
-		newVerifyCmd(s),
-		newInspectCmd(s),
-		newAttestCmd(s),
-		newPolicyCmd(s),
-		newKeyCmd(s),
-		newPromoteCmd(s),
-		newSBOMCmd(s),
-		newVersionCmd(s),
-		newManCmd(),
-	)
+	addGroup(root, "Make", newBuildCmd(s), newAttestCmd(s), newSBOMCmd(s), newKeyCmd(s))
+	addGroup(root, "Judge", newVerifyCmd(s), newInspectCmd(s), newPolicyCmd(s), newPromoteCmd(s))
+	addGroup(root, "Other", newVersionCmd(s), newManCmd())
+	root.SetHelpCommandGroupID("Other")
+	root.SetCompletionCommandGroupID("Other")
 	usageArgs(root)
 	return root
+}
+
+// addGroup adds commands below a heading of their own in the help.
+func addGroup(root *cobra.Command, title string, cmds ...*cobra.Command) {
+	root.AddGroup(&cobra.Group{ID: title, Title: title + ":"})
+	for _, c := range cmds {
+		c.GroupID = title
+	}
+	root.AddCommand(cmds...)
 }
 
 // noCommand refuses a word that is no command, with the nearest ones.
@@ -150,6 +152,8 @@ func noCommand(cmd *cobra.Command, args []string) error {
 // usageArgs makes a wrong number of arguments, or a missing flag, an error of
 // usage, everywhere.
 func usageArgs(cmd *cobra.Command) {
+	// Nobody needs "[flags]" where there are none.
+	cmd.DisableFlagsInUseLine = !cmd.HasAvailableLocalFlags()
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
 			err := check(cmd, args)

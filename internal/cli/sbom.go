@@ -47,7 +47,7 @@ it is the image for this machine's platform, or the one --platform names.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&req.Format, "format", sbom.SPDX, "`FORMAT` of the document: "+strings.Join(sbom.Formats(), " or "))
-	f.StringVar(&req.Platform, "platform", "", "`PLATFORM` to take from an index, as linux/arm64 (default: this machine's)")
+	f.StringVar(&req.Platform, "platform", "", "`OS/ARCH` to take from an index (default: this machine's)")
 	f.StringVarP(&file, "output-file", "o", "", "write to `FILE` instead of the terminal")
 	f.BoolVar(&req.Store.Insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	return cmd

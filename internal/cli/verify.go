@@ -31,11 +31,11 @@ type judgeFlags struct {
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
-	fl.StringArrayVar(&f.keys, "key", nil, "public key `PUB` that signs the evidence; repeatable; with --policy only these of its keys count")
-	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a folder made by build --out; repeatable")
+	fl.StringArrayVar(&f.keys, "key", nil, "public key `FILE` that signs the evidence; repeatable;\nwith --policy, only these of its keys count")
+	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a\nfolder that build --out wrote; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	if withLevel {
-		fl.StringVar(&f.level, "level", "", "SLSA Build level that is asked for: `N` or build=N, 1 to 3 (default: what the policy declares, or 1)")
+		fl.StringVar(&f.level, "level", "", "SLSA Build level that is asked for: `N` or build=N, 1 to 3\n(default: what the policy declares, or 1)")
 	}
 }
 
@@ -137,7 +137,7 @@ Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 	}
 	flags.register(cmd, true)
 	output := outputFlag(cmd)
-	cmd.Flags().DurationVar(&deadline, "deadline", 0, "give up after `DURATION` and say undecided (0: no limit of its own)")
+	cmd.Flags().DurationVar(&deadline, "deadline", 0, "give up after `TIME`, as 30s, and say undecided (default: never)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkOutput(*output); err != nil {
 			return err
