@@ -66,6 +66,7 @@ var guests = map[string]string{
 	"github.com/secure-systems-lab/go-securesystemslib/dsse":      "pkg/attest pkg/sign",
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted": "pkg/sign",
 	"github.com/sigstore/protobuf-specs":                          "pkg/attest pkg/sign pkg/verify",
+	"github.com/go-json-experiment/json/jsontext":                 "pkg/attest",
 	"google.golang.org/protobuf":                                  "pkg/attest pkg/sign pkg/verify",
 	"github.com/sigstore/cosign/v2/pkg/types":                     "pkg/store",
 	"github.com/sigstore/sigstore-go/pkg/sign":                    "pkg/sign",

@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
-	"strconv"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // UnmarshalStrict decodes exactly one JSON value into v (nil: only check).
@@ -51,45 +52,25 @@ type member struct {
 // scan checks data and returns the members of its top object (nil when the top
 // is no object). The values are slices of data.
 func scan(data []byte, t reflect.Type) ([]member, error) {
-	if !utf8.Valid(data) {
-		n := 0
-		for rest := data; len(rest) > 0; {
-			r, size := utf8.DecodeRune(rest)
-			if r == utf8.RuneError && size <= 1 {
-				break
-			}
-			n, rest = n+size, rest[size:]
-		}
-		return nil, fmt.Errorf("reading JSON: invalid UTF-8 at byte %d", n)
-	}
-	s := scanner{data: data, fields: map[reflect.Type][]field{}}
-	s.space()
+	// Of a bytes.Buffer the decoder takes the bytes themselves, not a copy.
+	s := scanner{data: data, dec: jsontext.NewDecoder(bytes.NewBuffer(data)), fields: map[reflect.Type][]field{}}
 	if err := s.value(t); err != nil {
-		return nil, err
+		return nil, s.place(err)
 	}
-	s.space()
-	if s.pos != len(data) {
-		return nil, fmt.Errorf("reading JSON: data after the end of the value, at byte %d", s.pos)
+	end := s.dec.InputOffset()
+	if _, err := s.dec.ReadToken(); err != io.EOF {
+		return nil, fmt.Errorf("reading JSON: data after the end of the value, at byte %d", end)
 	}
 	return s.top, nil
 }
 
-// scanner walks one document. It keeps nothing of it but the keys of the
-// objects it is inside of.
+// scanner walks one document beside the type it is for. Syntax, duplicate
+// names and UTF-8 are the decoder's matter.
 type scanner struct {
 	data   []byte
-	pos    int
-	path   []step
-	keys   []string // of all open objects, innermost last
+	dec    *jsontext.Decoder
 	top    []member
 	fields map[reflect.Type][]field
-}
-
-// step is one token of the JSON pointer to where the scanner stands.
-type step struct {
-	key   string
-	index int // used when key is not
-	isKey bool
 }
 
 type field struct {
@@ -97,163 +78,90 @@ type field struct {
 	typ  reflect.Type
 }
 
-func (s *scanner) fail(format string, args ...any) error {
-	return fmt.Errorf("reading JSON at %q: %s", s.pointer(), fmt.Sprintf(format, args...))
-}
-
-// pointer is RFC 6901's form of the path, cut to what a line can show.
-func (s *scanner) pointer() string {
-	var b strings.Builder
-	for _, p := range s.path {
-		b.WriteByte('/')
-		if p.isKey {
-			b.WriteString(strings.NewReplacer("~", "~0", "/", "~1").Replace(p.key))
-		} else {
-			b.WriteString(strconv.Itoa(p.index))
-		}
-		if b.Len() > 200 {
-			b.WriteString("/…")
-			break
-		}
+// place says where in the document err arose.
+func (s *scanner) place(err error) error {
+	pointer, at := s.dec.StackPointer(), s.dec.InputOffset()
+	var syntax *jsontext.SyntacticError
+	if errors.As(err, &syntax) {
+		pointer, at, err = syntax.JSONPointer, syntax.ByteOffset, syntax.Err
 	}
-	return b.String()
-}
-
-func (s *scanner) space() {
-	for s.pos < len(s.data) {
-		switch s.data[s.pos] {
-		case ' ', '\t', '\n', '\r':
-			s.pos++
-		default:
-			return
-		}
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = errors.New("the document ends early")
 	}
-}
-
-func (s *scanner) peek() byte {
-	if s.pos < len(s.data) {
-		return s.data[s.pos]
+	if len(pointer) > 200 {
+		pointer = pointer[:200] + "…"
 	}
-	return 0
+	return fmt.Errorf("reading JSON at %q: %w at byte %d", pointer, err, at)
 }
 
 func (s *scanner) value(t reflect.Type) error {
-	switch c := s.peek(); {
-	case c == '{':
-		return s.object(t)
-	case c == '[':
-		return s.array(t)
-	case c == '"':
-		_, err := s.str()
+	if s.dec.StackDepth() > MaxJSONDepth {
+		return fmt.Errorf("nested deeper than %d levels", MaxJSONDepth)
+	}
+	token, err := s.dec.ReadToken()
+	if err != nil {
 		return err
-	case c == '-' || c >= '0' && c <= '9':
-		return s.number()
-	case c == 0 && s.pos >= len(s.data):
-		return s.fail("the document ends early")
 	}
-	for _, word := range []string{"true", "false", "null"} {
-		if bytes.HasPrefix(s.data[s.pos:], []byte(word)) {
-			s.pos += len(word)
-			return nil
-		}
+	switch token.Kind() {
+	case jsontext.KindBeginObject:
+		return s.object(indirect(t))
+	case jsontext.KindBeginArray:
+		return s.array(indirect(t))
 	}
-	return s.fail("unexpected %q at byte %d", s.peek(), s.pos)
-}
-
-// enter counts one level of nesting.
-func (s *scanner) enter(p step) error {
-	if len(s.path) >= MaxJSONDepth {
-		return s.fail("nested deeper than %d levels", MaxJSONDepth)
-	}
-	s.path = append(s.path, p)
 	return nil
 }
 
 func (s *scanner) object(t reflect.Type) error {
+	top := s.dec.StackDepth() == 1
 	known := s.known(t)
-	first := len(s.keys)
-	var many map[string]bool // takes over when there are too many to compare
-	s.pos++
-	s.space()
-	if s.peek() == '}' {
-		s.pos++
-		return nil
-	}
-	for {
-		if s.peek() != '"' {
-			return s.fail("a key is expected at byte %d", s.pos)
-		}
-		key, err := s.str()
+	// What PeekKind stumbles over is reported by the read that follows.
+	for s.dec.PeekKind() != jsontext.KindEndObject {
+		name, err := s.dec.ReadToken()
 		if err != nil {
 			return err
 		}
-		if err := s.enter(step{key: key, isKey: true}); err != nil {
-			return err
+		var elem reflect.Type
+		var key string
+		if top || known != nil {
+			key = name.String()
 		}
-		if many, err = s.fresh(key, first, many); err != nil {
-			return err
+		if known != nil {
+			if elem, err = match(known, key); err != nil {
+				return err
+			}
+		} else if t != nil && t.Kind() == reflect.Map {
+			elem = t.Elem()
 		}
-		elem, err := s.elem(t, key, known)
-		if err != nil {
-			return err
-		}
-		s.space()
-		if s.peek() != ':' {
-			return s.fail("a colon is expected at byte %d", s.pos)
-		}
-		s.pos++
-		s.space()
-		start := s.pos
+		start := s.dec.InputOffset()
 		if err := s.value(elem); err != nil {
 			return err
 		}
-		s.path = s.path[:len(s.path)-1]
-		if len(s.path) == 0 {
-			s.top = append(s.top, member{key, s.data[start:s.pos]})
-		}
-		s.space()
-		switch s.peek() {
-		case ',':
-			s.pos++
-			s.space()
-		case '}':
-			s.pos++
-			s.keys = s.keys[:first]
-			return nil
-		default:
-			return s.fail("a comma or a closing brace is expected at byte %d", s.pos)
+		if top {
+			value := s.data[start:s.dec.InputOffset()]
+			s.top = append(s.top, member{key, bytes.TrimLeft(value, ": \t\r\n")})
 		}
 	}
+	_, err := s.dec.ReadToken()
+	return err
 }
 
-// fresh notes key in the object whose keys begin at first, and refuses it when
-// the object has it already.
-func (s *scanner) fresh(key string, first int, many map[string]bool) (map[string]bool, error) {
-	if many == nil {
-		for _, k := range s.keys[first:] {
-			if k == key {
-				return nil, s.fail("duplicate key")
-			}
-		}
-		s.keys = append(s.keys, key)
-		if len(s.keys)-first > 24 {
-			many = make(map[string]bool, 64)
-			for _, k := range s.keys[first:] {
-				many[k] = true
-			}
-		}
-		return many, nil
+func (s *scanner) array(t reflect.Type) error {
+	var elem reflect.Type
+	if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
+		elem = t.Elem()
 	}
-	if many[key] {
-		return nil, s.fail("duplicate key")
+	for s.dec.PeekKind() != jsontext.KindEndArray {
+		if err := s.value(elem); err != nil {
+			return err
+		}
 	}
-	many[key] = true
-	return many, nil
+	_, err := s.dec.ReadToken()
+	return err
 }
 
-// elem returns the type that the value of key decodes into, and refuses a
+// match returns the type that the value of key decodes into, and refuses a
 // wrong spelling of a known field: encoding/json would take it for the field.
-func (s *scanner) elem(t reflect.Type, key string, known []field) (reflect.Type, error) {
+func match(known []field, key string) (reflect.Type, error) {
 	var near string
 	for _, f := range known {
 		if f.name == key {
@@ -264,121 +172,9 @@ func (s *scanner) elem(t reflect.Type, key string, known []field) (reflect.Type,
 		}
 	}
 	if near != "" {
-		return nil, s.fail("the key is spelled %q here", near)
-	}
-	if t = indirect(t); t != nil && t.Kind() == reflect.Map {
-		return t.Elem(), nil
+		return nil, fmt.Errorf("the key is spelled %q here", near)
 	}
 	return nil, nil
-}
-
-func (s *scanner) array(t reflect.Type) error {
-	var elem reflect.Type
-	if t = indirect(t); t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
-		elem = t.Elem()
-	}
-	s.pos++
-	s.space()
-	if s.peek() == ']' {
-		s.pos++
-		return nil
-	}
-	for i := 0; ; i++ {
-		if err := s.enter(step{index: i}); err != nil {
-			return err
-		}
-		if err := s.value(elem); err != nil {
-			return err
-		}
-		s.path = s.path[:len(s.path)-1]
-		s.space()
-		switch s.peek() {
-		case ',':
-			s.pos++
-			s.space()
-		case ']':
-			s.pos++
-			return nil
-		default:
-			return s.fail("a comma or a closing bracket is expected at byte %d", s.pos)
-		}
-	}
-}
-
-// str passes over a string and returns its value; only keys with escapes cost
-// a decode.
-func (s *scanner) str() (string, error) {
-	start := s.pos
-	escaped := false
-	for s.pos++; s.pos < len(s.data); s.pos++ {
-		switch c := s.data[s.pos]; {
-		case c == '"':
-			s.pos++
-			if !escaped {
-				return string(s.data[start+1 : s.pos-1]), nil
-			}
-			var v string
-			if err := json.Unmarshal(s.data[start:s.pos], &v); err != nil {
-				return "", s.fail("bad string at byte %d", start)
-			}
-			return v, nil
-		case c < 0x20:
-			return "", s.fail("control character in a string at byte %d", s.pos)
-		case c == '\\':
-			escaped = true
-			if err := s.escape(); err != nil {
-				return "", err
-			}
-		}
-	}
-	return "", s.fail("a string does not end")
-}
-
-// escape passes over one escape sequence, or the two of a surrogate pair, and
-// leaves the position on its last byte.
-func (s *scanner) escape() error {
-	at := s.pos
-	s.pos++
-	switch s.peek() {
-	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-		return nil
-	case 'u':
-	default:
-		return s.fail("unknown escape at byte %d", at)
-	}
-	unit, ok := s.hex4(at + 2)
-	if !ok {
-		return s.fail("unknown escape at byte %d", at)
-	}
-	s.pos = at + 5
-	if unit < 0xd800 || unit > 0xdfff {
-		return nil
-	}
-	low, ok := s.hex4(at + 8)
-	if unit > 0xdbff || !ok || !bytes.HasPrefix(s.data[at+6:], []byte(`\u`)) || low < 0xdc00 || low > 0xdfff {
-		return s.fail("half of a surrogate pair at byte %d", at)
-	}
-	s.pos = at + 11
-	return nil
-}
-
-func (s *scanner) hex4(at int) (uint64, bool) {
-	if at+4 > len(s.data) {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(string(s.data[at:at+4]), 16, 16)
-	return n, err == nil
-}
-
-func (s *scanner) number() error {
-	start := s.pos
-	for s.pos < len(s.data) && strings.IndexByte("+-0123456789.eE", s.data[s.pos]) >= 0 {
-		s.pos++
-	}
-	if !json.Valid(s.data[start:s.pos]) {
-		return s.fail("bad number at byte %d", start)
-	}
-	return nil
 }
 
 // indirect follows pointers. A type that decodes itself is opaque: its keys
@@ -397,9 +193,8 @@ func indirect(t reflect.Type) reflect.Type {
 }
 
 // known lists the JSON names of a struct's fields, those of embedded structs
-// included.
+// included. It is not nil for a struct.
 func (s *scanner) known(t reflect.Type) []field {
-	t = indirect(t)
 	if t == nil || t.Kind() != reflect.Struct {
 		return nil
 	}
