@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/waxseal/waxseal/pkg/store"
 )
 
 // readSmall reads a regular file of at most limit bytes.
@@ -43,6 +45,18 @@ func writeNew(path string, data []byte, mode os.FileMode) error {
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return errors.Join(fmt.Errorf("writing %q: %w", path, err), os.Remove(path))
+	}
+	return nil
+}
+
+// writeWhole puts data under a name all at once, or leaves the name alone.
+func writeWhole(name string, data []byte) error {
+	err := store.WriteWhole(name, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("writing %q: %w", name, err)
 	}
 	return nil
 }

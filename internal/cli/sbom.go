@@ -2,9 +2,6 @@ package cli
 
 import (
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -51,30 +48,4 @@ it is the image for this machine's platform, or the one --platform names.`,
 	f.StringVarP(&file, "output-file", "o", "", "write to `FILE` instead of the terminal")
 	f.BoolVar(&req.Store.Insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	return cmd
-}
-
-// writeWhole puts data under a name all at once, or leaves the name alone.
-func writeWhole(name string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
-		return fmt.Errorf("writing %q: %w", name, err)
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-			err = fmt.Errorf("writing %q: %w", name, err)
-		}
-	}()
-	if _, err = f.Write(data); err != nil {
-		f.Close()
-		return err
-	}
-	if err = f.Chmod(0o644); err != nil {
-		f.Close()
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
 }

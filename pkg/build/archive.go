@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
@@ -186,23 +187,6 @@ func readJSONBlob(layout string, d ocispec.Descriptor, v any) error {
 		return fmt.Errorf("blob %s: %w", d.Digest, err)
 	}
 	return nil
-}
-
-// writeWhole writes a file that appears under its name complete or not at all.
-func writeWhole(name string, mode fs.FileMode, write func(io.Writer) error) error {
-	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".tmp-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	err = write(tmp)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err := errors.Join(err, tmp.Chmod(mode), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), name)
 }
 
 func fullName(n string) string {

@@ -629,7 +629,7 @@ func (r *run) writeFiles(b *built, res *Result) error {
 			if err := os.MkdirAll(filepath.Dir(o.Dest), 0o755); err != nil {
 				return fmt.Errorf("writing output %q: %w", o.Dest, err)
 			}
-			if err := writeWhole(o.Dest, 0o644, write); err != nil {
+			if err := store.WriteWhole(o.Dest, write); err != nil {
 				return fmt.Errorf("writing output %q: %w", o.Dest, err)
 			}
 			res.Files = append(res.Files, o.Dest)
@@ -732,7 +732,7 @@ func (res *Result) WriteMetadata(name string) error {
 func (res *Result) WriteImageID(name string) error { return writeNamed(name, []byte(res.ImageID)) }
 
 func writeNamed(name string, raw []byte) error {
-	err := writeWhole(name, 0o644, func(w io.Writer) error {
+	err := store.WriteWhole(name, func(w io.Writer) error {
 		_, err := w.Write(raw)
 		return err
 	})

@@ -281,7 +281,7 @@ func (l *layout) PutBlob(ctx context.Context, b Blob) error {
 	}
 	defer rc.Close()
 	sum, n := sha256.New(), int64(0)
-	err = atomically(l.blobPath(d), func(w io.Writer) error {
+	err = WriteWhole(l.blobPath(d), func(w io.Writer) error {
 		// One byte more than stated is enough to know.
 		n, err = io.Copy(io.MultiWriter(w, sum), io.LimitReader(&cancelled{ctx, rc}, b.Descriptor.Size+1))
 		if err == nil && (n != b.Descriptor.Size || hex.EncodeToString(sum.Sum(nil)) != d.Hex()) {
@@ -342,10 +342,7 @@ func (l *layout) PutManifest(ctx context.Context, mediaType types.MediaType, raw
 }
 
 func (l *layout) PutTag(ctx context.Context, tag string, d v1.Descriptor) error {
-	if tag == "" {
-		return l.list(ctx, d)
-	}
-	if !validTag(tag) {
+	if tag != "" && !validTag(tag) {
 		return fmt.Errorf("writing tag %q: not a tag", tag)
 	}
 	md, err := digest(d)
@@ -355,6 +352,9 @@ func (l *layout) PutTag(ctx context.Context, tag string, d v1.Descriptor) error 
 	_, desc, err := l.Manifest(ctx, md)
 	if err != nil {
 		return err
+	}
+	if tag == "" {
+		return l.list(ctx, desc)
 	}
 	return l.change(ctx, func(index *v1.IndexManifest) {
 		entry, out := desc, index.Manifests[:0]
@@ -381,15 +381,7 @@ func (l *layout) PutTag(ctx context.Context, tag string, d v1.Descriptor) error 
 }
 
 // list enters a manifest without a name, if it is not in index.json at all.
-func (l *layout) list(ctx context.Context, d v1.Descriptor) error {
-	md, err := digest(d)
-	if err != nil {
-		return err
-	}
-	_, desc, err := l.Manifest(ctx, md)
-	if err != nil {
-		return err
-	}
+func (l *layout) list(ctx context.Context, desc v1.Descriptor) error {
 	return l.change(ctx, func(index *v1.IndexManifest) {
 		if !slices.ContainsFunc(index.Manifests, func(m v1.Descriptor) bool { return m.Digest == desc.Digest }) {
 			index.Manifests = append(index.Manifests, desc)
@@ -503,15 +495,15 @@ func readFile(path string, limit int64) ([]byte, error) {
 }
 
 func writeFile(path string, data []byte) error {
-	return atomically(path, func(w io.Writer) error {
+	return WriteWhole(path, func(w io.Writer) error {
 		_, err := w.Write(data)
 		return err
 	})
 }
 
-// atomically makes a file appear under path whole and on the disk, or not at
-// all.
-func atomically(path string, write func(io.Writer) error) (err error) {
+// WriteWhole makes a file that all may read appear under path, whole and on the
+// disk, or not at all.
+func WriteWhole(path string, write func(io.Writer) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".waxseal-*")
 	if err != nil {
