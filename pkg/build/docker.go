@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+
+	"github.com/waxseal/waxseal/pkg/store"
 )
 
 const noDocker = "install the Docker client and start its daemon, or build into an OCI layout with -o type=oci,tar=false,dest=FOLDER"
@@ -77,7 +79,7 @@ func saveFromDocker(ctx context.Context, name, dir string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("taking an image from Docker: %w", err)
 	}
-	readErr := unpackSaved(stdout, dir)
+	readErr := store.UnpackSaved(ctx, stdout, dir)
 	_, _ = io.Copy(io.Discard, stdout)
 	if err := cmd.Wait(); err != nil {
 		if ctx.Err() != nil {

@@ -15,6 +15,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/waxseal/waxseal/pkg/store"
+
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
@@ -184,7 +186,7 @@ func TestArchiveIsALayoutAgain(t *testing.T) {
 		t.Error("the same image gives two archives")
 	}
 	out := t.TempDir()
-	if err := unpackSaved(bytes.NewReader(first.Bytes()), out); err != nil {
+	if err := store.UnpackSaved(t.Context(), bytes.NewReader(first.Bytes()), out); err != nil {
 		t.Fatal(err)
 	}
 	got, err := layoutRoot(out, "1")
