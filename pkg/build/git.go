@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -65,9 +66,13 @@ func (g *GitState) details(ctx context.Context, dir string, inContext func(strin
 	if remote, err := runGit(ctx, dir, "config", "--get-regexp", `^remote\..*\.url$`); err == nil {
 		g.Remote = pickRemote(string(remote))
 	}
+	filters, err := localFilters(ctx, dir, 0)
+	if err != nil {
+		return err
+	}
 	// Ignored files are asked for too: a build output that git ignores and the
 	// context holds is not in the commit either.
-	status, err := runGit(ctx, dir, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignored=traditional", "--no-renames", "--", ".")
+	status, err := runGit(ctx, dir, append(filters, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignored=traditional", "--no-renames", "--", ".")...)
 	if err != nil {
 		return err
 	}
@@ -133,13 +138,65 @@ func parseStatus(raw []byte) []gitChange {
 	return out
 }
 
-// runGit runs git so that nothing the repository configures is executed.
+// maxSubmoduleDepth bounds how deep filters of submodules are looked for.
+const maxSubmoduleDepth = 8
+
+// localFilters are the options that switch off the content filters which the
+// repository and its submodules configure for themselves: git status would run
+// them. Those of the user and the machine, as git-lfs installs them, stay.
+func localFilters(ctx context.Context, dir string, depth int) ([]string, error) {
+	if depth > maxSubmoduleDepth {
+		return nil, errors.New("submodules are nested too deep")
+	}
+	// Only an error can be told from "there are none" by git's output.
+	found, err := runGit(ctx, dir, "config", "-z", "--show-scope", "--name-only", "--get-regexp", `^filter\..*\.(clean|process|required)$`)
+	var exit *exec.ExitError
+	if err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 1) {
+		return nil, err
+	}
+	var out []string
+	fields := strings.Split(string(found), "\x00")
+	for i := 0; i+1 < len(fields); i += 2 {
+		if scope := fields[i]; scope != "local" && scope != "worktree" {
+			continue
+		}
+		// -c would end the name at the first "=" in it.
+		out = append(out, "--config-env="+fields[i+1]+"="+emptyVar)
+	}
+	files, err := runGit(ctx, dir, "ls-files", "--stage", "-z", "--", ".")
+	if err != nil {
+		return nil, err
+	}
+	for _, rec := range strings.Split(string(files), "\x00") {
+		_, name, ok := strings.Cut(rec, "\t")
+		if !ok || !strings.HasPrefix(rec, "160000 ") {
+			continue
+		}
+		sub := filepath.Join(dir, name)
+		if _, err := os.Lstat(filepath.Join(sub, ".git")); err != nil {
+			continue
+		}
+		more, err := localFilters(ctx, sub, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, more...)
+	}
+	return out, nil
+}
+
+// emptyVar is a variable that git is given, with nothing in it.
+const emptyVar = "WAXSEAL_NOTHING"
+
+// runGit runs git so that nothing the repository configures is executed, and
+// without the password of the signing key in its environment.
 func runGit(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	safe := []string{"-C", dir, "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false"}
+	safe := []string{"-C", dir, "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false", "-c", "log.showSignature=false"}
 	cmd := exec.CommandContext(ctx, "git", append(safe, args...)...)
-	cmd.Env = append(os.Environ(), "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "COSIGN_PASSWORD=") })
+	cmd.Env = append(cmd.Env, emptyVar+"=", "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &limitedBuffer{&out, maxGitOutput}, &limitedBuffer{&errs, 4 << 10}
 	if err := cmd.Run(); err != nil {

@@ -6,7 +6,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
+	"time"
 )
 
 func git(t *testing.T, dir string, args ...string) {
@@ -71,29 +73,6 @@ func TestGitStateOfNoRepository(t *testing.T) {
 	}
 }
 
-func TestGitRunsNothingOfTheRepository(t *testing.T) {
-	dir := folder(t, map[string]string{"a": "a"})
-	git(t, dir, "init", "-q")
-	git(t, dir, "add", "-A")
-	git(t, dir, "commit", "-qm", "x")
-	mark := filepath.Join(dir, "ran")
-	hook := filepath.Join(dir, "hook")
-	if err := os.WriteFile(hook, []byte("#!/bin/sh\ntouch "+mark+"\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	git(t, dir, "config", "core.fsmonitor", hook)
-	g, err := gitHead(t.Context(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := g.details(t.Context(), dir, func(string) bool { return true }); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(mark); err == nil {
-		t.Error("the repository's own program ran")
-	}
-}
-
 func TestCleanURL(t *testing.T) {
 	for in, want := range map[string]string{
 		"https://user:pass@git.example/a.git":       "https://git.example/a.git",
@@ -152,4 +131,69 @@ func FuzzGit(f *testing.F) {
 		_ = repositoryURI(u)
 		_ = withoutSubdir(u)
 	})
+}
+
+// What a repository configures for itself must not run: a context can come
+// from anywhere, and the signing key's password is in our environment.
+func TestGitRunsNothingOfTheRepository(t *testing.T) {
+	ran := filepath.Join(t.TempDir(), "ran")
+	program := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho \"$0 $*\" >>"+ran+"\ncat\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	repository := func(dir string) {
+		git(t, dir, "init", "-q")
+		git(t, dir, "add", "-A")
+		git(t, dir, "commit", "-qm", "x")
+		// A commit with a signature, which log.showSignature has checked.
+		raw := gitOut(t, dir, "", "cat-file", "commit", "HEAD")
+		head, message, _ := strings.Cut(raw, "\n\n")
+		signed := head + "\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----\n\n" + message
+		git(t, dir, "reset", "-q", strings.TrimSpace(gitOut(t, dir, signed, "hash-object", "-t", "commit", "-w", "--stdin")))
+		for _, kv := range [][2]string{
+			{"filter.evil.clean", program}, {"filter.a=b.process", program}, {"filter.a=b.required", "true"},
+			{"core.fsmonitor", program}, {"gpg.program", program}, {"log.showSignature", "true"},
+		} {
+			git(t, dir, "config", kv[0], kv[1])
+		}
+	}
+	stale := func(names ...string) {
+		for _, name := range names {
+			if err := os.Chtimes(name, time.Unix(1, 0), time.Unix(1, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	files := map[string]string{".gitattributes": "x filter=evil\ny filter=a=b\n", "x": "x", "y": "y"}
+	dir, sub := folder(t, files), folder(t, files)
+	repository(sub)
+	if err := os.Rename(sub, filepath.Join(dir, "sub")); err != nil {
+		t.Fatal(err)
+	}
+	repository(dir)
+	stale(filepath.Join(dir, "x"), filepath.Join(dir, "y"), filepath.Join(dir, "sub/x"), filepath.Join(dir, "sub/y"))
+	g, err := gitHead(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.details(t.Context(), dir, func(string) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	if len(g.Changed) != 0 {
+		t.Errorf("changed: %q", g.Changed)
+	}
+	if raw, err := os.ReadFile(ran); err == nil {
+		t.Errorf("ran:\n%s", raw)
+	}
+}
+
+func gitOut(t *testing.T, dir, in string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("git", append([]string{"-C", dir}, args...)...)
+	cmd.Stdin = strings.NewReader(in)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("git %v: %v", args, err)
+	}
+	return string(out)
 }
