@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
@@ -64,7 +63,7 @@ func Draft(in DraftInput) ([]byte, error) {
 				p("          %s", strings.TrimSpace(line))
 			}
 		}
-		if d.ID == attestations.UnhostedBuilderID {
+		if verify.Unhosted(d.ID) {
 			p("      # A build on somebody's own machine: SLSA gives it Build L1 at most.")
 			p("      maxLevel: 1")
 		} else {

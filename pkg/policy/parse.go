@@ -12,7 +12,6 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
@@ -255,7 +254,7 @@ func (d *decoder) builder(n *yaml.Node) {
 	if d.err != nil {
 		return
 	}
-	if b.id == attestations.UnhostedBuilderID && b.maxLevel > 1 {
+	if verify.Unhosted(b.id) && b.maxLevel > 1 {
 		d.fail(n, "builder %q is a build on somebody's own machine; SLSA gives it Build L1 at most, so maxLevel must be 1", b.id)
 		return
 	}

@@ -49,6 +49,8 @@ func TestAssess(t *testing.T) {
 		{"a key alone", keys, candidate(t, v1, goodV1, keyA), 2, "provenance-unforgeable=cannot be told isolated=cannot be told"},
 		{"a key alone, unhosted", keys, candidate(t, v1, ours, keyA), 1,
 			"provenance-authentic=not met hosted=not met provenance-unforgeable=not met isolated=not met"},
+		{"a key alone, unhosted but for a slash", keys, candidate(t, v1, strings.Replace(ours, "unhosted-local", "unhosted-local/", 1), keyA), 1,
+			"provenance-authentic=not met hosted=not met provenance-unforgeable=not met isolated=not met"},
 		{"unhosted, whatever the trust says", policyTrust(3), candidate(t, v1, ours, keyA), 1,
 			"provenance-authentic=not met hosted=not met provenance-unforgeable=not met isolated=not met"},
 		{"the builder's id under another key", policyTrust(3), candidate(t, v1, goodV1, keyB), 0,

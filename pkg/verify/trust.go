@@ -41,7 +41,7 @@ type Cap struct {
 // Cap looks up what a builder.id is trusted for under a signer.
 func (t Trust) Cap(signer Signer, builderID string) Cap {
 	c := t.lookup(signer, builderID)
-	if builderID == attestations.UnhostedBuilderID {
+	if Unhosted(builderID) {
 		// Whatever anybody wrote down: a build on somebody's own machine is
 		// not on a hosted platform.
 		c.Unhosted = true
@@ -50,6 +50,12 @@ func (t Trust) Cap(signer Signer, builderID string) Cap {
 		}
 	}
 	return c
+}
+
+// Unhosted reports whether a builder.id says that nobody hosts the build, or
+// differs from the one that says so only in what people overlook.
+func Unhosted(builderID string) bool {
+	return canonicalID(builderID) == canonicalID(attestations.UnhostedBuilderID)
 }
 
 func (t Trust) lookup(signer Signer, builderID string) Cap {
