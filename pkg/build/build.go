@@ -177,7 +177,7 @@ func (r *run) do(ctx context.Context) (*Result, error) {
 		return nil, eng.Explain(err)
 	}
 	r.described = sync.OnceValues(func() (attestations.ContainerEngine, error) { return eng.describe(ctx) })
-	go r.described()
+	go func() { _, _ = r.described() }()
 	b, err := r.solve(ctx, c, eng, in)
 	if err != nil {
 		return nil, err
@@ -239,7 +239,7 @@ func (r *run) prepareOutputs(ctx context.Context) error {
 		r.log.file = f
 		r.undo = append(r.undo, func() { f.Close() })
 	}
-	r.shown, err = newProgress(r.deps.Display, r.log)
+	r.shown, err = newProgress(r.deps.Display, r.log, r.req.redact())
 	return err
 }
 
@@ -256,7 +256,7 @@ func (r *run) openSigner(ctx context.Context, cancel context.CancelCauseFunc) {
 		}
 		return s, err
 	})
-	go r.signer()
+	go func() { _, _ = r.signer() }()
 	r.undo = append(r.undo, func() {
 		if s, err := r.signer(); err == nil && s != nil {
 			s.Close()
@@ -322,6 +322,7 @@ type sealed struct {
 	content    []ocispec.Descriptor
 	platforms  []PlatformResult
 	config     map[string]ocispec.Descriptor
+	bare       []string // platforms without a layer
 	statements []statement
 	evidence   []evidence
 	documents  []document
@@ -438,6 +439,9 @@ func (r *run) platforms(root ocispec.Descriptor, s *sealed) (*time.Time, error) 
 		}
 		name := platforms.Format(platforms.Normalize(config.Platform))
 		s.config[name] = m.Config
+		if len(m.Layers) == 0 {
+			s.bare = append(s.bare, name)
+		}
 		s.platforms = append(s.platforms, PlatformResult{Name: name, Digest: attest.Digest(d.Digest)})
 		if config.Created != nil {
 			created = config.Created
@@ -456,6 +460,11 @@ func (r *run) state(a *account, b *built, s *sealed) error {
 	var all []*record
 	for _, p := range s.platforms {
 		rec, err := s.records.of(p.Name, len(s.platforms))
+		if err != nil && slices.Contains(s.bare, p.Name) {
+			// FROM scratch and no files: no input went into it, and the engine
+			// keeps no record of nothing.
+			rec, err = &record{}, nil
+		}
 		if err != nil {
 			return err
 		}

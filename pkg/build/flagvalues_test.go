@@ -171,6 +171,13 @@ func TestRequestRefusesBeforeAnythingIsDone(t *testing.T) {
 			r.Outputs = []Output{{Kind: OutputImage, Layers: map[string]string{"compression": "zstd"}}, {Kind: OutputOCI, Dest: "x", Layers: map[string]string{"compression": "gzip"}}}
 		}, "agree"},
 		"index annotation": {func(r *Request) { r.Image.Annotations = []Annotation{{Level: "index", Key: "k"}} }, "index"},
+		"an annotation of an entry that is not there": {func(r *Request) {
+			r.Image.Annotations = []Annotation{{Level: "manifest-descriptor", Key: "k"}}
+		}, "entry in an index"},
+		"an annotation outside of the image": {func(r *Request) {
+			r.Source.Platforms = []string{"linux/amd64", "linux/arm64"}
+			r.Image.Annotations = []Annotation{{Level: "index-descriptor", Key: "k"}}
+		}, "index-descriptor is not supported"},
 		"several to docker": {func(r *Request) {
 			r.Source.Platforms = []string{"linux/amd64", "linux/arm64"}
 			r.Outputs = []Output{{Kind: OutputDocker}}

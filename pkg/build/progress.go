@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,11 +39,13 @@ type progress struct {
 	screen *sink
 	log    *sink // nil once the build's log is closed
 	n      int
+	redact *strings.Replacer
 }
 
 // newProgress starts the displays. The log gets everything as plain lines.
-func newProgress(d Display, log io.Writer) (*progress, error) {
-	p := &progress{}
+// Names of steps pass through redact: the engine puts whole URLs there.
+func newProgress(d Display, log io.Writer, redact *strings.Replacer) (*progress, error) {
+	p := &progress{redact: redact}
 	mode := progressui.DisplayMode(d.Mode)
 	var shown progressui.Display
 	var err error
@@ -94,6 +97,9 @@ func (s *sink) end() {
 }
 
 func (p *progress) send(s *client.SolveStatus) {
+	for _, v := range s.Vertexes {
+		v.Name, v.Error = p.redact.Replace(v.Name), p.redact.Replace(v.Error)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, k := range []*sink{p.screen, p.log} {

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -84,6 +85,9 @@ func (a *account) provenance(recs []*record, sboms []document) *provenance {
 		run.Byproducts = append(run.Byproducts, dependency{Name: attestations.ByproductLog, Digest: map[string]string{"sha256": a.log.Hex()}, MediaType: "text/plain"})
 	}
 	for _, r := range recs {
+		if r.raw == nil {
+			continue
+		}
 		run.Byproducts = append(run.Byproducts, dependency{Name: attestations.ByproductEngineRecord, Digest: map[string]string{"sha256": r.digest.Encoded()}, MediaType: "application/json"})
 	}
 	return p
@@ -100,7 +104,7 @@ func (a *account) internal(recs []*record) attestations.ContainerBuildInternal {
 	}
 	hermetic := len(recs) > 0
 	for _, r := range recs {
-		i.BuilderPlatform = r.Platform
+		i.BuilderPlatform = cmp.Or(r.Platform, i.BuilderPlatform)
 		hermetic = hermetic && r.Hermetic
 	}
 	// With --network=none no step can have another network: host needs a

@@ -10,6 +10,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/util/urlutil"
 	"github.com/waxseal/waxseal/attestations"
 )
 
@@ -164,8 +165,13 @@ func (r *Request) check(signed bool) error {
 		}
 	}
 	for _, a := range r.annotations() {
-		if strings.HasPrefix(a.Level, "index") && len(r.Source.Platforms) < 2 {
+		switch {
+		case a.Level == "index-descriptor":
+			return UsageError{fmt.Errorf("annotation %q: index-descriptor is not supported, what points to the index stands outside of what is signed; use index", a.name())}
+		case a.Level == "index" && len(r.Source.Platforms) < 2:
 			return UsageError{fmt.Errorf("annotation %q is for an index, and an image for one platform has none", a.name())}
+		case a.Level == "manifest-descriptor" && len(r.Source.Platforms) < 2:
+			return UsageError{fmt.Errorf("annotation %q is for the manifest's entry in an index, and an image for one platform has none", a.name())}
 		}
 	}
 	return r.checkOutputs()
@@ -273,8 +279,13 @@ func (r *Request) redact() *strings.Replacer {
 		}
 		// The engine shows a URL whole, or without its fragment.
 		for _, u := range []string{v, strings.SplitN(v, "#", 2)[0]} {
-			if clean := cleanURL(u); clean != u {
+			clean := cleanURL(u)
+			if clean != u {
 				pairs = append(pairs, u, clean)
+			}
+			// In its record it has taken out the password already, and no more.
+			if half := urlutil.RedactCredentials(u); half != u && half != clean {
+				pairs = append(pairs, half, clean)
 			}
 		}
 	}
