@@ -305,7 +305,7 @@ func (c *layerCache) make(ctx context.Context, cs content.Store, d ocispecs.Desc
 		return l, err
 	}
 	defer in.Close()
-	plain := io.ReadCloser(in)
+	plain := in
 	if epoch != nil {
 		plain = tarconverter.NewReader(in, clampTo(*epoch))
 		defer plain.Close()

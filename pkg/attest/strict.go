@@ -58,7 +58,7 @@ func scan(data []byte, t reflect.Type) ([]member, error) {
 		return nil, s.place(err)
 	}
 	end := s.dec.InputOffset()
-	if _, err := s.dec.ReadToken(); err != io.EOF {
+	if _, err := s.dec.ReadToken(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("reading JSON: data after the end of the value, at byte %d", end)
 	}
 	return s.top, nil
@@ -85,7 +85,7 @@ func (s *scanner) place(err error) error {
 	if errors.As(err, &syntax) {
 		pointer, at, err = syntax.JSONPointer, syntax.ByteOffset, syntax.Err
 	}
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = errors.New("the document ends early")
 	}
 	if len(pointer) > 200 {
