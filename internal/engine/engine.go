@@ -40,6 +40,7 @@ import (
 	"github.com/moby/buildkit/worker"
 	"github.com/sirupsen/logrus"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 )
 
@@ -158,16 +159,23 @@ func Serve(ctx context.Context, cfg Config) error {
 }
 
 // ownTemporary keeps temporary files in the cache, where the next engine finds
-// and removes what a killed one could not.
+// and removes what a killed one could not. They are seen under a short name in
+// the engine's own mounts: the sockets of ssh agents are made there, and the
+// path of a socket ends at 107 bytes.
 func ownTemporary(root string) error {
 	tmp := filepath.Join(root, "tmp")
 	if err := os.RemoveAll(tmp); err != nil {
 		return fmt.Errorf("clearing the engine's temporary files: %w", err)
 	}
-	if err := os.MkdirAll(tmp, 0o700); err != nil {
-		return fmt.Errorf("making the engine's temporary folder: %w", err)
+	for _, dir := range []string{tmp, shortTemporary} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("making the engine's temporary folder: %w", err)
+		}
 	}
-	return os.Setenv("TMPDIR", tmp)
+	if err := unix.Mount(tmp, shortTemporary, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mounting the engine's temporary folder: %w", err)
+	}
+	return os.Setenv("TMPDIR", shortTemporary)
 }
 
 func newController(ctx context.Context, cfg Config, sboms *sboms) (*control.Controller, error) {

@@ -20,6 +20,10 @@ import (
 // lies over it, so that the state goes with the engine's mounts.
 const runcState = "/run/runc"
 
+// shortTemporary is where the engine sees its temporary files, below the tmpfs
+// over runcState: nothing of it is there outside.
+const shortTemporary = runcState + "/tmp"
+
 // isolate makes the mounts of the engine its own: nothing mounted from here on
 // is seen outside or stays behind, and /proc shows the pid namespace that the
 // engine is process 1 of.

@@ -80,10 +80,10 @@ func Draft(in DraftInput) ([]byte, error) {
 		p("  # The name without tag and digest: * within one part, ** across parts.")
 		p("  - match: %s", quote(m))
 		p("    level: {build: %d}", in.Level)
-		draftSource(p, in.Provenance)
+		sourced := draftSource(p, in.Provenance)
 		p("    # How the image is made; the parameters below mean what this type says.")
 		p("    buildTypes: [%s]", strings.Join(each(buildTypes(in.Provenance), quote), ", "))
-		draftParameters(p, in.Provenance)
+		draftParameters(p, in.Provenance, sourced)
 		if len(in.SBOM) > 0 {
 			p("    # A signed SBOM for every platform.")
 			p("    sbom: {required: true, formats: [%s]}", strings.Join(in.SBOM, ", "))
@@ -106,7 +106,8 @@ func Draft(in DraftInput) ([]byte, error) {
 	return out, nil
 }
 
-func draftSource(p func(string, ...any), all []*verify.Provenance) {
+// draftSource reports whether there is a source to expect.
+func draftSource(p func(string, ...any), all []*verify.Provenance) bool {
 	source, same := verify.Source{}, true
 	for i, v := range all {
 		switch {
@@ -123,15 +124,16 @@ func draftSource(p func(string, ...any), all []*verify.Provenance) {
 	if !same || !verify.SameRepository(source.Repository, source.Repository) {
 		p("    # The evidence names no source repository with a commit. When it does, expect it:")
 		p("    # source: {repository: https://HOST/OWNER/NAME}")
-		return
+		return false
 	}
 	p("    # Where the source must come from; the commit must be recorded.")
 	if source.Dirty {
 		p("    # The tree had files that are not the commit's. For a release, remove allowChanges.")
 		p("    source: {repository: %s, allowChanges: true}", quote(source.Repository))
-		return
+		return true
 	}
 	p("    source: {repository: %s}", quote(source.Repository))
+	return true
 }
 
 func buildTypes(all []*verify.Provenance) []string {
@@ -144,10 +146,10 @@ func buildTypes(all []*verify.Provenance) []string {
 	return out
 }
 
-func draftParameters(p func(string, ...any), all []*verify.Provenance) {
+func draftParameters(p func(string, ...any), all []*verify.Provenance, sourced bool) {
 	need := map[string][]string{}
 	for _, v := range all {
-		w := walk{allow: known(v.BuildType.Value)}
+		w := walk{allow: known(v.BuildType.Value, sourced)}
 		for name, raw := range v.External {
 			var value any
 			if json.Unmarshal(raw, &value) == nil {

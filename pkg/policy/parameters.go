@@ -18,7 +18,7 @@ const maxProblems = 20
 // https://slsa.dev/spec/v1.2/verifying-artifacts#step-2-check-expectations:
 // unrecognised external parameters SHOULD cause verification to fail.
 func (e image) unexpected(p *verify.Provenance) []verify.Problem {
-	w := walk{allow: known(p.BuildType.Value)}
+	w := walk{allow: known(p.BuildType.Value, e.repository != "")}
 	if w.allow == nil {
 		w.allow = map[string]allowed{}
 	}

@@ -250,14 +250,14 @@ func changed(files []string) string {
 // known lists the parameters of a build type that need no entry of their own,
 // because "source" checks them, or because they cannot bring anything into the
 // image that was not there. A Dockerfile asked for by name is not among them:
-// it may lie outside of the context.
-func known(buildType string) map[string]allowed {
+// it may lie outside of the context. Where no "source" is expected (sourced is
+// false), a context that is fetched has to be listed like anything else.
+func known(buildType string, sourced bool) map[string]allowed {
 	if buildType != attestations.ContainerBuildType {
 		return nil
 	}
 	out := map[string]allowed{}
 	for _, n := range []string{
-		"context",         // where it came from: checked by "source"
 		"platforms",       // the platforms are judged one by one
 		"sbom",            // what was asked for is not what is there: see "sbom"
 		"pull", "noCache", // only ever make the build fresher
@@ -270,6 +270,10 @@ func known(buildType string) map[string]allowed {
 		out[n] = allowed{any: true}
 	}
 	out["network"] = allowed{values: []string{"none", "default"}}
+	out["context/kind"] = allowed{values: []string{"directory", "tar", "none"}}
+	if sourced {
+		out["context"] = allowed{any: true}
+	}
 	return out
 }
 

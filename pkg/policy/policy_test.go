@@ -330,7 +330,10 @@ func TestExpect(t *testing.T) {
 	changed := strings.Replace(app, `"digest"`, `"annotations":{"changedFiles":["a","b"]},"digest"`, 1)
 	for _, c := range []struct{ name, image, external, deps, want string }{
 		{"nothing set", ``, `{"context":{"kind":"directory"}}`, "", ""},
-		{"what cannot hurt", ``, `{"context":{"kind":"git","uri":"https://x.example/y"},"platforms":["linux/amd64"],"sbom":["spdx"],"pull":true,"noCache":true,"sourceDateEpoch":"1","network":"none"}`, "", ""},
+		{"a fetched context", ``, `{"context":{"kind":"git","uri":"https://x.example/y"}}`, "", "parameter /predicate/buildDefinition/externalParameters/context/kind; parameter /predicate/buildDefinition/externalParameters/context/uri"},
+		{"a listed fetched context", `parameters: {context/kind: [git], context/uri: ["https://x.example/y"]}`, `{"context":{"kind":"git","uri":"https://x.example/y"}}`, "", ""},
+		{"another than the listed context", `parameters: {context/kind: [git], context/uri: ["https://x.example/y"]}`, `{"context":{"kind":"git","uri":"https://x.example/z"}}`, "", "parameter /predicate/buildDefinition/externalParameters/context/uri"},
+		{"what cannot hurt", ``, `{"context":{"kind":"directory"},"platforms":["linux/amd64"],"sbom":["spdx"],"pull":true,"noCache":true,"sourceDateEpoch":"1","network":"none"}`, "", ""},
 		{"defaults written out", ``, `{"context":{},"buildArgs":{},"labels":null,"secrets":[],"target":"","pull":false}`, "", ""},
 		{"a build argument", ``, `{"buildArgs":{"VERSION":"1"}}`, "", "parameter /predicate/buildDefinition/externalParameters/buildArgs/VERSION"},
 		{"a listed build argument", `parameters: {buildArgs: [VERSION]}`, `{"buildArgs":{"VERSION":"1"}}`, "", ""},
