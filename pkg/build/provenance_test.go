@@ -3,10 +3,12 @@ package build
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/moby/buildkit/util/urlutil"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -151,6 +153,26 @@ func TestNetworkIsNeverClaimedObserved(t *testing.T) {
 		a.req.Steps.Network = c.network
 		if got := a.internal(c.recs).NetworkObserved; got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+// A proxy's password is no build argument's business, nor are other arguments
+// changed.
+func TestProxyCredentialsAreRemoved(t *testing.T) {
+	const proxy = "http://user:hunter2@proxy.example:3128"
+	r := &Request{Source: Source{Args: map[string]string{"HTTP_PROXY": proxy, "https_proxy": proxy, "NO_PROXY": "localhost", "URL": proxy}}}
+	args := r.external(attestations.ContainerContext{Kind: "directory"}).BuildArgs
+	want := map[string]string{"HTTP_PROXY": "http://proxy.example:3128", "https_proxy": "http://proxy.example:3128", "NO_PROXY": "localhost", "URL": proxy}
+	if !maps.Equal(args, want) {
+		t.Errorf("build arguments %v, want %v", args, want)
+	}
+	if r.Source.Args["HTTP_PROXY"] != proxy {
+		t.Error("the build itself lost its proxy")
+	}
+	for _, wrote := range []string{proxy, urlutil.RedactCredentials(proxy)} {
+		if got := r.redact().Replace("via " + wrote); got != "via http://proxy.example:3128" {
+			t.Errorf("%q became %q", wrote, got)
 		}
 	}
 }

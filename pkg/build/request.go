@@ -273,7 +273,13 @@ func (r *Request) contextArg() string {
 // by their clean form, in what the engine wrote.
 func (r *Request) redact() *strings.Replacer {
 	var pairs []string
-	for _, v := range append([]string{r.Source.Context}, slices.Collect(maps.Values(r.Source.Named))...) {
+	urls := slices.Concat([]string{r.Source.Context}, slices.Collect(maps.Values(r.Source.Named)))
+	for name, v := range publicArgs(r.Source.Args) {
+		if whole := r.Source.Args[name]; whole != v {
+			urls = append(urls, whole)
+		}
+	}
+	for _, v := range urls {
 		if !strings.Contains(v, "://") {
 			continue
 		}
@@ -292,11 +298,25 @@ func (r *Request) redact() *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }
 
+// publicArgs are the build arguments as the provenance holds them: whole, but
+// for the proxies, whose URLs commonly carry a password and bring nothing into
+// the image.
+func publicArgs(args map[string]string) map[string]string {
+	out := maps.Clone(args)
+	for name, v := range args {
+		switch strings.ToLower(name) {
+		case "http_proxy", "https_proxy", "ftp_proxy", "all_proxy":
+			out[name] = cleanURL(v)
+		}
+	}
+	return out
+}
+
 // external is what the provenance says was asked for.
 func (r *Request) external(c attestations.ContainerContext) attestations.ContainerBuild {
 	p := attestations.ContainerBuild{
 		Context: c, Target: r.Source.Target, Platforms: r.Source.Platforms,
-		BuildArgs: r.Source.Args, Labels: r.Image.Labels,
+		BuildArgs: publicArgs(r.Source.Args), Labels: r.Image.Labels,
 		AddHosts: r.Steps.AddHosts, ShmSize: r.Steps.ShmSize, Ulimits: r.Steps.Ulimits,
 		Pull: r.Cache.Pull, NoCache: r.Cache.None, NoCacheFilter: r.Cache.Except,
 		SBOM: r.Seal.SBOM,
