@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -199,6 +200,9 @@ func newManCmd() *cobra.Command {
 		Short: "Write the manual pages into DIR",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := os.MkdirAll(args[0], 0o755); err != nil {
+				return fmt.Errorf("writing manual pages: %w", err)
+			}
 			if err := doc.GenManTree(cmd.Root(), &doc.GenManHeader{Title: "WAXSEAL", Section: "1"}, args[0]); err != nil {
 				return fmt.Errorf("writing manual pages to %q: %w", args[0], err)
 			}

@@ -209,6 +209,9 @@ func (f *fileOutputs) add(r *Request, deps *Deps, opt *client.SolveOpt) error {
 	for _, o := range r.Outputs {
 		switch o.Kind {
 		case OutputLocal:
+			if st, err := os.Stat(o.Dest); err == nil && !st.IsDir() {
+				return fmt.Errorf("writing output %q: it is there and not a folder", o.Dest)
+			}
 			tmp, err := tempBeside(o.Dest, true)
 			if err != nil {
 				return err
