@@ -191,8 +191,10 @@ func (f *found) read(p *store.Piece, c *check, l look) Evidence {
 		}
 		return reject(r.Code, r.Message)
 	}
+	// From here on only what was verified is read.
+	st = ok.Statement()
 	signer := ok.Signer()
-	e.Signer = &signer
+	e.Bundle, e.Signer = ok.Bundle(), &signer
 	if verify.IsProvenance(st.PredicateType) {
 		return f.provenance(e, c, st, signer)
 	}

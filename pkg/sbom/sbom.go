@@ -42,18 +42,6 @@ func PredicateType(format string) string {
 	return ""
 }
 
-// Format returns the format of a predicate type, "" for an unknown one. The
-// version suffixes that some writers add are not formats of ours.
-func Format(predicateType string) string {
-	switch predicateType {
-	case PredicateSPDX:
-		return SPDX
-	case PredicateCycloneDX:
-		return CycloneDX
-	}
-	return ""
-}
-
 // Summary says what a document is and how much is in it.
 type Summary struct {
 	Format   string // SPDX or CycloneDX
