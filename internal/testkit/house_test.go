@@ -22,12 +22,15 @@ const module = "github.com/waxseal/waxseal/"
 var rooms = map[string]string{
 	"cmd/waxseal":        "internal/cli",
 	"cmd/waxseal-engine": "internal/engine",
-	"internal/cli":       "attestations pkg/attest pkg/build pkg/gate pkg/policy pkg/promote pkg/report pkg/sbom pkg/sign pkg/store pkg/verify",
-	"internal/engine":    "pkg/catalog pkg/sbom pkg/attest",
+	"internal/cli":       "attestations pkg/attest pkg/build pkg/gate pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/verify",
+	"internal/engine":    "pkg/egress pkg/lock pkg/catalog pkg/sbom pkg/attest attestations",
 	"internal/testkit":   "*",
 	"attestations":       "",
 	"pkg/attest":         "attestations",
-	"pkg/build":          "attestations pkg/attest pkg/sbom pkg/store",
+	"pkg/lock":           "pkg/attest attestations",
+	"pkg/egress":         "pkg/lock pkg/attest attestations",
+	"pkg/build":          "attestations pkg/attest pkg/lock pkg/sbom pkg/store",
+	"pkg/rebuild":        "attestations pkg/attest pkg/build pkg/lock pkg/store",
 	"pkg/sbom":           "pkg/attest",
 	"pkg/catalog":        "pkg/sbom pkg/attest",
 	"pkg/sign":           "pkg/attest",
@@ -86,6 +89,10 @@ var guests = map[string]string{
 	"github.com/ulikunitz/xz":                          "pkg/build",
 	"google.golang.org/grpc":                           "internal/engine pkg/build",
 	"go.etcd.io/bbolt":                                 "internal/engine",
+	"github.com/miekg/dns":                             "pkg/egress",
+	"github.com/vishvananda/netlink":                   "pkg/egress",
+	"golang.org/x/net":                                 "pkg/egress",
+	"software.sslmate.com/src/go-pkcs12":               "pkg/egress", // Java's trust store
 
 	"github.com/gofrs/flock":      "pkg/store",
 	"github.com/moby/moby/client": "pkg/store", // the Docker daemon

@@ -16,6 +16,11 @@ const (
 	MaxKey          = 64 << 10  // bytes of a key file
 	MaxJSONDepth    = 128       // nesting of any JSON document
 	MaxContextFiles = 1 << 20   // files in a build context
+	MaxLock         = 64 << 20  // bytes of a lock file
+	MaxInputs       = 100_000   // requests recorded of one build
+	MaxRefusals     = 1024      // different refusals recorded of one step
+	MaxNames        = 4096      // different host names recorded of one step
+	MaxURI          = 8 << 10   // bytes of a recorded URI
 )
 
 // maxSignatures bounds the signatures of one envelope.
