@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
@@ -54,6 +55,28 @@ type EngineOptions struct {
 	// Program is the engine's program; default the one beside our own, else
 	// the one on PATH.
 	Program string
+	// Inputs is what the engine's gateway lets through and keeps. The zero
+	// value records everything and keeps no bytes.
+	Inputs InputsPlan
+}
+
+// InputsPlan tells the engine how to treat what reaches a build from outside.
+type InputsPlan struct {
+	Mode       string   `json:"mode,omitempty"`       // attestations.InputsRecord and so on; "" records
+	Lock       []byte   `json:"lock,omitempty"`       // the lock file in use, for locked and offline
+	Store      string   `json:"store,omitempty"`      // folder of the bytes; "" keeps none
+	AllowHosts []string `json:"allowHosts,omitempty"` // patterns of hosts that steps may reach; none: all
+	UpstreamCA []byte   `json:"upstreamCA,omitempty"` // PEM, trusted besides the system's roots
+	// Upstreams maps "name" or "name:port" to the address to dial instead.
+	Upstreams map[string]string `json:"upstreams,omitempty"`
+}
+
+// EngineInputs is what the engine saw reach one image of a build.
+type EngineInputs struct {
+	Steps   []attestations.InputStep   `json:"steps"`
+	Gaps    []attestations.InputGap    `json:"gaps,omitempty"`
+	Sources []attestations.InputSource `json:"sources"`
+	Gateway attestations.InputGateway  `json:"gateway"`
 }
 
 // Engine is a running engine child. Close ends it; nothing it started
@@ -154,6 +177,16 @@ func StartEngine(ctx context.Context, opts EngineOptions) (_ *Engine, err error)
 	}
 	defer lifeR.Close()
 	defer closeOnError(&err, lifeW)
+	plan, err := json.Marshal(opts.Inputs)
+	if err != nil {
+		return nil, fmt.Errorf("writing the plan of the inputs: %w", err)
+	}
+	planR, planW, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("opening the pipe of the plan: %w", err)
+	}
+	defer planR.Close()
+	defer closeOnError(&err, planW)
 
 	args := []string{"serve", "-root", cache}
 	if len(opts.Entitlements) > 0 {
@@ -176,7 +209,7 @@ func StartEngine(ctx context.Context, opts EngineOptions) (_ *Engine, err error)
 	e.cmd.Dir = "/"
 	e.cmd.Stderr = e.tail
 	e.cmd.Stdout = e.tail
-	e.cmd.ExtraFiles = []*os.File{controlFile, sideFile, lifeR, lock} // 3, 4, 5, 6
+	e.cmd.ExtraFiles = []*os.File{controlFile, sideFile, lifeR, lock, planR} // 3, 4, 5, 6, 7
 	e.cmd.WaitDelay = time.Second
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS,
@@ -195,6 +228,11 @@ func StartEngine(ctx context.Context, opts EngineOptions) (_ *Engine, err error)
 		}
 		return nil, fmt.Errorf("starting the engine: %w", err)
 	}
+	go func() {
+		// The engine reads it first of all; if it died, that is told elsewhere.
+		_, _ = planW.Write(plan)
+		planW.Close()
+	}()
 	go func() {
 		e.exit = e.cmd.Wait()
 		close(e.done)
@@ -224,14 +262,14 @@ func engineProgram(given string) (string, error) {
 }
 
 // engineEnv is the engine's whole environment: where programs are, where
-// temporary files go, and how to reach the network. Keys, passwords and tokens
-// in ours do not get there.
+// temporary files go, and how to reach the network and whom to trust there.
+// Keys, passwords and tokens in ours do not get there.
 func engineEnv(environ []string) []string {
 	var env []string
 	for _, kv := range environ {
 		name, _, _ := strings.Cut(kv, "=")
 		switch name {
-		case "PATH", "HOME", "TMPDIR",
+		case "PATH", "HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
 			"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "FTP_PROXY",
 			"http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy":
 			env = append(env, kv)
@@ -341,6 +379,29 @@ func (e *Engine) SBOM(ctx context.Context, buildRef, platform, format string) (i
 		return nil, fmt.Errorf("getting the %s SBOM of %s: %w", format, platform, err)
 	}
 	return &bounded{r: resp.Body, left: attest.MaxSBOM}, nil
+}
+
+// Inputs returns what reached one platform of a build that was solved under
+// buildRef. It waits until the solve is over and all bytes that were kept are
+// on the disk. platform may be empty where the build has one.
+func (e *Engine) Inputs(ctx context.Context, buildRef, platform string) (*EngineInputs, error) {
+	resp, err := e.get(ctx, "/v1/inputs", url.Values{"ref": {buildRef}, "platform": {platform}})
+	if err != nil {
+		return nil, fmt.Errorf("getting the inputs of %s: %w", platform, err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, attest.MaxStatement+1))
+	if err != nil {
+		return nil, fmt.Errorf("getting the inputs of %s: %w", platform, e.Explain(err))
+	}
+	if len(raw) > attest.MaxStatement {
+		return nil, fmt.Errorf("getting the inputs of %s: over the limit of %d bytes", platform, attest.MaxStatement)
+	}
+	in := &EngineInputs{}
+	if err := json.Unmarshal(raw, in); err != nil {
+		return nil, fmt.Errorf("reading the inputs of %s: %w", platform, err)
+	}
+	return in, nil
 }
 
 func (e *Engine) get(ctx context.Context, path string, q url.Values) (*http.Response, error) {
