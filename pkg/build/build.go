@@ -49,6 +49,7 @@ type Deps struct {
 	// and closes what it returned. Nil only with Seal.Unsigned.
 	Signer  func(context.Context) (Signer, error)
 	Home    string // folder of waxseal's own images
+	Store   string // folder of the bytes that builds took in, unless the request names one; "": beside Home
 	Stdin   io.Reader
 	Stdout  io.Writer // for outputs to "-"
 	Env     func(string) string
@@ -276,9 +277,7 @@ func (r *run) startAndGather(ctx context.Context) (engine, *inputs, error) {
 	up := make(chan started, 1)
 	go func() {
 		opts := r.deps.Engine
-		if r.req.Steps.Network == "host" {
-			opts.Entitlements = append(slices.Clone(opts.Entitlements), "network.host")
-		}
+		opts.Entitlements = append(slices.Clone(opts.Entitlements), r.req.entitlements()...)
 		if opts.Stderr == nil && r.log.file != nil {
 			opts.Stderr = r.log.engine()
 		}

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -25,6 +26,7 @@ type Request struct {
 	Outputs []Output
 	Seal    Seal
 	Engine  EngineChoice
+	Inputs  InputChoice
 }
 
 // Source is what is built.
@@ -71,6 +73,7 @@ type Steps struct {
 	AddHosts []string // "NAME=IP"
 	ShmSize  int64    // bytes
 	Ulimits  []string // "NAME=SOFT:HARD"
+	Allow    []string // "network.host", "security.insecure": what a RUN may ask for
 }
 
 // Secret is a secret a RUN step may mount. Only its ID leaves this machine.
@@ -139,6 +142,26 @@ type EngineChoice struct {
 	CacheDir string
 }
 
+// InputChoice is what may reach the build from outside, and where what did is
+// kept. The zero value records everything, in the default places.
+type InputChoice struct {
+	Mode       string            // attestations.InputsRecord and so on; "" records
+	Lock       string            // the lock file; "" is the one beside the Dockerfile
+	Store      string            // folder of the bytes; "" is Deps.Store
+	AllowHosts []string          // patterns of hosts that may be reached; none: all
+	UpstreamCA string            // a PEM file of certificates trusted besides the system's
+	Upstreams  map[string]string // NAME[:PORT] to the ADDRESS[:PORT] to connect to instead
+	Push       bool              // the bytes go beside a pushed image, too
+}
+
+// mode is the mode in force.
+func (c InputChoice) mode() string { return cmp.Or(c.Mode, attestations.InputsRecord) }
+
+// enforced reports whether a lock is held against the build.
+func (c InputChoice) enforced() bool {
+	return c.mode() == attestations.InputsLocked || c.mode() == attestations.InputsOffline
+}
+
 // check refuses what cannot be done, before anything is done.
 func (r *Request) check(signed bool) error {
 	if !signed && !r.Seal.Unsigned {
@@ -174,7 +197,65 @@ func (r *Request) check(signed bool) error {
 			return UsageError{fmt.Errorf("annotation %q is for the manifest's entry in an index, and an image for one platform has none", a.name())}
 		}
 	}
+	if err := r.checkInputs(); err != nil {
+		return UsageError{err}
+	}
 	return r.checkOutputs()
+}
+
+func (r *Request) checkInputs() error {
+	c := r.Inputs
+	switch c.mode() {
+	case attestations.InputsRecord, attestations.InputsLocked, attestations.InputsOffline, attestations.InputsNone:
+	default:
+		return fmt.Errorf("inputs mode %q is not supported: record, locked, offline or none", c.Mode)
+	}
+	for _, e := range r.Steps.Allow {
+		if e != entitlementHost && e != entitlementInsecure {
+			return fmt.Errorf("%q cannot be allowed: network.host or security.insecure", e)
+		}
+	}
+	if c.mode() == attestations.InputsNone {
+		if r.Steps.Network == "host" || slices.Contains(r.Steps.Allow, entitlementHost) {
+			return errors.New("--inputs none and a host network exclude each other")
+		}
+		if len(c.AllowHosts) > 0 {
+			return errors.New("--inputs none reaches no host: --allow-host has nothing to allow")
+		}
+	}
+	if c.Push && !slices.ContainsFunc(r.Outputs, func(o Output) bool { return o.Push }) {
+		return hinted(errors.New("--push-inputs puts the bytes beside a pushed image, and none is pushed"), "give --push as well; without it they stay in the store, see \"waxseal store export\"")
+	}
+	if r.Engine.BuildKit == "" {
+		return nil
+	}
+	// A BuildKit that runs elsewhere fetches by itself.
+	switch {
+	case c.mode() == attestations.InputsOffline:
+		return hinted(errors.New("--inputs offline needs waxseal's own engine: another BuildKit cannot be kept from fetching, nor be given what the store has"),
+			"leave --engine out, or use --inputs locked, which compares every digest afterwards")
+	case len(c.AllowHosts) > 0 || c.UpstreamCA != "" || len(c.Upstreams) > 0:
+		return errors.New("--allow-host, --upstream and --upstream-ca are for waxseal's own engine: another BuildKit has its own network and its own trust")
+	case c.Push:
+		return errors.New("--push-inputs needs waxseal's own engine: another BuildKit keeps no bytes")
+	}
+	return nil
+}
+
+// What a RUN may ask for beyond the usual, as BuildKit names it.
+const (
+	entitlementHost     = "network.host"
+	entitlementInsecure = "security.insecure"
+)
+
+// entitlements are those that this build gives its steps.
+func (r *Request) entitlements() []string {
+	out := slices.Clone(r.Steps.Allow)
+	if r.Steps.Network == "host" {
+		out = append(out, entitlementHost)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 func (r *Request) checkOutputs() error {

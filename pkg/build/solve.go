@@ -20,6 +20,7 @@ import (
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	"github.com/moby/buildkit/session/sshforward/sshprovider"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
@@ -58,6 +59,9 @@ func solveOptions(r *Request, in *inputs, ref string, image content.Store, catal
 	if err := stepAttrs(r.Steps, a); err != nil {
 		return opt, err
 	}
+	if r.Inputs.mode() == attestations.InputsNone {
+		a["force-network-mode"] = "none"
+	}
 	switch {
 	case r.Cache.None:
 		a["no-cache"] = ""
@@ -67,9 +71,7 @@ func solveOptions(r *Request, in *inputs, ref string, image content.Store, catal
 	if r.Cache.Pull {
 		a["image-resolve-mode"] = "pull"
 	}
-	if r.Steps.Network == "host" {
-		opt.AllowedEntitlements = append(opt.AllowedEntitlements, "network.host")
-	}
+	opt.AllowedEntitlements = r.entitlements()
 	for _, c := range r.Cache.From {
 		opt.CacheImports = append(opt.CacheImports, c.option())
 	}
