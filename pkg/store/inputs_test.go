@@ -51,8 +51,10 @@ func collectInputs() (func(WantedInput, io.Reader) error, map[attest.Digest]stri
 
 func TestInputsGoBesideAnImageAndComeBack(t *testing.T) {
 	for name, place := range map[string]func(t *testing.T) string{
-		"registry":               func(t *testing.T) string { return startRegistry(t, testkit.RegistryOptions{}) + "/app" },
-		"registry without 1.1":   func(t *testing.T) string { return startRegistry(t, testkit.RegistryOptions{NoReferrers: true}) + "/app" },
+		"registry": func(t *testing.T) string { return startRegistry(t, testkit.RegistryOptions{}) + "/app" },
+		"registry without 1.1": func(t *testing.T) string {
+			return startRegistry(t, testkit.RegistryOptions{NoReferrers: true}) + "/app"
+		},
 		"layout":                 func(t *testing.T) string { return "oci:" + filepath.Join(t.TempDir(), "out") },
 		"layout opened by a tag": func(t *testing.T) string { return "oci:" + filepath.Join(t.TempDir(), "out") + ":v1" },
 	} {
