@@ -44,6 +44,12 @@ const (
 // its own provenance and recorded inputs, and the two were compared. The
 // subject is the original.
 type Rebuild struct {
+	RebuildComparison
+	Build RebuildBuild `json:"build"`
+}
+
+// RebuildComparison is what comparing two images found.
+type RebuildComparison struct {
 	Verdict  string `json:"verdict"`
 	Original string `json:"original"` // "sha256:…" of the manifest or index
 	Rebuilt  string `json:"rebuilt"`
@@ -54,8 +60,6 @@ type Rebuild struct {
 	Differences []RebuildDifference `json:"differences"`
 	// MoreDifferences counts those that are not listed. The verdict covers them.
 	MoreDifferences int `json:"moreDifferences,omitempty"`
-
-	Build RebuildBuild `json:"build"`
 }
 
 // RebuildPlatform is one platform of an image with several.

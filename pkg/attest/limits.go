@@ -21,6 +21,17 @@ const (
 	MaxRefusals     = 1024      // different refusals recorded of one step
 	MaxNames        = 4096      // different host names recorded of one step
 	MaxURI          = 8 << 10   // bytes of a recorded URI
+
+	// Of comparing two images.
+	MaxLayer        = 128 << 30 // bytes of one unpacked layer
+	MaxLayerFiles   = 2 << 20   // entries of one layer
+	MaxLayers       = 1024      // layers of one image
+	MaxDiffering    = 20_000    // files of one layer that are looked into
+	MaxSpool        = 4 << 30   // bytes of differing files kept on disk while they are looked into
+	MaxLookInto     = 64 << 20  // bytes of a file that is looked into; of a larger one is said that it differs
+	MaxUnpacked     = 192 << 20 // bytes unpacked from the archives in one file
+	MaxArchiveDepth = 4         // archives within archives
+	MaxDifferences  = 1000      // differences listed; the rest is counted
 )
 
 // maxSignatures bounds the signatures of one envelope.
