@@ -6,12 +6,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -32,15 +35,21 @@ const baseEpoch = 1735689600 // 2025-01-01
 // image of an earlier recipe is not taken for this one.
 const debianRecipe = "minbase-1"
 
-// Base returns DebianBase for "debian" and TinyBase for "tiny".
+// toolsPackages are the programs by which steps fetch things.
+const toolsPackages = "ca-certificates,curl,wget,git,netcat-openbsd,openssl,python3,python3-pip,python3-requests,nodejs,npm,openjdk-17-jre-headless"
+
+// Base returns DebianBase for "debian", ToolsBase for "tools" and TinyBase for
+// "tiny".
 func Base(ctx context.Context, name string) (string, error) {
 	switch name {
 	case "debian":
 		return DebianBase(ctx)
+	case "tools":
+		return ToolsBase(ctx)
 	case "tiny":
 		return TinyBase(ctx)
 	}
-	return "", fmt.Errorf("unknown base image %q: debian or tiny", name)
+	return "", fmt.Errorf("unknown base image %q: debian, tools or tiny", name)
 }
 
 // DebianBase returns the path of an OCI layout with a minimal Debian bookworm
@@ -54,25 +63,112 @@ func DebianBase(ctx context.Context) (string, error) {
 	}
 	return cached("debian", debianRecipe+runtime.GOARCH+sources, func(dir string) error {
 		root := filepath.Join(dir, "root.tar")
-		args := []string{
-			"--quiet", "--variant=minbase", "--format=tar",
-			// The machine's own files and what only a running system needs stay out.
-			"--customize-hook=rm -f \"$1/etc/resolv.conf\" \"$1/etc/hostname\"",
-			"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-			"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-			"bookworm", root, "-",
-		}
-		make := exec.CommandContext(ctx, "mmdebstrap", args...)
-		make.Env = append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", baseEpoch))
-		make.Stdin = strings.NewReader(sources)
-		make.Cancel = func() error { return make.Process.Signal(os.Interrupt) }
-		make.WaitDelay = 10 * time.Second
-		if out, err := make.CombinedOutput(); err != nil {
-			return fmt.Errorf("making a Debian base image with mmdebstrap (apt-get install mmdebstrap): %w\n%s", err, out)
-		}
 		defer os.Remove(root)
-		return writeImage(filepath.Join(dir, "image"), root, []string{"bash"})
+		if err := debootstrap(ctx, root, sources, ""); err != nil {
+			return err
+		}
+		return writeImage(filepath.Join(dir, "image"), []string{"bash"}, root)
 	})
+}
+
+// ToolsBase is DebianBase with the programs of toolsPackages, and this
+// machine's Go in a layer of its own. It takes about a minute to make.
+func ToolsBase(ctx context.Context) (string, error) {
+	sources, err := debianSources()
+	if err != nil {
+		return "", err
+	}
+	goroot, err := exec.CommandContext(ctx, "go", "env", "GOROOT", "GOVERSION").Output()
+	if err != nil {
+		return "", fmt.Errorf("asking for the folder of Go: %w", err)
+	}
+	return cached("tools", "tools-1"+toolsPackages+runtime.GOARCH+sources+string(goroot), func(dir string) error {
+		root, golang := filepath.Join(dir, "root.tar"), filepath.Join(dir, "go.tar")
+		defer os.Remove(root)
+		defer os.Remove(golang)
+		// Java's package wants the folder of the manual pages to be there.
+		if err := debootstrap(ctx, root, sources, toolsPackages, "--essential-hook=mkdir -p \"$1/usr/share/man/man1\""); err != nil {
+			return err
+		}
+		from, _, _ := strings.Cut(string(goroot), "\n")
+		if err := tarGo(golang, from); err != nil {
+			return err
+		}
+		return writeImage(filepath.Join(dir, "image"), []string{"bash"}, root, golang)
+	})
+}
+
+// debootstrap writes the root file system of a Debian bookworm with the
+// packages beside the minimal ones as a tar file.
+func debootstrap(ctx context.Context, root, sources, packages string, more ...string) error {
+	args := []string{
+		"--quiet", "--variant=minbase", "--format=tar",
+		// The machine's own files and what only a running system needs stay out.
+		"--customize-hook=rm -f \"$1/etc/resolv.conf\" \"$1/etc/hostname\"",
+		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
+		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+	}
+	if packages != "" {
+		args = append(args, "--include="+packages)
+	}
+	make := exec.CommandContext(ctx, "mmdebstrap", append(append(args, more...), "bookworm", root, "-")...)
+	make.Env = append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", baseEpoch))
+	make.Stdin = strings.NewReader(sources)
+	make.Cancel = func() error { return make.Process.Signal(os.Interrupt) }
+	make.WaitDelay = 10 * time.Second
+	if out, err := make.CombinedOutput(); err != nil {
+		return fmt.Errorf("making a Debian base image with mmdebstrap (apt-get install mmdebstrap): %w\n%s", err, out)
+	}
+	return nil
+}
+
+// tarGo writes what `go build` needs of the Go in goroot, as usr/local/go.
+func tarGo(out, goroot string) error {
+	f, err := os.Create(out)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w := tar.NewWriter(f)
+	err = filepath.WalkDir(goroot, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(goroot, path)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if d.Name() == "testdata" || strings.HasPrefix(rel, "src/cmd/") || slices.Contains([]string{"api", "doc", "misc", "test", "lib", ".git"}, rel) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if strings.HasSuffix(rel, "_test.go") || !d.Type().IsRegular() {
+			return nil
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		h := tar.Header{Typeflag: tar.TypeReg, Name: "usr/local/go/" + rel, Mode: int64(info.Mode().Perm()), Size: int64(len(content)), ModTime: time.Unix(baseEpoch, 0)}
+		if err := w.WriteHeader(&h); err != nil {
+			return err
+		}
+		_, err = w.Write(content)
+		return err
+	})
+	if err == nil {
+		err = w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "usr/local/bin/go", Linkname: "../go/bin/go", Mode: 0o777, ModTime: time.Unix(baseEpoch, 0)})
+	}
+	if err != nil {
+		return fmt.Errorf("packing Go: %w", err)
+	}
+	return errors.Join(w.Close(), f.Close())
 }
 
 // debianSources returns Debian's own entries of the machine's package sources,
@@ -135,7 +231,7 @@ func TinyBase(ctx context.Context) (string, error) {
 		if err := os.WriteFile(root, tinyTree(busybox, control), 0o644); err != nil {
 			return err
 		}
-		return writeImage(filepath.Join(dir, "image"), root, []string{"sh"})
+		return writeImage(filepath.Join(dir, "image"), []string{"sh"}, root)
 	})
 }
 
@@ -186,17 +282,19 @@ func tinyTree(busybox, control []byte) []byte {
 }
 
 // writeImage makes an OCI layout at dir whose only image, tagged latest, has
-// the tree of the tar file as its only layer.
-func writeImage(dir, tarFile string, cmd []string) error {
-	layer, err := tarball.LayerFromFile(tarFile, tarball.WithMediaType(types.OCILayer))
-	if err != nil {
-		return fmt.Errorf("reading the base image's files: %w", err)
-	}
+// the trees of the tar files as its layers.
+func writeImage(dir string, cmd []string, tarFiles ...string) error {
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	created := v1.Time{Time: time.Unix(baseEpoch, 0).UTC()}
-	img, err = mutate.Append(img, mutate.Addendum{Layer: layer, History: v1.History{Created: created, Comment: "Debian packages"}})
-	if err != nil {
-		return err
+	for _, file := range tarFiles {
+		layer, err := tarball.LayerFromFile(file, tarball.WithMediaType(types.OCILayer))
+		if err != nil {
+			return fmt.Errorf("reading the base image's files: %w", err)
+		}
+		img, err = mutate.Append(img, mutate.Addendum{Layer: layer, History: v1.History{Created: created, Comment: "Debian packages"}})
+		if err != nil {
+			return err
+		}
 	}
 	config, err := img.ConfigFile()
 	if err != nil {

@@ -27,12 +27,15 @@ import (
 //	code N COMMAND...                     runs COMMAND, which must exit with N
 //	registry VAR [noreferrers|distribution]   starts a registry; VAR is its host:port
 //	serve VAR DIR                         a web server over DIR and the git repositories in it
-//	fault VAR KIND[*TIMES] [MATCH]...     breaks it, see Fault; no KIND mends it
+//	upstream VAR DIR NAME...              servers with TLS for those names over DIR, see Upstream; VAR is flags
+//	change VAR PATH TEXT                  a path of an upstream has another body from now on
+//	off VAR                               an upstream ends
+//	fault VAR KIND[*TIMES] [MATCH]...     breaks a registry or upstream, see Fault; no KIND mends it
 //	requests VAR MATCH                    some request since the last fault matches; with ! none does
 //	await VAR MATCH                       returns when such a request was seen, at most a minute later
 //	gone TEXT                             no process is left whose command line, mounts or working folder name TEXT
 //	docker                                DOCKER_HOST is a Docker daemon, the same for all scripts
-//	base VAR debian|tiny                  VAR is the path of a base image's OCI layout
+//	base VAR debian|tiny|tools            VAR is the path of a base image's OCI layout
 //	tamper LAYOUT PREDICATETYPE OLD NEW   changes evidence in a layout, see Tamper
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
@@ -82,6 +85,7 @@ func Script(t *testing.T, dir string, update bool) {
 			env.Setenv("COSIGN_PASSWORD", "correct horse")
 			env.Setenv("WAXSEAL_CACHE", filepath.Join(env.WorkDir, "cache"))
 			env.Values[faultsKey{}] = map[string]*Faults{}
+			env.Values[upstreamsKey{}] = map[string]*Upstream{}
 			return os.Mkdir(home, 0o755)
 		},
 		Condition: func(cond string) (bool, error) {
@@ -104,6 +108,9 @@ func Script(t *testing.T, dir string, update bool) {
 			"code":     cmdCode,
 			"registry": cmdRegistry,
 			"serve":    cmdServe,
+			"upstream": cmdUpstream,
+			"change":   cmdChange,
+			"off":      cmdOff,
 			"fault":    cmdFault,
 			"requests": cmdRequests,
 			"await":    cmdAwait,
@@ -266,7 +273,7 @@ func processesNaming(text string) []string {
 }
 
 func cmdBase(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, len(args) == 2 && !neg, "base VAR debian|tiny")
+	usage(ts, len(args) == 2 && !neg, "base VAR debian|tiny|tools")
 	made, err := Base(context.Background(), args[1])
 	ts.Check(err)
 	ts.Setenv(args[0], made)

@@ -2,8 +2,8 @@ package testkit
 
 import (
 	"net/http"
-	"net/http/cgi"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -18,13 +18,7 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	dir := ts.MkAbs(args[1])
 	libexec, err := exec.Command("git", "--exec-path").Output()
 	ts.Check(err)
-	backend := &cgi.Handler{
-		Path: filepath.Join(strings.TrimSpace(string(libexec)), "git-http-backend"),
-		Env: []string{
-			"GIT_PROJECT_ROOT=" + dir, "GIT_HTTP_EXPORT_ALL=1",
-			"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*",
-		},
-	}
+	backend := gitBackend(strings.TrimSpace(string(libexec)), dir)
 	files := http.FileServer(http.Dir(dir))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.URL.Path, ".git/") {
@@ -35,4 +29,47 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	}))
 	ts.Defer(server.Close)
 	ts.Setenv(args[0], server.URL)
+}
+
+type upstreamsKey struct{}
+
+func upstreamOf(ts *testscript.TestScript, variable string) *Upstream {
+	u := ts.Value(upstreamsKey{}).(map[string]*Upstream)[variable]
+	if u == nil {
+		ts.Fatalf("no upstream %s", variable)
+	}
+	return u
+}
+
+// cmdUpstream starts an Upstream. VAR is its flags, to be split by a shell,
+// VAR_HTTP its address and VAR_PROXY that of the proxy before it.
+func cmdUpstream(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) >= 3 && !neg, "upstream VAR DIR NAME...")
+	faults := new(Faults)
+	u, err := NewUpstream(UpstreamOptions{
+		Dir: ts.MkAbs(args[1]), Names: args[2:], Faults: faults, CAFile: ts.MkAbs(".ca-" + args[0] + ".pem"),
+	})
+	ts.Check(err)
+	ts.Defer(u.Close)
+	ts.Value(faultsKey{}).(map[string]*Faults)[args[0]] = faults
+	ts.Value(upstreamsKey{}).(map[string]*Upstream)[args[0]] = u
+	ts.Setenv(args[0], strings.Join(u.Flags, " "))
+	ts.Setenv(args[0]+"_HTTP", u.HTTP)
+	ts.Setenv(args[0]+"_PROXY", u.Proxy)
+}
+
+// cmdChange gives a path of an upstream another body: the text, or what is in
+// the file of that name.
+func cmdChange(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 3 && !neg, "change VAR PATH TEXT|FILE")
+	body := []byte(args[2])
+	if raw, err := os.ReadFile(filepath.Join(ts.MkAbs("."), args[2])); err == nil {
+		body = raw
+	}
+	upstreamOf(ts, args[0]).Change(args[1], body)
+}
+
+func cmdOff(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 1 && !neg, "off VAR")
+	upstreamOf(ts, args[0]).Close()
 }

@@ -4,7 +4,7 @@
 // scripts over the real binary.
 //
 // Call Script in a test to run a folder of scripts. Call NewRegistry,
-// StartDistribution, DebianBase, TinyBase or Peer where a Go test needs one
+// StartDistribution, NewUpstream, Base or Peer where a Go test needs one
 // thing of those alone. What cannot be had on a machine is said through
 // Unavailable: a skip for a developer, a failure where CI=true.
 package testkit

@@ -1,6 +1,6 @@
 // Command kit gives the Makefile and the demo what package testkit gives tests:
 //
-//	kit base debian|tiny                        makes a base image, prints its OCI layout's path
+//	kit base debian|tools|tiny                  makes a base image, prints its OCI layout's path
 //	kit registry FILE                           runs a registry until its standard input ends; its address is in FILE
 //	kit tamper LAYOUT PREDICATETYPE OLD NEW     changes evidence in a layout, as an attacker would
 //	kit summary                                 reads `go test -json`, prints what matters and what was skipped
