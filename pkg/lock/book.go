@@ -1,0 +1,127 @@
+package lock
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
+)
+
+// asked is what tells two requests apart.
+type asked struct {
+	method, shape string
+	request       attest.Digest
+	rang          string
+}
+
+// emptyDigest names the empty request body in the same way as no name does.
+func ask(method, uri string, request attest.Digest, rang string) asked {
+	if request.Hex() == emptyHex {
+		request = ""
+	}
+	return asked{method, Shape(uri), request, rang}
+}
+
+// Book answers what a lock expects, in order; one for each step of a build.
+// Safe for concurrent use.
+type Book struct {
+	entries map[asked][]Entry
+	uris    map[string][]Entry // of the whole lock, by shape
+
+	mu   sync.Mutex
+	next map[asked]int
+}
+
+// Book opens the book of a step. A step that the lock does not name may ask
+// for anything the lock lists anywhere.
+func (f *File) Book(name, stage, platform string) *Book {
+	b := &Book{entries: map[asked][]Entry{}, uris: map[string][]Entry{}, next: map[asked]int{}}
+	own := f.step(name, stage, platform)
+	for i := range f.Steps {
+		for _, e := range f.Steps[i].Entries {
+			key := ask(e.Method, e.URI, e.RequestDigest, e.Range)
+			b.uris[key.shape] = append(b.uris[key.shape], e)
+			if own == nil || own == &f.Steps[i] {
+				b.entries[key] = append(b.entries[key], e)
+			}
+		}
+	}
+	return b
+}
+
+func (f *File) step(name, stage, platform string) *Step {
+	for i := range f.Steps {
+		if s := &f.Steps[i]; s.Name == name && s.Stage == stage && s.Platform == platform {
+			return s
+		}
+	}
+	return nil
+}
+
+// Expect returns what the next exchange of this kind must give, and whether
+// the lock lists one: same method, URI (by Shape), request body and range.
+// near is, where it does not, what the lock has for this URI, for the error.
+func (b *Book) Expect(method, uri string, request attest.Digest, rang string) (e Entry, near []Entry, ok bool) {
+	key := ask(method, uri, request, rang)
+	list := b.entries[key]
+	if len(list) == 0 {
+		return Entry{}, b.uris[key.shape], false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i := min(b.next[key], len(list)-1)
+	b.next[key]++
+	return list[i], nil, true
+}
+
+// Lists returns the entry for exactly this exchange, wherever it stands in the
+// order: clients that ask in parallel get their answers in any.
+func (b *Book) Lists(method, uri string, request attest.Digest, rang string, status int, digest attest.Digest) (Entry, bool) {
+	for _, e := range b.entries[ask(method, uri, request, rang)] {
+		if e.Status == status && e.Digest == digest && !e.Cut {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}
+
+const maxReasons = 20 // said of one step
+
+// Admits reports in words what of a recorded step the lock does not list with
+// its status and digest; none means all of it does. Order and number do not
+// matter: clients ask in parallel, and ask again.
+func (f *File) Admits(st *attestations.InputStep) []string {
+	b := f.Book(st.Name, st.Stage, st.Platform)
+	var why []string
+	more := 0
+	for i := range st.Requests {
+		r := &st.Requests[i]
+		reason := b.refuses(r)
+		switch {
+		case reason == "":
+		case len(why) < maxReasons:
+			why = append(why, reason)
+		default:
+			more++
+		}
+	}
+	if more > 0 {
+		why = append(why, fmt.Sprintf("and %d more", more))
+	}
+	return why
+}
+
+func (b *Book) refuses(r *attestations.InputRequest) string {
+	key := ask(r.Method, r.URI, attest.Digest(r.RequestDigest), r.Range)
+	list := b.entries[key]
+	for _, e := range list {
+		if e.Status == r.Status && e.Digest == attest.Digest(r.Digest) && e.Cut == r.Cut {
+			return ""
+		}
+	}
+	if len(list) == 0 {
+		return fmt.Sprintf("%s %s is not in the lock", r.Method, r.URI)
+	}
+	return fmt.Sprintf("%s %s gave %d %s, and the lock has %d %s", r.Method, r.URI, r.Status, r.Digest, list[0].Status, list[0].Digest)
+}
