@@ -62,6 +62,7 @@ var guests = map[string]string{
 	"github.com/sigstore/sigstore":           "pkg/sign pkg/verify",
 	"github.com/sigstore/sigstore-go":        "pkg/verify",
 	"go.yaml.in/yaml/v3":                     "pkg/policy",
+	"cel.dev/cel-go":                         "pkg/policy",
 
 	// The formats of evidence.
 	"github.com/in-toto/in-toto-golang":                           "attestations pkg/attest",
@@ -86,7 +87,7 @@ var guests = map[string]string{
 	"github.com/moby/patternmatcher":                   "pkg/build",
 	"github.com/opencontainers":                        "internal/engine pkg/build pkg/catalog",
 	"github.com/tonistiigi":                            "pkg/build",
-	"github.com/ulikunitz/xz":                          "pkg/build",
+	"github.com/ulikunitz/xz":                          "pkg/build pkg/rebuild",
 	"google.golang.org/grpc":                           "internal/engine pkg/build",
 	"go.etcd.io/bbolt":                                 "internal/engine",
 	"github.com/miekg/dns":                             "pkg/egress",
