@@ -33,10 +33,11 @@ const (
 	ContextManifestMediaType = "application/vnd.waxseal.context.v1+jsonl"
 )
 
-// How RUN steps could reach the network, as far as it was observed.
+// How RUN steps could reach the network, as builds said it before they kept a
+// record of their inputs. Since then it is the record's verdict.
 const (
-	NetworkUnobserved = "unobserved" // at least one step could reach the network, and nobody watched
-	NetworkNone       = "none"       // the whole build ran with --network=none
+	NetworkUnobserved = VerdictUnobserved
+	NetworkNone       = "none" // the whole build ran with --network=none
 )
 
 // ContainerBuild is the externalParameters of ContainerBuildType: everything
@@ -65,6 +66,17 @@ type ContainerBuild struct {
 	SourceDateEpoch string            `json:"sourceDateEpoch,omitempty"`
 	SBOM            []string          `json:"sbom,omitempty"`           // formats asked for
 	KeepTimestamps  bool              `json:"keepTimestamps,omitempty"` // file times are left as the steps made them
+	Allow           []string          `json:"allow,omitempty"`          // "network.host", "security.insecure": what a RUN may ask for
+	Inputs          *ContainerInputs  `json:"inputs,omitempty"`         // absent in builds that kept no record of them
+}
+
+// ContainerInputs is what a build was allowed to take in.
+type ContainerInputs struct {
+	Mode       string   `json:"mode"`                 // InputsRecord and so on
+	Lock       string   `json:"lock,omitempty"`       // "sha256:…" of the lock file that was enforced
+	AllowHosts []string `json:"allowHosts,omitempty"` // patterns; absent: all
+	Upstreams  []string `json:"upstreams,omitempty"`  // names that were reached at another address than theirs
+	UpstreamCA string   `json:"upstreamCA,omitempty"` // "sha256:…" of the certificates trusted besides the system's
 }
 
 // ContainerContext says where the build context came from.
@@ -82,7 +94,7 @@ type ContainerContext struct {
 // the platform chose.
 type ContainerBuildInternal struct {
 	Engine          ContainerEngine `json:"engine"`
-	NetworkObserved string          `json:"network"`                   // NetworkUnobserved or NetworkNone
+	NetworkObserved string          `json:"network"`                   // the verdict of the record of inputs: VerdictIsolated and so on
 	SourceDateEpoch string          `json:"sourceDateEpoch,omitempty"` // the seconds in force, whoever chose them
 	EpochFrom       string          `json:"sourceDateEpochFrom,omitempty"`
 	Frontend        string          `json:"frontend"`         // "dockerfile.v0", built in

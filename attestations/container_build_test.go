@@ -80,9 +80,15 @@ func TestContainerBuildSchemaRefuses(t *testing.T) {
 		"a secret with more than an id": func(def, _ map[string]any) {
 			def["externalParameters"].(map[string]any)["secrets"] = []any{map[string]any{"id": "token", "value": "x"}}
 		},
-		"another build type":    func(def, _ map[string]any) { def["buildType"] = "https://example.com/other" },
-		"no builder":            func(_, run map[string]any) { delete(run, "builder") },
-		"no dependencies":       func(def, _ map[string]any) { def["resolvedDependencies"] = []any{} },
+		"another build type": func(def, _ map[string]any) { def["buildType"] = "https://example.com/other" },
+		"no builder":         func(_, run map[string]any) { delete(run, "builder") },
+		"no dependencies":    func(def, _ map[string]any) { def["resolvedDependencies"] = []any{} },
+		"an unknown mode of inputs": func(def, _ map[string]any) {
+			def["externalParameters"].(map[string]any)["inputs"].(map[string]any)["mode"] = "trusting"
+		},
+		"a lock without a digest": func(def, _ map[string]any) {
+			def["externalParameters"].(map[string]any)["inputs"].(map[string]any)["lock"] = "waxseal.lock"
+		},
 		"an unknown network":    func(def, _ map[string]any) { def["internalParameters"].(map[string]any)["network"] = "observed" },
 		"a digest that is none": func(def, _ map[string]any) { dep(def)["digest"] = map[string]any{"sha256": "XYZ"} },
 		"a time that is none":   func(_, run map[string]any) { run["metadata"].(map[string]any)["startedOn"] = "yesterday" },
@@ -94,6 +100,19 @@ func TestContainerBuildSchemaRefuses(t *testing.T) {
 				t.Error("accepted")
 			}
 		})
+	}
+}
+
+// What was written before builds kept a record of inputs stays valid.
+func TestContainerBuildSchemaTakesOlderProvenance(t *testing.T) {
+	for _, network := range []string{attestations.NetworkNone, attestations.NetworkUnobserved} {
+		doc := example(t)
+		def := doc["buildDefinition"].(map[string]any)
+		delete(def["externalParameters"].(map[string]any), "inputs")
+		def["internalParameters"].(map[string]any)["network"] = network
+		if err := containerBuildSchema(t).Validate(doc); err != nil {
+			t.Errorf("network %s: %v", network, err)
+		}
 	}
 }
 

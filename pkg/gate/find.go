@@ -338,6 +338,8 @@ func says(st *attest.Statement) string {
 			version = "CycloneDX " + version
 		}
 		return printable(fmt.Sprintf("%s, %s", version, plural(n, "entry", "entries")))
+	case st.PredicateType == attestations.InputsV1:
+		return saysInputs(st)
 	case st.PredicateType == attestations.VSAV1:
 		var v attestations.VSA
 		if err := attest.UnmarshalStrict(st.Predicate, &v); err != nil {
@@ -350,4 +352,27 @@ func says(st *attest.Statement) string {
 		return printable(fmt.Sprintf("%s %s by %s for %s", v.VerificationResult, levels, v.Verifier.ID, v.ResourceURI))
 	}
 	return printable(plural(len(st.Predicate), "byte", "bytes") + " of predicate")
+}
+
+// saysInputs is a record of inputs in one line. It repeats what the record says
+// of itself; nothing is judged by it.
+func saysInputs(st *attest.Statement) string {
+	var in attestations.Inputs
+	if err := attest.UnmarshalStrict(st.Predicate, &in); err != nil {
+		return printable("a record of inputs that cannot be read: " + err.Error())
+	}
+	requests, refused, gaps := len(in.Sources), 0, len(in.Gaps)
+	for _, s := range in.Steps {
+		requests += len(s.Requests)
+		gaps += len(s.Gaps)
+		for _, r := range s.Refusals {
+			refused += r.Count
+		}
+	}
+	hermetic := "not hermetic"
+	if in.Hermetic {
+		hermetic = "hermetic"
+	}
+	return printable(fmt.Sprintf("%s, %s (%s): %s recorded, %s, %d refused", in.Verdict, hermetic, in.Mode,
+		plural(requests, "input", "inputs"), plural(gaps, "gap", "gaps"), refused))
 }

@@ -184,13 +184,11 @@ func (w *walk) collect(name string, v any, need map[string][]string) {
 	}
 	switch v := v.(type) {
 	case map[string]any:
-		for _, c := range v {
-			if _, deep := c.(map[string]any); deep {
-				for k, c := range v {
-					w.collect(name+"/"+k, c, need)
-				}
-				return
+		if w.deep(name, v) {
+			for k, c := range v {
+				w.collect(name+"/"+k, c, need)
 			}
+			return
 		}
 		for k := range v {
 			need[name] = append(need[name], k)
@@ -209,6 +207,22 @@ func (w *walk) collect(name string, v any, need map[string][]string) {
 			need[name] = append(need[name], text(v))
 		}
 	}
+}
+
+// deep reports whether the members of a map are parameters of their own, rather
+// than names with a value: they are maps, or known one by one.
+func (w *walk) deep(name string, v map[string]any) bool {
+	for _, c := range v {
+		if _, m := c.(map[string]any); m {
+			return true
+		}
+	}
+	for n := range w.allow {
+		if strings.HasPrefix(n, name+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 func each(in []string, f func(string) string) []string {

@@ -270,6 +270,12 @@ func known(buildType string, sourced bool) map[string]allowed {
 		out[n] = allowed{any: true}
 	}
 	out["network"] = allowed{values: []string{"none", "default"}}
+	// Each mode lets in less than a build without one. Where a lock or hosts
+	// were given they only narrowed it further; other upstreams than the names'
+	// own do not.
+	out["inputs/mode"] = allowed{values: []string{attestations.InputsRecord, attestations.InputsLocked, attestations.InputsOffline, attestations.InputsNone}}
+	out["inputs/lock"] = allowed{any: true}
+	out["inputs/allowHosts"] = allowed{any: true}
 	out["context/kind"] = allowed{values: []string{"directory", "tar", "none"}}
 	if sourced {
 		out["context"] = allowed{any: true}

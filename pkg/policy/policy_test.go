@@ -345,6 +345,14 @@ func TestExpect(t *testing.T) {
 		{"any", `parameters: {buildArgs: any}`, `{"buildArgs":{"X":"1"}}`, "", ""},
 		{"a target", ``, `{"target":"debug"}`, "", "parameter /predicate/buildDefinition/externalParameters/target"},
 		{"a listed target", `parameters: {target: [release]}`, `{"target":"release"}`, "", ""},
+		{"a build's own inputs", ``, `{"inputs":{"mode":"record","allowHosts":["*.debian.org"]}}`, "", ""},
+		{"inputs held to a lock", ``, `{"inputs":{"mode":"locked","lock":"sha256:00"}}`, "", ""},
+		{"a mode of inputs that nobody knows", ``, `{"inputs":{"mode":"trusting"}}`, "", "parameter /predicate/buildDefinition/externalParameters/inputs/mode"},
+		{"another upstream", ``, `{"inputs":{"mode":"record","upstreams":["deb.debian.org"]}}`, "", "parameter /predicate/buildDefinition/externalParameters/inputs/upstreams/0"},
+		{"a listed upstream", `parameters: {inputs/upstreams: [deb.debian.org]}`, `{"inputs":{"mode":"record","upstreams":["deb.debian.org"]}}`, "", ""},
+		{"only locked inputs wanted", `parameters: {inputs/mode: [locked, offline]}`, `{"inputs":{"mode":"record"}}`, "", "parameter /predicate/buildDefinition/externalParameters/inputs/mode"},
+		{"only locked inputs wanted, and given", `parameters: {inputs/mode: [locked, offline]}`, `{"inputs":{"mode":"offline","lock":"sha256:00"}}`, "", ""},
+		{"an entitlement", ``, `{"allow":["network.host"]}`, "", "parameter /predicate/buildDefinition/externalParameters/allow/0"},
 		{"a number", `parameters: {shmSize: [67108864]}`, `{"shmSize":67108864}`, "", ""},
 		{"a secret", ``, `{"secrets":["token"]}`, "", "parameter /predicate/buildDefinition/externalParameters/secrets/0"},
 		{"another Dockerfile", ``, `{"dockerfile":"../evil"}`, "", "parameter /predicate/buildDefinition/externalParameters/dockerfile"},
@@ -418,7 +426,8 @@ func TestDraft(t *testing.T) {
 		t.Fatal(err)
 	}
 	build := provenance(t, `{"context":{"kind":"directory"},"dockerfile":"docker/Dockerfile","target":"release","buildArgs":{"VERSION":"1","weird: [key]":"x","null":"y"},
-		"labels":{"org.example/a":"b"},"secrets":["token"],"shmSize":67108864,"platforms":["linux/amd64"],"addHosts":["h=127.0.0.1"],"cacheFrom":["type=registry,ref=\"x\""]}`,
+		"labels":{"org.example/a":"b"},"secrets":["token"],"shmSize":67108864,"platforms":["linux/amd64"],"addHosts":["h=127.0.0.1"],"cacheFrom":["type=registry,ref=\"x\""],
+		"allow":["network.host"],"inputs":{"mode":"record","allowHosts":["*.debian.org"],"upstreams":["deb.debian.org"]}}`,
 		strings.Replace(app, `"digest"`, `"annotations":{"changedFiles":["a"]},"digest"`, 1))
 	foreign := provenanceOf(t, "https://other.example/t", `{"request":{"args":{"build-arg:V":"1"},"deep":{"a":{"b":["x",{"id":"y"}]}},"odd":[{"no":"name"}]},"flag":true}`, "")
 	for _, c := range []struct {

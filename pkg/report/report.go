@@ -463,6 +463,8 @@ func kind(e gate.Evidence) string {
 		return "SLSA provenance " + strings.TrimPrefix(t, "https://slsa.dev/provenance/")
 	case strings.HasPrefix(t, "https://slsa.dev/verification_summary/"):
 		return "verification summary"
+	case strings.HasPrefix(t, "https://waxseal.dev/attestations/inputs/"):
+		return "record of inputs"
 	case strings.HasPrefix(t, "https://spdx.dev/Document"):
 		return "SPDX SBOM"
 	case strings.HasPrefix(t, "https://cyclonedx.org/bom"):

@@ -15,8 +15,8 @@ import (
 )
 
 // MaxProvenance bounds the predicate of a provenance statement, in bytes: it
-// is decoded whole, unlike an SBOM.
-const MaxProvenance = 4 << 20
+// is decoded whole, unlike an SBOM. That is room for some 40,000 inputs.
+const MaxProvenance = 16 << 20
 
 // IsProvenance reports whether ParseProvenance reads this predicate type.
 func IsProvenance(predicateType string) bool {
