@@ -229,22 +229,29 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(faultsOf(ts, args[0]).Await(ctx, match))
 }
 
-// cmdGone allows ten seconds: a process that was killed takes a moment to go.
 func cmdGone(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, len(args) == 1 && !neg, "gone TEXT")
+	if left := awaitGone(args[0]); len(left) > 0 {
+		ts.Fatalf("still there:\n%s", strings.Join(left, "\n"))
+	}
+}
+
+// awaitGone returns what is left of the processes that name text after at most
+// ten seconds: a process that was killed takes a moment to go.
+func awaitGone(text string) []string {
 	deadline := time.NewTimer(10 * time.Second)
 	defer deadline.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left := processesNaming(args[0])
+		left := processesNaming(text)
 		if len(left) == 0 {
-			return
+			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			ts.Fatalf("still there:\n%s", strings.Join(left, "\n"))
+			return left
 		}
 	}
 }

@@ -65,8 +65,8 @@ func runBench(ctx context.Context, out io.Writer) error {
 	if b.base, err = testkit.DebianBase(ctx); err != nil {
 		return err
 	}
-	b.env = append(os.Environ(), "COSIGN_PASSWORD=bench", "HOME="+dir, "WAXSEAL_CACHE="+b.path("cache"), "WAXSEAL_HOME="+b.path("home"))
-	for _, step := range []func() error{b.startUp, b.builds, b.verify} {
+	b.env = append(os.Environ(), "COSIGN_PASSWORD=bench", "HOME="+dir, "WAXSEAL_CACHE="+b.path("cache"), "WAXSEAL_HOME="+b.path("home"), "WAXSEAL_STORE="+b.path("store"))
+	for _, step := range []func() error{b.startUp, b.builds, b.verify, b.inputs} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -181,7 +181,7 @@ func (b *bench) builds() error {
 	if err != nil {
 		return err
 	}
-	stop, addr, err := b.startBuildKit()
+	stop, addr, err := b.startBuildKit("buildkitd", nil)
 	if err != nil {
 		return err
 	}
@@ -233,13 +233,17 @@ func (b *bench) builds() error {
 	return nil
 }
 
-func (b *bench) startBuildKit() (stop func(), addr string, err error) {
-	addr = "unix://" + b.path("buildkitd.sock")
-	log, err := os.Create(b.path("buildkitd.log"))
+// startBuildKit starts a buildkitd named name, by the command wrap where there
+// is one, and returns how to end it and its address.
+func (b *bench) startBuildKit(name string, env []string, wrap ...string) (stop func(), addr string, err error) {
+	addr = "unix://" + b.path(name+".sock")
+	log, err := os.Create(b.path(name + ".log"))
 	if err != nil {
 		return nil, "", err
 	}
-	daemon := exec.Command(b.buildkit, "--addr", addr, "--root", b.path("buildkitd"), "--containerd-worker=false")
+	args := append(wrap, b.buildkit, "--addr", addr, "--root", b.path(name), "--containerd-worker=false")
+	daemon := exec.Command(args[0], args[1:]...)
+	daemon.Env = append(os.Environ(), env...)
 	daemon.Stdout, daemon.Stderr = log, log
 	daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := daemon.Start(); err != nil {

@@ -4,7 +4,7 @@
 //	kit registry FILE                           runs a registry until its standard input ends; its address is in FILE
 //	kit tamper LAYOUT PREDICATETYPE OLD NEW     changes evidence in a layout, as an attacker would
 //	kit summary                                 reads `go test -json`, prints what matters and what was skipped
-//	kit bench                                   measures waxseal against buildctl and cosign
+//	kit bench                                   measures waxseal against buildctl and cosign, and the gateway against none
 package main
 
 import (

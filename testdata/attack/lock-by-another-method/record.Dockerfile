@@ -1,0 +1,2 @@
+FROM base
+RUN curl -sS http://good.test/small/52

@@ -1,0 +1,2 @@
+FROM base
+RUN echo nothing is fetched
