@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/sirupsen/logrus"
@@ -29,10 +30,15 @@ image goes to waxseal's own OCI layouts below ${WAXSEAL_HOME:-~/.local/share/wax
 
 Evidence is signed with --key (a cosign key; the password comes from
 COSIGN_PASSWORD or the terminal) and attached to the image: provenance for every
-platform and the index, SBOMs for every platform. Or say --unsigned.
+platform and the index, a record of inputs and SBOMs for every platform. Or say
+--unsigned.
+
+Whatever comes from outside passes waxseal's gateway: it is recorded, kept in the
+store, and listed in waxseal.lock beside the Dockerfile. Commit that file; then
+--inputs locked builds from just that, and --inputs offline without any network.
 
 Environment: WAXSEAL_KEY and WAXSEAL_BUILDER_ID stand for --key and --builder-id,
-WAXSEAL_CACHE for --cache-dir; BUILDKIT_PROGRESS, DOCKER_DEFAULT_PLATFORM and
+WAXSEAL_CACHE for --cache-dir, WAXSEAL_STORE for --store; BUILDKIT_PROGRESS, DOCKER_DEFAULT_PLATFORM and
 SOURCE_DATE_EPOCH are read as docker reads them.`,
 		Example: `  waxseal key generate
   waxseal build --key waxseal.key -t app:1.0 .
@@ -60,7 +66,7 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 		return exitError{ExitUsage, err}
 	}
 	deps := build.Deps{
-		Home: imageHome(s.Env), Stdin: s.In, Stdout: s.Out, Env: s.Env, Version: Version(),
+		Home: imageHome(s.Env), Store: inputsHome(s.Env), Stdin: s.In, Stdout: s.Out, Env: s.Env, Version: Version(),
 		Display: build.Display{Out: s.Err, Mode: f.mode()},
 		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
@@ -156,10 +162,28 @@ func (f *buildFlags) summary(res *build.Result) string {
 		line("evidence", "%d signed statements", res.Evidence)
 		line("earns", "%s", earns(res.BuilderID))
 	}
+	if res.Inputs.Written {
+		line("wrote", "%s", res.Inputs.LockFile)
+	}
 	if next := f.next(res); next != "" {
 		line("next", "%s", next)
 	}
+	if res.Inputs.Refused > 0 {
+		line("refused", "%s", f.refusals(res))
+	}
+	fmt.Fprintf(&b, "inputs: %s\n", res.Inputs.Line())
 	return b.String()
+}
+
+// refusals says where to read what was denied.
+func (f *buildFlags) refusals(res *build.Result) string {
+	switch {
+	case res.Out != "":
+		return "see " + filepath.Join(res.Out, "statements") + ", inputs-*.json, \"refusals\""
+	case len(res.Images) > 0:
+		return "see the record of inputs: waxseal inspect " + shellWord(res.Images[0])
+	}
+	return "build with --out DIR to read what"
 }
 
 // earns says in one line what the evidence can carry.

@@ -27,6 +27,10 @@ type buildFlags struct {
 	key, builderID, out, engine, cacheDir string
 	unsigned, insecure                    bool
 	sbom                                  []string
+
+	inputs, lock, store, upstreamCA string
+	allow, allowHosts, upstreams    []string
+	pushInputs                      bool
 }
 
 func (f *buildFlags) register(fs *pflag.FlagSet) {
@@ -42,6 +46,7 @@ func (f *buildFlags) register(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.secrets, "secret", nil, "`SECRET` that steps may mount: id=ID[,src=FILE] or id=ID,env=NAME;\nonly the id is recorded")
 	fs.StringArrayVar(&f.ssh, "ssh", nil, "`AGENT` that steps may use: default, ID, ID=SOCKET or ID=KEYFILE")
 	fs.StringVar(&f.network, "network", "", "`MODE` of the RUN steps' network: default, none or host")
+	fs.StringSliceVar(&f.allow, "allow", nil, "`WHAT` a RUN may ask for: network.host or security.insecure;\nwhat it does with that is a gap in the record")
 	fs.StringArrayVar(&f.addHosts, "add-host", nil, "`NAME:IP` for steps' /etc/hosts")
 	fs.StringVar(&f.shmSize, "shm-size", "", "`SIZE` of steps' /dev/shm, as 64m")
 	fs.StringArrayVar(&f.ulimits, "ulimit", nil, "`LIMIT` of steps: NAME=SOFT[:HARD], as nofile=1024:2048")
@@ -65,6 +70,13 @@ func (f *buildFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.sbom, "sbom", []string{"spdx", "cyclonedx"}, "`LIST` of spdx and cyclonedx, or none")
 	fs.StringVar(&f.engine, "engine", "embedded", "`ENGINE` that runs the steps: embedded, or buildkit:ADDRESS for\na BuildKit that is running")
 	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` of the engine's build cache (default: ~/.cache/waxseal)")
+	fs.StringVar(&f.inputs, "inputs", "record", "`MODE` of what comes from outside: record all of it and write\nthe lock; locked, only what the lock lists, byte for byte;\noffline, the same and all from the store; none, no network")
+	fs.StringVar(&f.lock, "lock", "", "lock `FILE` (default: waxseal.lock beside the Dockerfile)")
+	fs.StringVar(&f.store, "store", "", "`DIR` of the bytes that builds took in\n(default: ~/.local/share/waxseal/store)")
+	fs.StringArrayVar(&f.allowHosts, "allow-host", nil, "`PATTERN` of hosts that may be reached, as *.debian.org;\nmay be repeated (default: all)")
+	fs.StringArrayVar(&f.upstreams, "upstream", nil, "`NAME[:PORT]=ADDRESS[:PORT]`: reach NAME there; the only way to\naddresses of this machine and its link")
+	fs.StringVar(&f.upstreamCA, "upstream-ca", "", "`FILE` of certificates trusted besides the system's, PEM")
+	fs.BoolVar(&f.pushInputs, "push-inputs", false, "with --push: put the bytes beside the image, for waxseal rebuild")
 	fs.BoolVar(&f.insecure, "insecure-registry", false, "allow plain HTTP and unverified certificates when pushing")
 
 	for _, r := range dockerOnly() {
@@ -88,7 +100,6 @@ type refusedFlag struct {
 
 func dockerOnly() []refusedFlag {
 	return []refusedFlag{
-		{"allow", "", true, "network.host is allowed by --network=host; security.insecure and devices are not offered"},
 		{"attest", "", true, "provenance is always written, SBOMs by --sbom"},
 		{"builder", "", true, "give the address of a running BuildKit with --engine buildkit:ADDRESS"},
 		{"call", "", true, "use docker build --call"},
@@ -141,7 +152,7 @@ func (f *buildFlags) fromEnv(fs *pflag.FlagSet, env func(string) string) {
 		to         *string
 	}{
 		{"key", "WAXSEAL_KEY", &f.key}, {"builder-id", "WAXSEAL_BUILDER_ID", &f.builderID},
-		{"cache-dir", "WAXSEAL_CACHE", &f.cacheDir}, {"progress", "BUILDKIT_PROGRESS", &f.progress},
+		{"cache-dir", "WAXSEAL_CACHE", &f.cacheDir}, {"store", "WAXSEAL_STORE", &f.store}, {"progress", "BUILDKIT_PROGRESS", &f.progress},
 	} {
 		if !fs.Changed(e.flag) && env(e.name) != "" && !(e.flag == "key" && f.unsigned) {
 			*e.to = env(e.name)
@@ -167,10 +178,13 @@ func (f *buildFlags) request(arg string, lookup func(string) (string, bool)) (bu
 	req := build.Request{
 		Source: build.Source{Context: arg, Dockerfile: f.file, Target: f.target},
 		Image:  build.Image{Tags: f.tags},
-		Steps:  build.Steps{Network: f.network},
+		Steps:  build.Steps{Network: f.network, Allow: f.allow},
 		Cache:  build.Cache{None: f.noCache, Except: f.noCacheFilter, Pull: f.pull},
 		Seal:   build.Seal{Unsigned: f.unsigned, BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
 		Engine: build.EngineChoice{CacheDir: f.cacheDir},
+		Inputs: build.InputChoice{
+			Mode: f.inputs, Lock: f.lock, Store: f.store, AllowHosts: f.allowHosts, UpstreamCA: f.upstreamCA, Push: f.pushInputs,
+		},
 	}
 	var errs flagErrors
 	errs.read("build-arg", func() (err error) { req.Source.Args, err = build.ParseArgs(f.args, lookup); return })
@@ -190,6 +204,8 @@ func (f *buildFlags) request(arg string, lookup func(string) (string, bool)) (bu
 	errs.read("progress", func() error { return build.CheckProgress(f.progress) })
 	errs.read("engine", func() error { return f.chooseEngine(&req.Engine) })
 	errs.read("sbom", func() error { return f.chooseSBOM(&req.Seal) })
+	errs.read("allow-host", func() error { return build.CheckHostPatterns(f.allowHosts) })
+	errs.read("upstream", func() (err error) { req.Inputs.Upstreams, err = build.ParseUpstreams(f.upstreams); return })
 	f.shortOutputs(&req)
 	return req, errs.first
 }
@@ -261,6 +277,14 @@ func imageHome(env func(string) string) string {
 		return filepath.Join(home, "images")
 	}
 	return filepath.Join(xdgDir(env, "XDG_DATA_HOME", ".local/share"), "images")
+}
+
+// inputsHome is the folder of the bytes that builds took in.
+func inputsHome(env func(string) string) string {
+	if home := env("WAXSEAL_HOME"); home != "" {
+		return filepath.Join(home, "store")
+	}
+	return filepath.Join(xdgDir(env, "XDG_DATA_HOME", ".local/share"), "store")
 }
 
 // xdgDir is waxseal's folder below an XDG base directory, which falls back to

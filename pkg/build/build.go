@@ -84,6 +84,7 @@ type Result struct {
 	Out       string   // the --out folder
 	Evidence  int      // signed statements
 	BuilderID string
+	Inputs    InputsResult
 	Notes     []string // what the user should know
 	Metadata  map[string]any
 }
@@ -117,7 +118,12 @@ func Run(ctx context.Context, req Request, deps Deps) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{req: &req, deps: &deps, places: places, notes: &notes{}, started: time.Now()}
+	intake, err := openIntake(&req, &deps)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{req: &req, deps: &deps, places: places, intake: intake, notes: &notes{}, started: time.Now()}
+	r.undo = append(r.undo, func() { intake.store.Close() })
 	defer r.cleanup()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -134,6 +140,7 @@ type run struct {
 	req     *Request
 	deps    *Deps
 	places  []publication
+	intake  *intake
 	notes   *notes
 	started time.Time
 
@@ -179,9 +186,22 @@ func (r *run) do(ctx context.Context) (*Result, error) {
 	}
 	r.described = sync.OnceValues(func() (attestations.ContainerEngine, error) { return eng.describe(ctx) })
 	go func() { _, _ = r.described() }()
+	// What the engine gets from here goes into the store while it works.
+	kept := make(chan error, 1)
+	keeping, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { kept <- in.keep(keeping, r.intake.store) }()
 	b, err := r.solve(ctx, c, eng, in)
 	if err != nil {
+		stop()
+		<-kept
 		return nil, err
+	}
+	if err := <-kept; err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		r.notes.add("this build cannot be repeated from the store: %v", err)
 	}
 	s, err := r.seal(ctx, c, eng, in, b)
 	if err != nil {
@@ -278,6 +298,7 @@ func (r *run) startAndGather(ctx context.Context) (engine, *inputs, error) {
 	go func() {
 		opts := r.deps.Engine
 		opts.Entitlements = append(slices.Clone(opts.Entitlements), r.req.entitlements()...)
+		opts.Inputs = r.intake.plan()
 		if opts.Stderr == nil && r.log.file != nil {
 			opts.Stderr = r.log.engine()
 		}
@@ -287,7 +308,7 @@ func (r *run) startAndGather(ctx context.Context) (engine, *inputs, error) {
 		}
 		up <- started{e, err}
 	}()
-	p := &preparer{req: r.req, deps: r.deps, shown: r.shown, notes: r.notes, tmpDir: r.deps.Home}
+	p := &preparer{req: r.req, deps: r.deps, shown: r.shown, notes: r.notes, tmpDir: r.deps.Home, lock: r.intake.place}
 	in, err := p.prepare(ctx)
 	if err != nil {
 		cancel()
@@ -327,6 +348,7 @@ type sealed struct {
 	documents  []document
 	records    *records
 	epoch      string
+	taken      []taken
 }
 
 type statement struct {
@@ -373,6 +395,9 @@ func (r *run) seal(ctx context.Context, c *client.Client, eng engine, in *inputs
 	if err != nil {
 		return nil, eng.Explain(err)
 	}
+	if err := r.takeIn(ctx, eng, in, b, s, described); err != nil {
+		return nil, err
+	}
 	if err := r.getSBOMs(ctx, eng, b, s); err != nil {
 		return nil, err
 	}
@@ -380,11 +405,49 @@ func (r *run) seal(ctx context.Context, c *client.Client, eng engine, in *inputs
 	a := &account{
 		req: r.req, in: in, engine: described, records: s.records, epoch: s.epoch, id: b.ref,
 		started: r.started, finished: time.Now(), log: r.log.digest(), version: r.deps.Version,
+		intake: r.intake,
 	}
 	if err := r.state(a, b, s); err != nil {
 		return nil, err
 	}
 	return s, r.sign(ctx, s)
+}
+
+// takeIn gets the record of inputs of every platform and holds it to the lock,
+// or makes the lock of it.
+func (r *run) takeIn(ctx context.Context, eng engine, in *inputs, b *built, s *sealed, described attestations.ContainerEngine) error {
+	for _, p := range s.platforms {
+		rec, err := s.recordOf(p.Name)
+		if err != nil {
+			return err
+		}
+		seen, err := eng.inputs(ctx, b, rec, p.Name)
+		if err != nil {
+			return eng.Explain(err)
+		}
+		s.taken = append(s.taken, taken{platform: p.Name, record: r.intake.assemble(in, rec, seen, described)})
+	}
+	if err := r.intake.holdToLock(s.taken); err != nil {
+		return err
+	}
+	if err := r.intake.makeLock(s.taken); err != nil {
+		return err
+	}
+	if err := r.intake.store.Sync(ctx); err != nil {
+		return fmt.Errorf("writing the store of inputs: %w", err)
+	}
+	return nil
+}
+
+// recordOf returns the engine's record of one platform.
+func (s *sealed) recordOf(platform string) (*record, error) {
+	rec, err := s.records.of(platform, len(s.platforms))
+	if err != nil && slices.Contains(s.bare, platform) {
+		// FROM scratch and no files: no input went into it, and the engine
+		// keeps no record of nothing.
+		return &record{}, nil
+	}
+	return rec, err
 }
 
 func (r *run) getSBOMs(ctx context.Context, eng engine, b *built, s *sealed) error {
@@ -450,36 +513,37 @@ func (r *run) platforms(root ocispec.Descriptor, s *sealed) (*time.Time, error) 
 }
 
 // state writes the statements: provenance for every manifest and the index,
-// SBOMs for every manifest.
+// the record of inputs and SBOMs for every manifest.
 func (r *run) state(a *account, b *built, s *sealed) error {
 	name := "image"
 	if names := r.allNames(); len(names) > 0 {
 		name = familiar(names[0])
 	}
-	var all []*record
-	for _, p := range s.platforms {
-		rec, err := s.records.of(p.Name, len(s.platforms))
-		if err != nil && slices.Contains(s.bare, p.Name) {
-			// FROM scratch and no files: no input went into it, and the engine
-			// keeps no record of nothing.
-			rec, err = &record{}, nil
-		}
+	var whole subject
+	for i, p := range s.platforms {
+		file := strings.ReplaceAll(p.Name, "/", "-")
+		rec, err := s.recordOf(p.Name)
 		if err != nil {
 			return err
 		}
-		all = append(all, rec)
+		t := &s.taken[i]
+		st, err := attest.NewStatement(attestations.InputsV1, subjectsOf(name, p.Digest), t.record)
+		if err != nil {
+			return fmt.Errorf("writing the record of inputs: %w", err)
+		}
+		t.digest = st.Digest()
+		inputs := statement{"inputs-" + file, p.Digest, st}
 		var docs []document
 		for _, d := range s.documents {
 			if d.platform == p.Name {
 				docs = append(docs, d)
 			}
 		}
-		st, err := a.statement(name, p.Digest, []*record{rec}, docs)
-		if err != nil {
+		if st, err = a.statement(name, p.Digest, subject{[]*record{rec}, []taken{*t}, docs}); err != nil {
 			return err
 		}
-		file := strings.ReplaceAll(p.Name, "/", "-")
-		s.statements = append(s.statements, statement{"provenance-" + file, p.Digest, st})
+		whole.recs, whole.taken = append(whole.recs, rec), append(whole.taken, *t)
+		s.statements = append(s.statements, statement{"provenance-" + file, p.Digest, st}, inputs)
 		for _, d := range docs {
 			st, err := d.statement(name, p.Digest)
 			if err != nil {
@@ -489,7 +553,8 @@ func (r *run) state(a *account, b *built, s *sealed) error {
 		}
 	}
 	if b.image.MediaType == ocispec.MediaTypeImageIndex {
-		st, err := a.statement(name, attest.Digest(b.image.Digest), all, s.documents)
+		whole.sboms = s.documents
+		st, err := a.statement(name, attest.Digest(b.image.Digest), whole)
 		if err != nil {
 			return err
 		}
@@ -574,6 +639,8 @@ func (r *run) deliver(ctx context.Context, in *inputs, b *built, s *sealed) (*Re
 			res.Images = append(res.Images, store.Reference{Kind: store.Layout, Place: filepath.Join(r.req.Seal.Out, "image"), Digest: res.Digest}.String())
 		}
 	}
+	res.Inputs.Written = r.intake.writeLock(r.notes)
+	r.intake.tell(s.taken, r.notes)
 	res.Notes = r.notes.list
 	return res, nil
 }
@@ -679,6 +746,8 @@ func (r *run) result(b *built, s *sealed) *Result {
 	res.Metadata["waxseal.platforms"] = platformDigests
 	res.Metadata["waxseal.builder"] = res.BuilderID
 	res.Metadata["waxseal.signed"] = r.deps.Signer != nil
+	res.Inputs = r.intake.result(s.taken)
+	res.Metadata["waxseal.inputs"] = res.Inputs
 	return res
 }
 
@@ -711,6 +780,14 @@ func (r *run) writeOut(ctx context.Context, p *publisher, in *inputs, s *sealed,
 	for name, rec := range s.records.platforms {
 		file := strings.TrimSuffix("engine-record-"+strings.ReplaceAll(name, "/", "-"), "-") + ".json"
 		if err := r.out.write(rec.raw, file); err != nil {
+			return err
+		}
+	}
+	if raw := r.intake.inForce(); raw != nil {
+		if err := os.Mkdir(r.out.path("inputs"), 0o755); err != nil {
+			return err
+		}
+		if err := r.out.write(raw, "inputs", lockName); err != nil {
 			return err
 		}
 	}

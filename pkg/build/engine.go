@@ -25,6 +25,9 @@ type engine interface {
 	sbom(ctx context.Context, q sbomQuery) (io.ReadCloser, error)
 	// catalogs reports whether SBOMs are made in the engine during the export.
 	catalogs() bool
+	// inputs is what reached one platform of a build, as far as this engine can
+	// tell; rec is what BuildKit wrote down about it.
+	inputs(ctx context.Context, b *built, rec *record, platform string) (*EngineInputs, error)
 	// Explain adds to an error what the engine knows about it.
 	Explain(err error) error
 	Close() error
@@ -69,6 +72,10 @@ func (e *ownEngine) describe(ctx context.Context) (attestations.ContainerEngine,
 		Name: "embedded", Version: info.Engine, BuildKit: info.BuildKit, Runc: info.Runc, Kernel: info.Kernel,
 		Snapshotter: info.Snapshotter, Isolation: "runc",
 	}, nil
+}
+
+func (e *ownEngine) inputs(ctx context.Context, b *built, _ *record, platform string) (*EngineInputs, error) {
+	return e.Inputs(ctx, b.ref, platform)
 }
 
 func (e *ownEngine) sbom(ctx context.Context, q sbomQuery) (io.ReadCloser, error) {
@@ -146,4 +153,8 @@ func catalogLayout(ctx context.Context, q sbomQuery) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("cataloguing %s: %s", q.platform, strings.TrimPrefix(firstLine(said.String(), err), engineName+": "))
 	}
 	return io.NopCloser(&out), nil
+}
+
+func (e *foreignEngine) inputs(_ context.Context, _ *built, _ *record, _ string) (*EngineInputs, error) {
+	return &EngineInputs{Gaps: []attestations.InputGap{{Kind: "foreign-engine", Detail: "nobody watched the steps of this BuildKit"}}}, nil
 }

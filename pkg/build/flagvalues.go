@@ -203,6 +203,57 @@ func ParseAddHosts(values []string) ([]string, error) {
 	return out, nil
 }
 
+// ParseUpstreams reads "NAME[:PORT]=ADDRESS[:PORT]".
+func ParseUpstreams(values []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, s := range values {
+		name, to, ok := strings.Cut(s, "=")
+		if !ok || name == "" || to == "" {
+			return nil, fmt.Errorf("%q is no NAME[:PORT]=ADDRESS[:PORT]", s)
+		}
+		host, port, err := net.SplitHostPort(name)
+		if err != nil {
+			host, port = name, ""
+		}
+		if host == "" || strings.ContainsAny(host, "/*:") || !isPort(port) {
+			return nil, fmt.Errorf("%q: %q is no NAME[:PORT]", s, name)
+		}
+		address, port, err := net.SplitHostPort(to)
+		if err != nil {
+			address, port = strings.TrimSuffix(strings.TrimPrefix(to, "["), "]"), ""
+		}
+		if net.ParseIP(address) == nil || !isPort(port) {
+			return nil, fmt.Errorf("%q: %q is no ADDRESS[:PORT] with an IP address", s, to)
+		}
+		name = strings.ToLower(name)
+		if _, twice := out[name]; twice {
+			return nil, fmt.Errorf("%q: %q is given twice", s, name)
+		}
+		out[name] = to
+	}
+	return nilIfEmpty(out), nil
+}
+
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return s == "" || err == nil && n > 0
+}
+
+// CheckHostPatterns accepts patterns of hosts: "deb.debian.org" or
+// "*.debian.org".
+func CheckHostPatterns(patterns []string) error {
+	for _, p := range patterns {
+		name := strings.TrimPrefix(p, "*.")
+		if p == "*" {
+			continue
+		}
+		if name == "" || strings.ContainsAny(name, "*/ :?[]") && net.ParseIP(name) == nil {
+			return fmt.Errorf("%q is no host: give a name, *.DOMAIN or an IP address, without scheme and port", p)
+		}
+	}
+	return nil
+}
+
 // ParseSize reads "64m" and the like into bytes.
 func ParseSize(s string) (int64, error) {
 	if s == "" {

@@ -43,7 +43,7 @@ func TestGitState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr, err := walkFolder(t.Context(), app, []byte("left-out"), ".dockerignore")
+	tr, err := walkFolder(t.Context(), app, []byte("left-out"), ".dockerignore", "")
 	if err != nil {
 		t.Fatal(err)
 	}

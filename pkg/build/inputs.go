@@ -45,6 +45,7 @@ type inputs struct {
 	stores map[string]content.Store
 
 	dependencies []dependency
+	given        []given // what of it comes from this machine, for the store
 	// ours maps the digest of an image that we made or opened to the name of
 	// the dependency that already stands for it.
 	ours map[string]string
@@ -83,6 +84,7 @@ type preparer struct {
 	in     *inputs
 	notes  *notes
 	tmpDir string
+	lock   string // the lock file, which is part of no context
 }
 
 // prepare reads all inputs that lie on this machine.
@@ -224,7 +226,7 @@ func (p *preparer) walk(ctx context.Context, dir, dockerfile string) (*tree, err
 	if err != nil {
 		return nil, err
 	}
-	t, err := walkFolder(ctx, dir, ignore, name)
+	t, err := walkFolder(ctx, dir, ignore, name, p.lock)
 	if err != nil {
 		return nil, err
 	}
@@ -273,6 +275,13 @@ func (p *preparer) state(l *layer, name, shown string) (llb.State, error) {
 		Digest:      map[string]string{"sha256": l.manifest.Hex()},
 		Annotations: map[string]any{"files": l.files, "bytes": l.bytes, "layer": string(l.digest)},
 	})
+	g := given{layer: l, source: attestations.InputSource{
+		Kind: "context", URI: name, Digest: string(l.manifest), Tree: string(l.digest), Size: l.size,
+	}}
+	if strings.HasPrefix(name, attestations.DependencyNamedContext+":") {
+		g.source.Kind = "named-context"
+	}
+	p.in.given = append(p.in.given, g)
 	return llb.OCILayout("waxseal/context@"+d.String(),
 		llb.OCIStore("", contextStore),
 		llb.Platform(ocispec.Platform{OS: contextOS, Architecture: contextArch}),
@@ -359,6 +368,10 @@ func (p *preparer) noteDockerfile(name string, raw []byte) error {
 	p.in.dependencies = append(p.in.dependencies, dependency{
 		Name: attestations.DependencyDockerfile, Digest: sha256Of(raw), Annotations: map[string]any{"path": name},
 	})
+	p.in.given = append(p.in.given, given{raw: raw, source: attestations.InputSource{
+		Kind: "dockerfile", URI: attestations.DependencyDockerfile, Ref: name,
+		Digest: string(attest.DigestOf(raw)), Size: int64(len(raw)),
+	}})
 	return nil
 }
 
@@ -388,34 +401,18 @@ func (p *preparer) readDockerfile(dir string) (name string, raw []byte, err erro
 		return "-", raw, nil
 	case strings.HasPrefix(f, "http://") || strings.HasPrefix(f, "https://"):
 		return "", nil, UsageError{fmt.Errorf("reading Dockerfile %q: a URL is not supported; download it, or use the URL as the context", cleanURL(f))}
-	case f != "":
-		raw, err := readSmall(f, maxDockerfile)
-		if errors.Is(err, fs.ErrNotExist) {
-			// As docker: a path that is not below the working directory may be
-			// meant from the context.
-			inside := filepath.Join(dir, f)
-			if raw, err2 := readSmall(inside, maxDockerfile); err2 == nil && !filepath.IsAbs(f) {
-				return inside, raw, nil
-			}
-			return "", nil, fmt.Errorf("reading Dockerfile %q: no such file", f)
-		}
-		if err != nil {
-			return "", nil, fmt.Errorf("reading Dockerfile: %w", err)
-		}
-		return f, raw, nil
 	}
-	for _, try := range []string{"Dockerfile", "dockerfile"} {
-		name := filepath.Join(dir, try)
-		raw, err := readSmall(name, maxDockerfile)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return "", nil, fmt.Errorf("reading Dockerfile: %w", err)
-		}
-		return name, raw, nil
+	name = dockerfilePath(dir, f)
+	raw, err = readSmall(name, maxDockerfile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && f != "":
+		return "", nil, fmt.Errorf("reading Dockerfile %q: no such file", f)
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil, hinted(fmt.Errorf("there is no Dockerfile in %q", dir), "write one there, or name it with -f")
+	case err != nil:
+		return "", nil, fmt.Errorf("reading Dockerfile: %w", err)
 	}
-	return "", nil, hinted(fmt.Errorf("there is no Dockerfile in %q", dir), "write one there, or name it with -f")
+	return name, raw, nil
 }
 
 // stdinContext reads a context archive, or a Dockerfile without a context.
@@ -620,6 +617,9 @@ func (p *preparer) useLayout(i int, name, dir string, d digest.Digest, dep depen
 	dep.Digest = map[string]string{d.Algorithm().String(): d.Encoded()}
 	p.in.ours[d.Encoded()] = dep.Name
 	p.in.dependencies = append(p.in.dependencies, dep)
+	p.in.given = append(p.in.given, given{images: dir, source: attestations.InputSource{
+		Kind: "named-context", URI: dep.Name, Ref: dep.URI, Digest: d.String(),
+	}})
 	return nil
 }
 

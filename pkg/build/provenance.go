@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"sort"
 	"strings"
@@ -11,7 +12,11 @@ import (
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/lock"
 )
+
+// inTotoMediaType is that of a statement's bytes.
+const inTotoMediaType = "application/vnd.in-toto+json"
 
 // dependency is a SLSA resource descriptor.
 type dependency struct {
@@ -57,34 +62,47 @@ type account struct {
 	finished time.Time
 	log      attest.Digest
 	version  string
+	intake   *intake
 }
 
-// provenance makes the predicate for one platform's record and SBOMs, or with
-// all of them for the index.
-func (a *account) provenance(recs []*record, sboms []document) *provenance {
+// subject is one image that provenance is written about: a platform's, with
+// its records and SBOMs, or with those of all platforms the index.
+type subject struct {
+	recs  []*record
+	taken []taken
+	sboms []document
+}
+
+func (a *account) provenance(s subject) *provenance {
 	p := &provenance{}
 	def, run := &p.BuildDefinition, &p.RunDetails
 	def.BuildType = attestations.ContainerBuildType
 	def.ExternalParameters = a.req.external(a.in.described)
-	def.InternalParameters = a.internal(recs)
-	def.ResolvedDependencies = a.dependencies(recs)
+	def.ExternalParameters.Inputs = a.intake.external()
+	def.InternalParameters = a.internal(s)
+	def.ResolvedDependencies = append(a.dependencies(s.recs), requested(s.taken)...)
 	run.Builder.ID = a.req.builderID()
 	if a.version != "" {
 		run.Builder.Version = map[string]string{"waxseal": a.version}
 	}
 	run.Metadata.InvocationID = a.id
 	run.Metadata.StartedOn, run.Metadata.FinishedOn = a.started.UTC().Truncate(time.Second), a.finished.UTC().Truncate(time.Second)
-	for _, s := range sboms {
-		d := dependency{Name: attestations.ByproductSBOM + ":" + s.format, Digest: map[string]string{"sha256": s.digest.Hex()}, MediaType: s.mediaType()}
-		if len(recs) > 1 {
-			d.Annotations = map[string]any{"platform": s.platform}
+	byproduct := func(platform string, d dependency) {
+		if len(s.recs) > 1 {
+			d.Annotations = map[string]any{"platform": platform}
 		}
 		run.Byproducts = append(run.Byproducts, d)
+	}
+	for _, x := range s.taken {
+		byproduct(x.platform, dependency{Name: attestations.ByproductInputs, Digest: map[string]string{"sha256": x.digest.Hex()}, MediaType: inTotoMediaType})
+	}
+	for _, d := range s.sboms {
+		byproduct(d.platform, dependency{Name: attestations.ByproductSBOM + ":" + d.format, Digest: map[string]string{"sha256": d.digest.Hex()}, MediaType: d.mediaType()})
 	}
 	if a.log != "" {
 		run.Byproducts = append(run.Byproducts, dependency{Name: attestations.ByproductLog, Digest: map[string]string{"sha256": a.log.Hex()}, MediaType: "text/plain"})
 	}
-	for _, r := range recs {
+	for _, r := range s.recs {
 		if r.raw == nil {
 			continue
 		}
@@ -93,26 +111,56 @@ func (a *account) provenance(recs []*record, sboms []document) *provenance {
 	return p
 }
 
-func (a *account) internal(recs []*record) attestations.ContainerBuildInternal {
+func (a *account) internal(s subject) attestations.ContainerBuildInternal {
 	i := attestations.ContainerBuildInternal{
 		Engine: a.engine, Frontend: frontendName, Syntax: a.in.syntax,
 		SourceDateEpoch: a.epoch, CacheHits: a.records.cached, Steps: a.records.total,
-		NetworkObserved: attestations.NetworkUnobserved,
+		NetworkObserved: worstOf(s.taken),
 	}
 	if a.epoch != "" {
 		i.EpochFrom = a.in.epoch.from
 	}
-	hermetic := len(recs) > 0
-	for _, r := range recs {
+	for _, r := range s.recs {
 		i.BuilderPlatform = cmp.Or(r.Platform, i.BuilderPlatform)
-		hermetic = hermetic && r.Hermetic
-	}
-	// With --network=none no step can have another network: host needs a
-	// permission that only --network=host gives.
-	if hermetic || a.req.Steps.Network == "none" {
-		i.NetworkObserved = attestations.NetworkNone
 	}
 	return i
+}
+
+// requested lists what steps asked for, each content of a URI once: how often
+// and in which order stands in the record of inputs.
+func requested(all []taken) []dependency {
+	type key struct{ uri, digest string }
+	seen := map[key]bool{}
+	var out []dependency
+	for _, t := range all {
+		for i := range t.record.Steps {
+			st := &t.record.Steps[i]
+			for _, q := range st.Requests {
+				k := key{q.URI, q.Digest}
+				if seen[k] {
+					continue
+				}
+				seen[k] = true
+				out = append(out, requestDependency(st, q))
+			}
+		}
+	}
+	return out
+}
+
+func requestDependency(st *attestations.InputStep, q attestations.InputRequest) dependency {
+	alg, value, _ := strings.Cut(q.Digest, ":")
+	d := dependency{
+		Name: lock.PURL(q.URI), URI: q.URI, Digest: map[string]string{alg: value},
+		MediaType: q.Headers["content-type"], Annotations: map[string]any{"step": st.Name},
+	}
+	if q.Method != http.MethodGet {
+		d.Annotations["method"] = q.Method
+	}
+	if q.Status != http.StatusOK {
+		d.Annotations["status"] = q.Status
+	}
+	return d
 }
 
 // dependencies are our own inputs first, then what the engine resolved.
@@ -210,8 +258,8 @@ func subjectsOf(name string, d attest.Digest) []attest.Subject {
 	return []attest.Subject{{Name: name, Digest: map[string]string{"sha256": d.Hex()}}}
 }
 
-func (a *account) statement(name string, d attest.Digest, recs []*record, sboms []document) (*attest.Statement, error) {
-	st, err := attest.NewStatement(attestations.ProvenanceV1, subjectsOf(name, d), a.provenance(recs, sboms))
+func (a *account) statement(name string, d attest.Digest, s subject) (*attest.Statement, error) {
+	st, err := attest.NewStatement(attestations.ProvenanceV1, subjectsOf(name, d), a.provenance(s))
 	if err != nil {
 		return nil, fmt.Errorf("writing provenance: %w", err)
 	}

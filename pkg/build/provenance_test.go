@@ -13,6 +13,7 @@ import (
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/lock"
 )
 
 // everything is a request with every parameter set.
@@ -30,7 +31,7 @@ func everything() *Request {
 		},
 		Steps: Steps{
 			Secrets: []Secret{{ID: "token", File: "/home/me/hunter2"}}, SSH: []SSH{{ID: "default", Paths: []string{"/home/me/hunter2"}}},
-			Network: "host", AddHosts: []string{"a=10.0.0.1"}, ShmSize: 64 << 20, Ulimits: []string{"nofile=1:2"},
+			Network: "host", Allow: []string{"security.insecure"}, AddHosts: []string{"a=10.0.0.1"}, ShmSize: 64 << 20, Ulimits: []string{"nofile=1:2"},
 		},
 		Cache: Cache{
 			Except: []string{"build"}, Pull: true,
@@ -39,6 +40,31 @@ func everything() *Request {
 		},
 		Outputs: []Output{{Kind: OutputImage, Layers: map[string]string{"compression": "zstd", "rewrite-timestamp": "false"}}},
 		Seal:    Seal{SBOM: []string{"spdx", "cyclonedx"}, BuilderID: "https://ci.example/builder"},
+		Inputs: InputChoice{
+			Mode: attestations.InputsLocked, Lock: "/home/me/waxseal.lock", Store: "/home/me/store", UpstreamCA: "/home/me/ca.pem",
+			AllowHosts: []string{"*.debian.org"}, Upstreams: map[string]string{"deb.debian.org": "10.0.0.1:8080"},
+		},
+	}
+}
+
+// aStep is the record of a step that asked for one thing twice, was sent
+// elsewhere, and had a body withheld.
+func aStep() attestations.InputStep {
+	python := attestations.InputRequest{
+		Ordinal: 1, Method: "GET", URI: "http://deb.debian.org/debian/pool/main/p/python3/python3_3.11_amd64.deb", Status: 200,
+		Digest: "sha256:" + zeros64, Size: 3, Headers: map[string]string{"content-type": "application/vnd.debian.binary-package"},
+	}
+	again, other := python, python
+	again.Ordinal, other.Ordinal = 2, 3
+	other.Digest = "sha256:" + strings.Repeat("1", 64)
+	return attestations.InputStep{
+		ID: "sha256:" + zeros64, Name: "RUN apt-get install python3", Verdict: attestations.VerdictGaps,
+		Requests: []attestations.InputRequest{
+			python, again, other,
+			{Ordinal: 4, Method: "POST", URI: "https://api.example/audit?token=hmac:00", Status: 404, Digest: "hmac-sha256:" + zeros64, Withheld: true},
+		},
+		Refusals: []attestations.InputRefusal{{Kind: "tcp", Destination: "10.0.0.1:22", Reason: "only 80 and 443", Count: 2}},
+		Gaps:     []attestations.InputGap{{Kind: "withheld"}},
 	}
 }
 
@@ -64,7 +90,13 @@ func provenanceOf(t *testing.T) (*provenance, []byte) {
 		epoch: "1700000000", id: "id", started: time.Unix(1, 0), finished: time.Unix(2, 0),
 		log: attest.DigestOf(nil), version: "v1",
 	}
-	p := a.provenance([]*record{rec}, []document{{platform: "linux/amd64", format: "spdx", digest: attest.DigestOf([]byte("x"))}})
+	a.intake = &intake{choice: a.req.Inputs, held: &lock.File{}, raw: []byte("lock"), authority: []byte("ca")}
+	took := &attestations.Inputs{Steps: []attestations.InputStep{aStep()}}
+	settle(took)
+	p := a.provenance(subject{
+		[]*record{rec}, []taken{{platform: "linux/amd64", record: took, digest: attest.DigestOf([]byte("y"))}},
+		[]document{{platform: "linux/amd64", format: "spdx", digest: attest.DigestOf([]byte("x"))}},
+	})
 	raw, err := json.Marshal(p)
 	if err != nil {
 		t.Fatal(err)
@@ -136,24 +168,60 @@ func TestProvenanceDependencies(t *testing.T) {
 	}
 }
 
-func TestNetworkIsNeverClaimedObserved(t *testing.T) {
-	a := &account{req: &Request{}, in: &inputs{}, records: &records{}}
-	open, shut := &record{}, &record{Hermetic: true}
-	for name, c := range map[string]struct {
-		network string
-		recs    []*record
-		want    string
-	}{
-		"default":             {"", []*record{open}, attestations.NetworkUnobserved},
-		"none":                {"none", []*record{open}, attestations.NetworkNone},
-		"no step had one":     {"", []*record{shut}, attestations.NetworkNone},
-		"one platform did":    {"", []*record{shut, open}, attestations.NetworkUnobserved},
-		"nothing is recorded": {"", nil, attestations.NetworkUnobserved},
-	} {
-		a.req.Steps.Network = c.network
-		if got := a.internal(c.recs).NetworkObserved; got != c.want {
-			t.Errorf("%s: %s, want %s", name, got, c.want)
+// Every content that a step was given is there once, under its URI.
+func TestProvenanceListsWhatStepsAskedFor(t *testing.T) {
+	p, _ := provenanceOf(t)
+	var got []dependency
+	for _, d := range p.BuildDefinition.ResolvedDependencies {
+		if d.Annotations["step"] != nil {
+			got = append(got, d)
 		}
+	}
+	if len(got) != 3 {
+		t.Fatalf("%d dependencies of steps: %+v", len(got), got)
+	}
+	if d := got[0]; d.Digest["sha256"] != zeros64 || d.MediaType != "application/vnd.debian.binary-package" || d.Annotations["step"] != "RUN apt-get install python3" || len(d.Annotations) != 1 {
+		t.Errorf("package %+v", d)
+	}
+	if got[1].Digest["sha256"] != strings.Repeat("1", 64) || got[1].URI != got[0].URI {
+		t.Errorf("the other content of that URI: %+v", got[1])
+	}
+	if d := got[2]; d.Digest["hmac-sha256"] == "" || d.Annotations["method"] != "POST" || d.Annotations["status"] != 404 {
+		t.Errorf("request %+v", d)
+	}
+	bound := p.RunDetails.Byproducts[0]
+	if bound.Name != attestations.ByproductInputs || bound.Digest["sha256"] != attest.DigestOf([]byte("y")).Hex() || bound.Annotations != nil {
+		t.Errorf("byproduct %+v", bound)
+	}
+	if in := p.BuildDefinition.ExternalParameters.Inputs; in.Mode != "locked" || in.Lock != string(attest.DigestOf([]byte("lock"))) || in.Upstreams[0] != "deb.debian.org" {
+		t.Errorf("parameters %+v", in)
+	}
+	if got := p.BuildDefinition.InternalParameters.NetworkObserved; got != attestations.VerdictGaps {
+		t.Errorf("network %s", got)
+	}
+}
+
+// The verdict of several images is that of the worst, and no record at all is
+// no good one.
+func TestNetworkIsTheWorstVerdict(t *testing.T) {
+	of := func(verdicts ...string) (out []taken) {
+		for _, v := range verdicts {
+			out = append(out, taken{record: &attestations.Inputs{Verdict: v}})
+		}
+		return out
+	}
+	for want, c := range map[string][]taken{
+		"isolated":   of("isolated", "isolated"),
+		"recorded":   of("isolated", "recorded"),
+		"gaps":       of("gaps", "recorded"),
+		"unobserved": of("recorded", "marvellous"),
+	} {
+		if got := worstOf(c); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	if got := worstOf(nil); got != attestations.VerdictUnobserved {
+		t.Errorf("without a record: %s", got)
 	}
 }
 

@@ -400,7 +400,7 @@ func (r *Request) external(c attestations.ContainerContext) attestations.Contain
 		BuildArgs: publicArgs(r.Source.Args), Labels: r.Image.Labels,
 		AddHosts: r.Steps.AddHosts, ShmSize: r.Steps.ShmSize, Ulimits: r.Steps.Ulimits,
 		Pull: r.Cache.Pull, NoCache: r.Cache.None, NoCacheFilter: r.Cache.Except,
-		SBOM: r.Seal.SBOM,
+		SBOM: r.Seal.SBOM, Allow: r.Steps.Allow,
 	}
 	if r.Steps.Network != "default" {
 		p.Network = r.Steps.Network

@@ -74,8 +74,10 @@ func readIgnore(dir, dockerfile string) (raw []byte, name string, err error) {
 	return nil, "", nil
 }
 
-// walkFolder lists dir as it stands after the patterns of ignore.
-func walkFolder(ctx context.Context, dir string, ignore []byte, ignoreName string) (*tree, error) {
+// walkFolder lists dir as it stands after the patterns of ignore, and without
+// the file except ("" for none): a lock that changed the context it belongs to
+// would never hold.
+func walkFolder(ctx context.Context, dir string, ignore []byte, ignoreName, except string) (*tree, error) {
 	var patterns []string
 	if len(ignore) > 0 {
 		var err error
@@ -99,9 +101,13 @@ func walkFolder(ctx context.Context, dir string, ignore []byte, ignoreName strin
 	t.open = func(e *entry) (io.ReadCloser, error) {
 		return os.OpenFile(filepath.Join(root, filepath.FromSlash(e.path)), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	}
+	except = below(root, except)
 	err = kept.Walk(ctx, "", func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
+		}
+		if p == except && except != "" {
+			return nil
 		}
 		if len(t.entries) >= attest.MaxContextFiles {
 			return fmt.Errorf("more than %d files; leave out what the build does not need in .dockerignore", attest.MaxContextFiles)
@@ -144,6 +150,29 @@ func walkFolder(ctx context.Context, dir string, ignore []byte, ignoreName strin
 		return nil, fmt.Errorf("reading context %q: %w", dir, plainPathError(err))
 	}
 	return t, nil
+}
+
+// below is the path of name in root, which is free of links; "" where it is
+// not in there.
+func below(root, name string) string {
+	if name == "" {
+		return ""
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(name))
+	if err != nil {
+		return ""
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return ""
+	}
+	if root, err = filepath.Abs(root); err != nil {
+		return ""
+	}
+	rel, err := filepath.Rel(root, filepath.Join(dir, filepath.Base(name)))
+	if err != nil || !filepath.IsLocal(rel) {
+		return ""
+	}
+	return rel
 }
 
 // add appends e, or refuses what an image layer would read as something else.

@@ -48,7 +48,7 @@ func walked(t *testing.T, dir, dockerfile string) *tree {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr, err := walkFolder(t.Context(), dir, raw, name)
+	tr, err := walkFolder(t.Context(), dir, raw, name, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func TestIgnoreFiles(t *testing.T) {
 		})
 	}
 	dir := folder(t, map[string]string{".dockerignore": "[", "a": ""})
-	if _, err := walkFolder(t.Context(), dir, []byte("["), ".dockerignore"); err == nil || !strings.Contains(err.Error(), ".dockerignore") {
+	if _, err := walkFolder(t.Context(), dir, []byte("["), ".dockerignore", ""); err == nil || !strings.Contains(err.Error(), ".dockerignore") {
 		t.Errorf("a broken ignore file: %v", err)
 	}
 }
@@ -232,10 +232,10 @@ func TestContextThatChangesIsAnError(t *testing.T) {
 
 func TestContextRefusesWhiteouts(t *testing.T) {
 	dir := folder(t, map[string]string{"d/.wh.a": ""})
-	if _, err := walkFolder(t.Context(), dir, nil, ""); err == nil || !strings.Contains(err.Error(), "d/.wh.a") {
+	if _, err := walkFolder(t.Context(), dir, nil, "", ""); err == nil || !strings.Contains(err.Error(), "d/.wh.a") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := walkFolder(t.Context(), dir, []byte("**/.wh.*"), ".dockerignore"); err != nil {
+	if _, err := walkFolder(t.Context(), dir, []byte("**/.wh.*"), ".dockerignore", ""); err != nil {
 		t.Errorf("left out, and still %v", err)
 	}
 }
