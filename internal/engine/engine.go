@@ -7,7 +7,7 @@
 // socket: file descriptor 3 is one end of a socket pair that carries BuildKit's
 // control API, 4 one that carries the side channel, 5 a pipe that never has
 // data and whose end means that waxseal is gone, 6 the lock of the build
-// cache. It expects to be process 1 of its own pid namespace with its own
+// cache, 7 a pipe with the plan of the inputs. It expects to be process 1 of its own pid namespace with its own
 // mounts, so that nothing it starts outlives it.
 package engine
 
@@ -50,6 +50,7 @@ const (
 	fdSide     = 4
 	fdLifetime = 5
 	fdLock     = 6
+	fdPlan     = 7
 )
 
 // stopGrace is how long a cancelled build may take to kill its containers and
@@ -99,8 +100,13 @@ func Serve(ctx context.Context, cfg Config) error {
 		return err
 	}
 
+	plan, err := openPlan()
+	if err != nil {
+		return err
+	}
 	sboms := newSBOMs(ctx, cfg)
-	svc := newSideService(cfg, sboms)
+	rec := newRecorder(cfg, plan)
+	svc := newSideService(cfg, sboms, rec)
 	go svc.serve(side)
 
 	// The rest of BuildKit's words are no news to whoever builds.
@@ -111,12 +117,12 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err := ownTemporary(cfg.Root); err != nil {
 		return svc.fail(ctx, explain(cfg.Root, err))
 	}
-	c, err := newController(ctx, cfg, sboms)
+	c, err := newController(ctx, cfg, sboms, rec)
 	if err != nil {
 		return svc.fail(ctx, explain(cfg.Root, err))
 	}
 	server := grpc.NewServer(
-		grpc.ChainUnaryInterceptor(sboms.intercept, grpcerrors.UnaryServerInterceptor),
+		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, sboms.intercept, rec.intercept),
 		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
@@ -146,6 +152,7 @@ func Serve(ctx context.Context, cfg Config) error {
 		controlConn.Close()
 		server.Stop()
 		sboms.wait()
+		rec.close()
 		_ = c.Close()
 		removeCgroups(cgroupParent(cfg.Root))
 		close(stopped)
@@ -178,19 +185,19 @@ func ownTemporary(root string) error {
 	return os.Setenv("TMPDIR", shortTemporary)
 }
 
-func newController(ctx context.Context, cfg Config, sboms *sboms) (*control.Controller, error) {
+func newController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder) (*control.Controller, error) {
 	if err := requirements(cfg.Root); err != nil {
 		return nil, err
 	}
 	parent := cgroupParent(cfg.Root)
 	removeCgroups(parent)
-	w, err := newWorker(ctx, cfg, parent, sboms)
+	w, err := newWorker(ctx, cfg, parent, sboms, rec)
 	if err != nil {
 		return nil, err
 	}
 	wc := &worker.Controller{}
 	layers := newLayerCache(w, cfg.Root)
-	if err := wc.Add(&layerWorker{Worker: w, layers: layers}); err != nil {
+	if err := wc.Add(&layerWorker{Worker: w, layers: layers, rec: rec}); err != nil {
 		return nil, err
 	}
 	sessions, err := session.NewManager()
@@ -212,9 +219,12 @@ func newController(ctx context.Context, cfg Config, sboms *sboms) (*control.Cont
 		// No gateway.v0: a "# syntax=" line must not run somebody's image as
 		// a frontend beside the one that is built in.
 		Frontends: map[string]frontend.Frontend{
-			"dockerfile.v0": &catalogued{
-				Frontend: forwarder.NewGatewayForwarder(wc.Infos(), dockerfile.Build),
-				sboms:    sboms,
+			"dockerfile.v0": &recordedResults{
+				Frontend: &catalogued{
+					Frontend: forwarder.NewGatewayForwarder(wc.Infos(), dockerfile.Build),
+					sboms:    sboms,
+				},
+				rec: rec,
 			},
 		},
 		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{
@@ -226,7 +236,7 @@ func newController(ctx context.Context, cfg Config, sboms *sboms) (*control.Cont
 			"registry": registryremotecache.ResolveCacheImporterFunc(sessions, w.ContentStore(), hosts),
 			"local":    localremotecache.ResolveCacheImporterFunc(sessions),
 		},
-		CacheManager:   solver.NewCacheManager(ctx, "local", cacheStorage, worker.NewCacheResultStorage(wc)),
+		CacheManager:   solver.NewCacheManager(ctx, "local", &watchedCache{cacheStorage, rec}, worker.NewCacheResultStorage(wc)),
 		Entitlements:   cfg.Entitlements,
 		HistoryDB:      history,
 		CacheStore:     cacheStorage,

@@ -28,12 +28,14 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
 	"github.com/moby/buildkit/exporter/util/epoch"
+	"github.com/moby/buildkit/frontend"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/util/compression"
 	"github.com/moby/buildkit/util/contentutil"
 	"github.com/moby/buildkit/util/converter/tarconverter"
+	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -60,6 +62,16 @@ const (
 type layerWorker struct {
 	*base.Worker
 	layers *layerCache
+	rec    *recorder
+}
+
+// ResolveOp gives every result that a step makes a record of what went in.
+func (w *layerWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (solver.Op, error) {
+	op, err := w.Worker.ResolveOp(v, s, sm, proxy)
+	if err != nil {
+		return nil, err
+	}
+	return w.rec.recorded(op, v, sm), nil
 }
 
 func (w *layerWorker) Exporter(name string, sm *session.Manager) (exporter.Exporter, error) {

@@ -20,7 +20,6 @@ import (
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/executor"
-	resourcestypes "github.com/moby/buildkit/executor/resources/types"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
 	"github.com/moby/buildkit/frontend"
@@ -138,21 +137,6 @@ func platformNames(res *frontend.Result) (map[string]string, error) {
 		names[p.ID] = platforms.Format(platforms.Normalize(p.Platform))
 	}
 	return names, nil
-}
-
-// stepExecutor gets ready to catalogue when the first step runs: then the
-// result is a new one. A build with nothing changed finds its documents in the
-// cache, and needs the time for itself.
-type stepExecutor struct {
-	executor.Executor
-	sboms *sboms
-}
-
-func (e *stepExecutor) Run(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
-	if e.sboms.wanted.Load() {
-		go func() { _ = e.sboms.catalog.Prepare() }()
-	}
-	return e.Executor.Run(ctx, id, root, mounts, process, started)
 }
 
 // cataloguedRef starts its cataloguing when its result is first there.

@@ -38,15 +38,16 @@ type Problem struct {
 type sideService struct {
 	cfg   Config
 	sboms *sboms
+	rec   *recorder
 	runc  func() string
 
 	ready chan struct{}
 	err   error // set before ready is closed
 }
 
-func newSideService(cfg Config, s *sboms) *sideService {
+func newSideService(cfg Config, s *sboms, rec *recorder) *sideService {
 	return &sideService{
-		cfg: cfg, sboms: s,
+		cfg: cfg, sboms: s, rec: rec,
 		runc:  sync.OnceValue(runcVersion),
 		ready: make(chan struct{}),
 	}
@@ -77,6 +78,7 @@ func (s *sideService) serve(conn net.Conn) {
 		}
 	})
 	mux.HandleFunc("GET /v1/sbom", s.sbom)
+	mux.HandleFunc("GET /v1/inputs", s.inputs)
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
 	srv := &http.Server{Handler: mux, Protocols: &p, ReadHeaderTimeout: 10 * time.Second}
@@ -109,6 +111,19 @@ func (s *sideService) sbom(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+func (s *sideService) inputs(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	a, err := s.rec.answer(r.Context(), q.Get("ref"), q.Get("platform"))
+	switch {
+	case errors.Is(err, errNoInputs):
+		refuse(w, http.StatusNotFound, err)
+	case err != nil:
+		refuse(w, http.StatusInternalServerError, err)
+	default:
+		answer(w, http.StatusOK, a)
+	}
+}
+
 func refuse(w http.ResponseWriter, status int, err error) {
 	p := Problem{Error: err.Error()}
 	var h interface{ Hint() string }
@@ -132,7 +147,7 @@ func (s *sideService) info() Info {
 		Runc:        s.runc(),
 		Kernel:      kernel(),
 		Snapshotter: snapshotter,
-		Network:     "host",
+		Network:     networkName,
 		Syft:        moduleVersion("github.com/anchore/syft"),
 	}
 }

@@ -20,10 +20,8 @@ import (
 	"github.com/moby/buildkit/executor/resources"
 	"github.com/moby/buildkit/executor/runcexecutor"
 	containerdsnapshot "github.com/moby/buildkit/snapshot/containerd"
-	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/disk"
 	"github.com/moby/buildkit/util/leaseutil"
-	"github.com/moby/buildkit/util/network"
 	"github.com/moby/buildkit/util/resolver"
 	resolverconfig "github.com/moby/buildkit/util/resolver/config"
 	"github.com/moby/buildkit/version"
@@ -31,14 +29,19 @@ import (
 	wlabel "github.com/moby/buildkit/worker/label"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/waxseal/waxseal/pkg/egress"
 )
 
-const snapshotter = "overlayfs"
+const (
+	snapshotter = "overlayfs"
+	networkName = "gateway"
+)
 
 // newWorker puts the runc worker together from BuildKit's parts. It does by
 // hand what BuildKit's own constructor does, because that one also generates a
 // certificate authority for a proxy that waxseal has no use for.
-func newWorker(ctx context.Context, cfg Config, cgroupParent string, s *sboms) (*base.Worker, error) {
+func newWorker(ctx context.Context, cfg Config, cgroupParent string, s *sboms, rec *recorder) (*base.Worker, error) {
 	root := filepath.Join(cfg.Root, "runc-"+snapshotter)
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("making the build cache %q: %w", root, err)
@@ -47,17 +50,17 @@ func newWorker(ctx context.Context, cfg Config, cgroupParent string, s *sboms) (
 	if err != nil {
 		return nil, fmt.Errorf("reading /proc: %w", err)
 	}
-	providers := map[pb.NetMode]network.Provider{
-		pb.NetMode_UNSET: network.NewHostProvider(),
-		pb.NetMode_HOST:  network.NewHostProvider(),
-		pb.NetMode_NONE:  network.NewNoneProvider(),
-	}
+	providers := rec.networks()
+	oom := stepOOMAdjust
+	executorRoot := filepath.Join(root, "executor")
 	exec, err := runcexecutor.New(runcexecutor.Opt{
-		Root:                filepath.Join(root, "executor"),
+		Root:                executorRoot,
 		CommandCandidates:   []string{"runc"},
 		ProcessMode:         oci.ProcessSandbox,
 		DefaultCgroupParent: cgroupParent,
 		ResourceMonitor:     monitor,
+		OOMScoreAdj:         &oom,
+		DNS:                 &oci.DNSConfig{Nameservers: []string{egress.Resolver}, SearchDomains: []string{"."}},
 	}, providers)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the executor: %w", err)
@@ -87,21 +90,21 @@ func newWorker(ctx context.Context, cfg Config, cgroupParent string, s *sboms) (
 		return nil, fmt.Errorf("opening the build cache's records: %w", err)
 	}
 	store := containerdsnapshot.NewContentStore(mdb.ContentStore(), "buildkit")
-	return base.NewWorker(ctx, base.WorkerOpt{
+	w, err := base.NewWorker(ctx, base.WorkerOpt{
 		ID:   id,
 		Root: root,
 		// No host name: it would end in the build's provenance.
 		Labels: map[string]string{
 			wlabel.Executor:       "oci",
 			wlabel.Snapshotter:    snapshotter,
-			wlabel.Network:        "host",
+			wlabel.Network:        networkName,
 			wlabel.OCIProcessMode: oci.ProcessSandbox.String(),
 		},
 		Platforms:        []ocispecs.Platform{platforms.Normalize(platforms.DefaultSpec())},
 		GCPolicy:         gcPolicy(cfg.Root),
 		BuildkitVersion:  client.BuildkitVersion{Package: version.Package, Version: moduleVersion(version.Package)},
 		NetworkProviders: providers,
-		Executor:         &stepExecutor{exec, s},
+		Executor:         &stepExecutor{exec, executorRoot, s},
 		Snapshotter:      containerdsnapshot.NewSnapshotter(snapshotter, mdb.Snapshotter(snapshotter), "buildkit", nil),
 		ContentStore:     store,
 		Applier:          apply.NewFileSystemApplier(store),
@@ -113,6 +116,14 @@ func newWorker(ctx context.Context, cfg Config, cgroupParent string, s *sboms) (
 		MountPoolRoot:    filepath.Join(root, "cachemounts"),
 		ResourceMonitor:  monitor,
 	})
+	if err != nil {
+		return nil, err
+	}
+	rec.exists = func(ref string) bool {
+		_, ok := md.Get(ref)
+		return ok
+	}
+	return w, rec.watchSources(w)
 }
 
 // registries allows plain HTTP and unverified TLS for the named hosts only;

@@ -1,0 +1,397 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/platforms"
+	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/executor"
+	"github.com/moby/buildkit/frontend"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/llbsolver/provenance"
+	provenancetypes "github.com/moby/buildkit/solver/llbsolver/provenance/types"
+	"github.com/moby/buildkit/solver/pb"
+	"google.golang.org/grpc"
+
+	"github.com/waxseal/waxseal/attestations"
+)
+
+// InputsAnswer is what reached one platform of a build, at GET /v1/inputs.
+type InputsAnswer struct {
+	Steps   []attestations.InputStep   `json:"steps"`
+	Gaps    []attestations.InputGap    `json:"gaps,omitempty"`
+	Sources []attestations.InputSource `json:"sources"`
+	Gateway attestations.InputGateway  `json:"gateway"`
+}
+
+// errNoInputs is answered for a build or platform that nobody solved.
+var errNoInputs = errors.New("no such record of inputs")
+
+// recorder sees to it that everything that reaches a build is recorded, and
+// that no result is reused of which there is no record.
+type recorder struct {
+	plan    InputsPlan
+	lineage *lineage
+	watch   func() (*watch, error)
+	limits  func() limits
+	caches  cacheMounts
+	// exists reports whether the cache has a reference; nil before it is open.
+	exists func(ref string) bool
+
+	idsMu sync.Mutex
+	ids   stepIDs
+
+	mu      sync.Mutex
+	builds  map[string]*inputsBuild
+	solving int  // builds that run
+	imports bool // one of them brought a cache along
+}
+
+// inputsBuild is one build: over is closed when its solve has returned.
+type inputsBuild struct {
+	began time.Time
+	over  chan struct{}
+	err   error // set before over is closed
+
+	mu      sync.Mutex
+	results map[string]*inputsResult // by platform
+}
+
+// inputsResult is one platform's result.
+type inputsResult struct {
+	ref     solver.ResultProxy // nil for an image of settings alone
+	final   edge
+	solved  bool
+	capture *provenance.Capture
+}
+
+func newRecorder(cfg Config, plan InputsPlan) *recorder {
+	return &recorder{
+		plan:    plan,
+		lineage: newLineage(cfg.Root),
+		watch:   startWatch(plan, cfg.Version),
+		limits:  lazyLimits(),
+		caches:  cacheMounts{active: map[string][]*stepRun{}},
+		ids:     stepIDs{},
+		builds:  map[string]*inputsBuild{},
+	}
+}
+
+// intercept begins and ends the record of a build.
+func (r *recorder) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	solve, ok := req.(*controlapi.SolveRequest)
+	if !ok {
+		return handler(ctx, req)
+	}
+	imports := solve.Cache != nil && (len(solve.Cache.Imports) > 0 || len(solve.Cache.ImportRefsDeprecated) > 0)
+	if imports && r.plan.held() {
+		return nil, fmt.Errorf("%s: results of an imported build cache have no record of what went into them: leave out --cache-from with --inputs %s", violationPrefix, r.plan.Mode)
+	}
+	if _, err := r.watch(); err != nil {
+		return nil, err
+	}
+	b := &inputsBuild{began: time.Now(), over: make(chan struct{}), results: map[string]*inputsResult{}}
+	r.mu.Lock()
+	r.builds[solve.Ref] = b
+	r.solving++
+	r.imports = r.imports || imports
+	r.mu.Unlock()
+	resp, err := handler(ctx, req)
+	r.mu.Lock()
+	r.solving--
+	r.mu.Unlock()
+	b.err = err
+	close(b.over)
+	return resp, err
+}
+
+// offered reports whether a result of the cache may be offered to a build.
+func (r *recorder) offered(ref string, root bool) bool {
+	r.mu.Lock()
+	solving, imports := r.solving > 0, r.imports
+	r.mu.Unlock()
+	if !solving || ref == "" {
+		return true
+	}
+	if root {
+		if _, ok := r.lineage.get(edge{Ref: ref, Source: true}); ok {
+			return true
+		}
+	}
+	return r.lineage.complete(edge{Ref: ref}, imports, r.allowed)
+}
+
+// allowed reports whether a recorded step may be reused in this build.
+func (r *recorder) allowed(st *attestations.InputStep) bool {
+	w, err := r.watch()
+	return err == nil && len(w.gateway.Refuses(st)) == 0
+}
+
+// kept is told of every result that is put into the cache. What we know
+// nothing of came from a cache that was imported.
+func (r *recorder) kept(ref string, root bool) {
+	if ref == "" {
+		return
+	}
+	if _, ok := r.lineage.get(edge{Ref: ref}); ok {
+		return
+	}
+	if root {
+		if _, ok := r.lineage.get(edge{Ref: ref, Source: true}); ok {
+			return
+		}
+	}
+	r.lineage.put(edge{Ref: ref}, result{Imported: true}, nil)
+}
+
+// recordedResults is a frontend whose results are remembered, so that their
+// inputs can be told.
+type recordedResults struct {
+	frontend.Frontend
+	rec *recorder
+}
+
+func (f *recordedResults) Solve(ctx context.Context, llb frontend.FrontendLLBBridge, exec executor.Executor, opt map[string]string, inputs map[string]*pb.Definition, sid string, sm *session.Manager) (*frontend.Result, error) {
+	res, err := f.Frontend.Solve(ctx, llb, exec, opt, inputs, sid, sm)
+	if err != nil {
+		return nil, err
+	}
+	ref, _ := ctx.Value(buildKey{}).(string)
+	f.rec.mu.Lock()
+	b := f.rec.builds[ref]
+	f.rec.mu.Unlock()
+	if b == nil {
+		return res, nil
+	}
+	names, err := platformNames(res)
+	if err != nil {
+		return nil, err
+	}
+	for id, name := range names {
+		r, ok := res.FindRef(id)
+		if !ok {
+			continue
+		}
+		out := &inputsResult{ref: r}
+		b.mu.Lock()
+		b.results[name] = out
+		b.mu.Unlock()
+		if r == nil {
+			out.solved = true
+			continue
+		}
+		ours := &recordedRef{ResultProxy: r, out: out, mu: &b.mu}
+		if res.Ref != nil && len(res.Refs) == 0 {
+			res.Ref = ours
+		} else {
+			res.Refs[id] = ours
+		}
+	}
+	return res, nil
+}
+
+// recordedRef remembers which result it had in the end, and completes what
+// BuildKit's own provenance says of it.
+type recordedRef struct {
+	solver.ResultProxy
+	out *inputsResult
+	mu  *sync.Mutex
+}
+
+func (r *recordedRef) Result(ctx context.Context) (solver.CachedResult, error) {
+	res, err := r.ResultProxy.Result(ctx)
+	if err != nil {
+		return nil, err
+	}
+	final := edge{Ref: refOf(res)}
+	if n, ok := definitionNode(r.Definition()); ok {
+		final.Source = n.isSource()
+	}
+	capture, _ := r.Provenance().(*provenance.Capture)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.out.final, r.out.solved, r.out.capture = final, true, capture
+	return res, nil
+}
+
+// Provenance adds what BuildKit would have seen of the steps had we not
+// wrapped them: that they had a network, secrets, agents. Without it BuildKit
+// would call every build hermetic.
+func (r *recordedRef) Provenance() any {
+	c, ok := r.ResultProxy.Provenance().(*provenance.Capture)
+	if !ok || c == nil {
+		return r.ResultProxy.Provenance()
+	}
+	c = c.Clone()
+	def := r.Definition()
+	if def == nil {
+		return c
+	}
+	for _, raw := range def.Def {
+		op := &pb.Op{}
+		if op.UnmarshalVT(raw) != nil {
+			c.IncompleteMaterials = true
+			continue
+		}
+		e := op.GetExec()
+		if e == nil {
+			continue
+		}
+		for _, m := range e.Mounts {
+			if m.MountType == pb.MountType_SECRET {
+				c.AddSecret(provenancetypes.Secret{ID: m.SecretOpt.GetID(), Optional: m.SecretOpt.GetOptional()})
+			}
+			if m.MountType == pb.MountType_SSH {
+				c.AddSSH(provenancetypes.SSH{ID: m.SSHOpt.GetID(), Optional: m.SSHOpt.GetOptional()})
+			}
+		}
+		for _, s := range e.Secretenv {
+			c.AddSecret(provenancetypes.Secret{ID: s.GetID(), Optional: s.GetOptional()})
+		}
+		if e.Network != pb.NetMode_NONE {
+			c.NetworkAccess = true
+		}
+	}
+	return c
+}
+
+// answer tells what reached one platform of a build, once its solve is over and
+// what was kept is on the disk.
+func (r *recorder) answer(ctx context.Context, ref, platform string) (*InputsAnswer, error) {
+	r.mu.Lock()
+	b := r.builds[ref]
+	r.mu.Unlock()
+	if b == nil {
+		return nil, fmt.Errorf("%w: build %q was not solved here", errNoInputs, ref)
+	}
+	if err := wait(ctx, b.over); err != nil {
+		return nil, err
+	}
+	if b.err != nil {
+		return nil, fmt.Errorf("telling what reached the image: the build failed: %w", b.err)
+	}
+	b.mu.Lock()
+	names := slices.Sorted(maps.Keys(b.results))
+	if platform == "" && len(names) == 1 {
+		platform = names[0]
+	}
+	out := b.results[platform]
+	b.mu.Unlock()
+	if out == nil {
+		return nil, fmt.Errorf("%w: build %q has no platform %q, only %s", errNoInputs, ref, platform, strings.Join(names, ", "))
+	}
+	if !out.solved {
+		return nil, fmt.Errorf("%w: the build gave no such result", errNoInputs)
+	}
+	w, err := r.watch()
+	if err != nil {
+		return nil, err
+	}
+	a := &InputsAnswer{Steps: []attestations.InputStep{}, Sources: []attestations.InputSource{}, Gateway: w.gateway.Describe()}
+	r.steps(a, out, b.began)
+	if err := r.sources(ctx, a, out, w); err != nil {
+		return nil, err
+	}
+	if w.store != nil {
+		if err := w.store.Sync(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// steps lists the records of what the result was made of.
+func (r *recorder) steps(a *InputsAnswer, out *inputsResult, began time.Time) {
+	if out.ref == nil {
+		return
+	}
+	listed := map[string]bool{}
+	missing := func(steps []attestations.InputStep) {
+		for _, st := range steps {
+			if !listed["missing "+st.ID] {
+				listed["missing "+st.ID] = true
+				a.Steps = append(a.Steps, st)
+			}
+		}
+	}
+	unknown := func(detail string) {
+		g := attestations.InputGap{Kind: "cache-import", Detail: detail}
+		if !slices.Contains(a.Gaps, g) {
+			a.Gaps = append(a.Gaps, g)
+		}
+	}
+	r.lineage.walk(out.final, func(e edge, res result, ok bool) {
+		for _, in := range res.Inputs {
+			missing(in.Missing)
+		}
+		switch {
+		case e.Source:
+		case !ok || res.Imported:
+			unknown("results came from an imported build cache, without a record of what went into them")
+			if e.key() != out.final.key() {
+				return
+			}
+			if n, ok := definitionNode(out.ref.Definition()); ok {
+				missing(r.execsBelow(n))
+			}
+		case res.Step != "" && !listed[res.Step]:
+			listed[res.Step] = true
+			st := r.lineage.step(res.Step)
+			if st == nil {
+				a.Gaps = append(a.Gaps, attestations.InputGap{Kind: "no-record", Detail: "the record of a step is gone"})
+				a.Steps = append(a.Steps, attestations.InputStep{Name: "unknown", Verdict: attestations.VerdictUnobserved, Reused: true})
+				return
+			}
+			own := *st
+			own.Reused = !r.lineage.ranSince(res.Step, began)
+			a.Steps = append(a.Steps, own)
+		}
+	})
+	// Nothing below an imported result is known, even where it ran nothing.
+	if len(a.Gaps) > 0 && !slices.ContainsFunc(a.Steps, func(st attestations.InputStep) bool { return st.Verdict == attestations.VerdictUnobserved }) {
+		a.Steps = append(a.Steps, attestations.InputStep{
+			Name: "imported from a build cache", Verdict: attestations.VerdictUnobserved, Reused: true, Gaps: slices.Clone(a.Gaps),
+		})
+	}
+}
+
+// sources lists what the engine fetched itself for the result, as BuildKit
+// resolved it in this very build.
+func (r *recorder) sources(ctx context.Context, a *InputsAnswer, out *inputsResult, w *watch) error {
+	if out.capture == nil {
+		return nil
+	}
+	src := out.capture.Sources
+	for _, img := range src.Images {
+		if img.Local {
+			continue // waxseal's own content: the context
+		}
+		s := attestations.InputSource{Kind: "image", URI: imageURI(img.Ref, img.Platform), Ref: imageRef(img.Ref), Digest: img.Digest.String()}
+		if img.Platform != nil {
+			s.Platform = platforms.Format(platforms.Normalize(*img.Platform))
+		}
+		a.Sources = append(a.Sources, s)
+	}
+	for _, h := range src.HTTP {
+		a.Sources = append(a.Sources, attestations.InputSource{Kind: "http", URI: w.redactor.URI(h.URL), Digest: h.Digest.String()})
+	}
+	for _, g := range src.Git {
+		a.Sources = append(a.Sources, attestations.InputSource{Kind: "git", URI: w.redactor.URI(g.URL), Digest: "gitCommit:" + g.Commit})
+	}
+	return nil
+}
+
+// close prunes the records by what the cache still has.
+func (r *recorder) close() {
+	if r.exists != nil {
+		r.lineage.close(r.exists)
+	}
+}
