@@ -21,6 +21,10 @@ const (
 	MaxRefusals     = 1024      // different refusals recorded of one step
 	MaxNames        = 4096      // different host names recorded of one step
 	MaxURI          = 8 << 10   // bytes of a recorded URI
+	MaxInputSteps   = 16 << 10  // steps, sources or gaps recorded of one build
+	MaxInputText    = 64 << 10  // bytes of a step's name, or of one answer's headers
+	MaxBlob         = 64 << 30  // bytes of one blob taken from an archive
+	MaxBlobs        = 1 << 20   // blobs taken from one archive
 
 	// Of comparing two images.
 	MaxLayer        = 128 << 30 // bytes of one unpacked layer
