@@ -146,7 +146,9 @@ func instruction(n node) (name, stage string) {
 		if len(f) > 0 && isCounter(f[len(f)-1]) {
 			name = rest
 			for _, w := range f[:len(f)-1] {
-				if !strings.Contains(w, "/") { // that would be the platform
+				// Not the platform, and not the number that BuildKit gives a stage
+				// without a name: that changes with the stages before it.
+				if !strings.Contains(w, "/") && !isStageNumber(w) {
 					stage = w
 				}
 			}
@@ -179,6 +181,12 @@ func isCounter(w string) bool {
 	_, err1 := strconv.Atoi(a)
 	_, err2 := strconv.Atoi(b)
 	return err1 == nil && err2 == nil
+}
+
+func isStageNumber(w string) bool {
+	n, ok := strings.CutPrefix(w, "stage-")
+	_, err := strconv.Atoi(n)
+	return ok && err == nil
 }
 
 // execsBelow lists the steps of n and below it, inputs first.

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/identity"
+	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/tonistiigi/fsutil"
 
@@ -75,10 +76,15 @@ func (w testWriter) Write(p []byte) (int, error) {
 // that the Dockerfile calls "base".
 type buildOf struct {
 	dockerfile string
+	files      map[string]string // of the context
 	base       string
 	attrs      map[string]string
 	export     []client.ExportEntry
 	ref        string
+	cacheFrom  []client.CacheOptionsEntry
+	cacheTo    []client.CacheOptionsEntry
+	secrets    map[string][]byte
+	allow      string // an entitlement
 	status     func(*client.SolveStatus)
 }
 
@@ -87,6 +93,11 @@ func (b buildOf) solve(ctx context.Context, t *testing.T, c *client.Client) (*cl
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(b.dockerfile), 0o644); err != nil {
 		t.Fatal(err)
+	}
+	for name, content := range b.files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	fs, err := fsutil.NewFS(dir)
 	if err != nil {
@@ -98,6 +109,14 @@ func (b buildOf) solve(ctx context.Context, t *testing.T, c *client.Client) (*cl
 		FrontendAttrs: map[string]string{"cmdline": "docker/dockerfile:1"},
 		LocalMounts:   map[string]fsutil.FS{"context": fs, "dockerfile": fs},
 		Exports:       b.export,
+		CacheImports:  b.cacheFrom,
+		CacheExports:  b.cacheTo,
+	}
+	if b.allow != "" {
+		opt.AllowedEntitlements = []string{b.allow}
+	}
+	if b.secrets != nil {
+		opt.Session = append(opt.Session, secretsprovider.FromMap(b.secrets))
 	}
 	if b.base != "" {
 		store, d := layoutStore(t, b.base)

@@ -1,0 +1,341 @@
+package build
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/identity"
+	"github.com/opencontainers/go-digest"
+)
+
+// recordedSteps builds in the cache of an engine of its own and returns the
+// steps that the engine knows of.
+func recordedSteps(t *testing.T, opts EngineOptions, b buildOf) *EngineInputs {
+	t.Helper()
+	e := startEngine(t, opts)
+	in := inputsOf(t, e, dial(t, e), b)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+func inputsOf(t *testing.T, e *Engine, c *client.Client, b buildOf) *EngineInputs {
+	t.Helper()
+	b.ref = identity.NewID()
+	b.export = []client.ExportEntry{{Type: client.ExporterLocal, OutputDir: t.TempDir()}}
+	if _, err := b.solve(t.Context(), t, c); err != nil {
+		t.Fatal(err)
+	}
+	in, err := e.Inputs(t.Context(), b.ref, "linux/amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+// words are the steps in short: "name [stage] verdict (reused)".
+func words(in *EngineInputs) []string {
+	var out []string
+	for _, st := range in.Steps {
+		w := st.Name
+		if st.Stage != "" {
+			w += " [" + st.Stage + "]"
+		}
+		w += " " + st.Verdict
+		if st.Reused {
+			w += " (reused)"
+		}
+		for _, g := range st.Gaps {
+			w += " " + g.Kind
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+func wantSteps(t *testing.T, what string, in *EngineInputs, want ...string) {
+	t.Helper()
+	if got := words(in); !slices.Equal(got, want) {
+		t.Errorf("%s: the steps are\n  %s\nwant\n  %s", what, strings.Join(got, "\n  "), strings.Join(want, "\n  "))
+	}
+}
+
+func TestRecordSurvivesTheCache(t *testing.T) {
+	t.Setenv(helperEngine, needEngine(t))
+	opts := EngineOptions{CacheDir: t.TempDir()}
+	b := buildOf{
+		base:       tinyBase(t),
+		files:      map[string]string{"package.json": "{}", "main": "1"},
+		dockerfile: "FROM base\nRUN echo first\nCOPY package.json /\nRUN echo second\nCOPY . /app/\nRUN echo third\n",
+	}
+	first := recordedSteps(t, opts, b)
+	wantSteps(t, "the first build", first, "RUN echo first recorded", "RUN echo second recorded", "RUN echo third recorded")
+	for i, st := range first.Steps {
+		if _, err := digest.Parse(st.ID); err != nil || st.Platform != "linux/amd64" || st.StartedOn == nil || st.FinishedOn == nil {
+			t.Errorf("step %d is %+v", i, st)
+		}
+	}
+
+	again := recordedSteps(t, opts, b)
+	wantSteps(t, "nothing changed", again, "RUN echo first recorded (reused)", "RUN echo second recorded (reused)", "RUN echo third recorded (reused)")
+	for i := range again.Steps {
+		if !again.Steps[i].StartedOn.Equal(*first.Steps[i].StartedOn) || again.Steps[i].ID != first.Steps[i].ID {
+			t.Errorf("the reused record of %s is not that of its run", again.Steps[i].Name)
+		}
+	}
+
+	b.files["main"] = "2"
+	wantSteps(t, "a late file changed", recordedSteps(t, opts, b),
+		"RUN echo first recorded (reused)", "RUN echo second recorded (reused)", "RUN echo third recorded")
+
+	b.files["other"] = "x"
+	b.dockerfile = strings.Replace(b.dockerfile, "COPY . /app/", "COPY main /app/", 1)
+	wantSteps(t, "another copy", recordedSteps(t, opts, b),
+		"RUN echo first recorded (reused)", "RUN echo second recorded (reused)", "RUN echo third recorded")
+	b.files["other"] = "y"
+	wantSteps(t, "a file that no step sees changed", recordedSteps(t, opts, b),
+		"RUN echo first recorded (reused)", "RUN echo second recorded (reused)", "RUN echo third recorded (reused)")
+
+	b.dockerfile = strings.Replace(b.dockerfile, "third", "last", 1)
+	wantSteps(t, "a late line changed", recordedSteps(t, opts, b),
+		"RUN echo first recorded (reused)", "RUN echo second recorded (reused)", "RUN echo last recorded")
+
+	b.attrs = map[string]string{"no-cache": ""}
+	wantSteps(t, "without the cache", recordedSteps(t, opts, b),
+		"RUN echo first recorded", "RUN echo second recorded", "RUN echo last recorded")
+	b.attrs = nil
+
+	// Without their records results are no use.
+	if err := os.Remove(filepath.Join(opts.CacheDir, "steps.db")); err != nil {
+		t.Fatal(err)
+	}
+	wantSteps(t, "the records are gone", recordedSteps(t, opts, b),
+		"RUN echo first recorded", "RUN echo second recorded", "RUN echo last recorded")
+	wantSteps(t, "after that", recordedSteps(t, opts, b),
+		"RUN echo first recorded (reused)", "RUN echo second recorded (reused)", "RUN echo last recorded (reused)")
+	if err := os.WriteFile(filepath.Join(opts.CacheDir, "steps.db"), []byte(strings.Repeat("nonsense", 8000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantSteps(t, "the records are spoilt", recordedSteps(t, opts, b),
+		"RUN echo first recorded", "RUN echo second recorded", "RUN echo last recorded")
+	if moved, _ := filepath.Glob(filepath.Join(opts.CacheDir, "steps.db.*.bak")); len(moved) != 1 {
+		t.Errorf("the spoilt records are at %q", moved)
+	}
+}
+
+func TestRecordOfStagesMergesAndRepeats(t *testing.T) {
+	t.Setenv(helperEngine, needEngine(t))
+	opts := EngineOptions{CacheDir: t.TempDir()}
+	b := buildOf{base: tinyBase(t), dockerfile: `FROM base AS one
+RUN echo one > /one
+FROM base AS two
+RUN echo two > /two
+FROM base AS unused
+RUN echo unused
+FROM base
+RUN echo mine > /mine
+COPY --from=one /one /
+COPY --link --from=two /two /
+`}
+	want := []string{"RUN echo mine > /mine recorded", "RUN echo one > /one [one] recorded", "RUN echo two > /two [two] recorded"}
+	in := recordedSteps(t, opts, b)
+	got := words(in)
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("the steps are %q, want %q", got, want)
+	}
+	again := words(recordedSteps(t, opts, b))
+	slices.Sort(again)
+	for i := range want {
+		want[i] += " (reused)"
+	}
+	if !slices.Equal(again, want) {
+		t.Errorf("the reused steps are %q, want %q", again, want)
+	}
+
+	// The same step in two stages runs once; both results have its record.
+	b.dockerfile = `FROM base AS one
+RUN echo same > /same
+RUN echo one
+FROM base AS two
+RUN echo same > /same
+RUN echo two
+FROM base
+COPY --from=one /same /one
+COPY --from=two /same /two
+`
+	for i := range 2 {
+		in := recordedSteps(t, opts, b)
+		var same int
+		for _, st := range in.Steps {
+			if st.Name == "RUN echo same > /same" {
+				same++
+			}
+		}
+		if same != 1 || len(in.Steps) != 3 {
+			t.Errorf("build %d: the steps are %q", i, words(in))
+		}
+	}
+}
+
+func TestRecordAfterFailureCancelAndPrune(t *testing.T) {
+	t.Setenv(helperEngine, needEngine(t))
+	opts := EngineOptions{CacheDir: t.TempDir()}
+	base := tinyBase(t)
+	e := startEngine(t, opts)
+	c := dial(t, e)
+	failing := buildOf{base: base, dockerfile: "FROM base\nRUN echo first\nRUN exit 3\n", ref: identity.NewID()}
+	if _, err := failing.solve(t.Context(), t, c); err == nil {
+		t.Fatal("a failing step did not fail the build")
+	}
+	if _, err := e.Inputs(t.Context(), failing.ref, ""); err == nil {
+		t.Error("a failed build has a record")
+	}
+	fixed := buildOf{base: base, dockerfile: "FROM base\nRUN echo first\nRUN echo fixed\n"}
+	wantSteps(t, "fixed", inputsOf(t, e, c, fixed), "RUN echo first recorded (reused)", "RUN echo fixed recorded")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	running := buildOf{base: base, dockerfile: "FROM base\nRUN echo first\nRUN echo running && sleep 600\nRUN echo after\n"}
+	running.status = func(st *client.SolveStatus) {
+		for _, l := range st.Logs {
+			if strings.Contains(string(l.Data), "running") {
+				cancel()
+			}
+		}
+	}
+	if _, err := running.solve(ctx, t, c); err == nil {
+		t.Fatal("a cancelled build did not fail")
+	}
+	resumed := buildOf{base: base, dockerfile: "FROM base\nRUN echo first\nRUN echo running\nRUN echo after\n"}
+	wantSteps(t, "after the cancelled build", inputsOf(t, e, c, resumed),
+		"RUN echo first recorded (reused)", "RUN echo running recorded", "RUN echo after recorded")
+
+	// What the cache drops in the middle is still in the record of what was
+	// made of it.
+	if err := c.Prune(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	in := recordedSteps(t, opts, resumed)
+	if len(in.Steps) != 3 || in.Steps[0].Name != "RUN echo first" {
+		t.Errorf("after pruning the steps are %q", words(in))
+	}
+}
+
+func TestImportedCacheIsUnobserved(t *testing.T) {
+	t.Setenv(helperEngine, needEngine(t))
+	base := tinyBase(t)
+	b := buildOf{base: base, dockerfile: "FROM base\nRUN echo first > /first\nRUN echo second > /second\n"}
+	shared := t.TempDir()
+	b.cacheTo = []client.CacheOptionsEntry{{Type: "local", Attrs: map[string]string{"dest": shared, "mode": "max"}}}
+	recordedSteps(t, EngineOptions{}, b)
+	b.cacheTo = nil
+	b.cacheFrom = []client.CacheOptionsEntry{{Type: "local", Attrs: map[string]string{"src": shared}}}
+	opts := EngineOptions{CacheDir: t.TempDir()}
+	in := recordedSteps(t, opts, b)
+	wantSteps(t, "imported", in,
+		"RUN echo first > /first unobserved (reused) cache-import", "RUN echo second > /second unobserved (reused) cache-import")
+	if len(in.Gaps) != 1 || in.Gaps[0].Kind != "cache-import" {
+		t.Errorf("the gaps are %+v", in.Gaps)
+	}
+	b.dockerfile += "RUN echo third > /third\n"
+	wantSteps(t, "on top of what was imported", recordedSteps(t, opts, b),
+		"RUN echo first > /first unobserved (reused) cache-import", "RUN echo second > /second unobserved (reused) cache-import", "RUN echo third > /third recorded")
+	// A build that imports nothing does not take what another imported.
+	b.cacheFrom = nil
+	wantSteps(t, "without the import", recordedSteps(t, opts, b),
+		"RUN echo first > /first recorded", "RUN echo second > /second recorded", "RUN echo third > /third recorded")
+}
+
+func TestGapsOfSteps(t *testing.T) {
+	t.Setenv(helperEngine, needEngine(t))
+	opts := EngineOptions{CacheDir: t.TempDir(), Entitlements: []string{"network.host", "security.insecure"}}
+	base := tinyBase(t)
+	for _, tc := range []struct{ run, allow, want string }{
+		{"--network=none true", "", "isolated"},
+		{"--network=host true", "network.host", "unobserved host-network"},
+		{"--security=insecure true", "security.insecure", "gaps insecure"},
+		{"--mount=type=cache,target=/c echo x > /c/x", "", "recorded"},
+		{"--mount=type=cache,target=/c cat /c/x", "", "gaps cache-mount"},
+		{"--mount=type=secret,id=s cat /run/secrets/s", "", "recorded"},
+	} {
+		b := buildOf{base: base, allow: tc.allow, dockerfile: "FROM base\nRUN " + tc.run + "\n", secrets: map[string][]byte{"s": []byte("hush")}}
+		wantSteps(t, tc.run, recordedSteps(t, opts, b), "RUN "+tc.run+" "+tc.want)
+	}
+}
+
+// The gateway leaves nothing in layers, configuration and cache keys.
+func TestGatewayLeavesNoTrace(t *testing.T) {
+	t.Setenv(helperEngine, needEngine(t))
+	digests := map[string]digest.Digest{}
+	for _, network := range []string{"default", "none"} {
+		e := startEngine(t, EngineOptions{})
+		b := buildOf{
+			base:       tinyBase(t),
+			dockerfile: "FROM base\nRUN --network=" + network + " touch -d @0 /made && ls -A /etc /dev > /dev/null\nENV A=b\n",
+			attrs:      map[string]string{"build-arg:SOURCE_DATE_EPOCH": "0"},
+		}
+		dir, _, m := exported(t, dial(t, e), b, map[string]string{"rewrite-timestamp": "true"})
+		digests[network] = m.Layers[len(m.Layers)-1].Digest
+		raw, err := os.ReadFile(blobIn(dir, m.Config.Digest))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(raw), "waxseal") || strings.Contains(string(raw), "CERT") {
+			t.Errorf("the configuration shows the gateway: %s", raw)
+		}
+	}
+	if digests["default"] != digests["none"] {
+		t.Errorf("the layer is %s with the gateway and %s without", digests["default"], digests["none"])
+	}
+}
+
+// A step that runs wild ends, and the machine goes on.
+func TestStepsHaveLimits(t *testing.T) {
+	e := startEngine(t, EngineOptions{})
+	c := dial(t, e)
+	b := buildOf{base: tinyBase(t), dockerfile: "FROM base\nRUN cat /sys/fs/cgroup/pids*/pids.max /sys/fs/cgroup/pids.max /proc/self/oom_score_adj 2>/dev/null; for i in $(seq 20000); do sleep 60 & done; echo started all\n"}
+	var log strings.Builder
+	b.status = func(st *client.SolveStatus) {
+		for _, l := range st.Logs {
+			log.Write(l.Data)
+		}
+	}
+	began := time.Now()
+	if _, err := b.solve(t.Context(), t, c); err == nil && !strings.Contains(log.String(), "fork") {
+		t.Errorf("20000 processes were started in one step: %s", log.String())
+	}
+	t.Logf("after %v: %.300s", time.Since(began), log.String())
+}
+
+func TestEnvironmentOfEngineStaysOut(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://user:hush@127.0.0.1:1")
+	e := startEngine(t, EngineOptions{})
+	out := t.TempDir()
+	b := buildOf{
+		base:       tinyBase(t),
+		dockerfile: "FROM base\nRUN (env; cat /proc/1/environ; ls -l /proc/self/fd /proc/1/fd; mount) > /seen 2>&1\n",
+		export:     []client.ExportEntry{{Type: client.ExporterLocal, OutputDir: out}},
+	}
+	if _, err := b.solve(t.Context(), t, dial(t, e)); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(out, "seen"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, hint := range []string{"hush", "socket:", "GOGC", e.cache + "/lock"} {
+		if strings.Contains(string(raw), hint) {
+			t.Errorf("a step sees %q of the engine:\n%s", hint, raw)
+		}
+	}
+}
