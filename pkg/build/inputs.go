@@ -144,6 +144,11 @@ func (p *preparer) givenEpoch() error {
 }
 
 func (p *preparer) mainContext(ctx context.Context) error {
+	if p.req.Source.Sealed != nil {
+		if done, err := p.sealedContext(); done || err != nil {
+			return err
+		}
+	}
 	arg := p.req.contextArg()
 	if arg == "-" {
 		return p.stdinContext(ctx)
@@ -496,6 +501,11 @@ func (p *preparer) archivedDockerfile(t *tree) (string, []byte, error) {
 func (p *preparer) namedContext(ctx context.Context, i int, name, value string) error {
 	key := "context:" + name
 	dependencyName := attestations.DependencyNamedContext + ":" + name
+	if p.req.Source.Sealed != nil {
+		if done, err := p.sealedNamed(i, name); done || err != nil {
+			return err
+		}
+	}
 	scheme, rest, _ := strings.Cut(value, ":")
 	switch scheme {
 	case "oci", "oci-layout":

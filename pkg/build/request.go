@@ -37,6 +37,7 @@ type Source struct {
 	Target     string
 	Platforms  []string // "linux/arm64"; none: the engine's own
 	Args       map[string]string
+	Sealed     *Replay // an earlier build, whose inputs are taken from the store
 }
 
 // Image is what the image carries besides its files.
