@@ -28,6 +28,7 @@ import (
 //	registry VAR [noreferrers|distribution]   starts a registry; VAR is its host:port
 //	serve VAR DIR                         a web server over DIR and the git repositories in it
 //	upstream VAR DIR NAME...              servers with TLS for those names over DIR, see Upstream; VAR is flags
+//	machine                               the variables by which this machine reaches its package registries
 //	change VAR PATH TEXT                  a path of an upstream has another body from now on
 //	off VAR                               an upstream ends
 //	fault VAR KIND[*TIMES] [MATCH]...     breaks a registry or upstream, see Fault; no KIND mends it
@@ -109,6 +110,7 @@ func Script(t *testing.T, dir string, update bool) {
 			"registry": cmdRegistry,
 			"serve":    cmdServe,
 			"upstream": cmdUpstream,
+			"machine":  cmdMachine,
 			"change":   cmdChange,
 			"off":      cmdOff,
 			"fault":    cmdFault,

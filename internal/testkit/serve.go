@@ -73,3 +73,19 @@ func cmdOff(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, len(args) == 1 && !neg, "off VAR")
 	upstreamOf(ts, args[0]).Close()
 }
+
+// cmdMachine lets a script reach package registries as this machine does: its
+// proxies and authorities, and the registries that its own tools are set to.
+func cmdMachine(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 0 && !neg, "machine")
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"} {
+		if value := os.Getenv(name); value != "" {
+			ts.Setenv(name, value)
+		}
+	}
+	for name, ask := range map[string][]string{"GOPROXY": {"go", "env", "GOPROXY"}, "NPM_CONFIG_REGISTRY": {"npm", "config", "get", "registry"}} {
+		// Without the tool, the step's own default holds.
+		said, _ := exec.Command(ask[0], ask[1:]...).Output()
+		ts.Setenv(name, strings.TrimSpace(string(said)))
+	}
+}

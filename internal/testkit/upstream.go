@@ -53,7 +53,7 @@ type UpstreamOptions struct {
 //
 //	/bytes/N       N bytes (with K, M or G), always the same; ranges, ETag
 //	/random        other bytes every time
-//	/small/N       a small file that says its number
+//	/small/N       a small file that says its number, and a cookie
 //	/redirect/N    N redirects, then /small/0
 //	/chunked       a body in chunks of no announced length
 //	/gzip          a body with Content-Encoding: gzip
@@ -199,6 +199,7 @@ func (u *Upstream) answer(w http.ResponseWriter, r *http.Request) {
 	case "random":
 		w.Write([]byte(rand.Text()))
 	case "small":
+		w.Header().Set("Set-Cookie", "session=made-by-testkit")
 		content(w, r, strings.NewReader("small file "+rest+"\n"), rest)
 	case "redirect":
 		to := "/small/0"
