@@ -74,9 +74,9 @@ func (f *buildFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.lock, "lock", "", "lock `FILE` (default: waxseal.lock beside the Dockerfile)")
 	fs.StringVar(&f.store, "store", "", "`DIR` of the bytes that builds took in\n(default: ~/.local/share/waxseal/store)")
 	fs.StringArrayVar(&f.allowHosts, "allow-host", nil, "`PATTERN` of hosts that may be reached, as *.debian.org;\nmay be repeated (default: all)")
-	fs.StringArrayVar(&f.upstreams, "upstream", nil, "`NAME[:PORT]=ADDRESS[:PORT]`: reach NAME there; the only way to\naddresses of this machine and its link")
+	fs.StringArrayVar(&f.upstreams, "upstream", nil, "`NAME=ADDRESS` to reach a NAME[:PORT] at, ADDRESS[:PORT];\nthe only way to this machine and its link")
 	fs.StringVar(&f.upstreamCA, "upstream-ca", "", "`FILE` of certificates trusted besides the system's, PEM")
-	fs.BoolVar(&f.pushInputs, "push-inputs", false, "with --push: put the bytes beside the image, for waxseal rebuild")
+	fs.BoolVar(&f.pushInputs, "push-inputs", false, "with --push: put the bytes beside the image, for rebuild")
 	fs.BoolVar(&f.insecure, "insecure-registry", false, "allow plain HTTP and unverified certificates when pushing")
 
 	for _, r := range dockerOnly() {

@@ -425,7 +425,11 @@ func (r *run) takeIn(ctx context.Context, eng engine, in *inputs, b *built, s *s
 		if err != nil {
 			return eng.Explain(err)
 		}
-		s.taken = append(s.taken, taken{platform: p.Name, record: r.intake.assemble(in, rec, seen, described)})
+		took, err := r.intake.assemble(in, rec, seen, described)
+		if err != nil {
+			return fmt.Errorf("what the engine recorded of %s: %w", p.Name, err)
+		}
+		s.taken = append(s.taken, taken{platform: p.Name, record: took})
 	}
 	if err := r.intake.holdToLock(s.taken); err != nil {
 		return err

@@ -374,7 +374,7 @@ func (p *preparer) noteDockerfile(name string, raw []byte) error {
 		Name: attestations.DependencyDockerfile, Digest: sha256Of(raw), Annotations: map[string]any{"path": name},
 	})
 	p.in.given = append(p.in.given, given{raw: raw, source: attestations.InputSource{
-		Kind: "dockerfile", URI: attestations.DependencyDockerfile, Ref: name,
+		Kind: "dockerfile", URI: name,
 		Digest: string(attest.DigestOf(raw)), Size: int64(len(raw)),
 	}})
 	return nil

@@ -427,7 +427,7 @@ func (t *intake) external() *attestations.ContainerInputs {
 
 // assemble makes the record of one platform: what the engine saw, and what was
 // handed to it from here.
-func (t *intake) assemble(in *inputs, rec *record, seen *EngineInputs, e attestations.ContainerEngine) *attestations.Inputs {
+func (t *intake) assemble(in *inputs, rec *record, seen *EngineInputs, e attestations.ContainerEngine) (*attestations.Inputs, error) {
 	r := &attestations.Inputs{
 		Mode: t.choice.mode(), Lock: t.lockDigest(), AllowHosts: t.choice.AllowHosts,
 		Steps: seen.Steps, Gaps: slices.Clone(seen.Gaps), Gateway: seen.Gateway, Engine: e,
@@ -454,16 +454,16 @@ func (t *intake) assemble(in *inputs, rec *record, seen *EngineInputs, e attesta
 		if s, ok := d.source(); ok && !known(s) {
 			r.Sources = append(r.Sources, s)
 		} else if !ok {
-			r.Gaps = append(r.Gaps, attestations.InputGap{Kind: "source", Detail: "no digest of " + s.URI})
+			r.Gaps = append(r.Gaps, attestations.InputGap{Kind: attestations.GapSource, Detail: "no digest of " + s.URI})
 		}
 	}
 	for _, name := range rec.Locals {
 		if name != "dockerfile" {
-			r.Gaps = append(r.Gaps, attestations.InputGap{Kind: "source", Detail: "the engine read " + name + " from this machine without a digest"})
+			r.Gaps = append(r.Gaps, attestations.InputGap{Kind: attestations.GapSource, Detail: "the engine read " + name + " from this machine without a digest"})
 		}
 	}
-	settle(r)
-	return r
+	r.Verdict, r.Hermetic = r.Judge()
+	return r, attest.CheckInputs(r)
 }
 
 // source is an input of BuildKit's record in the form of ours; false where it
@@ -495,47 +495,16 @@ func (d recordedInput) source() (attestations.InputSource, bool) {
 	return s, false
 }
 
-// settle computes what the record says of the whole.
-func settle(r *attestations.Inputs) {
-	worst := rank(attestations.VerdictIsolated)
-	for _, s := range r.Steps {
-		worst = max(worst, rank(s.Verdict))
-	}
-	for _, g := range r.Gaps {
-		switch g.Kind {
-		case "foreign-engine", "cache-import", "no-record":
-			worst = rank(attestations.VerdictUnobserved)
-		default:
-			worst = max(worst, rank(attestations.VerdictGaps))
-		}
-	}
-	r.Verdict = verdicts()[worst]
-	r.Hermetic = worst <= rank(attestations.VerdictRecorded) && r.Mode != attestations.InputsRecord
-}
-
-// verdicts lists the verdicts, best first.
-func verdicts() []string {
-	return []string{attestations.VerdictIsolated, attestations.VerdictRecorded, attestations.VerdictGaps, attestations.VerdictUnobserved}
-}
-
-// rank is a verdict's place among them; a word that nobody knows is no good one.
-func rank(verdict string) int {
-	if i := slices.Index(verdicts(), verdict); i >= 0 {
-		return i
-	}
-	return len(verdicts()) - 1
-}
-
 // worstOf is the verdict on several images together.
 func worstOf(all []taken) string {
 	if len(all) == 0 {
 		return attestations.VerdictUnobserved
 	}
-	worst := 0
+	var each []attestations.InputStep
 	for _, t := range all {
-		worst = max(worst, rank(t.record.Verdict))
+		each = append(each, attestations.InputStep{Verdict: t.record.Verdict})
 	}
-	return verdicts()[worst]
+	return attestations.WorstVerdict(each, nil)
 }
 
 // InputsResult is what a build says at its end of what it took in.
@@ -543,7 +512,7 @@ type InputsResult struct {
 	Mode     string `json:"mode"`
 	Verdict  string `json:"verdict"`
 	Hermetic bool   `json:"hermetic"`
-	Recorded int    `json:"recorded"` // sources and requests
+	Recorded int    `json:"recorded"` // what was fetched: by steps, and by the engine
 	Gaps     int    `json:"gaps"`
 	Refused  int    `json:"refused"`        // attempts that were denied
 	Lock     string `json:"lock,omitempty"` // digest of the lock: enforced, or made
@@ -606,7 +575,11 @@ func (t *intake) result(all []taken) InputsResult {
 			}
 		}
 	}
-	r.Recorded += len(sources)
+	for x := range sources {
+		if x.Kind == "image" || x.Kind == "git" || x.Kind == "http" {
+			r.Recorded++
+		}
+	}
 	r.Gaps += len(gaps)
 	return r
 }
@@ -647,14 +620,14 @@ func (t *intake) tell(all []taken, n *notes) {
 // gapText is a gap for people.
 func gapText(g attestations.InputGap) string {
 	what := map[string]string{
-		"host-network": "it had the host's network, where nobody watches",
-		"insecure":     "it ran without the sandbox, out of which it could have reached anything",
-		"cache-mount":  "what a cache mount held was not recorded",
-		"cache-import": "results of an imported cache were used, and how they were made is not recorded",
-		"withheld":     "a body that held a secret was not stored",
-		"watch-loss":   "some of what it tried to reach was not counted",
-		"overflow":     "there was more than the record can hold",
-		"no-record":    "its result was in the build cache, and no record with it",
+		attestations.GapHostNetwork: "it had the host's network, where nobody watches",
+		attestations.GapInsecure:    "it ran without the sandbox, out of which it could have reached anything",
+		attestations.GapCacheMount:  "what a cache mount held was not recorded",
+		attestations.GapCacheImport: "results of an imported cache were used, and how they were made is not recorded",
+		attestations.GapWithheld:    "a body that held a secret was not stored",
+		attestations.GapWatchLoss:   "some of what it tried to reach was not counted",
+		attestations.GapOverflow:    "there was more than the record can hold",
+		attestations.GapNoRecord:    "its result was in the build cache, and no record with it",
 	}[g.Kind]
 	switch {
 	case what == "":

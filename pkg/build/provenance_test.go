@@ -92,7 +92,7 @@ func provenanceOf(t *testing.T) (*provenance, []byte) {
 	}
 	a.intake = &intake{choice: a.req.Inputs, held: &lock.File{}, raw: []byte("lock"), authority: []byte("ca")}
 	took := &attestations.Inputs{Steps: []attestations.InputStep{aStep()}}
-	settle(took)
+	took.Verdict, took.Hermetic = took.Judge()
 	p := a.provenance(subject{
 		[]*record{rec}, []taken{{platform: "linux/amd64", record: took, digest: attest.DigestOf([]byte("y"))}},
 		[]document{{platform: "linux/amd64", format: "spdx", digest: attest.DigestOf([]byte("x"))}},

@@ -361,18 +361,14 @@ func saysInputs(st *attest.Statement) string {
 	if err := attest.UnmarshalStrict(st.Predicate, &in); err != nil {
 		return printable("a record of inputs that cannot be read: " + err.Error())
 	}
-	requests, refused, gaps := len(in.Sources), 0, len(in.Gaps)
-	for _, s := range in.Steps {
-		requests += len(s.Requests)
-		gaps += len(s.Gaps)
-		for _, r := range s.Refusals {
-			refused += r.Count
-		}
+	if err := attest.CheckInputs(&in); err != nil {
+		return printable("a record of inputs that does not hold together: " + err.Error())
 	}
+	recorded, gaps, refused := in.Count()
 	hermetic := "not hermetic"
 	if in.Hermetic {
 		hermetic = "hermetic"
 	}
-	return printable(fmt.Sprintf("%s, %s (%s): %s recorded, %s, %d refused", in.Verdict, hermetic, in.Mode,
-		plural(requests, "input", "inputs"), plural(gaps, "gap", "gaps"), refused))
+	return printable(fmt.Sprintf("%s, %s (%s): %s by %s, %s, %d refused", in.Verdict, hermetic, in.Mode,
+		plural(recorded, "request", "requests"), plural(len(in.Steps), "step", "steps"), plural(gaps, "gap", "gaps"), refused))
 }
