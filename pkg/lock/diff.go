@@ -100,7 +100,7 @@ func diffSources(before, after []Source) []Change {
 			return s.Kind == b.Kind && s.Platform == b.Platform && repository(s) == repository(b)
 		}
 		i := slices.IndexFunc(come, same)
-		if i < 0 || countSources(gone, same) != 1 || count2(come, same) != 1 {
+		if i < 0 || countSources(gone, same) != 1 || countSources(come, same) != 1 {
 			changes = append(changes, Change{Kind: removed, Subject: b.subject(),
 				Text: fmt.Sprintf("removed %s%s %s", b.subject(), b.on(), b.Digest)})
 			continue
