@@ -3,17 +3,28 @@
 // loopback alone, in which the gateway listens, and Close gives the record of
 // what passed. Nothing is left of a step's namespace once Close has returned or
 // the process has died.
+//
+// What reaches a step is what the record holds: status, body and the headers
+// that a replay needs. Everything else of a response is left out, and
+// everything that is not HTTP is refused and counted.
 package egress
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/x509"
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 
 	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/lock"
 )
 
@@ -31,7 +42,7 @@ type Options struct {
 	Proxy func(*http.Request) (*url.URL, error)
 	// Upstreams maps "name" or "name:port" to the address to dial instead,
 	// "10.1.2.3" or "127.0.0.1:8443": the only way to reach a loopback,
-	// link-local or metadata address.
+	// link-local or metadata address, or one of this machine's own.
 	Upstreams map[string]string
 	Version   string
 	// Dial opens connections to upstream; nil: net.Dialer.
@@ -39,65 +50,144 @@ type Options struct {
 }
 
 // Gateway serves the steps of one build.
-type Gateway struct{}
+type Gateway struct {
+	opts     Options
+	mode     string
+	redactor *lock.Redactor
+	allow    []hostPattern
+	ca       *authority
+	up       *upstream
+	dir      string       // of all Files; made when first needed
+	requests atomic.Int64 // of all steps, bounded by attest.MaxInputs
+	buffers  sync.Pool    // *[]byte of bufferSize, which bodies pass through
+	batches  sync.Pool    // *[]byte, empty, for batchConn
+
+	mu     sync.Mutex
+	dirErr error
+	stores map[attest.Digest][]byte // Java trust stores by the bundle they are made of
+	open   map[*Step]bool
+	closed bool
+}
 
 // New makes the gateway and its certificate authority.
-func New(opts Options) (*Gateway, error) { panic("contract") }
+func New(opts Options) (*Gateway, error) {
+	g := &Gateway{
+		opts: opts, mode: opts.Mode, redactor: opts.Redactor,
+		stores: map[attest.Digest][]byte{}, open: map[*Step]bool{},
+	}
+	g.buffers.New = func() any { b := make([]byte, bufferSize); return &b }
+	g.batches.New = func() any { b := make([]byte, 0, bufferSize+bufferSize/16); return &b }
+	switch g.mode {
+	case "":
+		g.mode = attestations.InputsRecord
+	case attestations.InputsRecord, attestations.InputsNone:
+	case attestations.InputsLocked, attestations.InputsOffline:
+		if opts.Lock == nil || opts.Store == nil {
+			return nil, fmt.Errorf("making the gateway: mode %s needs a lock and a store", g.mode)
+		}
+	default:
+		return nil, fmt.Errorf("making the gateway: unknown mode %q", g.mode)
+	}
+	for _, p := range opts.AllowHosts {
+		pat, err := parseHostPattern(p)
+		if err != nil {
+			return nil, err
+		}
+		g.allow = append(g.allow, pat)
+	}
+	if g.redactor == nil {
+		key := make([]byte, 32)
+		rand.Read(key)
+		g.redactor = lock.NewRedactor(key)
+	}
+	var err error
+	if g.ca, err = newAuthority(); err != nil {
+		return nil, err
+	}
+	if g.up, err = newUpstream(opts); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// Close ends all steps that are still open and the connections to upstream.
+func (g *Gateway) Close() error {
+	g.mu.Lock()
+	g.closed = true
+	var steps []*Step
+	for s := range g.open {
+		steps = append(steps, s)
+	}
+	dir := g.dir
+	g.mu.Unlock()
+	var errs []error
+	for _, s := range steps {
+		_, err := s.Close()
+		errs = append(errs, err)
+	}
+	g.up.close()
+	if dir != "" {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	return errors.Join(errs...)
+}
 
 // Describe is what the record says of this gateway.
-func (g *Gateway) Describe() attestations.InputGateway { panic("contract") }
+func (g *Gateway) Describe() attestations.InputGateway {
+	return attestations.InputGateway{
+		Name: "waxseal", Version: g.opts.Version,
+		CA: attest.DigestOf(g.ca.cert.Raw).String(), NotAfter: g.ca.cert.NotAfter,
+	}
+}
 
 // Refuses reports in words why a recorded step must not be reused under this
 // gateway's mode, lock and allowed hosts; none means it may.
-func (g *Gateway) Refuses(st *attestations.InputStep) []string { panic("contract") }
-
-// StepOptions describes a step.
-type StepOptions struct {
-	Name, Stage, Platform string
-	Secrets               [][]byte          // values that are never stored
-	Hosts                 map[string]net.IP // the step's own additions to /etc/hosts
+func (g *Gateway) Refuses(st *attestations.InputStep) []string {
+	var why []string
+	for i := range st.Requests {
+		r := &st.Requests[i]
+		if g.mode == attestations.InputsNone {
+			return []string{fmt.Sprintf("it fetched %s, and nothing may be fetched", r.URI)}
+		}
+		if len(g.allow) > 0 {
+			u, err := url.Parse(r.URI)
+			if err != nil || !g.allowed(u.Hostname(), portOf(u)) {
+				why = append(why, fmt.Sprintf("%s is not of an allowed host", r.URI))
+			}
+		}
+	}
+	if g.mode == attestations.InputsLocked || g.mode == attestations.InputsOffline {
+		why = append(why, g.opts.Lock.Admits(st)...)
+	}
+	return why
 }
 
-// Step is an open step.
-type Step struct{}
-
-// Open makes the namespace and listens in it.
-func (g *Gateway) Open(ctx context.Context, opts StepOptions) (*Step, error) { panic("contract") }
-
-// NetNS is the path of the network namespace, for the runtime's spec.
-func (s *Step) NetNS() string { panic("contract") }
-
-// MountPoint is where Files must be mounted in the step, read-only.
-const MountPoint = "/dev/waxseal"
-
-// Resolver is the address of the step's name server.
-const Resolver = "127.0.0.1"
-
-// Files returns a folder with the trust bundles and configuration files for
-// the step, made of the image's own and the gateway's CA; rootfs is the step's
-// root, which is only read, and env its variables.
-func (s *Step) Files(rootfs *os.Root, env []string) (string, error) { panic("contract") }
-
-// Env returns env with the variables that make tools use the gateway and trust
-// it. What the image or Dockerfile set of them is overridden.
-func (s *Step) Env(env []string) []string { panic("contract") }
-
-// Close ends the step: its listeners, its connections, its files. The record
-// it returns has everything but ID, Reused and what only the engine knows.
-// Called again it returns the same.
-func (s *Step) Close() (*attestations.InputStep, error) { panic("contract") }
-
-// Violation is something that must fail the build, whatever the step made of
-// its answer.
-type Violation struct {
-	Step, Method, URI string
-	Expected, Got     string // digests, or what the lock lists and what came, in words
-	Text              string // the whole in words
+// allowed reports whether the allowed hosts have this one.
+func (g *Gateway) allowed(host string, port int) bool {
+	if len(g.allow) == 0 {
+		return true
+	}
+	for _, p := range g.allow {
+		if p.match(host, port) {
+			return true
+		}
+	}
+	return false
 }
 
-// Violations are those of the step so far.
-func (s *Step) Violations() []Violation { panic("contract") }
-
-// Transport carries the engine's own requests (ADD URL) through the gateway:
-// recorded, checked and replayed like a step's. The step is closed as any.
-func (s *Step) Transport() http.RoundTripper { panic("contract") }
+// folder returns the folder of this gateway's files, made at the first call.
+func (g *Gateway) folder() (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.dir == "" && g.dirErr == nil {
+		g.dir, g.dirErr = os.MkdirTemp("", "waxseal-gateway-")
+		if g.dirErr == nil {
+			// Users without privileges in the step read the files through the mount.
+			g.dirErr = os.Chmod(g.dir, 0o755)
+		}
+	}
+	if g.dirErr != nil {
+		return "", fmt.Errorf("making the gateway's folder: %w", g.dirErr)
+	}
+	return filepath.Clean(g.dir), nil
+}

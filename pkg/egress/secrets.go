@@ -1,0 +1,217 @@
+package egress
+
+import (
+	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/url"
+	"strings"
+	"sync"
+)
+
+// minSecret is the shortest value that is looked for: a shorter one stands in
+// every body by chance.
+const minSecret = 4
+
+// needles are the forms in which a step's secrets are looked for.
+type needles struct {
+	values []string // the secrets as they are, for the redactor
+	forms  [][]byte // every encoding of each
+	long   int      // length of the longest form
+}
+
+func newNeedles(secrets [][]byte) *needles {
+	n := &needles{}
+	seen := map[string]bool{}
+	add := func(form string) {
+		if len(form) >= minSecret && !seen[form] {
+			seen[form] = true
+			n.forms = append(n.forms, []byte(form))
+			n.long = max(n.long, len(form))
+		}
+	}
+	one := func(v string) {
+		if len(v) < minSecret {
+			return
+		}
+		add(v)
+		add(url.QueryEscape(v))
+		add(url.PathEscape(v))
+		add(lowerEscapes(url.QueryEscape(v)))
+		add(hex.EncodeToString([]byte(v)))
+		add(strings.ToUpper(hex.EncodeToString([]byte(v))))
+		if j, err := json.Marshal(v); err == nil {
+			add(strings.Trim(string(j), `"`))
+		}
+		// base64 of a text around the secret: at each of the three offsets, only
+		// the characters that no neighbour has a bit in.
+		for offset := range 3 {
+			for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+				e := enc.EncodeToString(append(make([]byte, offset), v...))
+				if e = e[(offset*8+5)/6 : (offset+len(v))*8/6]; len(e) >= 6 {
+					add(e)
+				}
+			}
+		}
+	}
+	for _, s := range secrets {
+		v := string(s)
+		n.values = append(n.values, v)
+		one(v)
+		one(strings.TrimSpace(v))
+		if lines := strings.Split(v, "\n"); len(lines) > 1 {
+			for _, l := range lines {
+				if l = strings.TrimSpace(l); len(l) >= 8 {
+					one(l)
+				}
+			}
+		}
+	}
+	return n
+}
+
+// lowerEscapes writes %2F as %2f.
+func lowerEscapes(s string) string {
+	b := []byte(s)
+	for i := 0; i+2 < len(b); i++ {
+		if b[i] == '%' {
+			copy(b[i+1:i+3], bytes.ToLower(b[i+1:i+3]))
+		}
+	}
+	return string(b)
+}
+
+func (n *needles) none() bool { return len(n.forms) == 0 }
+
+func (n *needles) in(b []byte) bool {
+	for _, f := range n.forms {
+		if bytes.Contains(b, f) {
+			return true
+		}
+	}
+	return false
+}
+
+// scrub takes the secrets out of a text. Host names come in lower case.
+func (n *needles) scrub(s string) string {
+	for _, f := range n.forms {
+		for {
+			i := strings.Index(s, string(f))
+			if i < 0 {
+				i = strings.Index(strings.ToLower(s), strings.ToLower(string(f)))
+			}
+			if i < 0 || i+len(f) > len(s) {
+				break
+			}
+			s = s[:i] + "(secret)" + s[i+len(f):]
+		}
+	}
+	return s
+}
+
+// maxDecoded bounds what a compressed body is unpacked to for the search.
+const maxDecoded = 2 << 30
+
+// scanner looks for secrets in a body as it passes, across the borders of its
+// chunks, and in what a compressed body unpacks to.
+type scanner struct {
+	n    *needles
+	tail []byte
+	hit  bool
+
+	pipe *io.PipeWriter
+	wg   sync.WaitGroup
+	deep bool // what the goroutine found; read after wg
+	odd  bool // it could not be unpacked to its end
+}
+
+// newScanner returns nil where there is nothing to look for.
+func newScanner(n *needles, contentEncoding string) *scanner {
+	if n.none() {
+		return nil
+	}
+	s := &scanner{n: n}
+	var open func(io.Reader) (io.Reader, error)
+	switch strings.ToLower(strings.TrimSpace(contentEncoding)) {
+	case "", "identity":
+		return s
+	case "gzip", "x-gzip":
+		open = func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }
+	case "deflate":
+		open = func(r io.Reader) (io.Reader, error) { return flate.NewReader(r), nil }
+	default:
+		s.odd = true
+		return s
+	}
+	pr, pw := io.Pipe()
+	s.pipe = pw
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		defer io.Copy(io.Discard, pr) // the writer must never wait for a broken body
+		r, err := open(pr)
+		if err != nil {
+			s.odd = true
+			return
+		}
+		inner := &scanner{n: n}
+		buf := make([]byte, 64<<10)
+		left := int64(maxDecoded)
+		for left > 0 && !inner.hit {
+			m, err := r.Read(buf)
+			inner.write(buf[:m])
+			left -= int64(m)
+			if err != nil {
+				s.odd = !errors.Is(err, io.EOF)
+				break
+			}
+		}
+		s.odd = s.odd || left <= 0
+		s.deep = inner.hit
+	}()
+	return s
+}
+
+func (s *scanner) write(p []byte) {
+	if s == nil || s.hit {
+		return
+	}
+	if s.pipe != nil {
+		s.pipe.Write(p)
+	}
+	keep := s.n.long - 1
+	if len(s.tail) > 0 {
+		edge := append(s.tail, p[:min(len(p), keep)]...)
+		s.hit = s.n.in(edge)
+		s.tail = edge
+	}
+	s.hit = s.hit || s.n.in(p)
+	if len(p) >= keep {
+		s.tail = append(s.tail[:0], p[len(p)-keep:]...)
+	} else {
+		if len(s.tail) == 0 {
+			s.tail = append(s.tail, p...)
+		}
+		if len(s.tail) > keep {
+			s.tail = append(s.tail[:0], s.tail[len(s.tail)-keep:]...)
+		}
+	}
+}
+
+// end reports whether the body held a secret, or may have: what could not be
+// looked into counts as one.
+func (s *scanner) end() bool {
+	if s == nil {
+		return false
+	}
+	if s.pipe != nil {
+		s.pipe.Close()
+		s.wg.Wait()
+	}
+	return s.hit || s.deep || s.odd
+}

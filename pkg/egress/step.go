@@ -1,0 +1,341 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/lock"
+)
+
+const (
+	maxConns     = 512              // of one step at a time
+	headTimeout  = 30 * time.Second // to say what a connection is for, and for each request's headers
+	idleTimeout  = 5 * time.Minute
+	maxHead      = 64 << 10 // bytes of a request's line and headers
+	closeTimeout = 10 * time.Second
+)
+
+// StepOptions describes a step.
+type StepOptions struct {
+	Name, Stage, Platform string
+	Secrets               [][]byte          // values that are never stored
+	Hosts                 map[string]net.IP // the step's own additions to /etc/hosts
+	// Fetch makes no namespace: only Transport is used.
+	Fetch bool
+}
+
+// Step is an open step.
+type Step struct {
+	g       *Gateway
+	opts    StepOptions
+	started time.Time
+	ctx     context.Context
+	cancel  context.CancelFunc
+
+	rec     *record
+	names   *names
+	needles *needles
+	book    *lock.Book // nil but in locked and offline
+	hosts   map[string]netip.Addr
+	up      *http.Transport
+
+	ns    *namespace // nil with Fetch
+	watch *watch
+	srv   *http.Server
+	h2    *http2.Server
+	inner *handedListener // to srv
+
+	serving sync.WaitGroup // listeners, connections and exchanges
+	slots   chan struct{}
+
+	mu     sync.Mutex
+	conns  map[net.Conn]bool
+	ending bool
+	files  string
+
+	closeOnce sync.Once
+	result    *attestations.InputStep
+	closeErr  error
+	cut       atomic.Bool // Close has begun
+}
+
+// Open makes the namespace and listens in it.
+func (g *Gateway) Open(ctx context.Context, opts StepOptions) (*Step, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s := &Step{
+		g: g, opts: opts, started: time.Now().UTC(),
+		names: newNames(), needles: newNeedles(opts.Secrets), hosts: map[string]netip.Addr{},
+		up: g.up.transport, slots: make(chan struct{}, maxConns), conns: map[net.Conn]bool{},
+	}
+	// The step outlives the call that opens it; Close ends it.
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	s.rec = newRecord(s.needles.scrub)
+	for name, ip := range opts.Hosts {
+		host, err := cleanHost(name)
+		addr, ok := netip.AddrFromSlice(ip)
+		if err == nil && ok {
+			s.hosts[host] = addr.Unmap()
+		}
+	}
+	if len(s.hosts) > 0 {
+		s.up = g.up.newTransport(s.hosts)
+	}
+	if g.mode == attestations.InputsLocked || g.mode == attestations.InputsOffline {
+		s.book = g.opts.Lock.Book(opts.Name, opts.Stage, opts.Platform)
+	}
+	if !opts.Fetch {
+		var err error
+		if s.ns, err = newNamespace(s.listens()); err != nil {
+			s.cancel()
+			return nil, fmt.Errorf("opening step %q: %w", opts.Name, err)
+		}
+		s.serve()
+	}
+	g.mu.Lock()
+	closed := g.closed
+	g.open[s] = true
+	g.mu.Unlock()
+	if closed {
+		s.Close()
+		return nil, fmt.Errorf("opening step %q: the gateway is closed", opts.Name)
+	}
+	return s, nil
+}
+
+// listens reports whether anything may pass at all.
+func (s *Step) listens() bool { return s.g.mode != attestations.InputsNone }
+
+// serve starts everything that listens.
+func (s *Step) serve() {
+	s.watch = startWatch(s.ns.packets, s.seePacket)
+	s.goServe(func() { s.serveUDP(s.ns.dnsUDP) })
+	s.goServe(func() { s.accept(s.ns.dnsTCP, s.serveDNSConn) })
+	if !s.listens() {
+		return
+	}
+	s.inner = newHandedListener()
+	s.srv = &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: headTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHead,
+		ErrorLog:          quiet(),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, frontKey{}, c.(*streamConn).front)
+		},
+		ConnState: func(c net.Conn, st http.ConnState) {
+			if st == http.StateIdle {
+				c.(*streamConn).handled.Store(false)
+			}
+		},
+	}
+	s.h2 = &http2.Server{MaxConcurrentStreams: 250, MaxReadFrameSize: 1 << 20, IdleTimeout: idleTimeout,
+		MaxUploadBufferPerConnection: 4 << 20, MaxUploadBufferPerStream: 1 << 20}
+	s.goServe(func() { _ = s.srv.Serve(s.inner) })
+	s.goServe(func() { s.accept(s.ns.proxy, s.serveProxy) })
+	s.goServe(func() { s.accept(s.ns.http, s.servePlain) })
+	s.goServe(func() { s.accept(s.ns.https, s.serveSecure) })
+}
+
+func (s *Step) goServe(f func()) {
+	s.serving.Add(1)
+	go func() {
+		defer s.serving.Done()
+		f()
+	}()
+}
+
+// accept hands each connection to serve, a bounded number at a time.
+func (s *Step) accept(l net.Listener, serve func(net.Conn)) {
+	for {
+		select {
+		case s.slots <- struct{}{}:
+		case <-s.ctx.Done():
+			return
+		}
+		c, err := l.Accept()
+		if err != nil {
+			<-s.slots
+			if errors.Is(err, net.ErrClosed) || s.ctx.Err() != nil {
+				return
+			}
+			// Out of files or memory: the next one may fare better.
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-s.ctx.Done():
+			}
+			continue
+		}
+		t := &tracked{Conn: c, s: s}
+		if !s.track(t) {
+			c.Close()
+			<-s.slots
+			return
+		}
+		s.goServe(func() { serve(t) })
+	}
+}
+
+// tracked is a connection of the step; closing it frees its slot.
+type tracked struct {
+	net.Conn
+	s    *Step
+	once sync.Once
+}
+
+func (t *tracked) Close() error {
+	err := t.Conn.Close()
+	t.once.Do(func() {
+		t.s.mu.Lock()
+		delete(t.s.conns, t)
+		t.s.mu.Unlock()
+		<-t.s.slots
+	})
+	return err
+}
+
+func (s *Step) track(c net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return false
+	}
+	s.conns[c] = true
+	return true
+}
+
+// seePacket counts what a packet says was tried.
+func (s *Step) seePacket(b []byte) {
+	at, ok := parsePacket(b, func(port int) bool {
+		return s.listens() && (port == portHTTP || port == portHTTPS) || port == portDNS
+	})
+	if !ok {
+		return
+	}
+	dest := "?"
+	if at.addr.IsValid() {
+		a := at.addr.Unmap()
+		dest = a.String()
+		if n := s.names.nameOf(a); n != "" {
+			dest = n
+		}
+		if at.port != 0 {
+			dest = joinHost(dest, at.port)
+		}
+		if at.technique == "" && isMetadata(a) {
+			at.technique = "T1552.005"
+		}
+	}
+	s.rec.refuse(refusal{kind: at.kind, dest: dest, reason: at.what, technique: at.technique})
+}
+
+// NetNS is the path of the network namespace, for the runtime's spec.
+func (s *Step) NetNS() string {
+	if s.ns == nil {
+		return ""
+	}
+	return s.ns.path()
+}
+
+// Close ends the step: its listeners, its connections, its files. The record
+// it returns has everything but ID, Reused and what only the engine knows.
+// Called again it returns the same.
+func (s *Step) Close() (*attestations.InputStep, error) {
+	s.closeOnce.Do(s.close)
+	return s.result, s.closeErr
+}
+
+func (s *Step) close() {
+	s.cut.Store(true)
+	if s.ns != nil {
+		s.ns.stop()
+	}
+	s.cancel()
+	if s.srv != nil {
+		s.srv.Close()
+		s.inner.Close()
+	}
+	s.mu.Lock()
+	s.ending = true
+	var conns []net.Conn
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+	done := make(chan struct{})
+	go func() {
+		s.serving.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeTimeout):
+		// An exchange hangs in the file system or in the caller's dialer.
+		s.rec.gap("overflow", "an exchange had not ended %s after the step", closeTimeout)
+	}
+	if len(s.hosts) > 0 {
+		s.up.CloseIdleConnections()
+	}
+	if s.watch != nil {
+		if lost := s.watch.end(s.seePacket); lost > 0 {
+			s.rec.gap("watch-loss", "%d packets that went nowhere were not looked at", lost)
+		}
+		s.ns.close()
+	}
+	s.mu.Lock()
+	files := s.files
+	s.mu.Unlock()
+	if files != "" {
+		s.closeErr = os.RemoveAll(files)
+	}
+	s.g.mu.Lock()
+	delete(s.g.open, s)
+	s.g.mu.Unlock()
+
+	ended := time.Now().UTC()
+	st := &attestations.InputStep{Name: s.opts.Name, Stage: s.opts.Stage, Platform: s.opts.Platform, StartedOn: &s.started, FinishedOn: &ended}
+	var full bool
+	if st.Names, full = s.names.all(); full {
+		s.rec.gap("overflow", "the step asked for more than %d host names", len(st.Names))
+	}
+	for i, n := range st.Names {
+		st.Names[i] = s.needles.scrub(n)
+	}
+	s.rec.fill(st)
+	switch {
+	case len(st.Gaps) > 0:
+		st.Verdict = attestations.VerdictGaps
+	case !s.listens():
+		st.Verdict = attestations.VerdictIsolated
+	default:
+		st.Verdict = attestations.VerdictRecorded
+	}
+	s.result = st
+}
+
+// Violation is something that must fail the build, whatever the step made of
+// its answer.
+type Violation struct {
+	Step, Method, URI string
+	Expected, Got     string // digests, or what the lock lists and what came, in words
+	Text              string // the whole in words
+}
+
+// Violations are those of the step so far.
+func (s *Step) Violations() []Violation { return s.rec.allViolations() }
