@@ -6,7 +6,7 @@ DEPS   := bash internal/testkit/deps.sh
 BUILD_PACKAGES := runc ca-certificates git
 TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev docker.io
 
-.PHONY: build install test demo bench lint docs clean
+.PHONY: build install test attack demo bench lint docs clean
 
 build: ## both binaries into bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine
@@ -26,12 +26,16 @@ demo: ## builds, verifies and promotes examples/webapp, printing every command
 	@$(DEPS) $(BUILD_PACKAGES) mmdebstrap
 	@bash examples/demo.sh
 
-test: ## every test, with the race detector; says at the end what was skipped
+test: ## every test but the attacks, with the race detector; says at the end what was skipped
 	@$(DEPS) $(TEST_PACKAGES)
 	@go build -o bin/kit ./internal/testkit/kit
-	@{ go test -race -json -timeout 60m ./... || true; } | bin/kit summary
+	@{ go test -race -json -timeout 60m -skip '^TestAttacks$$' ./... || true; } | bin/kit summary
 
-bench: build ## waxseal against buildctl and cosign, as ratios
+attack: ## builds every hostile Dockerfile of testdata/attack and looks for what got out
+	@$(DEPS) $(TEST_PACKAGES)
+	go test -count=1 -timeout 30m -v -run '^TestAttacks$$' ./internal/testkit
+
+bench: build ## waxseal against buildctl and cosign, the gateway against none, as ratios
 	@$(DEPS) $(TEST_PACKAGES)
 	@$(KIT) bench
 
