@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/egress"
 )
 
 // InputsAnswer is what reached one platform of a build, at GET /v1/inputs.
@@ -45,6 +46,8 @@ type recorder struct {
 	caches  cacheMounts
 	// exists reports whether the cache has a reference; nil before it is open.
 	exists func(ref string) bool
+	blobs  string // folder of BuildKit's blobs
+	files  *remoteFiles
 
 	idsMu sync.Mutex
 	ids   stepIDs
@@ -53,6 +56,8 @@ type recorder struct {
 	builds  map[string]*inputsBuild
 	solving int  // builds that run
 	imports bool // one of them brought a cache along
+	// fileStep is the gateway's side of remote files, once there was one.
+	fileStep *egress.Step
 }
 
 // inputsBuild is one build: over is closed when its solve has returned.
@@ -74,7 +79,7 @@ type inputsResult struct {
 }
 
 func newRecorder(cfg Config, plan InputsPlan) *recorder {
-	return &recorder{
+	r := &recorder{
 		plan:    plan,
 		lineage: newLineage(cfg.Root),
 		watch:   startWatch(plan, cfg.Version),
@@ -83,6 +88,8 @@ func newRecorder(cfg Config, plan InputsPlan) *recorder {
 		ids:     stepIDs{},
 		builds:  map[string]*inputsBuild{},
 	}
+	r.files = r.newRemoteFiles()
+	return r
 }
 
 // intercept begins and ends the record of a build.
@@ -378,10 +385,19 @@ func (r *recorder) sources(ctx context.Context, a *InputsAnswer, out *inputsResu
 		if img.Platform != nil {
 			s.Platform = platforms.Format(platforms.Normalize(*img.Platform))
 		}
+		if w.store != nil {
+			var err error
+			keeper := imageKeeper{blobs: r.blobs, store: w.store}
+			if s.Stored, err = keeper.keep(ctx, &s); err != nil {
+				return fmt.Errorf("keeping base image %s: %w", img.Ref, err)
+			}
+		}
 		a.Sources = append(a.Sources, s)
 	}
 	for _, h := range src.HTTP {
-		a.Sources = append(a.Sources, attestations.InputSource{Kind: "http", URI: w.redactor.URI(h.URL), Digest: h.Digest.String()})
+		s := attestations.InputSource{Kind: "http", URI: w.redactor.URI(h.URL), Digest: h.Digest.String()}
+		r.files.source(&s, w)
+		a.Sources = append(a.Sources, s)
 	}
 	for _, g := range src.Git {
 		a.Sources = append(a.Sources, attestations.InputSource{Kind: "git", URI: w.redactor.URI(g.URL), Digest: "gitCommit:" + g.Commit})
@@ -391,6 +407,12 @@ func (r *recorder) sources(ctx context.Context, a *InputsAnswer, out *inputsResu
 
 // close prunes the records by what the cache still has.
 func (r *recorder) close() {
+	r.mu.Lock()
+	step := r.fileStep
+	r.mu.Unlock()
+	if step != nil {
+		_, _ = step.Close()
+	}
 	if r.exists != nil {
 		r.lineage.close(r.exists)
 	}

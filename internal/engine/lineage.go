@@ -21,6 +21,7 @@ import (
 const (
 	keptRecords     = 100_000
 	keptRecordBytes = 256 << 20
+	keptNotes       = 10_000
 )
 
 // edge is a result as somebody took it: BuildKit may know one and the same
@@ -64,6 +65,9 @@ type lineage struct {
 
 func resultsBucket() []byte { return []byte("results") }
 func stepsBucket() []byte   { return []byte("steps") }
+func notesBucket() []byte   { return []byte("notes") }
+
+func buckets() [][]byte { return [][]byte{resultsBucket(), stepsBucket(), notesBucket()} }
 
 func (e edge) key() string {
 	if e.Source {
@@ -105,8 +109,10 @@ func tryRecords(path string) (db *bolt.DB, err error) {
 		return nil, err
 	}
 	err = db.View(func(tx *bolt.Tx) error {
-		if tx.Bucket(resultsBucket()) == nil || tx.Bucket(stepsBucket()) == nil {
-			return os.ErrNotExist
+		for _, name := range buckets() {
+			if tx.Bucket(name) == nil {
+				return os.ErrNotExist
+			}
 		}
 		return nil
 	})
@@ -114,7 +120,7 @@ func tryRecords(path string) (db *bolt.DB, err error) {
 		return db, nil
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{resultsBucket(), stepsBucket()} {
+		for _, name := range buckets() {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -347,6 +353,11 @@ func (l *lineage) prune(exists func(ref string) bool) error {
 			}
 		}
 		keptSteps := l.bound(all, keep, func(step string) int { return len(steps.Get([]byte(step))) })
+		if notes := tx.Bucket(notesBucket()); notes.Stats().KeyN > keptNotes {
+			if err := drop(notes, func(string) bool { return false }); err != nil {
+				return err
+			}
+		}
 		if err := drop(results, func(k string) bool { return keep[k] }); err != nil {
 			return err
 		}
@@ -410,4 +421,27 @@ func (l *lineage) close(exists func(ref string) bool) {
 	if db := l.open(); db != nil {
 		_ = db.Close()
 	}
+}
+
+// keepNote writes down something small that is not a result.
+func (l *lineage) keepNote(key string, v any) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return
+	}
+	l.mu.Lock()
+	l.wrote = true
+	l.mu.Unlock()
+	_ = l.update(func(tx *bolt.Tx) error { return tx.Bucket(notesBucket()).Put([]byte(key), raw) })
+}
+
+// note reads it into v; false where it is not there.
+func (l *lineage) note(key string, v any) bool {
+	return l.view(func(tx *bolt.Tx) error {
+		raw := tx.Bucket(notesBucket()).Get([]byte(key))
+		if raw == nil {
+			return os.ErrNotExist
+		}
+		return json.Unmarshal(raw, v)
+	}) == nil
 }

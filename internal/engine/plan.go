@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-
 	"sync"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -66,9 +65,7 @@ func (p *InputsPlan) locked() bool {
 }
 
 // offline reports whether nothing may be asked of anybody.
-func (p *InputsPlan) offline() bool {
-	return p.Mode == attestations.InputsOffline || p.Mode == attestations.InputsNone
-}
+func (p *InputsPlan) offline() bool { return p.Mode == attestations.InputsOffline }
 
 // errOffline is the answer to every attempt of the engine's own to connect.
 var errOffline = errors.New("this build is offline: no connection is opened")
@@ -84,6 +81,7 @@ type watch struct {
 	store    *lock.Store // nil keeps nothing
 	lock     *lock.File  // nil in mode record
 	redactor *lock.Redactor
+	options  egress.Options // that the gateway was made with
 }
 
 // newWatch makes the gateway of a plan.
@@ -129,6 +127,7 @@ func newWatch(p InputsPlan, version string) (*watch, error) {
 	if p.offline() {
 		opts.Dial = refuseDial
 	}
+	w.options = opts
 	w.gateway, err = egress.New(opts)
 	return w, err
 }

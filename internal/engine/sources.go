@@ -51,6 +51,9 @@ func (i *watchedInstance) Snapshot(ctx context.Context, jobCtx solver.JobContext
 // watchSources puts ours in the place of the worker's sources. The worker
 // keeps some of its own, which resolve names for the frontend.
 func (r *recorder) watchSources(w *base.Worker) error {
+	if err := r.watchFiles(w); err != nil {
+		return err
+	}
 	blobs, err := containerblob.NewSource(containerblob.SourceOpt{
 		ContentStore: w.WorkerOpt.ContentStore, CacheAccessor: w.CacheMgr, RegistryHosts: w.RegistryHosts,
 	})

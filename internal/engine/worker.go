@@ -109,7 +109,7 @@ func newWorker(ctx context.Context, cfg Config, cgroupParent string, s *sboms, r
 		ContentStore:     store,
 		Applier:          apply.NewFileSystemApplier(store),
 		Differ:           walking.NewWalkingDiff(store),
-		RegistryHosts:    resolver.NewRegistryConfig(registries(cfg.InsecureRegistries)),
+		RegistryHosts:    rec.registryHosts(resolver.NewRegistryConfig(registries(cfg.InsecureRegistries))),
 		LeaseManager:     leaseutil.WithNamespace(ctdmetadata.NewLeaseManager(mdb), "buildkit"),
 		GarbageCollect:   mdb.GarbageCollect,
 		MetadataStore:    md,
@@ -119,6 +119,7 @@ func newWorker(ctx context.Context, cfg Config, cgroupParent string, s *sboms, r
 	if err != nil {
 		return nil, err
 	}
+	rec.blobs = filepath.Join(root, "content", "blobs")
 	rec.exists = func(ref string) bool {
 		_, ok := md.Get(ref)
 		return ok
