@@ -28,14 +28,24 @@ type Bundle struct {
 // form only: whose signature it is, and whether it holds, is for package
 // verify. A bundle that carries no in-toto statement is an error.
 func ParseBundle(raw []byte) (*Bundle, error) {
-	b, err := parseBundle(raw)
+	b, err := parseBundle(raw, false)
 	if err != nil {
 		return nil, fmt.Errorf("reading bundle: %w", err)
 	}
 	return b, nil
 }
 
-func parseBundle(raw []byte) (*Bundle, error) {
+// ParseAnyBundle is ParseBundle for files that are no images: it also reads a
+// Sigstore bundle over plain bytes. Such a bundle has no statement.
+func ParseAnyBundle(raw []byte) (*Bundle, error) {
+	b, err := parseBundle(raw, true)
+	if err != nil {
+		return nil, fmt.Errorf("reading bundle: %w", err)
+	}
+	return b, nil
+}
+
+func parseBundle(raw []byte, plain bool) (*Bundle, error) {
 	if len(raw) > MaxBundle {
 		return nil, fmt.Errorf("%d bytes, more than the %d allowed", len(raw), MaxBundle)
 	}
@@ -52,7 +62,7 @@ func parseBundle(raw []byte) (*Bundle, error) {
 	case has["mediaType"] && has["payload"]:
 		return nil, errors.New("both a Sigstore bundle and a DSSE envelope")
 	case has["mediaType"]:
-		b.proto, err = parseSigstore(raw)
+		b.proto, err = parseSigstore(raw, plain)
 	case has["payload"]:
 		b.bare = true
 		b.proto, err = parseDSSE(raw)
@@ -61,6 +71,9 @@ func parseBundle(raw []byte) (*Bundle, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if b.proto.GetMessageSignature() != nil {
+		return b, nil
 	}
 	env := b.proto.GetDsseEnvelope()
 	if env.GetPayloadType() != PayloadType {
@@ -93,7 +106,7 @@ type shape struct {
 	Signatures           any `json:"signatures"`
 }
 
-func parseSigstore(raw []byte) (*protobundle.Bundle, error) {
+func parseSigstore(raw []byte, plain bool) (*protobundle.Bundle, error) {
 	pb := new(protobundle.Bundle)
 	if err := protojson.Unmarshal(raw, pb); err != nil {
 		return nil, fmt.Errorf("as a Sigstore bundle: %w", err)
@@ -106,10 +119,12 @@ func parseSigstore(raw []byte) (*protobundle.Bundle, error) {
 	default:
 		return nil, fmt.Errorf("media type %q, want a Sigstore bundle v0.1 to v0.3", clip(pb.GetMediaType()))
 	}
-	if pb.GetMessageSignature() != nil {
+	switch m := pb.GetMessageSignature(); {
+	case m != nil && !plain:
 		return nil, errors.New("it signs plain bytes, not an in-toto statement")
-	}
-	if pb.GetDsseEnvelope() == nil {
+	case m != nil && (len(m.GetSignature()) == 0 || m.GetMessageDigest() == nil):
+		return nil, errors.New("it signs plain bytes, and has no signature or no digest")
+	case m == nil && pb.GetDsseEnvelope() == nil:
 		return nil, errors.New("it has no DSSE envelope")
 	}
 	if pb.GetVerificationMaterial().GetContent() == nil {
@@ -172,7 +187,8 @@ func (b *Bundle) Raw() []byte { return b.raw }
 // Digest is the sha256 of Raw.
 func (b *Bundle) Digest() Digest { return DigestOf(b.raw) }
 
-// Statement is what the envelope says, NOT verified.
+// Statement is what the envelope says, NOT verified. Nil where ParseAnyBundle
+// read a bundle over plain bytes.
 func (b *Bundle) Statement() *Statement { return b.statement }
 
 // Bare reports whether Raw is a DSSE envelope without a bundle around it.
@@ -194,6 +210,9 @@ func (b *Bundle) KeyHint() string {
 func (b *Bundle) DSSE() ([]byte, error) {
 	if b.bare {
 		return b.raw, nil
+	}
+	if b.statement == nil {
+		return nil, errors.New("the bundle signs plain bytes and has no envelope")
 	}
 	env := b.proto.GetDsseEnvelope()
 	out := dsse.Envelope{PayloadType: env.GetPayloadType(), Payload: base64.StdEncoding.EncodeToString(env.GetPayload())}

@@ -14,6 +14,7 @@ const (
 	MaxPlatforms    = 64        // manifests below one index
 	MaxPolicy       = 1 << 20   // bytes of a policy file
 	MaxKey          = 64 << 10  // bytes of a key file
+	MaxTrustedRoot  = 1 << 20   // bytes of a trusted root or a file of certificates
 	MaxJSONDepth    = 128       // nesting of any JSON document
 	MaxContextFiles = 1 << 20   // files in a build context
 	MaxLock         = 64 << 20  // bytes of a lock file
@@ -25,6 +26,13 @@ const (
 	MaxInputText    = 64 << 10  // bytes of a step's name, or of one answer's headers
 	MaxBlob         = 64 << 30  // bytes of one blob taken from an archive
 	MaxBlobs        = 1 << 20   // blobs taken from one archive
+
+	MaxConfig       = 4 << 20   // bytes of an image configuration
+	MaxScan         = 20 << 20  // bytes of one attested vulnerability scan
+	MaxFindings     = 50_000    // findings of one scan
+	MaxPackages     = 50_000    // packages of one SBOM that rules look at
+	MaxVEX          = 4 << 20   // bytes of one OpenVEX document
+	MaxRuleText     = 4096      // bytes of one rule's expression
 
 	// Of comparing two images.
 	MaxLayer        = 128 << 30 // bytes of one unpacked layer

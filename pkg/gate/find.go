@@ -180,13 +180,13 @@ func (f *found) read(p *store.Piece, c *check, l look) Evidence {
 	} else if !l.needs(st.PredicateType) {
 		return reject(CodeNotNeeded, "not checked: nothing that was asked depends on it")
 	}
-	ok, err := verify.Check(b, c.trust.Keys, f.digest)
+	ok, err := c.checker.Check(b, f.digest)
 	if err != nil {
 		var r *verify.Rejection
 		if !errors.As(err, &r) {
 			return reject(verify.CodeUnreadable, err.Error())
 		}
-		if c.trust.Unsigned && r.Code == verify.CodeNoKey && verify.IsProvenance(st.PredicateType) && st.Binds(f.digest) {
+		if c.trust.Unsigned && (r.Code == verify.CodeNoKey || r.Code == verify.CodeCertificate) && verify.IsProvenance(st.PredicateType) && st.Binds(f.digest) {
 			return f.unsigned(e, st, "its signature was not checked; Build L1 asks for no more")
 		}
 		return reject(r.Code, r.Message)
@@ -278,7 +278,7 @@ func (f *found) why() string {
 
 // closeness orders rejections by how far the evidence got.
 func closeness(e Evidence) int {
-	return slices.Index([]verify.Code{verify.CodeSubject, verify.CodeUnsigned, verify.CodeCertificate, verify.CodeSignature, verify.CodePredicate, verify.CodeBuilder}, e.Code)
+	return slices.Index([]verify.Code{verify.CodeSubject, verify.CodeUnsigned, verify.CodeCertificate, verify.CodeChain, verify.CodeLog, verify.CodeTime, verify.CodeSignature, verify.CodeIdentity, verify.CodePredicate, verify.CodeBuilder}, e.Code)
 }
 
 // sbom returns the accepted SBOMs in the formats asked for, and what is

@@ -39,15 +39,20 @@ type Request struct {
 	// evidence lies: the destination of a promotion. Default: Reference
 	// without tag and digest.
 	Name string
-	// Policy holds the trust and the expectations. Without one, Keys alone
-	// are trusted, and no builder above Build L2.
+	// Policy holds the trust and the expectations. Without one, Keys and
+	// Identities alone are trusted, and no builder above Build L2.
 	Policy *policy.Policy
 	// Level asks for a Build level, 1 to 3. It can raise what a policy
 	// declares, and not lower it. Nil without a policy: 1.
 	Level *int
-	// Keys are PEM public keys. With a policy they narrow it: evidence must be
-	// signed by one of them as well.
-	Keys []verify.Key
+	// Keys are PEM public keys, Identities those whose certificates count. With
+	// a policy they narrow it: evidence must be signed by one of them as well.
+	Keys       []verify.Key
+	Identities []verify.Identity
+	// Roots and CAs are what certificates must lead to, beside those that the
+	// policy's own signers name.
+	Roots []*verify.Root
+	CAs   []*verify.CA
 	// Store says how to reach the image, and where else to look for evidence.
 	Store store.Options
 }
@@ -63,7 +68,8 @@ func usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(fo
 // Judge gives the verdict. The error is a *UsageError or nil: anything else
 // that goes wrong is in the verdict, as "undecided".
 func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
-	c, err := prepare(req, true)
+	now := g.now()
+	c, err := prepareAt(req, now, true)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +81,7 @@ func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 		TrustedBy: c.trustedBy,
 		Platforms: []Subject{},
 		Reasons:   []Reason{},
-		DecidedAt: g.now().UTC().Truncate(time.Second),
+		DecidedAt: now.UTC().Truncate(time.Second),
 		request:   req,
 	}
 	v.Subject = Subject{Decision: Undecided, Requirements: []verify.Row{}, Evidence: []Evidence{}}
@@ -123,13 +129,17 @@ type check struct {
 	ref       store.Reference
 	name      string
 	trust     verify.Trust
+	checker   *verify.Checker
 	trustedBy string
 	rule      policy.Rule
 	matched   bool
 	declared  int
 }
 
-func prepare(req Request, judging bool) (*check, error) {
+// prepare makes a check as of now.
+func prepare(req Request, judging bool) (*check, error) { return prepareAt(req, time.Now(), judging) }
+
+func prepareAt(req Request, now time.Time, judging bool) (*check, error) {
 	ref, err := store.Parse(req.Reference)
 	if err != nil {
 		return nil, &UsageError{err}
@@ -145,43 +155,59 @@ func prepare(req Request, judging bool) (*check, error) {
 	case req.Policy != nil:
 		c.trustedBy = TrustedByPolicy
 		c.trust = req.Policy.Trust()
-		if len(req.Keys) > 0 {
-			c.trust = narrow(c.trust, req.Keys)
+		if len(req.Keys)+len(req.Identities) > 0 {
+			c.trust = narrow(c.trust, req)
 		}
 		c.rule, c.matched = req.Policy.For(c.name)
 		c.declared = c.rule.Level()
 	case len(req.Keys) > 0:
 		c.trustedBy = TrustedByKeys
-		c.trust = verify.Trust{Keys: req.Keys}
+		c.trust = verify.Trust{Keys: req.Keys, Identities: req.Identities}
+		c.declared = 1
+	case len(req.Identities) > 0:
+		c.trustedBy = TrustedByIdentities
+		c.trust = verify.Trust{Identities: req.Identities}
 		c.declared = 1
 	case req.Level != nil && *req.Level == 1:
 		// Build L1 asks for no authenticity, and the caller for no more.
 		c.trustedBy = TrustedByNobody
 		c.trust = verify.Trust{Unsigned: true}
 	case judging:
-		return nil, usagef("nothing to judge %s against: give --policy FILE or --key PUB (or --level 1, which believes provenance that nobody signed)", ref)
+		return nil, usagef("nothing to judge %s against: give --policy FILE, --key PUB, or --certificate-identity with --trusted-root (or --level 1, which believes provenance that nobody signed)", ref)
 	default:
 		c.trustedBy = TrustedByNobody
 	}
 	if req.Level != nil {
 		c.declared = max(c.declared, *req.Level)
 	}
+	if len(req.Identities) > 0 && len(req.Roots)+len(req.CAs)+len(c.trust.Roots)+len(c.trust.CAs) == 0 {
+		return nil, usagef("an identity is proved by a certificate, and there is no trusted root to check one with: give --trusted-root FILE")
+	}
+	c.trust.Roots = append(c.trust.Roots, req.Roots...)
+	c.trust.CAs = append(c.trust.CAs, req.CAs...)
+	if c.checker, err = verify.NewChecker(c.trust, now); err != nil {
+		return nil, &UsageError{err}
+	}
 	return c, nil
 }
 
-// narrow leaves of a policy's trust what keys sign.
-func narrow(t verify.Trust, keys []verify.Key) verify.Trust {
+// narrow leaves of a policy's trust what the keys and identities of a request
+// sign.
+func narrow(t verify.Trust, req Request) verify.Trust {
 	given := func(id attest.Digest) bool {
-		return slices.ContainsFunc(keys, func(k verify.Key) bool { return k.ID() == id })
+		return slices.ContainsFunc(req.Keys, func(k verify.Key) bool { return k.ID() == id })
 	}
-	out := verify.Trust{Builders: []verify.Builder{}}
+	out := verify.Trust{Builders: []verify.Builder{}, Roots: t.Roots, CAs: t.CAs}
+	if len(req.Identities) > 0 {
+		out.Identities, out.Only = t.Identities, req.Identities
+	}
 	for _, k := range t.Keys {
 		if given(k.ID()) {
 			out.Keys = append(out.Keys, k)
 		}
 	}
 	for _, b := range t.Builders {
-		if given(b.Key) {
+		if given(b.Key) || b.Identity != nil && len(req.Identities) > 0 {
 			out.Builders = append(out.Builders, b)
 		}
 	}

@@ -55,7 +55,7 @@ func (g Gate) Inspect(ctx context.Context, req Request) (*Inspection, error) {
 
 func (g Gate) inspect(ctx context.Context, req Request) (*check, []*found, error) {
 	req.Level = nil
-	c, err := prepare(req, false)
+	c, err := prepareAt(req, g.now(), false)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -29,9 +29,10 @@ const (
 
 // Who the trust came from.
 const (
-	TrustedByPolicy = "policy"
-	TrustedByKeys   = "keys"
-	TrustedByNobody = "nobody"
+	TrustedByPolicy     = "policy"
+	TrustedByKeys       = "keys"
+	TrustedByIdentities = "identities"
+	TrustedByNobody     = "nobody"
 )
 
 // The codes of a Reason, beside those of packages verify and policy.
@@ -220,13 +221,7 @@ func (c *check) decide(f *found) (Subject, []attest.Digest) {
 // trustDigest names the trust that a verdict was given under, whatever file it
 // stood in: for caches, and to tell two verdicts apart.
 func trustDigest(c *check) attest.Digest {
-	var lines []string
-	for _, k := range c.trust.Keys {
-		lines = append(lines, "key "+string(k.ID()))
-	}
-	for _, b := range c.trust.Builders {
-		lines = append(lines, fmt.Sprintf("builder %q %s %d", b.ID, b.Key, b.MaxLevel))
-	}
+	lines := c.trust.Lines()
 	slices.Sort(lines)
 	lines = append(lines, fmt.Sprintf("builders %t unsigned %t declared %d", c.trust.Builders != nil, c.trust.Unsigned, c.declared))
 	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))

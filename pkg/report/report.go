@@ -155,6 +155,8 @@ func trust(v *gate.Verdict) string {
 		return "the policy"
 	case gate.TrustedByKeys:
 		return "the keys given"
+	case gate.TrustedByIdentities:
+		return "the identities given"
 	}
 	return "nobody's"
 }
@@ -476,11 +478,7 @@ func kind(e gate.Evidence) string {
 func (o TextOptions) verified(e gate.Evidence) string {
 	switch {
 	case e.Accepted:
-		name := verify.Short(e.Signer.Key)
-		if e.Signer.Name != "" {
-			name = e.Signer.Name
-		}
-		return o.paint(green, "verified") + ", signed by " + name
+		return o.paint(green, "verified") + ", signed by " + signer(e.Signer)
 	case e.Code == verify.CodeUnsigned:
 		return o.paint(yellow, "not signed")
 	case e.Code == verify.CodeNoKey:
@@ -489,9 +487,22 @@ func (o TextOptions) verified(e gate.Evidence) string {
 		}
 		return o.paint(yellow, "not verified") + ", signed"
 	case e.Signer != nil:
-		return o.paint(red, "rejected") + ", signed by " + e.Signer.Name
+		return o.paint(red, "rejected") + ", signed by " + signer(e.Signer)
 	}
 	return o.paint(red, "rejected")
+}
+
+// signer is who signed, as the user calls the key, or as the certificate does.
+func signer(s *verify.Signer) string {
+	switch {
+	case s.SAN != "" && s.Issuer != "":
+		return clip(s.SAN, 200) + " (issuer " + clip(s.Issuer, 100) + ")"
+	case s.SAN != "":
+		return clip(s.SAN, 200) + " (CA " + s.Root + ")"
+	case s.Name != "":
+		return s.Name
+	}
+	return verify.Short(s.Key)
 }
 
 func where(e gate.Evidence) string {

@@ -25,8 +25,19 @@ import (
 type Key struct {
 	name      string
 	id        attest.Digest
+	window    Window
 	verifiers []signature.Verifier
 }
+
+// During is the key as one whose signatures count in a window only: as a log
+// or a time-stamping authority proves, or where nothing is proved, as of now.
+func (k Key) During(w Window) Key {
+	k.window = w
+	return k
+}
+
+// Window is when the key's signatures count.
+func (k Key) Window() Window { return k.window }
 
 // ID is the sha256 of the key's PKIX (DER) form, the same for every PEM
 // spelling of one key.

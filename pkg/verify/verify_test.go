@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/verify"
@@ -104,6 +105,16 @@ func bundled(material string, env []byte) []byte {
 	return fmt.Appendf(nil, `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{%s},"dsseEnvelope":%s}`, material, env)
 }
 
+// checked judges b about image, now.
+func checked(t testing.TB, b *attest.Bundle, trust verify.Trust) (*verify.Accepted, error) {
+	t.Helper()
+	c, err := verify.NewChecker(trust, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Check(b, image)
+}
+
 func TestCheck(t *testing.T) {
 	ours, stranger := newPair(t, "ours.pub", nil), newPair(t, "stranger.pub", nil)
 	st := statement(sha256Subject(image), "https://example.org/t", `{"a":1}`)
@@ -173,7 +184,7 @@ func TestCheck(t *testing.T) {
 			if err != nil {
 				return
 			}
-			ok, err := verify.Check(b, []verify.Key{ours.public}, image)
+			ok, err := checked(t, b, verify.Trust{Keys: []verify.Key{ours.public}})
 			if c.want == "" {
 				if err != nil {
 					t.Fatal(err)
@@ -202,10 +213,10 @@ func TestCheckWithoutKeysAcceptsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var r *verify.Rejection
-	if _, err := verify.Check(b, nil, image); !errors.As(err, &r) || r.Code != verify.CodeNoKey {
+	if _, err := checked(t, b, verify.Trust{}); !errors.As(err, &r) || r.Code != verify.CodeNoKey {
 		t.Errorf("no keys: %v", err)
 	}
-	if _, err := verify.Check(b, []verify.Key{{}}, image); !errors.As(err, &r) || r.Code != verify.CodeSignature {
+	if _, err := checked(t, b, verify.Trust{Keys: []verify.Key{{}}}); !errors.As(err, &r) || r.Code != verify.CodeSignature {
 		t.Errorf("the zero key: %v", err)
 	}
 }
@@ -234,10 +245,10 @@ func TestKeyTypes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := verify.Check(b, []verify.Key{other.public, p.public}, image); err != nil {
+			if _, err := checked(t, b, verify.Trust{Keys: []verify.Key{other.public, p.public}}); err != nil {
 				t.Error(err)
 			}
-			if _, err := verify.Check(b, []verify.Key{other.public}, image); err == nil {
+			if _, err := checked(t, b, verify.Trust{Keys: []verify.Key{other.public}}); err == nil {
 				t.Error("accepted under another key")
 			}
 		})

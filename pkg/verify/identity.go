@@ -1,0 +1,286 @@
+package verify
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"regexp/syntax"
+	"strings"
+	"time"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+)
+
+// Identity is whom a certificate must have been issued to for its signature to
+// count. Make one with NewIdentity; the zero Identity is nobody.
+type Identity struct {
+	issuer string
+	san    string // as it was written
+	form   form
+	match  *regexp.Regexp
+	anchor attest.Digest
+	window Window
+}
+
+type form string
+
+const (
+	exactly form = "exact"
+	pattern form = "pattern"
+	regular form = "regexp"
+)
+
+// IdentityOptions is what NewIdentity makes an Identity of. Exactly one of SAN,
+// Pattern and Regexp is given.
+type IdentityOptions struct {
+	// Issuer is the OpenID Connect issuer that the certificate must name,
+	// compared byte by byte. It may be left out only with a CA as Anchor: a
+	// private CA vouches for the name itself.
+	Issuer string
+	// SAN is the certificate's subject alternative name, exactly.
+	SAN string
+	// Pattern is the whole of that name with wildcards: * stands for anything
+	// but "/" and "@", ** for anything. Whatever else it holds stands for
+	// itself.
+	Pattern string
+	// Regexp is a regular expression of the whole name, written with ^ and $.
+	Regexp string
+	// Anchor is the ID of the Root or CA that the certificate must lead to;
+	// empty: any that is trusted.
+	Anchor attest.Digest
+	// AnchorIsCA says that Anchor is a private CA.
+	AnchorIsCA bool
+	// Window is when a signature of this identity counts; zero: always.
+	Window Window
+}
+
+const maxPattern = 512
+
+// NewIdentity checks that the identity is anchored: that it cannot match a name
+// which merely contains, begins like, or looks like the one that was meant.
+func NewIdentity(o IdentityOptions) (Identity, error) {
+	id := Identity{issuer: o.Issuer, anchor: o.Anchor, window: o.Window}
+	given := 0
+	for _, f := range []struct {
+		form form
+		text string
+	}{{exactly, o.SAN}, {pattern, o.Pattern}, {regular, o.Regexp}} {
+		if f.text != "" {
+			given++
+			id.form, id.san = f.form, f.text
+		}
+	}
+	switch {
+	case given == 0:
+		return Identity{}, errors.New("reading an identity: it names nobody")
+	case given > 1:
+		return Identity{}, errors.New("reading an identity: give its name once, exactly, as a pattern or as a regular expression")
+	case o.Issuer == "" && !(o.AnchorIsCA && o.Anchor != ""):
+		return Identity{}, fmt.Errorf("reading identity %q: it has no issuer; whoever runs another one could take the same name there", clip(id.san))
+	case strings.ContainsAny(o.Issuer, "*^$\\()|"):
+		return Identity{}, fmt.Errorf("reading identity %q: issuer %q must be the exact address, without wildcards", clip(id.san), clip(o.Issuer))
+	case len(id.san) > maxPattern:
+		return Identity{}, fmt.Errorf("reading an identity: its name is longer than %d bytes", maxPattern)
+	}
+	var err error
+	switch id.form {
+	case pattern:
+		id.match, err = compilePattern(id.san)
+	case regular:
+		id.match, err = compileRegexp(id.san)
+	}
+	if err != nil {
+		return Identity{}, fmt.Errorf("reading identity %q: %w", clip(id.san), err)
+	}
+	return id, nil
+}
+
+// compilePattern turns a pattern into an expression of the whole name, and
+// refuses one that could match more than its writer can have meant.
+func compilePattern(p string) (*regexp.Regexp, error) {
+	if i := strings.IndexAny(p, `^$()[]{}|\`); i >= 0 {
+		return nil, fmt.Errorf("%q is of a regular expression; a name may have the wildcards * and ** only", p[i:i+1])
+	}
+	for _, s := range []string{".*", ".+", ".?"} {
+		// "v1.*" is a fair pattern of a tag; ".*" where a part begins is not.
+		if i := strings.Index(p, s); i == 0 || i > 0 && strings.ContainsAny(p[i-1:i], "/@") {
+			return nil, fmt.Errorf("%q is of a regular expression; a name may have the wildcards * and ** only", s)
+		}
+	}
+	if strings.Contains(p, "***") {
+		return nil, errors.New("more than two stars in a row")
+	}
+	begin := strings.IndexByte(p, '*')
+	if begin < 0 {
+		begin = len(p)
+	}
+	if begin == 0 && (strings.HasPrefix(p, "**") || !strings.HasPrefix(p, "*@") || strings.Contains(p[2:], "*")) {
+		return nil, errors.New(`it begins with a wildcard, so it is not anchored; only "*@HOST" may`)
+	}
+	if scheme := strings.Index(p, "://"); scheme >= 0 {
+		host, _, path := strings.Cut(p[scheme+3:], "/")
+		if begin < scheme+3 || strings.Contains(host, "*") || host == "" || !path {
+			return nil, errors.New("the scheme and the host must be written out, with a / after them")
+		}
+	}
+	var b strings.Builder
+	b.WriteString(`\A`)
+	for i := 0; i < len(p); {
+		switch {
+		case strings.HasPrefix(p[i:], "**"):
+			// "org/repo**" would match "org/repo-evil/...".
+			if before, after := p[i-1], p[i+2:]; before != '/' && before != '@' || after != "" && after[0] != '/' && after[0] != '@' {
+				return nil, errors.New(`** must stand between "/" or "@": it would match names that only begin alike`)
+			}
+			b.WriteString(`(?s:.*)`)
+			i += 2
+		case p[i] == '*':
+			b.WriteString(`[^/@]*`)
+			i++
+		default:
+			n := strings.IndexByte(p[i:], '*')
+			if n < 0 {
+				n = len(p) - i
+			}
+			b.WriteString(regexp.QuoteMeta(p[i : i+n]))
+			i += n
+		}
+	}
+	b.WriteString(`\z`)
+	return regexp.Compile(b.String())
+}
+
+// compileRegexp takes an expression that says itself that it is anchored, and
+// anchors it all the same.
+func compileRegexp(p string) (*regexp.Regexp, error) {
+	tree, err := syntax.Parse(p, syntax.Perl)
+	if err != nil {
+		return nil, err
+	}
+	if !anchored(tree) {
+		return nil, errors.New(`the expression is not anchored: it must begin with ^ and end with $, and an alternative must stand in ( )`)
+	}
+	if loose(tree, false) {
+		return nil, errors.New(`a dot that is not repeated matches any character; write \. for a dot`)
+	}
+	if !literal(tree) {
+		return nil, errors.New("the expression matches everybody")
+	}
+	return regexp.Compile(`\A(?:` + p + `)\z`)
+}
+
+func anchored(t *syntax.Regexp) bool {
+	if t.Op != syntax.OpConcat || len(t.Sub) < 2 || t.Flags&syntax.OneLine == 0 {
+		return false
+	}
+	first, last := t.Sub[0].Op, t.Sub[len(t.Sub)-1].Op
+	return first == syntax.OpBeginText && last == syntax.OpEndText
+}
+
+// loose reports a dot that stands for one character.
+func loose(t *syntax.Regexp, repeated bool) bool {
+	switch t.Op {
+	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
+		return !repeated
+	case syntax.OpStar, syntax.OpPlus, syntax.OpRepeat:
+		repeated = true
+	default:
+		repeated = false
+	}
+	for _, s := range t.Sub {
+		if loose(s, repeated) {
+			return true
+		}
+	}
+	return false
+}
+
+// literal reports whether something in the expression must be there.
+func literal(t *syntax.Regexp) bool {
+	switch t.Op {
+	case syntax.OpLiteral:
+		return true
+	case syntax.OpConcat, syntax.OpCapture, syntax.OpPlus:
+		for _, s := range t.Sub {
+			if literal(s) {
+				return true
+			}
+		}
+	case syntax.OpAlternate:
+		for _, s := range t.Sub {
+			if !literal(s) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
+}
+
+// Issuer is the OpenID Connect issuer, or "" for a private CA's.
+func (id Identity) Issuer() string { return id.issuer }
+
+// SAN is the name or the pattern, as it was written.
+func (id Identity) SAN() string { return id.san }
+
+// Window is when the identity's signatures count.
+func (id Identity) Window() Window { return id.window }
+
+func (id Identity) String() string {
+	s := fmt.Sprintf("%q", id.san)
+	if id.form == regular {
+		s = "the expression " + s
+	}
+	if id.issuer != "" {
+		s += fmt.Sprintf(" of %q", id.issuer)
+	}
+	return s + id.window.String()
+}
+
+// digestLine says all of the identity that a verdict could depend on.
+func (id Identity) digestLine() string {
+	return fmt.Sprintf("identity %s %q issuer %q anchor %s%s", id.form, id.san, id.issuer, id.anchor, id.window)
+}
+
+// names reports whether the identity is that of a verified certificate,
+// whenever it signed.
+func (id Identity) names(s Signer) bool {
+	switch {
+	case s.SAN == "", id.issuer != "" && s.Issuer != id.issuer, id.anchor != "" && s.anchor != id.anchor:
+		return false
+	// Without an issuer only the CA itself vouches for the name.
+	case id.issuer == "" && id.anchor == "":
+		return false
+	}
+	switch id.form {
+	case exactly:
+		return s.SAN == id.san
+	case pattern, regular:
+		return id.match.MatchString(s.SAN)
+	}
+	return false
+}
+
+// Window is a span of time, both ends within it. A zero end is open.
+type Window struct{ From, Until time.Time }
+
+// Holds reports whether t lies within the window.
+func (w Window) Holds(t time.Time) bool {
+	return (w.From.IsZero() || !t.Before(w.From)) && (w.Until.IsZero() || !t.After(w.Until))
+}
+
+// IsZero reports whether the window holds always.
+func (w Window) IsZero() bool { return w.From.IsZero() && w.Until.IsZero() }
+
+// String is the window in words that follow a name; empty for one without
+// ends.
+func (w Window) String() string {
+	s := ""
+	if !w.From.IsZero() {
+		s += " from " + w.From.UTC().Format(time.RFC3339)
+	}
+	if !w.Until.IsZero() {
+		s += " until " + w.Until.UTC().Format(time.RFC3339)
+	}
+	return s
+}

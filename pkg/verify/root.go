@@ -1,0 +1,286 @@
+package verify
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/sigstore/sigstore-go/pkg/root"
+	sigverify "github.com/sigstore/sigstore-go/pkg/verify"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+)
+
+// Root is one instance of Sigstore that is trusted: its certificate
+// authorities, logs and time-stamping authorities, each with its window of
+// validity. Make one with ParseRoot and share it: it remembers which chains it
+// has proved. Safe for concurrent use.
+type Root struct {
+	name string
+	id   attest.Digest
+	material
+}
+
+// Name is what the user called the root, usually its file.
+func (r *Root) Name() string { return r.name }
+
+// ID is the sha256 of the root's bytes.
+func (r *Root) ID() attest.Digest { return r.id }
+
+// ParseRoot reads a trusted root in Sigstore's JSON form, as `cosign
+// trusted-root create` and Sigstore's TUF repositories give it. name is used in
+// messages only.
+func ParseRoot(name string, raw []byte) (*Root, error) {
+	r, err := parseRoot(raw)
+	if err != nil {
+		return nil, fmt.Errorf("reading trusted root %q: %w", name, err)
+	}
+	r.name = name
+	return r, nil
+}
+
+func parseRoot(raw []byte) (*Root, error) {
+	if len(raw) > attest.MaxTrustedRoot {
+		return nil, fmt.Errorf("it is larger than the %d bytes a trusted root may have", attest.MaxTrustedRoot)
+	}
+	// The library's parser takes one object with known fields; that none
+	// stands twice is for ours.
+	if err := attest.UnmarshalStrict(raw, nil); err != nil {
+		return nil, err
+	}
+	tr, err := root.NewTrustedRootFromJSON(raw)
+	if err != nil {
+		return nil, err
+	}
+	r := &Root{id: attest.DigestOf(raw)}
+	r.logs, r.ctlogs = tr.RekorLogs(), tr.CTLogs()
+	for _, ca := range tr.FulcioCertificateAuthorities() {
+		fulcio, ok := ca.(*root.FulcioCertificateAuthority)
+		if !ok {
+			return nil, fmt.Errorf("certificate authority of type %T", ca)
+		}
+		r.authorities = append(r.authorities, &authority{ca: fulcio})
+	}
+	for _, tsa := range tr.TimestampingAuthorities() {
+		r.stampers = append(r.stampers, &stamper{tsa: tsa})
+	}
+	if len(r.logs) == 0 && len(r.stampers) == 0 {
+		return nil, errors.New("it has neither a log nor a time-stamping authority, so it could prove no time")
+	}
+	return r, nil
+}
+
+// CA is a certificate authority of one's own, outside of any Sigstore
+// instance. It proves names, not times. Make one with ParseCA and share it.
+type CA struct {
+	name        string
+	id          attest.Digest
+	authorities []*authority
+}
+
+// Name is what the user called the CA, usually its file.
+func (c *CA) Name() string { return c.name }
+
+// ID is the sha256 of the certificates.
+func (c *CA) ID() attest.Digest { return c.id }
+
+const maxCertificates = 100
+
+// ParseCA reads the root certificates of a CA, PEM, and the intermediate ones
+// below them, which may be nil. name is used in messages only.
+func ParseCA(name string, roots, intermediates []byte) (*CA, error) {
+	c := &CA{name: name, id: attest.DigestOf(append(append([]byte{}, roots...), intermediates...))}
+	tops, err := certificates(roots)
+	if err != nil {
+		return nil, fmt.Errorf("reading CA certificates %q: %w", name, err)
+	}
+	var between []*x509.Certificate
+	if intermediates != nil {
+		if between, err = certificates(intermediates); err != nil {
+			return nil, fmt.Errorf("reading intermediate certificates of %q: %w", name, err)
+		}
+	}
+	for _, top := range tops {
+		if !bytes.Equal(top.RawSubject, top.RawIssuer) {
+			// Trusted for being there, it would make its own issuer's rules void.
+			return nil, fmt.Errorf("reading CA certificates %q: %q is not a root certificate; give it as an intermediate one", name, clip(top.Subject.String()))
+		}
+		c.authorities = append(c.authorities, &authority{ca: &root.FulcioCertificateAuthority{Root: top, Intermediates: between, URI: name}})
+	}
+	return c, nil
+}
+
+func certificates(raw []byte) ([]*x509.Certificate, error) {
+	if len(raw) > attest.MaxTrustedRoot {
+		return nil, fmt.Errorf("it is larger than the %d bytes allowed", attest.MaxTrustedRoot)
+	}
+	var out []*x509.Certificate
+	for rest := raw; ; {
+		var block *pem.Block
+		block, rest = pem.Decode(rest)
+		if block == nil {
+			if len(bytes.TrimSpace(rest)) > 0 {
+				return nil, errors.New("data that is not PEM")
+			}
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("PEM block is %q, want \"CERTIFICATE\"", clip(block.Type))
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		if !cert.IsCA || !cert.BasicConstraintsValid {
+			return nil, fmt.Errorf("%q is not the certificate of an authority", clip(cert.Subject.String()))
+		}
+		if out = append(out, cert); len(out) > maxCertificates {
+			return nil, fmt.Errorf("more than %d certificates", maxCertificates)
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.New("it has no certificate")
+	}
+	return out, nil
+}
+
+// material is trusted material whose chains are proved once. It is immutable
+// but for what it remembers.
+type material struct {
+	root.BaseTrustedMaterial
+	authorities []*authority
+	stampers    []*stamper
+	logs        map[string]*root.TransparencyLog
+	ctlogs      map[string]*root.TransparencyLog
+	listed      cache[struct{}] // certificates whose place in a CT log was proved
+}
+
+func (m *material) FulcioCertificateAuthorities() []root.CertificateAuthority {
+	out := make([]root.CertificateAuthority, len(m.authorities))
+	for i, a := range m.authorities {
+		out[i] = a
+	}
+	return out
+}
+
+func (m *material) TimestampingAuthorities() []root.TimestampingAuthority {
+	out := make([]root.TimestampingAuthority, len(m.stampers))
+	for i, s := range m.stampers {
+		out[i] = s
+	}
+	return out
+}
+
+func (m *material) RekorLogs() map[string]*root.TransparencyLog { return m.logs }
+func (m *material) CTLogs() map[string]*root.TransparencyLog    { return m.ctlogs }
+
+// without is the material that knows nothing of some of its logs.
+func (m *material) without(logs []string) *material {
+	out := &material{authorities: m.authorities, stampers: m.stampers, ctlogs: m.ctlogs, logs: maps.Clone(m.logs)}
+	for _, id := range logs {
+		delete(out.logs, id)
+	}
+	return out
+}
+
+// union is the logs and time-stamping authorities of all roots, under the
+// authorities of a CA.
+func union(ca *CA, roots []*Root) *material {
+	m := &material{authorities: ca.authorities, logs: map[string]*root.TransparencyLog{}}
+	for _, r := range roots {
+		maps.Copy(m.logs, r.logs)
+		m.stampers = append(m.stampers, r.stampers...)
+	}
+	return m
+}
+
+// authority proves the chain of a certificate once. A proof holds for every
+// moment at which all of the chain was valid, and for no other.
+type authority struct {
+	ca     *root.FulcioCertificateAuthority
+	proved cache[proof]
+}
+
+type proof struct {
+	chains [][]*x509.Certificate
+	window Window
+}
+
+func (a *authority) Verify(cert *x509.Certificate, t time.Time) ([][]*x509.Certificate, error) {
+	key := cacheKey(cert.Raw)
+	if p, ok := a.proved.get(key); ok && p.window.Holds(t) {
+		return p.chains, nil
+	}
+	chains, err := a.ca.Verify(cert, t)
+	if err != nil {
+		return nil, err
+	}
+	p := proof{chains: chains, window: Window{a.ca.ValidityPeriodStart, a.ca.ValidityPeriodEnd}}
+	for _, c := range slices.Concat(chains...) {
+		if p.window.From.Before(c.NotBefore) {
+			p.window.From = c.NotBefore
+		}
+		if p.window.Until.IsZero() || c.NotAfter.Before(p.window.Until) {
+			p.window.Until = c.NotAfter
+		}
+	}
+	a.proved.put(key, p)
+	return chains, nil
+}
+
+// stamper proves a time stamp once: what it says depends on no clock but its
+// own.
+type stamper struct {
+	tsa    root.TimestampingAuthority
+	proved cache[root.Timestamp]
+}
+
+func (s *stamper) Verify(stamp, signature []byte) (*root.Timestamp, error) {
+	key := cacheKey(stamp, signature)
+	if t, ok := s.proved.get(key); ok {
+		return &t, nil
+	}
+	t, err := s.tsa.Verify(stamp, signature)
+	if err != nil {
+		return nil, err
+	}
+	s.proved.put(key, *t)
+	return t, nil
+}
+
+// transparent proves that a certificate stands in a CT log, where the instance
+// has one.
+func (m *material) transparent(leaf *x509.Certificate, t time.Time) error {
+	if len(m.ctlogs) == 0 {
+		return nil
+	}
+	var chains [][]*x509.Certificate
+	for _, a := range m.authorities {
+		// Proved before: this finds it again.
+		if c, err := a.Verify(leaf, t); err == nil {
+			chains = c
+			break
+		}
+	}
+	if len(chains) == 0 || len(chains[0]) < 2 {
+		return errors.New("no chain to an authority")
+	}
+	key := cacheKey(leaf.Raw, chains[0][1].Raw)
+	if _, ok := m.listed.get(key); ok {
+		return nil
+	}
+	if err := sigverify.VerifySignedCertificateTimestamp(chains, 1, m); err != nil {
+		return err
+	}
+	m.listed.put(key, struct{}{})
+	return nil
+}
+
+// logID is how the library names a log.
+func logID(keyID string) string { return hex.EncodeToString([]byte(keyID)) }
