@@ -129,6 +129,7 @@ func (s *Store) Alone(ctx context.Context, waiting func()) (release func(), err 
 		}
 		select {
 		case <-ctx.Done():
+			_ = flock(s.use, unix.LOCK_SH|unix.LOCK_NB) // asking for more gave it up
 			return nil, fmt.Errorf("changing the store %q: waiting for those who use it: %w", s.dir, ctx.Err())
 		case <-tick.C:
 		}

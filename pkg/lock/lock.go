@@ -9,6 +9,7 @@ package lock
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 )
@@ -101,4 +102,51 @@ func (f *File) sort() {
 	for i := range f.Steps {
 		slices.SortStableFunc(f.Steps[i].Entries, func(a, b Entry) int { return a.compare(&b) })
 	}
+}
+
+// Summary counts what a lock lists.
+type Summary struct {
+	Images    int            `json:"images"`
+	Git       int            `json:"gitSources"`
+	Files     int            `json:"remoteFiles"`
+	Steps     int            `json:"steps"`
+	Exchanges int            `json:"exchanges"`
+	Packages  map[string]int `json:"packages"` // by type, "deb"; each release once
+	Bytes     int64          `json:"bytes"`    // of different answers, without base images
+}
+
+// Summary counts what the lock lists.
+func (f *File) Summary() Summary {
+	s := Summary{Packages: map[string]int{}, Steps: len(f.Steps)}
+	for _, src := range f.Sources {
+		switch src.Kind {
+		case KindImage:
+			s.Images++
+		case KindGit:
+			s.Git++
+		case KindHTTP:
+			s.Files++
+			s.Bytes += src.Size
+		}
+	}
+	seen := map[attest.Digest]bool{}
+	releases := map[pkg]bool{}
+	for _, st := range f.Steps {
+		s.Exchanges += len(st.Entries)
+		for _, e := range st.Entries {
+			if !seen[e.Digest] {
+				seen[e.Digest] = true
+				s.Bytes += e.Size
+			}
+			p, ok := packageOf(e.URI)
+			// A module whose go.mod alone was read is not in the build.
+			if ok && e.Status < 300 && (p.kind != "golang" || strings.HasSuffix(e.URI, ".zip")) {
+				releases[p.release()] = true
+			}
+		}
+	}
+	for p := range releases {
+		s.Packages[p.kind]++
+	}
+	return s
 }
