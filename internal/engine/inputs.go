@@ -413,6 +413,9 @@ func (r *recorder) close() {
 	if step != nil {
 		_, _ = step.Close()
 	}
+	if w, err := r.watch(); err == nil {
+		_ = w.gateway.Close()
+	}
 	if r.exists != nil {
 		r.lineage.close(r.exists)
 	}

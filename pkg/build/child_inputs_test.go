@@ -2,16 +2,28 @@ package build
 
 import (
 	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/identity"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/internal/testkit"
+	"github.com/waxseal/waxseal/pkg/lock"
 )
 
 // recordedSteps builds in the cache of an engine of its own and returns the
@@ -337,5 +349,143 @@ func TestEnvironmentOfEngineStaysOut(t *testing.T) {
 		if strings.Contains(string(raw), hint) {
 			t.Errorf("a step sees %q of the engine:\n%s", hint, raw)
 		}
+	}
+}
+
+// upstream is a server that steps reach as files.test.
+func upstream(t *testing.T, files map[string]string) (*httptest.Server, map[string]string) {
+	t.Helper()
+	var mu sync.Mutex
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		body, ok := files[r.URL.Path]
+		mu.Unlock()
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Last-Modified", "Tue, 14 Nov 2023 22:13:20 GMT")
+		w.Header().Set("ETag", strconv.Quote(body))
+		_, _ = io.WriteString(w, body)
+	}))
+	t.Cleanup(srv.Close)
+	return srv, map[string]string{"files.test": strings.TrimPrefix(srv.URL, "http://")}
+}
+
+// pushBase puts the tiny base image into a registry, below an index.
+func pushBase(t *testing.T, addr string) string {
+	t.Helper()
+	ix, err := layout.ImageIndexFromPath(tinyBase(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.ParseReference(addr + "/team/base:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.WriteIndex(ref, ix); err != nil {
+		t.Fatal(err)
+	}
+	return ref.Name()
+}
+
+func lockOf(t *testing.T, store string, in *EngineInputs) []byte {
+	t.Helper()
+	s, err := lock.OpenStore(store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := lock.FromInputs(s, &attestations.Inputs{Steps: in.Steps, Sources: in.Sources})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f.Marshal()
+}
+
+func TestRecordLockedOffline(t *testing.T) {
+	t.Setenv(helperEngine, needEngine(t))
+	files := map[string]string{"/a": "alpha", "/b": "beta", "/late": "late"}
+	srv, upstreams := upstream(t, files)
+	reg, err := testkit.NewRegistry(testkit.RegistryOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(reg.Close)
+	image := pushBase(t, reg.Addr)
+	b := buildOf{dockerfile: "FROM " + image + "\nADD http://files.test/b /b\nRUN wget -O /a http://files.test/a\n"}
+	plan := InputsPlan{Store: filepath.Join(t.TempDir(), "store"), Upstreams: upstreams}
+	opts := EngineOptions{CacheDir: t.TempDir(), Inputs: plan}
+	in := recordedSteps(t, opts, b)
+	wantSteps(t, "recorded", in, "RUN wget -O /a http://files.test/a recorded")
+	req := in.Steps[0].Requests
+	if len(req) != 1 || req[0].URI != "http://files.test/a" || req[0].Digest != string(digest.FromString("alpha")) {
+		t.Fatalf("the requests are %+v", req)
+	}
+	kinds := map[string]attestations.InputSource{}
+	for _, s := range in.Sources {
+		kinds[s.Kind] = s
+		if !s.Stored {
+			t.Errorf("the store has not all of %+v", s)
+		}
+	}
+	if f := kinds["http"]; f.Digest != string(digest.FromString("beta")) || f.Size != 4 || f.URI != "http://files.test/b" {
+		t.Errorf("the remote file is %+v", f)
+	}
+	if f := kinds["image"]; f.Ref != image || f.Platform != "linux/amd64" {
+		t.Errorf("the base image is %+v", f)
+	}
+	again := recordedSteps(t, opts, b)
+	if got, want := lockOf(t, plan.Store, again), lockOf(t, plan.Store, in); string(got) != string(want) {
+		t.Errorf("with nothing changed the lock is\n%s\nand was\n%s", got, want)
+	}
+
+	locked := opts
+	locked.CacheDir = t.TempDir()
+	locked.Inputs.Mode, locked.Inputs.Lock = attestations.InputsLocked, lockOf(t, plan.Store, in)
+	wantSteps(t, "locked", recordedSteps(t, locked, b), "RUN wget -O /a http://files.test/a recorded")
+
+	for _, tc := range []struct{ what, dockerfile, want string }{
+		{"unknown", "FROM " + image + "\nRUN wget -O /late http://files.test/late || true\n", "files.test/late"},
+		{"unknown file", "FROM " + image + "\nADD http://files.test/late /late\n", "files.test/late"},
+		{"unknown image", "FROM " + image + "2\n", "does not list image"},
+	} {
+		e := startEngine(t, locked)
+		_, err := buildOf{dockerfile: tc.dockerfile}.solve(t.Context(), t, dial(t, e))
+		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "inputs refused") {
+			t.Errorf("%s: the error is %v", tc.what, err)
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+
+	// What upstream has now is something else, and the store is empty.
+	files["/a"], files["/b"] = "ALPHA", "BETA"
+	changed := locked
+	changed.CacheDir, changed.Inputs.Store = t.TempDir(), filepath.Join(t.TempDir(), "empty")
+	for what, dockerfile := range map[string]string{
+		"changed":      "FROM " + image + "\nRUN wget -O /a http://files.test/a || true\n",
+		"changed file": "FROM " + image + "\nADD http://files.test/b /b\n",
+	} {
+		e := startEngine(t, changed)
+		_, err := buildOf{dockerfile: dockerfile}.solve(t.Context(), t, dial(t, e))
+		if err == nil || !strings.Contains(err.Error(), "inputs refused") {
+			t.Errorf("%s: the error is %v", what, err)
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+
+	// Offline everything comes from the store.
+	srv.Close()
+	reg.Close()
+	offline := opts
+	offline.CacheDir = t.TempDir()
+	offline.Inputs.Mode, offline.Inputs.Lock = attestations.InputsOffline, locked.Inputs.Lock
+	off := recordedSteps(t, offline, b)
+	wantSteps(t, "offline", off, "RUN wget -O /a http://files.test/a recorded")
+	if got := lockOf(t, plan.Store, off); string(got) != string(locked.Inputs.Lock) {
+		t.Errorf("offline the lock is\n%s\nand was\n%s", got, locked.Inputs.Lock)
 	}
 }
