@@ -49,7 +49,7 @@ their URLs tell. Exit code 0: nothing changed, 1: something did.`,
 			if changes == nil {
 				changes = []lock.Change{}
 			}
-			if err := printJSON(s.Out, map[string]any{"changes": changes}); err != nil {
+			if err := printJSON(s, map[string]any{"changes": changes}); err != nil {
 				return err
 			}
 		} else if err := printChanges(s, changes); err != nil {
@@ -138,7 +138,7 @@ there. It ends with 0 whatever is missing; waxseal lock check does not.`,
 			}
 		}
 		if *output == "json" {
-			return printJSON(s.Out, report)
+			return printJSON(s, report)
 		}
 		return report.print(s)
 	}
@@ -168,7 +168,7 @@ blob; waxseal store verify does.`,
 			return err
 		}
 		if *output == "json" {
-			err = printJSON(s.Out, found)
+			err = printJSON(s, found)
 		} else {
 			err = found.print(s)
 		}

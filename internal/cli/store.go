@@ -205,7 +205,7 @@ func verifyStore(cmd *cobra.Command, s *Streams, st *lock.Store, repair bool, ou
 	shown.done()
 	report.Repaired = repair && len(report.Bad) > 0
 	if output == "json" {
-		if err := printJSON(s.Out, report); err != nil {
+		if err := printJSON(s, report); err != nil {
 			return err
 		}
 	} else {
@@ -266,7 +266,7 @@ for builds that are using the store, so that none loses what it has just fetched
 				return err
 			}
 			if *output == "json" {
-				return printJSON(s.Out, report)
+				return printJSON(s, report)
 			}
 			verb := "removed"
 			if dryRun {
@@ -421,7 +421,7 @@ is standard input.`,
 			return err
 		}
 		if *output == "json" {
-			return printJSON(s.Out, report)
+			return printJSON(s, report)
 		}
 		_, err = fmt.Fprintf(s.Out, "%d blobs, %d of them new, %s\n", report.Blobs, report.New, bytesText(report.NewBytes))
 		return err
@@ -432,13 +432,6 @@ is standard input.`,
 // waitingNote says why nothing happens.
 func waitingNote(s *Streams) func() {
 	return func() { fmt.Fprintln(s.Err, "Waiting for builds that use the store.") }
-}
-
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }
 
 // bytesText is a number of bytes for people.
