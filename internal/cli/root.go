@@ -120,8 +120,9 @@ Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %q", err, cmd.CommandPath()+" --help")
 	})
-	addGroup(root, "Make", newBuildCmd(s), newAttestCmd(s), newSBOMCmd(s), newKeyCmd(s))
+	addGroup(root, "Make", newBuildCmd(s), newRebuildCmd(s), newAttestCmd(s), newSBOMCmd(s), newKeyCmd(s))
 	addGroup(root, "Judge", newVerifyCmd(s), newInspectCmd(s), newPolicyCmd(s), newPromoteCmd(s))
+	addGroup(root, "Keep", newLockCmd(s), newStoreCmd(s))
 	addGroup(root, "Other", newVersionCmd(s), newManCmd())
 	root.SetHelpCommandGroupID("Other")
 	root.SetCompletionCommandGroupID("Other")

@@ -31,6 +31,8 @@ type Replay struct {
 	Builder string
 	Version string                 // of waxseal
 	Records []*attestations.Inputs // of each platform
+	// Statements are the digests of the statements that held Records.
+	Statements []attest.Digest
 
 	deps  []dependency
 	store *lock.Store // set by Request
@@ -88,6 +90,7 @@ func ReadReplay(prov *attest.Statement, inputs []*attest.Statement) (*Replay, er
 			return nil, fmt.Errorf("reading the record of inputs: %w", err)
 		}
 		r.Records = append(r.Records, rec)
+		r.Statements = append(r.Statements, inputs[i].Digest())
 	}
 	if len(r.Records) == 0 {
 		return nil, errors.New("reading provenance: it names no record of inputs: the image was built before waxseal kept one")
@@ -560,7 +563,7 @@ func (b storedBlob) length() (int64, error) {
 }
 
 func (b storedBlob) open() (content.ReaderAt, error) {
-	f, err := b.store.Open(b.d)
+	f, err := b.store.OpenVerified(b.d)
 	if err != nil {
 		return nil, err
 	}
