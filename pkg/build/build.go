@@ -302,7 +302,7 @@ func (r *run) startAndGather(ctx context.Context) (engine, *inputs, error) {
 		if opts.Stderr == nil && r.log.file != nil {
 			opts.Stderr = r.log.engine()
 		}
-		e, err := openEngine(ctx, r.req.Engine, opts)
+		e, err := openEngine(ctx, r.req.Engine, opts, r.intake)
 		if err != nil {
 			cancel()
 		}
@@ -330,7 +330,11 @@ func (r *run) solve(ctx context.Context, c *client.Client, eng engine, in *input
 	if err := r.files.add(r.req, r.deps, &opt); err != nil {
 		return nil, err
 	}
-	b, err := solve(ctx, c, opt, r.shown)
+	watch, err := eng.adjust(&opt)
+	if err != nil {
+		return nil, err
+	}
+	b, err := solve(ctx, c, opt, r.shown, watch)
 	if err != nil {
 		return nil, explainSolve(eng.Explain(err), r.req, in.described)
 	}

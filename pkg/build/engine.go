@@ -3,7 +3,6 @@ package build
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -25,6 +24,10 @@ type engine interface {
 	sbom(ctx context.Context, q sbomQuery) (io.ReadCloser, error)
 	// catalogs reports whether SBOMs are made in the engine during the export.
 	catalogs() bool
+	// adjust changes what BuildKit is asked to what this engine needs for the
+	// record of inputs. The function it returns, unless it is nil, is shown the
+	// build's progress.
+	adjust(opt *client.SolveOpt) (func(*client.SolveStatus), error)
 	// inputs is what reached one platform of a build, as far as this engine can
 	// tell; rec is what BuildKit wrote down about it.
 	inputs(ctx context.Context, b *built, rec *record, platform string) (*EngineInputs, error)
@@ -43,12 +46,12 @@ type sbomQuery struct {
 }
 
 // openEngine starts or reaches the engine of a choice.
-func openEngine(ctx context.Context, c EngineChoice, opts EngineOptions) (engine, error) {
+func openEngine(ctx context.Context, c EngineChoice, opts EngineOptions, in *intake) (engine, error) {
 	if c.BuildKit != "" {
 		if !strings.Contains(c.BuildKit, "://") {
 			return nil, UsageError{fmt.Errorf("engine address %q has no scheme, as unix:///run/buildkit/buildkitd.sock or tcp://HOST:PORT", c.BuildKit)}
 		}
-		return &foreignEngine{address: c.BuildKit}, nil
+		return &foreignEngine{address: c.BuildKit, intake: in}, nil
 	}
 	opts.CacheDir = c.CacheDir
 	e, err := StartEngine(ctx, opts)
@@ -74,62 +77,14 @@ func (e *ownEngine) describe(ctx context.Context) (attestations.ContainerEngine,
 	}, nil
 }
 
+func (e *ownEngine) adjust(*client.SolveOpt) (func(*client.SolveStatus), error) { return nil, nil }
+
 func (e *ownEngine) inputs(ctx context.Context, b *built, _ *record, platform string) (*EngineInputs, error) {
 	return e.Inputs(ctx, b.ref, platform)
 }
 
 func (e *ownEngine) sbom(ctx context.Context, q sbomQuery) (io.ReadCloser, error) {
 	return e.SBOM(ctx, q.build, q.platform, q.format)
-}
-
-// foreignEngine is a BuildKit that somebody else runs.
-type foreignEngine struct {
-	address string
-	client  *client.Client
-}
-
-func (e *foreignEngine) catalogs() bool { return false }
-
-func (e *foreignEngine) Dial(ctx context.Context) (*client.Client, error) {
-	c, err := client.New(ctx, e.address)
-	if err != nil {
-		return nil, fmt.Errorf("connecting to BuildKit at %q: %w", e.address, err)
-	}
-	e.client = c
-	if _, err := c.Info(ctx); err != nil {
-		return nil, hinted(fmt.Errorf("connecting to BuildKit at %q: %w", e.address, lastCause(err)), "is buildkitd running there? Without --engine the engine that comes with waxseal is used")
-	}
-	return c, nil
-}
-
-func (e *foreignEngine) describe(ctx context.Context) (attestations.ContainerEngine, error) {
-	if e.client == nil {
-		return attestations.ContainerEngine{}, errors.New("not connected")
-	}
-	info, err := e.client.Info(ctx)
-	if err != nil {
-		return attestations.ContainerEngine{}, fmt.Errorf("asking BuildKit about itself: %w", err)
-	}
-	d := attestations.ContainerEngine{Name: "buildkit", BuildKit: info.BuildkitVersion.Version}
-	if workers, err := e.client.ListWorkers(ctx); err == nil && len(workers) > 0 {
-		l := workers[0].Labels
-		d.Snapshotter = l["org.mobyproject.buildkit.worker.snapshotter"]
-		d.Isolation = l["org.mobyproject.buildkit.worker.executor"]
-	}
-	return d, nil
-}
-
-func (e *foreignEngine) sbom(ctx context.Context, q sbomQuery) (io.ReadCloser, error) {
-	return catalogLayout(ctx, q)
-}
-
-func (e *foreignEngine) Explain(err error) error { return err }
-
-func (e *foreignEngine) Close() error {
-	if e.client == nil {
-		return nil
-	}
-	return e.client.Close()
 }
 
 // catalogLayout has the engine's program catalogue an exported image.
@@ -153,8 +108,4 @@ func catalogLayout(ctx context.Context, q sbomQuery) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("cataloguing %s: %s", q.platform, strings.TrimPrefix(firstLine(said.String(), err), engineName+": "))
 	}
 	return io.NopCloser(&out), nil
-}
-
-func (e *foreignEngine) inputs(_ context.Context, _ *built, _ *record, _ string) (*EngineInputs, error) {
-	return &EngineInputs{Gaps: []attestations.InputGap{{Kind: "foreign-engine", Detail: "nobody watched the steps of this BuildKit"}}}, nil
 }

@@ -38,7 +38,8 @@ type intake struct {
 	storeDir  string
 	authority []byte // the PEM of InputChoice.UpstreamCA
 
-	made []byte // the lock of this build, in mode record
+	made  []byte // the lock of this build, in mode record
+	blind bool   // there is none, because nobody watched
 }
 
 // lockPlace is where the lock of a request lies: beside its Dockerfile, unless
@@ -262,6 +263,11 @@ func (t *intake) makeLock(all []taken) error {
 	if err != nil {
 		return fmt.Errorf("making the lock: %w", err)
 	}
+	if worstOf(all) == attestations.VerdictUnobserved {
+		// A lock of what was seen would forbid what nobody saw.
+		t.blind = true
+		return nil
+	}
 	t.made = f.Marshal()
 	return nil
 }
@@ -278,6 +284,9 @@ func (t *intake) inForce() []byte {
 // writeLock puts the lock of this build in its place, whole, and only where it
 // says something new. A place that cannot be written must not cost the build.
 func (t *intake) writeLock(n *notes) bool {
+	if t.blind && t.place != "" {
+		n.add("no lock was written: some of what came in nobody watched, and a lock would forbid it")
+	}
 	if t.made == nil || t.place == "" || bytes.Equal(t.made, t.raw) {
 		return false
 	}
@@ -442,7 +451,10 @@ func (t *intake) assemble(in *inputs, rec *record, seen *EngineInputs, e attesta
 	known := func(x attestations.InputSource) bool {
 		_, hex, _ := strings.Cut(x.Digest, ":")
 		_, ours := in.ours[hex]
-		return ours || slices.ContainsFunc(r.Sources, func(s attestations.InputSource) bool { return s.Digest == x.Digest })
+		return ours || slices.ContainsFunc(r.Sources, func(s attestations.InputSource) bool { return s.Digest == x.Digest }) ||
+			slices.ContainsFunc(r.Steps, func(st attestations.InputStep) bool {
+				return slices.ContainsFunc(st.Requests, func(q attestations.InputRequest) bool { return q.Digest == x.Digest })
+			})
 	}
 	for _, s := range seen.Sources {
 		if _, hex, _ := strings.Cut(s.Digest, ":"); in.ours[hex] == "" {

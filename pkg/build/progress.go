@@ -110,13 +110,16 @@ func (p *progress) send(s *client.SolveStatus) {
 }
 
 // forward returns a channel for the engine's status; wait for done after it
-// has been closed.
-func (p *progress) forward() (ch chan *client.SolveStatus, done chan struct{}) {
+// has been closed. watch, unless it is nil, sees all of it.
+func (p *progress) forward(watch func(*client.SolveStatus)) (ch chan *client.SolveStatus, done chan struct{}) {
 	ch, done = make(chan *client.SolveStatus, 64), make(chan struct{})
 	go func() {
 		defer close(done)
 		for s := range ch {
 			p.send(s)
+			if watch != nil {
+				watch(s)
+			}
 		}
 	}()
 	return ch, done

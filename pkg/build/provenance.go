@@ -80,7 +80,7 @@ func (a *account) provenance(s subject) *provenance {
 	def.ExternalParameters = a.req.external(a.in.described)
 	def.ExternalParameters.Inputs = a.intake.external()
 	def.InternalParameters = a.internal(s)
-	def.ResolvedDependencies = append(a.dependencies(s.recs), requested(s.taken)...)
+	def.ResolvedDependencies = together(a.dependencies(s.recs), requested(s.taken))
 	run.Builder.ID = a.req.builderID()
 	if a.version != "" {
 		run.Builder.Version = map[string]string{"waxseal": a.version}
@@ -124,6 +124,17 @@ func (a *account) internal(s subject) attestations.ContainerBuildInternal {
 		i.BuilderPlatform = cmp.Or(r.Platform, i.BuilderPlatform)
 	}
 	return i
+}
+
+// together joins two lists; what is in both, by URI and digest, is kept as the
+// second has it.
+func together(a, b []dependency) []dependency {
+	key := func(d dependency) string { return d.URI + " " + d.Digest["sha256"] }
+	second := map[string]bool{}
+	for _, d := range b {
+		second[key(d)] = true
+	}
+	return append(slices.DeleteFunc(a, func(d dependency) bool { return d.Name == "" && second[key(d)] }), b...)
 }
 
 // requested lists what steps asked for, each content of a URI once: how often

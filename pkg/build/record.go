@@ -1,7 +1,9 @@
 package build
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,8 +11,10 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/content/proxy"
+	"github.com/containerd/platforms"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -27,6 +31,26 @@ type record struct {
 	Platform     string
 	Locals       []string // sources the engine read from this machine without a digest
 	Dockerfiles  []recordedFile
+
+	// What the record of somebody else's BuildKit is judged by.
+	Execs      []recordedExec
+	Proxy      bool // its steps had no network but BuildKit's proxy
+	Incomplete []recordedMiss
+}
+
+// recordedExec is a step that ran a command.
+type recordedExec struct {
+	Platform string
+	Network  int  // as in pb.NetMode
+	Insecure bool // security.insecure
+	Caches   []string
+}
+
+// recordedMiss is a request of which BuildKit's proxy kept no digest.
+type recordedMiss struct {
+	Method string `json:"method"`
+	URI    string `json:"uri"`
+	Reason string `json:"reason"`
 }
 
 type recordedInput struct {
@@ -133,6 +157,11 @@ func parseRecord(raw []byte) (*record, error) {
 			} `json:"externalParameters"`
 			InternalParameters struct {
 				BuilderPlatform string `json:"builderPlatform"`
+				BuildConfig     struct {
+					Definition []struct {
+						Op recordedOp `json:"op"`
+					} `json:"llbDefinition"`
+				} `json:"buildConfig"`
 			} `json:"internalParameters"`
 		} `json:"buildDefinition"`
 		RunDetails struct {
@@ -142,6 +171,12 @@ func parseRecord(raw []byte) (*record, error) {
 					Source struct {
 						Infos []recordedFile `json:"infos"`
 					} `json:"source"`
+					Network struct {
+						Mode  string `json:"mode"`
+						Proxy struct {
+							Incomplete []recordedMiss `json:"incomplete"`
+						} `json:"proxy"`
+					} `json:"network"`
 				} `json:"buildkit_metadata"`
 			} `json:"metadata"`
 		} `json:"runDetails"`
@@ -155,6 +190,13 @@ func parseRecord(raw []byte) (*record, error) {
 		Hermetic:     p.RunDetails.Metadata.Hermetic,
 		Platform:     p.BuildDefinition.InternalParameters.BuilderPlatform,
 		Dockerfiles:  p.RunDetails.Metadata.BuildKit.Source.Infos,
+		Proxy:        p.RunDetails.Metadata.BuildKit.Network.Mode == "proxy",
+		Incomplete:   p.RunDetails.Metadata.BuildKit.Network.Proxy.Incomplete,
+	}
+	for _, d := range p.BuildDefinition.InternalParameters.BuildConfig.Definition {
+		if x := d.Op.exec(); x != nil {
+			rec.Execs = append(rec.Execs, *x)
+		}
 	}
 	for i, d := range rec.Dependencies {
 		if d.URI == "" {
@@ -172,11 +214,64 @@ func parseRecord(raw []byte) (*record, error) {
 	return rec, nil
 }
 
+// recordedOp is a step of BuildKit's definition of a build.
+type recordedOp struct {
+	Op struct {
+		Exec *struct {
+			Network  int `json:"network"`
+			Security int `json:"security"`
+			Mounts   []struct {
+				Dest string `json:"dest"`
+				Type int    `json:"mountType"`
+			} `json:"mounts"`
+		} `json:"exec"`
+	} `json:"Op"`
+	Platform struct{ OS, Architecture, Variant string } `json:"platform"`
+}
+
+func (o recordedOp) exec() *recordedExec {
+	x := o.Op.Exec
+	if x == nil {
+		return nil
+	}
+	out := &recordedExec{Network: x.Network, Insecure: x.Security == int(pb.SecurityMode_INSECURE)}
+	if o.Platform.OS != "" {
+		out.Platform = platforms.Format(platforms.Normalize(ocispec.Platform{OS: o.Platform.OS, Architecture: o.Platform.Architecture, Variant: o.Platform.Variant}))
+	}
+	for _, m := range x.Mounts {
+		if m.Type == int(pb.MountType_CACHE) {
+			out.Caches = append(out.Caches, m.Dest)
+		}
+	}
+	return out
+}
+
 // redact removes what can be a credential from the bytes that are kept. The
 // parsed fields are cleaned where they are used.
 func (r *record) redact(with *strings.Replacer) {
 	r.raw = []byte(with.Replace(string(r.raw)))
+	// URLs that only the engine saw: what steps asked a BuildKit's proxy for.
+	for _, uri := range r.fetched() {
+		if clean := cleanURL(uri); clean != uri {
+			whole, _ := json.Marshal(uri)
+			less, _ := json.Marshal(clean)
+			r.raw = bytes.ReplaceAll(r.raw, whole, less)
+		}
+	}
 	r.digest = digest.FromBytes(r.raw)
+}
+
+func (r *record) fetched() []string {
+	var out []string
+	for _, d := range r.Dependencies {
+		if strings.HasPrefix(d.URI, "http") {
+			out = append(out, d.URI)
+		}
+	}
+	for _, m := range r.Incomplete {
+		out = append(out, m.URI)
+	}
+	return out
 }
 
 func isHex(s string) bool {

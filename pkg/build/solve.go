@@ -173,9 +173,10 @@ type built struct {
 	response map[string]string
 }
 
-// solve runs the build and returns the image's descriptor.
-func solve(ctx context.Context, c *client.Client, opt client.SolveOpt, shown *progress) (*built, error) {
-	ch, done := shown.forward()
+// solve runs the build and returns the image's descriptor. The progress is
+// shown, and to watch as well unless it is nil.
+func solve(ctx context.Context, c *client.Client, opt client.SolveOpt, shown *progress, watch func(*client.SolveStatus)) (*built, error) {
+	ch, done := shown.forward(watch)
 	resp, err := c.Solve(ctx, nil, opt, ch)
 	<-done
 	if err != nil {
