@@ -97,7 +97,8 @@ func (s *Step) connect(w http.ResponseWriter, r *http.Request) {
 		head, _ := rw.Reader.Peek(n)
 		in.r.Reset(io.MultiReader(strings.NewReader(string(head)), c))
 	}
-	s.goServe(func() { s.serveTunnel(in) })
+	// The handler of net/http is done with the connection, and has to return.
+	go s.serveTunnel(in)
 }
 
 // permit says whether a host may be asked at all.
@@ -126,8 +127,11 @@ func (s *Step) permit(host string, port int) *denial {
 func (s *Step) target(r *http.Request, f *front) (*url.URL, *denial) {
 	no := func(status int, reason, technique string) (*url.URL, *denial) {
 		dest := f.dest()
-		if f.host == "" && r.Host != "" {
+		if h, p, err := splitHost(r.Host); err == nil && f.host == "" {
 			dest = r.Host
+			if p == 0 && !f.explicit {
+				dest = joinHost(h, f.port)
+			}
 		}
 		return nil, &denial{status, refusal{kind: "http", dest: dest, reason: reason, technique: technique}}
 	}
@@ -367,7 +371,7 @@ func (x *exchange) failed(err error) {
 		x.refuse(http.StatusForbidden, "policy", f.Error(), f.technique)
 		return
 	}
-	if x.s.cut.Load() || x.r.Context().Err() != nil {
+	if x.s.ctx.Err() != nil || x.r.Context().Err() != nil {
 		x.s.rec.refuse(refusal{kind: "http", dest: x.dest(), reason: "the client went away before upstream answered"})
 		panic(http.ErrAbortHandler)
 	}
@@ -680,12 +684,12 @@ func (t innerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	pr, pw := io.Pipe()
 	w := &pipeWriter{header: http.Header{}, body: pw, ready: make(chan struct{})}
 	t.s.mu.Lock()
-	ending := t.s.ending
-	if !ending {
+	closing := t.s.closing
+	if !closing {
 		t.s.serving.Add(1)
 	}
 	t.s.mu.Unlock()
-	if ending {
+	if closing {
 		return nil, fmt.Errorf("asking for %s: the step is closed", t.s.redact(r.URL.String()))
 	}
 	go func() {

@@ -158,6 +158,7 @@ func (c *streamConn) peek() (sighting, error) {
 	defer c.SetReadDeadline(time.Time{})
 	for n := 1; ; n = max(n+1, c.r.Buffered()) {
 		b, err := c.r.Peek(n)
+		b, _ = c.r.Peek(max(len(b), min(c.r.Buffered(), maxSniff))) // all that came with it
 		if seen, ok := sniff(b); ok || len(b) > 0 && err != nil || n >= maxSniff {
 			return seen, nil
 		}
@@ -253,7 +254,7 @@ func (s *Step) serveTLS(c *streamConn) {
 	tc := tls.Server(batch, cfg)
 	c.SetDeadline(time.Now().Add(headTimeout))
 	if err := tc.HandshakeContext(s.ctx); err != nil {
-		if !errors.Is(err, errRefused) && !s.cut.Load() {
+		if !errors.Is(err, errRefused) && s.ctx.Err() == nil {
 			s.rec.refuse(refusal{kind: "tls", dest: f.dest(), reason: handshakeReason(err)})
 		}
 		c.Close()

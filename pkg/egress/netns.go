@@ -1,14 +1,14 @@
 package egress
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"runtime"
 	"syscall"
-
-	"context"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -149,6 +149,18 @@ func listenUDP(addr string) (*net.UDPConn, error) {
 // path is where a child of this process finds the namespace.
 func (n *namespace) path() string {
 	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.ns.Fd())
+}
+
+// last lets what takes connections and questions take those that wait, and
+// none that comes after.
+func (n *namespace) last(d time.Duration) {
+	at := time.Now().Add(d)
+	for _, l := range []net.Listener{n.proxy, n.http, n.https, n.dnsTCP} {
+		if t, ok := l.(*net.TCPListener); ok {
+			t.SetDeadline(at)
+		}
+	}
+	n.dnsUDP.SetReadDeadline(at)
 }
 
 // stop closes what takes connections and questions; the watch goes on.

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -22,7 +21,9 @@ const (
 	maxConns     = 512              // of one step at a time
 	headTimeout  = 30 * time.Second // to say what a connection is for, and for each request's headers
 	idleTimeout  = 5 * time.Minute
-	maxHead      = 64 << 10 // bytes of a request's line and headers
+	maxHead      = 64 << 10               // bytes of a request's line and headers
+	lastWord     = 5 * time.Millisecond   // to connections that wait to be accepted when a step ends
+	lastWait     = 250 * time.Millisecond // to those that are being served
 	closeTimeout = 10 * time.Second
 )
 
@@ -56,18 +57,18 @@ type Step struct {
 	h2    *http2.Server
 	inner *handedListener // to srv
 
-	serving sync.WaitGroup // listeners, connections and exchanges
+	serving sync.WaitGroup // listeners, connections, requests of this process
 	slots   chan struct{}
 
-	mu     sync.Mutex
-	conns  map[net.Conn]bool
-	ending bool
-	files  string
+	mu      sync.Mutex
+	conns   map[net.Conn]bool
+	closing bool // no more requests of this process
+	ending  bool // no more connections
+	files   string
 
 	closeOnce sync.Once
 	result    *attestations.InputStep
 	closeErr  error
-	cut       atomic.Bool // Close has begun
 }
 
 // Open makes the namespace and listens in it.
@@ -144,7 +145,7 @@ func (s *Step) serve() {
 	}
 	s.h2 = &http2.Server{MaxConcurrentStreams: 250, MaxReadFrameSize: 1 << 20, IdleTimeout: idleTimeout,
 		MaxUploadBufferPerConnection: 4 << 20, MaxUploadBufferPerStream: 1 << 20}
-	s.goServe(func() { _ = s.srv.Serve(s.inner) })
+	go func() { _ = s.srv.Serve(s.inner) }()
 	s.goServe(func() { s.accept(s.ns.proxy, s.serveProxy) })
 	s.goServe(func() { s.accept(s.ns.http, s.servePlain) })
 	s.goServe(func() { s.accept(s.ns.https, s.serveSecure) })
@@ -169,7 +170,7 @@ func (s *Step) accept(l net.Listener, serve func(net.Conn)) {
 		c, err := l.Accept()
 		if err != nil {
 			<-s.slots
-			if errors.Is(err, net.ErrClosed) || s.ctx.Err() != nil {
+			if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) || s.ctx.Err() != nil {
 				return
 			}
 			// Out of files or memory: the next one may fare better.
@@ -185,7 +186,7 @@ func (s *Step) accept(l net.Listener, serve func(net.Conn)) {
 			<-s.slots
 			return
 		}
-		s.goServe(func() { serve(t) })
+		go serve(t)
 	}
 }
 
@@ -203,6 +204,7 @@ func (t *tracked) Close() error {
 		delete(t.s.conns, t)
 		t.s.mu.Unlock()
 		<-t.s.slots
+		t.s.serving.Done()
 	})
 	return err
 }
@@ -214,6 +216,7 @@ func (s *Step) track(c net.Conn) bool {
 		return false
 	}
 	s.conns[c] = true
+	s.serving.Add(1)
 	return true
 }
 
@@ -259,14 +262,32 @@ func (s *Step) Close() (*attestations.InputStep, error) {
 }
 
 func (s *Step) close() {
-	s.cut.Store(true)
+	done := make(chan struct{})
+	// The step's processes are dead and their connections closed: what they
+	// said before is still read, so that a last word is in the record.
+	if s.ns != nil {
+		s.ns.last(lastWord)
+	}
+	if s.srv != nil {
+		s.srv.SetKeepAlivesEnabled(false)
+	}
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	go func() {
+		s.serving.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(lastWait):
+	}
+	s.cancel()
 	if s.ns != nil {
 		s.ns.stop()
 	}
-	s.cancel()
 	if s.srv != nil {
 		s.srv.Close()
-		s.inner.Close()
 	}
 	s.mu.Lock()
 	s.ending = true
@@ -278,11 +299,6 @@ func (s *Step) close() {
 	for _, c := range conns {
 		c.Close()
 	}
-	done := make(chan struct{})
-	go func() {
-		s.serving.Wait()
-		close(done)
-	}()
 	select {
 	case <-done:
 	case <-time.After(closeTimeout):
