@@ -80,6 +80,7 @@ func parse(raw []byte, opts ParseOptions) (p *Policy, err error) {
 	}
 	d := decoder{opts: opts}
 	d.policy(doc.Content[0])
+	d.settle(doc.Content[0])
 	if d.err != nil {
 		return nil, d.err
 	}
@@ -147,6 +148,7 @@ type decoder struct {
 	opts ParseOptions
 	out  Policy
 	err  error
+	lang *language // made for the first rule
 }
 
 func (d *decoder) fail(n *yaml.Node, format string, args ...any) {
@@ -227,12 +229,14 @@ func (d *decoder) policy(n *yaml.Node) {
 			}
 		}
 	}
-	d.object(n, "the policy", []string{"apiVersion", "kind", "trust", "images"}, map[string]func(*yaml.Node){
+	d.object(n, "the policy", required(n), map[string]func(*yaml.Node){
 		"apiVersion": constant("apiVersion", APIVersion),
 		"kind":       constant("kind", Kind),
+		"extends":    d.extends,
 		"trust": func(n *yaml.Node) {
-			d.object(n, "trust", []string{"builders"}, map[string]func(*yaml.Node){
-				"builders": func(n *yaml.Node) { d.list(n, "trust.builders", maxBuilders, d.builder) },
+			d.object(n, "trust", nil, map[string]func(*yaml.Node){
+				"builders":  func(n *yaml.Node) { d.list(n, "trust.builders", maxBuilders, d.builder) },
+				"attesters": func(n *yaml.Node) { d.list(n, "trust.attesters", maxBuilders, d.attester) },
 			})
 		},
 		"images": func(n *yaml.Node) { d.list(n, "images", maxImages, d.image) },
@@ -349,9 +353,17 @@ func (d *decoder) image(n *yaml.Node) {
 						i.formats = append(i.formats, f)
 					})
 				},
+				"forbidden": func(n *yaml.Node) { d.forbidden(n, i.asked()) },
+				"licenses":  func(n *yaml.Node) { d.licenses(n, i.asked()) },
+				"effective": func(n *yaml.Node) { i.asked().effective = d.moment(n, "sbom.effective") },
 			})
 		},
+		"rules":           func(n *yaml.Node) { d.rules(n, &i.demands) },
+		"vulnerabilities": func(n *yaml.Node) { d.vulnerabilities(n, &i.demands) },
+		"hardening":       func(n *yaml.Node) { d.hardening(n, &i.demands) },
+		"waivers":         func(n *yaml.Node) { d.waivers(n, &i.demands) },
 	})
+	i.agree()
 	d.out.images = append(d.out.images, i)
 }
 

@@ -39,6 +39,10 @@ type Policy struct {
 	images   []image
 	keys     []verify.Key
 	digest   attest.Digest
+	// speakers says whose word counts for which kind of evidence: Builder.ID
+	// is the Fact.
+	speakers []verify.Builder
+	extends  []attest.Digest // the policies it extends, the nearest first
 	path     string
 }
 
@@ -58,6 +62,7 @@ type image struct {
 	parameters   map[string]allowed
 	sbom         bool
 	formats      []string
+	demands
 }
 
 // allowed is what a build parameter may be set to.
@@ -73,6 +78,12 @@ type ParseOptions struct {
 	// ReadKey returns the bytes of a signer's key file, as the policy names
 	// it. Nil: a policy that names a file is refused.
 	ReadKey func(name string) ([]byte, error)
+	// ReadPolicy returns the bytes of the policy that this one extends, as it
+	// names it, and how to read that one. Nil: a policy that extends another
+	// is refused.
+	ReadPolicy func(name string) ([]byte, ParseOptions, error)
+
+	chain []string // names of the policies that extend this one
 }
 
 // Load reads the policy file at path and the keys it names, relative to it.
@@ -81,17 +92,30 @@ func Load(path string) (*Policy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading policy %q: %w", path, err)
 	}
-	p, err := Parse(raw, ParseOptions{Name: path, ReadKey: func(name string) ([]byte, error) {
-		if !filepath.IsAbs(name) {
-			name = filepath.Join(filepath.Dir(path), name)
-		}
-		return readFile(name, attest.MaxKey)
-	}})
+	p, err := Parse(raw, fileOptions(path))
 	if err != nil {
 		return nil, err
 	}
 	p.path = path
 	return p, nil
+}
+
+// fileOptions reads what a policy file names, relative to it.
+func fileOptions(path string) ParseOptions {
+	beside := func(name string) string {
+		if filepath.IsAbs(name) {
+			return name
+		}
+		return filepath.Join(filepath.Dir(path), name)
+	}
+	return ParseOptions{
+		Name:    path,
+		ReadKey: func(name string) ([]byte, error) { return readFile(beside(name), attest.MaxKey) },
+		ReadPolicy: func(name string) ([]byte, ParseOptions, error) {
+			raw, err := readFile(beside(name), attest.MaxPolicy)
+			return raw, fileOptions(beside(name)), err
+		},
+	}
 }
 
 // readFile reads a regular file of at most limit bytes: a device or a pipe
@@ -170,6 +194,9 @@ func (r Rule) Level() int {
 // means any.
 func (r Rule) SBOM() (required bool, formats []string) {
 	for _, e := range r.entries {
+		if e.later() {
+			continue // Judge demands it, and says from when
+		}
 		required = required || e.sbom
 		for _, f := range e.formats {
 			if e.sbom && !slices.Contains(formats, f) {

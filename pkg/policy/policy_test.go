@@ -94,7 +94,9 @@ func TestBadPolicies(t *testing.T) {
 		t.Fatal("no examples", err)
 	}
 	s := schema(t)
-	beyond := []string{"anchor", "alias", "merge", "two-documents", "tag", "key-missing", "key-no-key", "builder-twice", "source-no-url", "unhosted-lookalike"}
+	beyond := []string{"anchor", "alias", "merge", "two-documents", "tag", "key-missing", "key-no-key", "builder-twice", "source-no-url", "unhosted-lookalike",
+		"rule-not-bool", "rule-syntax", "rule-unknown-variable", "rule-unknown-field", "rule-wrong-type", "rule-costly", "rule-twice",
+		"waiver-no-such-rule", "license-expression", "forbidden-no-purl", "forbidden-qualifier", "extends-other-digest", "extends-circle", "extends-missing"}
 	got := map[string]string{}
 	for _, f := range files {
 		name := strings.TrimSuffix(filepath.Base(f), ".yaml")
