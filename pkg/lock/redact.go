@@ -1,7 +1,6 @@
 package lock
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -9,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 const (
@@ -124,13 +124,10 @@ func (l level) credentials(find []needle) []span {
 	if len(find) == 0 {
 		return spans
 	}
-	folded := bytes.ToLower([]byte(l.text))
-	if len(folded) != len(l.text) { // letters whose lower case is longer
-		folded = foldASCII(l.text)
-	}
-	urlSafe := strings.NewReplacer("-", "+", "_", "/").Replace(string(folded))
+	folded := foldASCII(l.text)
+	urlSafe := strings.NewReplacer("-", "+", "_", "/").Replace(folded)
 	for _, n := range find {
-		in := string(folded)
+		in := folded
 		if n.base64 {
 			in = urlSafe
 		}
@@ -150,14 +147,15 @@ func (l level) credentials(find []needle) []span {
 	return spans
 }
 
-func foldASCII(s string) []byte {
+// foldASCII lowers what has the same length in both cases, whatever the bytes.
+func foldASCII(s string) string {
 	out := []byte(s)
 	for i, c := range out {
 		if 'A' <= c && c <= 'Z' {
 			out[i] = c + 'a' - 'A'
 		}
 	}
-	return out
+	return string(out)
 }
 
 // widen takes in the characters at the edges of a base64 match that hold some
@@ -298,15 +296,19 @@ var namedValue = regexp.MustCompile(`(?i)(?:passw\w*|token|secret|auth\w*|key|cr
 func needles(secrets []string) []needle {
 	var out []needle
 	add := func(text string, b64 bool) {
-		n := needle{strings.ToLower(text), b64}
+		n := needle{foldASCII(text), b64}
 		if !slices.Contains(out, n) {
 			out = append(out, n)
 		}
 	}
 	for _, v := range secretValues(secrets) {
-		add(v, false)
-		if strings.Contains(v, " ") {
-			add(strings.ReplaceAll(v, " ", "+"), false)
+		forms := []string{v}
+		if utf8.ValidString(v) {
+			forms = append(forms, strings.ToLower(v), strings.ToUpper(v))
+		}
+		for _, form := range forms {
+			add(form, false)
+			add(strings.ReplaceAll(form, " ", "+"), false)
 		}
 		add(hex.EncodeToString([]byte(v)), false)
 		for offset := range 3 {
@@ -355,7 +357,7 @@ func canonical(u string) string {
 		if at := strings.LastIndexByte(host, '@'); at >= 0 {
 			user, host = host[:at+1], host[at+1:]
 		}
-		host = string(foldASCII(host))
+		host = foldASCII(host)
 		switch scheme {
 		case "http":
 			host = strings.TrimSuffix(host, ":80")
