@@ -285,10 +285,16 @@ type side struct {
 	spool   string // folder for contents
 }
 
+// known is what the first reading keeps of a path.
+type known struct {
+	sum
+	seen bool // in the other tree
+}
+
 // compareTrees adds to t what differs between two trees.
 func compareTrees(ctx context.Context, a, b *tree, tmp string, t *tally) error {
-	before := map[key]sum{}
-	twice := false
+	before := map[key]known{}
+	twice := false // a path stands more than once in a tree
 	pa, err := a.scan(ctx, func(e *entry, content io.Reader) error {
 		if err := e.finish(content); err != nil {
 			return err
@@ -296,15 +302,14 @@ func compareTrees(ctx context.Context, a, b *tree, tmp string, t *tally) error {
 		k := e.key()
 		_, again := before[k]
 		twice = twice || again
-		before[k] = e.sum()
+		before[k] = known{sum: e.sum()}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	inA := len(before)
 	// wanted are the paths that differ, and whether their contents do.
-	wanted, more := map[key]bool{}, 0
+	wanted, more, uneven := map[key]bool{}, 0, false
 	want := func(k key, content bool) {
 		if _, ok := wanted[k]; !ok && len(wanted) >= attest.MaxDiffering {
 			more++
@@ -318,20 +323,30 @@ func compareTrees(ctx context.Context, a, b *tree, tmp string, t *tally) error {
 		}
 		k, s := e.key(), e.sum()
 		old, ok := before[k]
-		if !ok || old != s {
+		uneven = uneven || !ok
+		twice = twice || old.seen
+		if !ok || old.sum != s || old.seen {
 			want(k, ok && old.content != s.content)
 		}
-		delete(before, k)
+		if ok {
+			old.seen = true
+			before[k] = old
+		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	for k := range before {
-		want(k, false)
+	for k, old := range before {
+		if !old.seen {
+			uneven = true
+			want(k, false)
+		}
+	}
+	if len(wanted) == 0 || twice || !uneven && pa.order != pb.order {
+		sameFiles(t, a, pa, pb, twice, len(wanted) == 0)
 	}
 	if len(wanted) == 0 {
-		sameFiles(t, a, pa, pb, !twice && inA == pb.entries)
 		return nil
 	}
 	left, err := a.collect(ctx, wanted, filepath.Join(tmp, "original"))
@@ -351,26 +366,22 @@ func compareTrees(ctx context.Context, a, b *tree, tmp string, t *tally) error {
 	return compareEntries(ctx, left, right, t)
 }
 
-// sameFiles says how two trees with the same files can still be other bytes.
-// once holds when every path stands in each of them once.
-func sameFiles(t *tally, a *tree, pa, pb *passage, once bool) {
-	d := attestations.RebuildDifference{Layer: a.first}
+// sameFiles says how two trees are other bytes beside the files that differ,
+// of which there may be none. What a path that stands in a tree more than once
+// stands for depends on who unpacks it.
+func sameFiles(t *tally, a *tree, pa, pb *passage, twice, none bool) {
+	d := attestations.RebuildDifference{Layer: a.first, Kind: attestations.DifferentArchive, Original: joined(pa.diffIDs), Rebuilt: joined(pb.diffIDs)}
 	switch {
 	case slices.Equal(pa.diffIDs, pb.diffIDs):
 		d.Kind, d.Cause = attestations.DifferentCompression, "the layer holds the same archive, compressed differently"
 		d.Original, d.Rebuilt = strings.Join(pa.compression, ", "), strings.Join(pb.compression, ", ")
 		d.Normalisers = []string{string(compressionV1)}
-	default:
-		d.Kind, d.Cause = attestations.DifferentArchive, "the layer holds the same files in the same order, with headers of another form"
-		if pa.order != pb.order {
-			d.Cause = "the layer holds the same files in another order"
-		}
-		d.Original, d.Rebuilt = joined(pa.diffIDs), joined(pb.diffIDs)
-		if once {
-			d.Normalisers = []string{string(layerFormV1)}
-		} else {
-			d.Cause += ", some of them more than once"
-		}
+	case twice:
+		d.Cause = "the layer holds a path more than once"
+	case pa.order != pb.order:
+		d.Cause, d.Normalisers = "the layer holds its files in another order", []string{string(layerFormV1)}
+	case none:
+		d.Cause, d.Normalisers = "the layer holds the same files, with headers of another form", []string{string(layerFormV1)}
 	}
 	t.add(d)
 }
