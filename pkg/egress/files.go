@@ -81,7 +81,9 @@ func (s *Step) Env(env []string) []string {
 	}
 	put("NODE_EXTRA_CA_CERTS", MountPoint+"/ca-only.pem")
 	java := "-Djavax.net.ssl.trustStore=" + MountPoint + "/cacerts.p12 -Djavax.net.ssl.trustStorePassword=" + trustPass + " -Djavax.net.ssl.trustStoreType=PKCS12"
-	if had := strings.TrimSpace(old["JAVA_TOOL_OPTIONS"]); had != "" && !strings.Contains(had, java) {
+	if had := strings.TrimSpace(old["JAVA_TOOL_OPTIONS"]); strings.HasSuffix(had, java) {
+		java = had
+	} else if had != "" {
 		java = had + " " + java
 	}
 	put("JAVA_TOOL_OPTIONS", java)

@@ -1,0 +1,86 @@
+package egress
+
+import (
+	"crypto/rand"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// BenchmarkThroughTheGateway compares a client that asks upstream itself with
+// one in a step: the metric "x-direct" is the ratio of the times.
+func BenchmarkThroughTheGateway(b *testing.B) {
+	needRoot(b)
+	large := make([]byte, 64<<20)
+	rand.Read(large)
+	small := large[:2000]
+	w := newWorld(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := small
+		if r.URL.Path == "/large" {
+			body = large
+		}
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		w.Write(body)
+	}))
+	direct := func(h2 bool) *http.Client {
+		addr := map[string]string{"files.test:80": w.http.Listener.Addr().String(), "files.test:443": w.https.Listener.Addr().String()}
+		tr := &http.Transport{Dial: func(network, a string) (net.Conn, error) { return net.Dial(network, addr[a]) },
+			TLSClientConfig: &tls.Config{RootCAs: w.roots}, ForceAttemptHTTP2: h2, DisableCompression: true, ReadBufferSize: 64 << 10}
+		b.Cleanup(tr.CloseIdleConnections)
+		return &http.Client{Transport: tr}
+	}
+	inStep := func(b *testing.B, h2 bool) *http.Client {
+		s := open(b, w.gateway(b, Options{Store: newStore(b)}), StepOptions{})
+		c := client(b, s, true)
+		c.Transport.(*http.Transport).Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:3128"})
+		c.Transport.(*http.Transport).ForceAttemptHTTP2 = h2
+		c.Transport.(*http.Transport).ReadBufferSize = 64 << 10
+		return c
+	}
+	for _, bb := range []struct {
+		name, url string
+		times     int
+		h2        bool
+	}{
+		{"64MiB/http", "http://files.test/large", 1, false},
+		{"64MiB/https", "https://files.test/large", 1, false},
+		{"64MiB/https-h2", "https://files.test/large", 1, true},
+		{"300small/http", "http://files.test/small", 300, false},
+		{"300small/https", "https://files.test/small", 300, false},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			d, g := direct(bb.h2), inStep(b, bb.h2)
+			timeOf(b, d, bb.url, 1) // connections and certificates are made once
+			timeOf(b, g, bb.url, 1)
+			var td, tg time.Duration
+			for b.Loop() {
+				td += timeOf(b, d, bb.url, bb.times)
+				tg += timeOf(b, g, bb.url, bb.times)
+			}
+			b.ReportMetric(float64(tg)/float64(td), "x-direct")
+			b.ReportMetric(float64(td.Microseconds())/float64(b.N)/1000, "ms-direct")
+			b.ReportMetric(float64(tg.Microseconds())/float64(b.N)/1000, "ms-gateway")
+		})
+	}
+}
+
+func timeOf(b *testing.B, c *http.Client, u string, times int) time.Duration {
+	start := time.Now()
+	for range times {
+		resp, err := c.Get(u)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != 200 {
+			b.Fatal(resp.Status, err)
+		}
+		resp.Body.Close()
+	}
+	return time.Since(start)
+}
