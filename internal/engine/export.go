@@ -24,6 +24,7 @@ import (
 	"github.com/moby/buildkit/cache"
 	cacheconfig "github.com/moby/buildkit/cache/config"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
@@ -32,6 +33,8 @@ import (
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/source/git"
 	"github.com/moby/buildkit/util/compression"
 	"github.com/moby/buildkit/util/contentutil"
 	"github.com/moby/buildkit/util/converter/tarconverter"
@@ -72,6 +75,20 @@ func (w *layerWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, s
 		return nil, err
 	}
 	return w.rec.recorded(op, v, sm), nil
+}
+
+// ResolveSourceMetadata answers for git repositories from the lock, where
+// there is one.
+func (w *layerWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt, sm *session.Manager, jobCtx solver.JobContext) (*sourceresolver.MetaResponse, error) {
+	if w.rec.git != nil && w.rec.plan.locked() {
+		id, err := w.ParseSource(op, nil)
+		if g, ok := id.(*git.GitIdentifier); err == nil && ok {
+			if resp, err := w.rec.git.resolveGit(op, g); resp != nil || err != nil {
+				return resp, err
+			}
+		}
+	}
+	return w.Worker.ResolveSourceMetadata(ctx, op, opt, sm, jobCtx)
 }
 
 func (w *layerWorker) Exporter(name string, sm *session.Manager) (exporter.Exporter, error) {

@@ -48,6 +48,7 @@ type recorder struct {
 	exists func(ref string) bool
 	blobs  string // folder of BuildKit's blobs
 	files  *remoteFiles
+	git    *gitSource // nil where git is not on PATH
 
 	idsMu sync.Mutex
 	ids   stepIDs
@@ -399,8 +400,16 @@ func (r *recorder) sources(ctx context.Context, a *InputsAnswer, out *inputsResu
 		r.files.source(&s, w)
 		a.Sources = append(a.Sources, s)
 	}
+	var checkouts []attestations.InputSource
+	if r.git != nil {
+		checkouts = r.git.sources(out.ref.Definition(), w)
+	}
+	a.Sources = append(a.Sources, checkouts...)
 	for _, g := range src.Git {
-		a.Sources = append(a.Sources, attestations.InputSource{Kind: "git", URI: w.redactor.URI(g.URL), Digest: "gitCommit:" + g.Commit})
+		s := attestations.InputSource{Kind: "git", URI: w.redactor.URI(g.URL), Digest: "gitCommit:" + g.Commit}
+		if !slices.ContainsFunc(checkouts, func(c attestations.InputSource) bool { return c.Digest == s.Digest }) {
+			a.Sources = append(a.Sources, s)
+		}
 	}
 	return nil
 }

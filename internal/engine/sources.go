@@ -66,7 +66,7 @@ func (r *recorder) watchSources(w *base.Worker) error {
 	}
 	all := []source.Source{w.ImageSource, w.OCILayoutSource, w.HTTPSource, blobs, files}
 	if w.GitSource != nil {
-		all = append(all, w.GitSource)
+		all = append(all, r.newGitSource(w.GitSource, w.CacheMgr))
 	}
 	for _, s := range all {
 		w.SourceManager.Register(&watchedSource{s, r})

@@ -4,8 +4,10 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/http/cgi"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -487,5 +489,93 @@ func TestRecordLockedOffline(t *testing.T) {
 	wantSteps(t, "offline", off, "RUN wget -O /a http://files.test/a recorded")
 	if got := lockOf(t, plan.Store, off); string(got) != string(locked.Inputs.Lock) {
 		t.Errorf("offline the lock is\n%s\nand was\n%s", got, locked.Inputs.Lock)
+	}
+}
+
+// gitServer serves a repository with one commit over HTTP.
+func gitServer(t *testing.T) (*httptest.Server, string) {
+	t.Helper()
+	execPath, err := exec.Command("git", "--exec-path").Output()
+	if err != nil {
+		testkit.Unavailable(t, "git: %v", err)
+	}
+	dir := t.TempDir()
+	git := func(args ...string) string {
+		cmd := exec.Command("git", args...)
+		cmd.Dir = filepath.Join(dir, "repo.git")
+		cmd.Env = append(os.Environ(), "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b", "GIT_CONFIG_GLOBAL=/dev/null")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %q: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	work := filepath.Join(dir, "repo.git")
+	if err := os.MkdirAll(filepath.Join(work, "sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	git("init", "-q", "-b", "main")
+	for name, content := range map[string]string{"file": "one\n", "sub/tool": "#!/bin/sh\n"} {
+		if err := os.WriteFile(filepath.Join(work, name), []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("file", filepath.Join(work, "link")); err != nil {
+		t.Fatal(err)
+	}
+	git("add", ".")
+	git("commit", "-q", "-m", "one")
+	srv := httptest.NewServer(&cgi.Handler{
+		Path: filepath.Join(strings.TrimSpace(string(execPath)), "git-http-backend"),
+		Env:  []string{"GIT_PROJECT_ROOT=" + dir, "GIT_HTTP_EXPORT_ALL=1"},
+	})
+	t.Cleanup(srv.Close)
+	return srv, git("rev-parse", "HEAD")
+}
+
+func TestGitIsKeptAndGivenBack(t *testing.T) {
+	t.Setenv(helperEngine, needEngine(t))
+	srv, commit := gitServer(t)
+	url := srv.URL + "/repo.git"
+	store := filepath.Join(t.TempDir(), "store")
+	b := buildOf{base: tinyBase(t), dockerfile: "FROM base\nADD " + url + "#main /src/\nADD " + url + "#main:sub /sub/\nRUN cat /src/file /sub/tool && test -L /src/link && test -x /sub/tool\n"}
+	opts := EngineOptions{CacheDir: t.TempDir(), Inputs: InputsPlan{Store: store}}
+	in := recordedSteps(t, opts, b)
+	var uris []string
+	for _, s := range in.Sources {
+		if s.Kind != "git" || s.Digest != "gitCommit:"+commit || !s.Stored || s.Tree == "" {
+			t.Errorf("the source is %+v", s)
+		}
+		uris = append(uris, s.URI)
+	}
+	slices.Sort(uris)
+	if want := []string{url + "#main", url + "#main:sub"}; !slices.Equal(uris, want) {
+		t.Errorf("the sources are %q, want %q", uris, want)
+	}
+	raw := lockOf(t, store, in)
+	if again := lockOf(t, store, recordedSteps(t, opts, b)); string(again) != string(raw) {
+		t.Errorf("from the cache the lock is\n%s\nand was\n%s", again, raw)
+	}
+	other := opts
+	other.CacheDir = t.TempDir()
+	if again := lockOf(t, store, recordedSteps(t, other, b)); string(again) != string(raw) {
+		t.Errorf("from another checkout the lock is\n%s\nand was\n%s", again, raw)
+	}
+
+	srv.Close()
+	for what, cache := range map[string]string{"with an empty cache": t.TempDir(), "with the recorded build's cache": opts.CacheDir} {
+		offline := EngineOptions{CacheDir: cache, Inputs: InputsPlan{Store: store, Mode: attestations.InputsOffline, Lock: raw}}
+		in := recordedSteps(t, offline, b)
+		if got := lockOf(t, store, in); string(got) != string(raw) {
+			t.Errorf("offline %s the lock is\n%s\nand was\n%s", what, got, raw)
+		}
+		if in.Steps[0].Reused != (cache == opts.CacheDir) {
+			t.Errorf("offline %s the steps are %q", what, words(in))
+		}
+	}
+	e := startEngine(t, EngineOptions{Inputs: InputsPlan{Store: store, Mode: attestations.InputsOffline, Lock: raw}})
+	b.dockerfile = "FROM base\nADD " + url + "#other /src/\n"
+	if _, err := b.solve(t.Context(), t, dial(t, e)); err == nil || !strings.Contains(err.Error(), "inputs refused") {
+		t.Errorf("a repository that the lock does not list: %v", err)
 	}
 }

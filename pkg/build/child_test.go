@@ -320,7 +320,7 @@ func TestBuildErrorsKeepTheirText(t *testing.T) {
 	}
 }
 
-func TestNetworkNoneIsIsolated(t *testing.T) {
+func TestStepsSeeOnlyLoopback(t *testing.T) {
 	e := startEngine(t, EngineOptions{})
 	out := t.TempDir()
 	b := buildOf{
@@ -331,18 +331,11 @@ func TestNetworkNoneIsIsolated(t *testing.T) {
 	if _, err := b.solve(t.Context(), t, dial(t, e)); err != nil {
 		t.Fatal(err)
 	}
-	got, err := os.ReadFile(filepath.Join(out, "none"))
-	if err != nil || strings.TrimSpace(string(got)) != "lo" {
-		t.Errorf("a step without network sees %q, %v", got, err)
-	}
-	var here []string
-	entries, _ := os.ReadDir("/sys/class/net")
-	for _, e := range entries {
-		here = append(here, e.Name())
-	}
-	got, err = os.ReadFile(filepath.Join(out, "default"))
-	if err != nil || strings.Join(strings.Fields(string(got)), " ") != strings.Join(here, " ") {
-		t.Errorf("a step with the default network sees %q, %v; this machine has %q", got, err, here)
+	for _, name := range []string{"none", "default"} {
+		got, err := os.ReadFile(filepath.Join(out, name))
+		if err != nil || strings.TrimSpace(string(got)) != "lo" {
+			t.Errorf("a step of network %s sees %q, %v", name, got, err)
+		}
 	}
 }
 
