@@ -32,6 +32,9 @@ func (l look) needs(predicateType string) bool {
 	if l.all || predicateType == "" || verify.IsProvenance(predicateType) {
 		return true
 	}
+	if l.rule.Needs(policy.FactOf(predicateType)) {
+		return true
+	}
 	f := policy.SBOMFormat(predicateType)
 	required, formats := l.rule.SBOM()
 	return f != "" && required && (len(formats) == 0 || slices.Contains(formats, f))
@@ -46,6 +49,7 @@ type found struct {
 	evidence   []Evidence
 	candidates []verify.Candidate
 	sboms      []sbom
+	known      known
 }
 
 type sbom struct {
@@ -137,6 +141,9 @@ func (f *found) gather(ctx context.Context, place store.Repo, c *check, l look) 
 	if f.evidence == nil {
 		f.evidence = []Evidence{}
 	}
+	if !f.index && c.rule.Needs(policy.FactConfig) {
+		return f.configure(ctx, place)
+	}
 	return nil
 }
 
@@ -192,17 +199,23 @@ func (f *found) read(p *store.Piece, c *check, l look) Evidence {
 		return reject(r.Code, r.Message)
 	}
 	// From here on only what was verified is read.
-	st = ok.Statement()
-	signer := ok.Signer()
-	e.Bundle, e.Signer = ok.Bundle(), &signer
+	e.Bundle = ok.Bundle()
+	return f.accept(e, c, ok.Statement(), ok.Signer())
+}
+
+// accept weighs a statement whose signature held.
+func (f *found) accept(e Evidence, c *check, st *attest.Statement, signer verify.Signer) Evidence {
+	e.Signer = &signer
 	if verify.IsProvenance(st.PredicateType) {
 		return f.provenance(e, c, st, signer)
 	}
-	if format := policy.SBOMFormat(st.PredicateType); format != "" {
-		if _, _, err := policy.SBOMContent(format, st.Predicate); err != nil {
-			return reject(verify.CodePredicate, "its SBOM cannot be read: "+err.Error())
-		}
-		f.sboms = append(f.sboms, sbom{format: format, bundle: e.Bundle})
+	if kind := policy.FactOf(st.PredicateType); kind != "" && c.Policy != nil && !c.Policy.Speaks(signer, kind) {
+		e.Code, e.Message = CodeRole, printable(fmt.Sprintf("the policy trusts %s, but not for evidence of the kind %q", signer, kind))
+		return e
+	}
+	if err := f.fact(c, st, signer, e.Bundle); err != nil {
+		e.Code, e.Message = verify.CodePredicate, printable(err.Error())
+		return e
 	}
 	e.Accepted = true
 	return e
@@ -219,6 +232,7 @@ func (f *found) provenance(e Evidence, c *check, st *attest.Statement, signer ve
 		return e
 	}
 	e.Accepted = true
+	f.keep(c, st, e.Bundle)
 	f.candidates = append(f.candidates, verify.Candidate{
 		Bundle: e.Bundle, Where: e.Source, Provenance: p, Signer: &signer,
 		Expected: c.Policy != nil, Problems: c.expect(p),
@@ -278,7 +292,7 @@ func (f *found) why() string {
 
 // closeness orders rejections by how far the evidence got.
 func closeness(e Evidence) int {
-	return slices.Index([]verify.Code{verify.CodeSubject, verify.CodeUnsigned, verify.CodeCertificate, verify.CodeChain, verify.CodeLog, verify.CodeTime, verify.CodeSignature, verify.CodeIdentity, verify.CodePredicate, verify.CodeBuilder}, e.Code)
+	return slices.Index([]verify.Code{verify.CodeSubject, verify.CodeUnsigned, verify.CodeCertificate, verify.CodeLog, verify.CodeTime, verify.CodeChain, verify.CodeSignature, verify.CodeIdentity, verify.CodePredicate, verify.CodeBuilder}, e.Code)
 }
 
 // sbom returns the accepted SBOMs in the formats asked for, and what is

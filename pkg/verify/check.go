@@ -222,7 +222,7 @@ func (c *Checker) judge(s Signer) *Rejection {
 
 // reach orders rejections by how far the certificate got.
 func reach(code Code) int {
-	return slices.Index([]Code{CodeUnreadable, CodeChain, CodeLog, CodeTime, CodeSignature, CodeIdentity}, code)
+	return slices.Index([]Code{CodeUnreadable, CodeLog, CodeTime, CodeChain, CodeSignature, CodeIdentity}, code)
 }
 
 // entity is a bundle whose parts are parsed once.

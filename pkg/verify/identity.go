@@ -170,7 +170,7 @@ func compileRegexp(p string) (*regexp.Regexp, error) {
 }
 
 func anchored(t *syntax.Regexp) bool {
-	if t.Op != syntax.OpConcat || len(t.Sub) < 2 || t.Flags&syntax.OneLine == 0 {
+	if t.Op != syntax.OpConcat || len(t.Sub) < 2 {
 		return false
 	}
 	first, last := t.Sub[0].Op, t.Sub[len(t.Sub)-1].Op

@@ -291,7 +291,10 @@ func notVouched(limit Cap, level int) string {
 }
 
 func signerName(s Signer) string {
-	if s.Name != "" {
+	switch {
+	case s.SAN != "":
+		return s.String()
+	case s.Name != "":
 		return clip(s.Name)
 	}
 	return Short(s.Key)

@@ -1,0 +1,86 @@
+package verify
+
+import (
+	"crypto/x509"
+	"encoding/binary"
+	"testing"
+	"time"
+
+	"github.com/waxseal/waxseal/internal/testkit/virtual"
+)
+
+func TestCacheIsBounded(t *testing.T) {
+	var c cache[int]
+	for i := range 3 * maxCached {
+		c.put(cacheKey(binary.BigEndian.AppendUint64(nil, uint64(i))), i)
+	}
+	if len(c.all) != maxCached {
+		t.Errorf("%d entries, want %d", len(c.all), maxCached)
+	}
+	last := cacheKey(binary.BigEndian.AppendUint64(nil, 3*maxCached-1))
+	if v, ok := c.get(last); !ok || v != 3*maxCached-1 {
+		t.Error("the newest entry is not there")
+	}
+	if cacheKey([]byte("ab"), []byte("c")) == cacheKey([]byte("a"), []byte("bc")) {
+		t.Error("two lists of parts have one key")
+	}
+}
+
+// TestARememberedChainExpires: what was proved for one moment must not be
+// believed for a moment at which a part of the chain was not valid.
+func TestARememberedChainExpires(t *testing.T) {
+	now := time.Now()
+	s, err := virtual.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := virtual.NewCA(virtual.CAOptions{Until: now.Add(5 * time.Minute)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := s.Bundle([]byte("{}"), virtual.Options{SAN: "a@b.example", CA: issuer, Log: "none", From: now.Add(-time.Minute)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(b.GetVerificationMaterial().GetCertificate().GetRawBytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := ParseCA("ca", first(issuer.PEM()), second(issuer.PEM()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := ca.authorities[0]
+	ended := *a.ca
+	ended.ValidityPeriodEnd = now.Add(2 * time.Minute)
+	for _, c := range []struct {
+		name string
+		a    *authority
+		at   time.Time
+		ok   bool
+	}{
+		{"valid", a, now, true},
+		{"remembered", a, now.Add(time.Minute), true},
+		{"before the leaf", a, now.Add(-time.Hour), false},
+		{"after the intermediate, before the leaf's end", a, now.Add(6 * time.Minute), false},
+		{"after the leaf", a, now.Add(time.Hour), false},
+		{"valid again", a, now, true},
+		{"in the authority's window", &authority{ca: &ended}, now, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if _, err := c.a.Verify(leaf, c.at); (err == nil) != c.ok {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	w := &authority{ca: &ended}
+	if _, err := w.Verify(leaf, now); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Verify(leaf, now.Add(3*time.Minute)); err == nil {
+		t.Error("remembered past the authority's window")
+	}
+}
+
+func first(a, _ []byte) []byte  { return a }
+func second(_, b []byte) []byte { return b }
