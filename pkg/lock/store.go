@@ -545,8 +545,8 @@ func (s *Store) open(d attest.Digest) (*os.File, *unix.Stat_t, error) {
 	if errors.Is(err, fs.ErrNotExist) { // or just now put in place
 		f, err = openPlain(s.path(d))
 	}
-	if errors.Is(err, unix.ELOOP) {
-		return nil, nil, fmt.Errorf("%w: it is a symbolic link", ErrCorrupt)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) {
+		return nil, nil, fmt.Errorf("%w: it is a symbolic link or a socket", ErrCorrupt)
 	}
 	if err != nil {
 		return nil, nil, bare(err)
