@@ -27,12 +27,12 @@ const (
 	MaxBlob         = 64 << 30  // bytes of one blob taken from an archive
 	MaxBlobs        = 1 << 20   // blobs taken from one archive
 
-	MaxConfig       = 4 << 20   // bytes of an image configuration
-	MaxScan         = 20 << 20  // bytes of one attested vulnerability scan
-	MaxFindings     = 50_000    // findings of one scan
-	MaxPackages     = 50_000    // packages of one SBOM that rules look at
-	MaxVEX          = 4 << 20   // bytes of one OpenVEX document
-	MaxRuleText     = 4096      // bytes of one rule's expression
+	MaxConfig   = 4 << 20  // bytes of an image configuration
+	MaxScan     = 20 << 20 // bytes of one attested vulnerability scan
+	MaxFindings = 50_000   // findings of one scan
+	MaxPackages = 50_000   // packages of one SBOM that rules look at
+	MaxVEX      = 4 << 20  // bytes of one OpenVEX document
+	MaxRuleText = 4096     // bytes of one rule's expression
 
 	// Of comparing two images.
 	MaxLayer        = 128 << 30 // bytes of one unpacked layer
@@ -42,6 +42,7 @@ const (
 	MaxSpool        = 4 << 30   // bytes of differing files kept on disk while they are looked into
 	MaxLookInto     = 64 << 20  // bytes of a file that is looked into; of a larger one is said that it differs
 	MaxUnpacked     = 192 << 20 // bytes unpacked from the archives in one file
+	MaxUnpackedSum  = 16 << 30  // the same of all files of an image
 	MaxArchiveDepth = 4         // archives within archives
 	MaxDifferences  = 1000      // differences listed; the rest is counted
 )

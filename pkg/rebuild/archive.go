@@ -16,8 +16,6 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
-
-	"github.com/waxseal/waxseal/pkg/attest"
 )
 
 // part is a piece of an archive or compressed file. Together the parts hold
@@ -45,13 +43,14 @@ var errBudget = errors.New("more than is unpacked")
 // read unpacks r.
 func (b *budget) read(r io.Reader) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, b.left+1))
-	if err != nil {
+	tooMuch := int64(len(data)) > b.left
+	b.left -= min(int64(len(data)), b.left) // work that was in vain counts, too
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if int64(len(data)) > b.left {
+	case tooMuch:
 		return nil, errBudget
 	}
-	b.left -= int64(len(data))
 	return data, nil
 }
 
@@ -469,6 +468,3 @@ func dropZipTimes(extra []byte) {
 		extra = extra[4+n:]
 	}
 }
-
-// newBudget is what may be unpacked of one file.
-func newBudget() *budget { return &budget{left: attest.MaxUnpacked} }

@@ -24,15 +24,18 @@ const maxFindings = 200
 // looker compares the contents of one file.
 type looker struct {
 	where string // in the image, without the leading slash
+	left  *int64 // bytes that may still be unpacked of the whole image
 	out   []finding
 	more  int
 }
 
 // explain says what differs between two contents of the file at where, and
 // why. It finds something whenever they are not the same bytes; they are equal
-// after normalising when every finding has normalisers.
-func explain(where string, a, b []byte) []finding {
-	l := &looker{where: where}
+// after normalising when every finding has normalisers. left is how many bytes
+// may be unpacked of this file and all that follow; beyond it archives are
+// compared as they are.
+func explain(where string, a, b []byte, left *int64) []finding {
+	l := &looker{where: where, left: left}
 	l.compare("", a, b, 0)
 	if l.more > 0 {
 		l.out = append(l.out, finding{cause: fmt.Sprintf("%d more differences within this file are not listed", l.more)})
@@ -58,11 +61,18 @@ func (l *looker) compare(inside string, a, b []byte, depth int) {
 	l.leaves(inside, a, b)
 }
 
+func (l *looker) open(data []byte, on func(normaliser) bool) *archive {
+	b := &budget{left: min(attest.MaxUnpacked, *l.left)}
+	before := b.left
+	a := takeApart(data, on, b)
+	*l.left -= before - b.left
+	return a
+}
+
 // archives compares two archives of one kind part by part; false for anything
 // else.
 func (l *looker) archives(inside string, a, b []byte, depth int) bool {
-	open := func(data []byte, on func(normaliser) bool) *archive { return takeApart(data, on, newBudget()) }
-	x, y := open(a, all), open(b, all)
+	x, y := l.open(a, all), l.open(b, all)
 	if x == nil || y == nil || x.kind != y.kind {
 		return false
 	}
@@ -73,7 +83,7 @@ func (l *looker) archives(inside string, a, b []byte, depth int) bool {
 	}
 	if between(x, y) {
 		list := needed(x.uses, func(on func(normaliser) bool) bool {
-			x, y := open(a, on), open(b, on)
+			x, y := l.open(a, on), l.open(b, on)
 			return x != nil && y != nil && sameShape(x, y) && between(x, y)
 		})
 		if len(list) > 0 {

@@ -35,7 +35,8 @@ func FuzzExplain(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, where string, a, b []byte) {
 		beforeA, beforeB := bytes.Clone(a), bytes.Clone(b)
-		found := explain(where, a, b)
+		left, same := int64(4<<20), int64(4<<20)
+		found := explain(where, a, b, &left)
 		if bytes.Equal(a, b) != (len(found) == 0) {
 			t.Fatalf("equal %v, found %+v", bytes.Equal(a, b), found)
 		}
@@ -51,7 +52,7 @@ func FuzzExplain(f *testing.F) {
 		covered := func(list []finding) bool {
 			return !slices.ContainsFunc(list, func(f finding) bool { return len(f.normalisers) == 0 })
 		}
-		if again := explain(where, b, a); covered(again) != covered(found) {
+		if again := explain(where, b, a, &same); covered(again) != covered(found) {
 			t.Errorf("one way %+v, the other %+v", found, again)
 		}
 	})
@@ -66,14 +67,14 @@ func FuzzTakeApart(f *testing.F) {
 	none := func(normaliser) bool { return false }
 	f.Fuzz(func(t *testing.T, data []byte) {
 		before := bytes.Clone(data)
-		x, y := takeApart(data, none, newBudget()), takeApart(data, none, newBudget())
+		x, y := takeApart(data, none, &budget{1 << 20}), takeApart(data, none, &budget{1 << 20})
 		if !bytes.Equal(data, before) {
 			t.Fatal("the file was changed")
 		}
 		if (x == nil) != (y == nil) || x != nil && !(sameShape(x, y) && between(x, y)) {
 			t.Fatal("twice the same file, two results")
 		}
-		if z := takeApart(data, all, newBudget()); x != nil && z != nil && len(members(x)) != len(members(z)) {
+		if z := takeApart(data, all, &budget{1 << 20}); x != nil && z != nil && len(members(x)) != len(members(z)) {
 			t.Error("normalisers changed the members")
 		}
 	})

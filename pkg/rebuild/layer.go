@@ -534,7 +534,7 @@ func compareContent(k key, left, right *side, t *tally) error {
 	case err != nil:
 		return err
 	}
-	for _, f := range explain(x.path, a, b) {
+	for _, f := range explain(x.path, a, b, &t.unpack) {
 		d.Path = clip("/" + x.path + f.inside)
 		d.Cause, d.Original, d.Rebuilt, d.Normalisers = f.cause, f.original, f.rebuilt, nil
 		for _, n := range f.normalisers {

@@ -84,9 +84,10 @@ type tally struct {
 	uses     map[string]int
 	opens    int
 	total    int
+	unpack   int64 // bytes that may still be unpacked
 }
 
-func newTally() *tally { return &tally{uses: map[string]int{}} }
+func newTally() *tally { return &tally{uses: map[string]int{}, unpack: attest.MaxUnpackedSum} }
 
 func (t *tally) add(d attestations.RebuildDifference) {
 	d.Platform = t.platform
