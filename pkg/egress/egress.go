@@ -61,6 +61,7 @@ type Gateway struct {
 	requests atomic.Int64 // of all steps, bounded by attest.MaxInputs
 	buffers  sync.Pool    // *[]byte of bufferSize, which bodies pass through
 	batches  sync.Pool    // *[]byte, empty, for batchConn
+	rings    sync.Pool    // *[]byte of ringSize, for flow
 
 	mu     sync.Mutex
 	dirErr error
@@ -76,6 +77,7 @@ func New(opts Options) (*Gateway, error) {
 		stores: map[attest.Digest][]byte{}, open: map[*Step]bool{},
 	}
 	g.buffers.New = func() any { b := make([]byte, bufferSize); return &b }
+	g.rings.New = func() any { b := make([]byte, ringSize); return &b }
 	g.batches.New = func() any { b := make([]byte, 0, bufferSize+bufferSize/16); return &b }
 	switch g.mode {
 	case "":

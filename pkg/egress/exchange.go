@@ -26,7 +26,13 @@ import (
 
 // maxDrain is how much of a body is still read for the record when the client
 // has gone: what it got is then part of a whole that a lock can name.
-const maxDrain = 64 << 20
+const (
+	maxDrain  = 64 << 20
+	drainTime = 30 * time.Second
+
+	smallBody = 64 << 10
+	ringSize  = 512 << 10
+)
 
 // denial is an answer that the gateway gives instead of upstream's.
 type denial struct {
@@ -520,72 +526,86 @@ func (x *exchange) stream(ctx context.Context, cancel func(), a *answer, resp *h
 		x.finish(a)
 		return
 	}
+	if a.length >= 0 && a.length <= smallBody {
+		x.small(a, resp, sink)
+		return
+	}
+	ringp := x.s.g.rings.Get().(*[]byte)
+	f := newFlow(*ringp)
+	var work sync.WaitGroup
+	work.Go(func() { f.read(resp.Body) })
+	work.Go(func() { f.keep(sink.write) })
+	defer func() {
+		cancel() // a reader that still waits for upstream
+		work.Wait()
+		x.s.g.rings.Put(ringp)
+	}()
+	flush := func() { _ = http.NewResponseController(x.w).Flush() }
+	gone := false
+	last, total, end, err := f.give(
+		func(p []byte) error { _, err := x.w.Write(p); return err },
+		flush,
+		func() {
+			gone = true
+			if a.length < 0 || a.length > maxDrain {
+				cancel()
+				return
+			}
+			time.AfterFunc(drainTime, cancel)
+		})
+	if err != nil {
+		x.storeFailed(err)
+		return
+	}
+	x.complete(a, resp, sink, end)
+	if !gone && total > 0 {
+		_, _ = x.w.Write(last)
+	}
+	if a.entry.Cut {
+		flush()
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// small carries a body that is not worth three goroutines.
+func (x *exchange) small(a *answer, resp *http.Response, sink *sink) {
 	bufp := x.s.g.buffers.Get().(*[]byte)
 	defer x.s.g.buffers.Put(bufp)
-	buf := *bufp
-	var (
-		flush = http.NewResponseController(x.w)
-		total int64
-		held  int // bytes at the start of buf that the client has not got yet
-		gone  bool
-	)
-	give := func(p []byte) {
-		if gone || len(p) == 0 {
-			return
-		}
-		if _, err := x.w.Write(p); err != nil {
-			gone = true
-			if a.length < 0 || a.length-total > maxDrain {
-				cancel()
-			} else {
-				time.AfterFunc(30*time.Second, cancel)
-			}
-		}
-	}
-	for {
-		n, err := resp.Body.Read(buf[held:])
-		total += int64(n)
-		if werr := sink.write(buf[held : held+n]); werr != nil {
-			x.storeFailed(werr)
-			return
-		}
-		end := err == io.EOF || err == nil && a.length >= 0 && total == a.length
-		if end {
-			// The last byte goes out when the record has the whole.
-			x.trailers(a, resp.Trailer)
-			if cerr := sink.commit(&a.entry); cerr != nil {
-				x.storeFailed(cerr)
-				return
-			}
-			x.finish(a)
-			give(buf[:held+n])
-			return
-		}
-		if err != nil {
-			give(buf[:held+n])
-			_ = flush.Flush()
-			a.entry.Cut = true
-			if cerr := sink.commit(&a.entry); cerr != nil {
-				x.storeFailed(cerr)
-				return
-			}
-			if a.length >= 0 {
-				a.entry.Headers["content-length"] = strconv.FormatInt(a.length, 10)
-			}
-			x.finish(a)
-			panic(http.ErrAbortHandler)
-		}
-		if held+n > 1 {
-			give(buf[:held+n-1])
-			buf[0] = buf[held+n-1]
-			held = 1
-			if !gone {
-				_ = flush.Flush()
-			}
+	n, end := io.ReadFull(resp.Body, (*bufp)[:a.length])
+	if end == nil {
+		// The end of the body brings the trailers.
+		var one [1]byte
+		if m, err := resp.Body.Read(one[:]); m == 0 && err == io.EOF {
+			end = io.EOF
 		} else {
-			held += n
+			end = io.ErrUnexpectedEOF
 		}
 	}
+	if err := sink.write((*bufp)[:n]); err != nil {
+		x.storeFailed(err)
+	}
+	x.complete(a, resp, sink, end)
+	_, _ = x.w.Write((*bufp)[:n])
+	if a.entry.Cut {
+		_ = http.NewResponseController(x.w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// complete keeps a body that has ended and writes its entry down.
+func (x *exchange) complete(a *answer, resp *http.Response, sink *sink, end error) {
+	if end == io.EOF {
+		x.trailers(a, resp.Trailer)
+	} else {
+		a.entry.Cut = true
+		if a.length >= 0 {
+			a.entry.Headers["content-length"] = strconv.FormatInt(a.length, 10)
+		}
+	}
+	if err := sink.commit(&a.entry); err != nil {
+		x.storeFailed(err)
+	}
+	x.finish(a)
 }
 
 // storeFailed ends an exchange whose bytes could not be kept: they do not
