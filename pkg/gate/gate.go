@@ -55,6 +55,9 @@ type Request struct {
 	CAs   []*verify.CA
 	// Store says how to reach the image, and where else to look for evidence.
 	Store store.Options
+	// At is the moment to judge as of: what has expired, come into effect or
+	// grown old by then. Zero: now.
+	At time.Time
 }
 
 // UsageError is a request that cannot be judged whatever the evidence.
@@ -69,7 +72,11 @@ func usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(fo
 // that goes wrong is in the verdict, as "undecided".
 func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 	now := g.now()
-	c, err := prepareAt(req, now, true)
+	at := now
+	if !req.At.IsZero() {
+		at = req.At
+	}
+	c, err := prepareAt(req, at, true)
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +89,7 @@ func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 		Platforms: []Subject{},
 		Reasons:   []Reason{},
 		DecidedAt: now.UTC().Truncate(time.Second),
+		AsOf:      req.At.UTC(),
 		request:   req,
 	}
 	v.Subject = Subject{Decision: Undecided, Requirements: []verify.Row{}, Evidence: []Evidence{}}
@@ -134,6 +142,7 @@ type check struct {
 	rule      policy.Rule
 	matched   bool
 	declared  int
+	at        time.Time // the moment to judge as of
 }
 
 // prepare makes a check as of now.
@@ -144,7 +153,7 @@ func prepareAt(req Request, now time.Time, judging bool) (*check, error) {
 	if err != nil {
 		return nil, &UsageError{err}
 	}
-	c := &check{Request: req, ref: ref, name: req.Name}
+	c := &check{Request: req, ref: ref, name: req.Name, at: now}
 	if c.name == "" {
 		c.name = Name(ref)
 	}
@@ -255,7 +264,10 @@ func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
 	subjects := make([]Subject, len(found))
 	used := make([][]attest.Digest, len(found))
 	for i, f := range found {
-		subjects[i], used[i] = c.decide(f)
+		if subjects[i], used[i], err = c.decide(ctx, f); err != nil {
+			v.Digest = found[0].digest
+			return err
+		}
 	}
 	v.Subject, v.Platforms = subjects[0], subjects[1:]
 	v.used = used
@@ -292,6 +304,6 @@ func (v *Verdict) undecided(err error) {
 	if errors.As(err, &way) {
 		r.Hint = printable(way.Hint())
 	}
-	v.Reasons = []Reason{r}
+	v.Reasons, v.Warnings, v.Waived = []Reason{r}, nil, nil
 	v.used = nil
 }

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -66,11 +67,17 @@ type Verdict struct {
 	// Subject is the image's own part. Its decision and level are not shown:
 	// those above stand for the image with all its platforms.
 	Subject
-	Platforms    []Subject     `json:"platforms"`
-	Reasons      []Reason      `json:"reasons"` // why it is not a pass; empty for one
+	Platforms []Subject `json:"platforms"`
+	Reasons   []Reason  `json:"reasons"` // why it is not a pass; empty for one
+	// Warnings are demands that are not fulfilled and not in effect yet.
+	Warnings []Reason `json:"warnings,omitempty"`
+	// Waived are demands that are not fulfilled and that a waiver excuses from.
+	Waived       []Waived      `json:"waived,omitempty"`
 	PolicyDigest attest.Digest `json:"policyDigest,omitempty"`
 	TrustDigest  attest.Digest `json:"trustDigest"`
 	DecidedAt    time.Time     `json:"decidedAt"`
+	// AsOf is the moment it was judged as of, where that was not DecidedAt.
+	AsOf time.Time `json:"asOf,omitzero"`
 
 	request Request
 	used    [][]attest.Digest // bundles each subject's answer rests on; the image first
@@ -85,7 +92,11 @@ type Subject struct {
 	Requirements []verify.Row  `json:"requirements"`
 	Evidence     []Evidence    `json:"evidence"`
 
-	reasons []Reason
+	reasons  []Reason
+	warnings []Reason
+	waived   []Waived
+	// excused: a waiver stands in for a requirement of the level.
+	excused bool
 }
 
 // Reason is one thing that stands against the image, or in the way of an
@@ -99,6 +110,10 @@ type Reason struct {
 	Bundle      attest.Digest `json:"bundle,omitempty"` // the evidence that shows it
 	Pointer     string        `json:"pointer,omitempty"`
 	Hint        string        `json:"hint,omitempty"`
+	Rule        string        `json:"rule,omitempty"`     // the name of a rule of the policy
+	Effective   time.Time     `json:"effective,omitzero"` // of a warning: from when on it denies
+
+	undecided bool // it stands in the way of an answer, not against the image
 }
 
 // Evidence is one piece that was seen, and what became of it.
@@ -131,14 +146,22 @@ func (v *Verdict) conclude(c *check) {
 		v.Reasons = append(v.Reasons, Reason{Code: CodeNoRule,
 			Message: fmt.Sprintf("no entry of the policy matches the image %q (it has %s)", c.name, patterns(c.Policy.Patterns()))})
 	}
+	excused := false
 	for _, s := range all {
 		v.Reached.Build = min(v.Reached.Build, s.Reached.Build)
 		v.Reasons = append(v.Reasons, s.reasons...)
+		v.Warnings = append(v.Warnings, s.warnings...)
+		v.Waived = append(v.Waived, s.waived...)
+		excused = excused || s.excused
 	}
 	v.Decision = Deny
+	if len(v.Reasons) > 0 && !slices.ContainsFunc(v.Reasons, func(r Reason) bool { return !r.undecided }) {
+		v.Decision = Undecided
+		return
+	}
 	// Pass is the one that needs a proof: no reason against, every part
 	// decided for, and the level there.
-	passed := len(v.Reasons) == 0 && v.Reached.Build >= v.Declared.Build
+	passed := len(v.Reasons) == 0 && (v.Reached.Build >= v.Declared.Build || excused)
 	for _, s := range all {
 		passed = passed && s.Decision == Pass
 	}
@@ -164,7 +187,7 @@ func patterns(list []string) string {
 }
 
 // decide judges one digest and returns the bundles the answer rests on.
-func (c *check) decide(f *found) (Subject, []attest.Digest) {
+func (c *check) decide(ctx context.Context, f *found) (Subject, []attest.Digest, error) {
 	s := Subject{Digest: f.digest, Platform: f.platform, Evidence: f.evidence}
 	res := verify.Assess(c.trust, f.candidates, f.why())
 	s.Reached.Build = res.Level
@@ -176,31 +199,49 @@ func (c *check) decide(f *found) (Subject, []attest.Digest) {
 			if p.Code == CodeNoRule {
 				continue // said once for the whole image
 			}
-			s.reasons = append(s.reasons, Reason{Code: p.Code, Requirement: verify.RowExpectations, Message: p.Message,
-				Bundle: res.Candidate.Bundle, Pointer: p.Pointer})
+			r := Reason{Code: p.Code, Requirement: verify.RowExpectations, Message: p.Message,
+				Bundle: res.Candidate.Bundle, Pointer: p.Pointer}
+			if c.waived(&s, p.Code, &r) {
+				s.excused = true
+				continue
+			}
+			s.reasons = append(s.reasons, r)
 		}
 	}
+	nothing := false
 	for _, r := range res.Rows {
 		if r.Level > c.declared || r.Status == verify.Met || (r.ID == verify.RowExpectations && res.Candidate != nil) {
 			continue
 		}
 		// One reason is enough where there is nothing to judge.
-		if res.Candidate == nil && r.ID != verify.RowExists {
+		if nothing {
 			continue
 		}
 		reason := Reason{Code: CodeLevel, Requirement: r.ID, Message: fmt.Sprintf("%s (Build L%d) %s: %s", r.Title, r.Level, r.Status, r.Reason)}
 		if len(r.Evidence) > 0 {
 			reason.Bundle, reason.Pointer = r.Evidence[0].Bundle, r.Evidence[0].Pointer
 		}
+		if r.Level <= c.rule.Level() && c.waived(&s, r.ID, &reason) {
+			s.excused = true
+			continue
+		}
+		nothing = res.Candidate == nil && r.ID == verify.RowExists
 		s.reasons = append(s.reasons, reason)
 	}
 	if required, formats := c.rule.SBOM(); required && !f.index {
 		bundles, missing := f.sbom(formats)
 		used = append(used, bundles...)
 		if missing != "" {
-			s.reasons = append(s.reasons, Reason{Code: CodeSBOM, Message: missing})
+			if r := (Reason{Code: CodeSBOM, Message: missing}); !c.waived(&s, CodeSBOM, &r) {
+				s.reasons = append(s.reasons, r)
+			}
 		}
 	}
+	rests, err := c.demand(ctx, f, res.Candidate, &s)
+	if err != nil {
+		return s, nil, err
+	}
+	used = append(used, rests...)
 	if f.index && f.platforms == 0 {
 		s.reasons = append(s.reasons, Reason{Code: CodePlatforms, Message: "the index has no platform that could run"})
 	}
@@ -211,11 +252,18 @@ func (c *check) decide(f *found) (Subject, []attest.Digest) {
 		s.reasons[i].Platform, s.reasons[i].Digest = s.Platform, s.Digest
 		s.reasons[i].Message = printable(s.reasons[i].Message)
 	}
+	for i := range s.warnings {
+		s.warnings[i].Platform, s.warnings[i].Digest = s.Platform, s.Digest
+		s.warnings[i].Message = printable(s.warnings[i].Message)
+	}
 	s.Decision = Deny
-	if len(s.reasons) == 0 && s.Reached.Build >= c.declared && (c.Policy == nil || c.matched) {
+	switch {
+	case len(s.reasons) > 0 && !slices.ContainsFunc(s.reasons, func(r Reason) bool { return !r.undecided }):
+		s.Decision = Undecided
+	case len(s.reasons) == 0 && (s.Reached.Build >= c.declared || s.excused) && (c.Policy == nil || c.matched):
 		s.Decision = Pass
 	}
-	return s, used
+	return s, used, nil
 }
 
 // trustDigest names the trust that a verdict was given under, whatever file it

@@ -36,6 +36,8 @@ func (v *Verdict) VSA(opts VSAOptions) ([]SubjectVSA, error) {
 	switch {
 	case v.Decision == Undecided:
 		return nil, errors.New("summarising a verdict: there is none, the image is undecided")
+	case !v.AsOf.IsZero():
+		return nil, errAsOf
 	case len(v.used) != len(v.Platforms)+1:
 		return nil, errors.New("summarising a verdict: it was not given by a gate")
 	}

@@ -122,15 +122,29 @@ func (r Rule) Waive(requirement string, at time.Time) (Waiver, bool) {
 // WaiveFinding returns the waiver that excuses from a finding at a moment, be
 // it against the image or only undecided.
 func (r Rule) WaiveFinding(f Finding, at time.Time) (Waiver, bool) {
-	return r.waive(at, func(w Waiver) bool {
-		switch {
-		case w.Rule != "":
-			return f.Code == CodeRule && f.Rule == w.Rule
-		case w.Vulnerability != "":
-			return f.Code == CodeVulnerability && f.ID == w.Vulnerability
-		}
-		return w.Requirement == f.Code && f.Code != CodeRule
-	})
+	return r.waive(at, func(w Waiver) bool { return w.excuses(f) })
+}
+
+func (w Waiver) excuses(f Finding) bool {
+	switch {
+	case w.Rule != "":
+		return f.Code == CodeRule && f.Rule == w.Rule
+	case w.Vulnerability != "":
+		return f.Code == CodeVulnerability && f.ID == w.Vulnerability
+	}
+	return w.Requirement == f.Code && f.Code != CodeRule
+}
+
+// Lapsed returns the last waiver from a requirement that expired before the
+// moment.
+func (r Rule) Lapsed(requirement string, at time.Time) (Waiver, bool) {
+	return r.lapsed(at, func(w Waiver) bool { return w.Requirement == requirement && requirement != "" })
+}
+
+// LapsedFinding returns the last waiver from a finding that expired before the
+// moment.
+func (r Rule) LapsedFinding(f Finding, at time.Time) (Waiver, bool) {
+	return r.lapsed(at, func(w Waiver) bool { return w.excuses(f) })
 }
 
 func (r Rule) waive(at time.Time, fits func(Waiver) bool) (Waiver, bool) {
@@ -141,6 +155,16 @@ func (r Rule) waive(at time.Time, fits func(Waiver) bool) (Waiver, bool) {
 		}
 	}
 	return best, !best.Expires.IsZero()
+}
+
+func (r Rule) lapsed(at time.Time, fits func(Waiver) bool) (Waiver, bool) {
+	var last Waiver
+	for _, w := range r.Waivers() {
+		if fits(w) && w.Expired(at) && w.Expires.After(last.Expires) {
+			last = w
+		}
+	}
+	return last, !last.Expires.IsZero()
 }
 
 // Needs reports whether a demand of the rule rests on a kind of evidence. VEX

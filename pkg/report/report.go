@@ -10,10 +10,12 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
@@ -82,24 +84,28 @@ func (o TextOptions) paint(c color, s string) string {
 func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 	o := opts.sized()
 	head, next := o.head(v), o.next(v)
-	parts, rows, reasons := o.parts(v, 4), o.rows(v, false), o.reasons(v, 6)
+	parts, rows, reasons, notes := o.parts(v, 4), o.rows(v, false), o.reasons(v, 6), o.notes(v, 6)
 	// What gives way when the screen is full, in this order: a line for each
-	// row, then reasons, then platforms. All of it is in JSON.
+	// row, then what is waived or to come, then reasons, then platforms. All of
+	// it is in JSON.
 	for _, shorter := range []func(){
 		func() { rows = o.rows(v, true) },
+		func() { notes = o.notes(v, 2) },
 		func() { reasons = o.reasons(v, 4) },
+		func() { notes = o.notes(v, 1) },
 		func() { reasons = o.reasons(v, 2) },
 		func() { parts = o.parts(v, 2) },
 		func() { reasons = o.reasons(v, 1) },
 		func() { parts = o.parts(v, 0) },
+		func() { notes = o.notes(v, 0) },
 	} {
-		if height(o, head)+height(o, parts)+height(o, rows)+height(o, reasons)+height(o, next) < o.Height {
+		if height(o, head)+height(o, parts)+height(o, rows)+height(o, reasons)+height(o, notes)+height(o, next) < o.Height {
 			break
 		}
 		shorter()
 	}
 	var b strings.Builder
-	for _, section := range [][]string{head, parts, rows, reasons, next} {
+	for _, section := range [][]string{head, parts, rows, reasons, notes, next} {
 		for _, line := range section {
 			b.WriteString(line)
 			b.WriteByte('\n')
@@ -143,6 +149,9 @@ func (o TextOptions) head(v *gate.Verdict) []string {
 		levels = fmt.Sprintf("could not be decided; declared Build L%d", v.Declared.Build)
 	}
 	lines := []string{o.paint(c, word) + "  " + o.paint(bold, levels) + " (trust: " + trust(v) + ")", "  " + v.Image}
+	if !v.AsOf.IsZero() {
+		lines[0] += o.paint(yellow, " as of "+v.AsOf.Format(time.RFC3339))
+	}
 	if v.Digest != "" {
 		lines = append(lines, "  "+string(v.Digest))
 	}
@@ -318,6 +327,39 @@ func (o TextOptions) reasons(v *gate.Verdict, most int) []string {
 	return lines
 }
 
+// notes names the demands that the image is excused from, and those that are
+// not in effect yet. With none to show it says how many there are.
+func (o TextOptions) notes(v *gate.Verdict, most int) []string {
+	var all []string
+	for _, w := range v.Waived {
+		all = append(all, fmt.Sprintf("waived until %s by %s (%s): %s", w.Expires.Format(time.DateOnly), w.Owner, w.Reason, on(w.Platform, w.Message)))
+	}
+	for _, r := range v.Warnings {
+		all = append(all, fmt.Sprintf("warning, denied from %s on: %s", r.Effective.UTC().Format(time.DateOnly), on(r.Platform, r.Message)))
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	lines := []string{""}
+	if most == 0 {
+		return append(lines, o.paint(yellow, fmt.Sprintf("%d waived, %d to come into effect (--output json)", len(v.Waived), len(v.Warnings))))
+	}
+	for i, text := range all {
+		if i == most {
+			return append(lines, fmt.Sprintf("  and %s (--output json)", more(len(all)-most, "note")))
+		}
+		lines = append(lines, o.wrap("* ", text)...)
+	}
+	return lines
+}
+
+func on(platform, text string) string {
+	if platform == "" {
+		return text
+	}
+	return platform + ": " + text
+}
+
 // next says what to do now.
 func (o TextOptions) next(v *gate.Verdict) []string {
 	text := advice(v)
@@ -367,6 +409,12 @@ func advice(v *gate.Verdict) string {
 		return "Build L3 rests on trust in the builder: name it in a policy with maxLevel 3 if it has earned that"
 	case codes["parameter"] || codes["source"] || codes["build-type"]:
 		return "if this is meant, say so in the policy (parameters, source, buildTypes); if not, build it again as expected"
+	case codes[policy.CodeScan]:
+		return "scan the image and sign the result: \"waxseal attest --type vuln\" (cosign's predicate around the scanner's JSON)"
+	case codes[policy.CodeVulnerability]:
+		return "build with the fixed versions; what does not affect the image, an attester of the policy can say in OpenVEX"
+	case codes[policy.CodePackage] || codes[policy.CodeLicense] || codes[policy.CodeRoot] || codes[policy.CodeSecret] || codes[policy.CodeRule]:
+		return "build the image as the policy asks (\"waxseal policy explain\" says it in words); a waiver in the policy excuses for a while"
 	case codes[gate.CodeSBOM]:
 		return "\"waxseal build\" attaches signed SBOMs; for another image, \"waxseal sbom\" writes one and \"waxseal attest\" signs it"
 	}
