@@ -180,7 +180,7 @@ func (c *Checker) signer(b *attest.Bundle, artifact toArtifact) (Signer, *Reject
 func (c *Checker) byCertificate(b *attest.Bundle, artifact toArtifact) (Signer, *Rejection) {
 	parsed, err := bundle.NewBundle(b.Proto())
 	if err != nil {
-		return Signer{}, rejectf(CodeUnreadable, "reading its verification material: %s", clip(err.Error()))
+		return Signer{}, rejectf(unreadable(b), "reading its verification material: %s", clip(err.Error()))
 	}
 	e := &entity{Bundle: parsed}
 	var best *Rejection
@@ -197,6 +197,18 @@ func (c *Checker) byCertificate(b *attest.Bundle, artifact toArtifact) (Signer, 
 		}
 	}
 	return Signer{}, best
+}
+
+// unreadable tells a log entry that is none from a bundle that is none.
+func unreadable(b *attest.Bundle) Code {
+	p := b.Proto()
+	without := &protobundle.Bundle{MediaType: p.GetMediaType(), Content: p.GetContent(), VerificationMaterial: &protobundle.VerificationMaterial{
+		Content: p.GetVerificationMaterial().GetContent(), TimestampVerificationData: p.GetVerificationMaterial().GetTimestampVerificationData(),
+	}}
+	if _, err := bundle.NewBundle(without); err == nil {
+		return CodeLog
+	}
+	return CodeUnreadable
 }
 
 // judge says whether a verified certificate counts.

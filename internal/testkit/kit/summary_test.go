@@ -38,6 +38,7 @@ func TestSummarize(t *testing.T) {
 		{"all pass", pass, true, true, []string{"1 passed, 0 failed, 0 skipped"}},
 		{"a skip, with its reason", pass + skip, false, true, []string{"pkg/b TestTwo: no cosign here", "1 passed, 0 failed, 1 skipped"}},
 		{"a skip on CI", pass + skip, true, false, []string{"1 passed, 0 failed, 1 skipped"}},
+		{"data that is not in the repository, on CI", pass + strings.ReplaceAll(skip, "no cosign here", "no fixtures of a suite"), true, true, []string{"pkg/b TestTwo: no fixtures of a suite", "1 passed, 0 failed, 1 skipped"}},
 		{"a failure below another counts once", pass + fail, false, false, []string{"c_test.go:9: broken", "1 passed, 1 failed, 0 skipped"}},
 		{"a package that does not build", pass + unbuilt, false, false, []string{"d.go:1: undefined: y", "1 passed, 0 failed, 0 skipped"}},
 		{"words of the go command", "go: no such module\n", false, false, []string{"go: no such module", "0 passed"}},
