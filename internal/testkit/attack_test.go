@@ -30,7 +30,7 @@ import (
 //
 //	base: NAME            the base image, tools without it
 //	record: yes           a build in mode record goes first, of record.Dockerfile where there is one
-//	flags: TEXT           more flags for the build
+//	flags: TEXT           more flags for the build; files are in its working folder
 //	tmpfs: SIZE           the engine's cache is a disk of that size
 //	exit: N               the exit code
 //	verdict: RE           the image's
@@ -47,8 +47,9 @@ import (
 //
 // With a "!" before the key it must not be so. HOST and PORT stand for the
 // canary's. Whatever a Dockerfile tries, no byte may have reached the canary,
-// nothing may be left running or mounted, the host must be as it was, and the
-// store whole. A step that gets through says BREACH.
+// every request that reached the upstream must stand in the record, nothing may
+// be left running or mounted, the host must be as it was, and the store whole. A
+// step that gets through says BREACH.
 func TestAttacks(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out of a short run")
@@ -102,11 +103,11 @@ func newField(t *testing.T) *field {
 	}
 	t.Cleanup(f.upstream.Close)
 	f.canary, f.tunnel = new(canary), new(canary)
-	f.canary.listen(t, "tcp", "0.0.0.0:0", nil)
+	f.canary.listen(t, "tcp4", "0.0.0.0:0", nil)
 	port := f.canary.port
-	if probe, err := net.Listen("tcp", "[::1]:0"); err == nil { // a machine may have no IPv6
+	if probe, err := net.Listen("tcp6", "[::1]:0"); err == nil { // a machine may have no IPv6
 		probe.Close()
-		f.canary.listen(t, "tcp", "[::1]:"+port, nil)
+		f.canary.listen(t, "tcp6", "[::1]:"+port, nil)
 	}
 	f.canary.listen(t, "unix", "@waxseal-canary", nil)
 	f.canary.receive(t, "0.0.0.0:"+port)
@@ -335,6 +336,15 @@ func (f *field) attack(t *testing.T, from string) {
 			t.Errorf("%s: %s: %s", want.key, want.value, problem)
 		}
 	}
+	if record != nil && conf["hidden"] == "" {
+		// What the upstream saw and the record does not have came another way.
+		recorded := of(record, "request", "", "")
+		for _, seen := range f.faults.Seen() {
+			if !slices.ContainsFunc(recorded, func(r string) bool { return strings.HasPrefix(r, seen+" ") }) {
+				t.Errorf("the upstream saw %q, which is not in the record", seen)
+			}
+		}
+	}
 	f.checkRest(t, conf, work, out)
 	f.checkHost(t, work)
 	if t.Failed() {
@@ -352,7 +362,7 @@ func (f *field) attack(t *testing.T, from string) {
 func (f *field) build(t *testing.T, work string, conf map[string]string, args ...string) (code int, said string) {
 	t.Helper()
 	args = append([]string{
-		f.bin, "build", "--unsigned", "--progress", "plain", "--sbom", "none",
+		f.bin, "build", "--unsigned", "--progress", "plain", "--sbom", "none", "--tag", "attack:1",
 		"--build-context", "base=oci:" + f.bases[conf["base"]], "--lock", filepath.Join(work, "waxseal.lock"), "--store", filepath.Join(f.dir, "store"),
 		"--build-arg", "HOST=" + f.host, "--build-arg", "PORT=" + f.canary.port, "--build-arg", "TOKEN=" + f.token,
 	}, slices.Concat(f.flags, args, []string{filepath.Join(work, "context")})...)
@@ -365,6 +375,7 @@ func (f *field) build(t *testing.T, work string, conf map[string]string, args ..
 		args = append([]string{"unshare", "--mount", "sh", "-c", `mount -t tmpfs -o size="$0" none "$1" && shift && exec "$@"`, size, cache}, args...)
 	}
 	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+	cmd.Dir = work
 	cmd.Env = append(os.Environ(), "HOME="+f.dir, "WAXSEAL_HOME="+filepath.Join(f.dir, "home"), "WAXSEAL_CACHE="+cache, "COSIGN_PASSWORD="+f.secret, "SECRET="+f.secret)
 	out, err := cmd.CombinedOutput()
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
@@ -478,7 +489,7 @@ func (f *field) checkRest(t *testing.T, conf map[string]string, work, out string
 		}
 	}
 	if path := conf["absent"]; path != "" {
-		img, err := taggedImage(filepath.Join(out, "image"), "")
+		img, err := taggedImage(filepath.Join(out, "image"), "1")
 		if err != nil {
 			t.Fatal(err)
 		}

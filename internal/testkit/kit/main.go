@@ -4,7 +4,7 @@
 //	kit registry FILE                           runs a registry until its standard input ends; its address is in FILE
 //	kit tamper LAYOUT PREDICATETYPE OLD NEW     changes evidence in a layout, as an attacker would
 //	kit summary                                 reads `go test -json`, prints what matters and what was skipped
-//	kit bench                                   measures waxseal against buildctl and cosign, and the gateway against none
+//	kit bench [start|builds|verify|inputs]      measures waxseal against buildctl and cosign, and the gateway against none
 package main
 
 import (
@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string) error {
 	case "summary":
 		return summarize(os.Stdin, os.Stdout, testkit.OnCI())
 	case "bench":
-		return runBench(ctx, os.Stdout)
+		return runBench(ctx, os.Stdout, args[1])
 	}
 	return errors.New("usage: kit base|registry|tamper|summary|bench ARGUMENTS")
 }
