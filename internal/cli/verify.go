@@ -138,12 +138,16 @@ Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 	flags.register(cmd, true)
 	output := outputFlag(cmd)
 	cmd.Flags().DurationVar(&deadline, "deadline", 0, "give up after `TIME`, as 30s, and say undecided (default: never)")
+	at := cmd.Flags().String("at", "", "judge as of `TIME`, as 2026-12-01 or 2026-12-01T12:00:00Z: what\nhas expired or come into effect by then (default: now)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkOutput(*output); err != nil {
 			return err
 		}
 		req, err := flags.request(s, args[0])
 		if err != nil {
+			return err
+		}
+		if req.At, err = parseMoment(*at); err != nil {
 			return err
 		}
 		ctx := cmd.Context()

@@ -1,0 +1,129 @@
+package gate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/policy"
+	"github.com/waxseal/waxseal/pkg/store"
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+// Try gives the verdict on the facts of a case, as Judge would on an image with
+// that configuration and that evidence, attached and well signed. Nothing is
+// fetched. The error is of the case, not of the facts.
+func (g Gate) Try(ctx context.Context, t *policy.Case) (*Verdict, error) {
+	now := g.now()
+	c := &check{
+		Request: Request{Reference: t.Image, Policy: t.Policy, At: t.At},
+		ref:     store.Reference{Kind: store.Registry, Place: t.Image}, name: t.Image,
+		trust: t.Policy.Trust(), trustedBy: TrustedByPolicy, at: now,
+	}
+	if !t.At.IsZero() {
+		c.at = t.At
+	}
+	c.rule, c.matched = t.Policy.For(c.name)
+	c.declared = c.rule.Level()
+	v := &Verdict{
+		Schema: VerdictSchema, Image: t.Image, Decision: Undecided, Declared: Levels{Build: c.declared}, TrustedBy: c.trustedBy,
+		Subject:   Subject{Requirements: []verify.Row{}, Evidence: []Evidence{}},
+		Platforms: []Subject{}, Reasons: []Reason{}, PolicyDigest: t.Policy.Digest(), TrustDigest: trustDigest(c),
+		DecidedAt: now.UTC().Truncate(time.Second), AsOf: t.At.UTC(),
+	}
+	f := &found{digest: attest.DigestOf([]byte(t.Image)), platform: t.Platform, evidence: []Evidence{}}
+	if err := contain(func() error { return c.try(ctx, t, f, v) }); err != nil {
+		v.undecided(err)
+	}
+	return v, nil
+}
+
+func (c *check) try(ctx context.Context, t *policy.Case, f *found, v *Verdict) error {
+	if t.Config != nil {
+		if err := f.configured(t.Config); err != nil {
+			return err
+		}
+	}
+	// What only the statements themselves tell: the digest of the image, and of
+	// the record of inputs.
+	fill := []string{"$DIGEST", f.digest.Hex()}
+	statement := func(e policy.CaseEvidence) (*attest.Statement, error) {
+		predicate := json.RawMessage(strings.NewReplacer(fill...).Replace(string(e.Predicate)))
+		return attest.NewStatement(e.Type, []attest.Subject{{Name: t.Image, Digest: map[string]string{"sha256": f.digest.Hex()}}}, predicate)
+	}
+	for _, e := range t.Evidence {
+		if policy.FactOf(e.Type) != policy.FactInputs {
+			continue
+		}
+		if st, err := statement(e); err == nil {
+			fill = append(fill, "$INPUTS", st.Digest().Hex())
+		}
+	}
+	for i, e := range t.Evidence {
+		st, err := statement(e)
+		if err != nil {
+			f.evidence = append(f.evidence, Evidence{Source: store.SourceFile, Code: verify.CodeUnreadable, Message: printable(err.Error())})
+			continue
+		}
+		piece := Evidence{Source: store.SourceFile, Where: fmt.Sprintf("evidence %d", i+1), Bundle: st.Digest(), PredicateType: printable(st.PredicateType)}
+		f.evidence = append(f.evidence, f.accept(piece, c, st, e.Signer))
+	}
+	subject, used, err := c.decide(ctx, f)
+	if err != nil {
+		return err
+	}
+	v.Subject, v.used = subject, [][]attest.Digest{used}
+	v.conclude(c)
+	return nil
+}
+
+// Differences says where a verdict is not what a case expects; none when it
+// is.
+func Differences(x policy.Expectation, v *Verdict) []string {
+	var out []string
+	if string(v.Decision) != x.Decision {
+		out = append(out, fmt.Sprintf("- decision: %s", x.Decision), fmt.Sprintf("+ decision: %s", v.Decision))
+	}
+	if x.Level != nil && *x.Level != v.Reached.Build {
+		out = append(out, fmt.Sprintf("- level: %d", *x.Level), fmt.Sprintf("+ level: %d", v.Reached.Build))
+	}
+	var reasons, warnings, waived []string
+	for _, r := range v.Reasons {
+		reasons = append(reasons, r.Code+": "+r.Message)
+	}
+	for _, r := range v.Warnings {
+		warnings = append(warnings, r.Code+": "+r.Message)
+	}
+	for _, w := range v.Waived {
+		waived = append(waived, fmt.Sprintf("%s%s%s: %s", w.Requirement, w.Rule, w.Vulnerability, w.Message))
+	}
+	out = append(out, compare("reason", x.Reasons, reasons)...)
+	out = append(out, compare("warning", x.Warnings, warnings)...)
+	return append(out, compare("waived", x.Waived, waived)...)
+}
+
+// compare pairs each text that is wanted with one that holds it. What is left
+// on either side is a difference.
+func compare(what string, want, got []string) []string {
+	var out []string
+	taken := make([]bool, len(got))
+next:
+	for _, w := range want {
+		for i, g := range got {
+			if !taken[i] && strings.Contains(g, w) {
+				taken[i] = true
+				continue next
+			}
+		}
+		out = append(out, fmt.Sprintf("- %s: %s", what, w))
+	}
+	for i, g := range got {
+		if !taken[i] {
+			out = append(out, fmt.Sprintf("+ %s: %s", what, g))
+		}
+	}
+	return out
+}

@@ -1,0 +1,282 @@
+package policy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+// CaseKind is the kind of a file with a test of a policy.
+const CaseKind = "PolicyTest"
+
+// Case is a test of a policy: facts, and the decision that they should lead
+// to. Package gate tries it.
+type Case struct {
+	Path     string
+	Name     string
+	Policy   *Policy
+	Image    string // the name, without tag and digest
+	Platform string
+	At       time.Time // zero: now
+	Config   json.RawMessage
+	Evidence []CaseEvidence
+	Expect   Expectation
+}
+
+// CaseEvidence is one statement, taken as signed by Signer.
+type CaseEvidence struct {
+	Type      string // predicate type
+	Signer    verify.Signer
+	Predicate json.RawMessage
+}
+
+// Expectation is what a case should lead to. Each text must be in one reason,
+// warning or waived demand, as "CODE: MESSAGE"; of reasons there may be no
+// more than those.
+type Expectation struct {
+	Decision string // "pass", "deny" or "undecided"
+	Level    *int   // the Build level reached
+	Reasons  []string
+	Warnings []string
+	Waived   []string
+}
+
+// IsCase reports whether a file looks like a test of a policy, and not like a
+// policy or something else.
+func IsCase(raw []byte) bool {
+	var head struct {
+		Kind string `yaml:"kind"`
+	}
+	return len(raw) <= attest.MaxPolicy && shallow(raw) == nil && yaml.Unmarshal(raw, &head) == nil && head.Kind == CaseKind
+}
+
+// LoadCase reads the case file at path, and what it names, relative to it.
+func LoadCase(path string) (*Case, error) {
+	raw, err := readFile(path, attest.MaxPolicy)
+	if err != nil {
+		return nil, fmt.Errorf("reading case %q: %w", path, err)
+	}
+	c, err := parseCase(raw, path)
+	if err != nil {
+		var at *lineError
+		if errors.As(err, &at) {
+			return nil, fmt.Errorf("reading case %s:%d: %w", path, at.line, err)
+		}
+		return nil, fmt.Errorf("reading case %q: %w", path, err)
+	}
+	return c, nil
+}
+
+func parseCase(raw []byte, path string) (*Case, error) {
+	if err := shallow(raw); err != nil {
+		return nil, err
+	}
+	dec := yaml.NewDecoder(strings.NewReader(string(raw)))
+	var doc, second yaml.Node
+	if err := dec.Decode(&doc); err != nil {
+		return nil, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
+		return nil, errors.New("more than one YAML document in the file")
+	}
+	nodes := 0
+	if err := plain(&doc, 0, &nodes); err != nil {
+		return nil, err
+	}
+	d := caseDecoder{decoder: decoder{opts: fileOptions(path)}, path: path}
+	d.out.Path = path
+	d.file(doc.Content[0])
+	if d.err != nil {
+		return nil, d.err
+	}
+	return &d.out, nil
+}
+
+type caseDecoder struct {
+	decoder
+	path string
+	out  Case
+}
+
+func (d *caseDecoder) beside(name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(filepath.Dir(d.path), name)
+}
+
+func (d *caseDecoder) file(n *yaml.Node) {
+	c := &d.out
+	d.object(n, "the case", []string{"apiVersion", "kind", "policy", "image", "facts", "expect"}, map[string]func(*yaml.Node){
+		"apiVersion": func(n *yaml.Node) {
+			if v := d.text(n, "apiVersion"); v != APIVersion {
+				d.fail(n, "apiVersion is %q, this version reads %q", clip(v), APIVersion)
+			}
+		},
+		"kind": func(n *yaml.Node) {
+			if v := d.text(n, "kind"); v != CaseKind {
+				d.fail(n, "kind is %q, not %q", clip(v), CaseKind)
+			}
+		},
+		"name": func(n *yaml.Node) { c.Name = d.line(n, "name") },
+		"policy": func(n *yaml.Node) {
+			name := d.text(n, "policy")
+			if d.err != nil {
+				return
+			}
+			p, err := Load(d.beside(name))
+			if err != nil {
+				d.fail(n, "%w", err)
+			}
+			c.Policy = p
+		},
+		"image":    func(n *yaml.Node) { c.Image = d.text(n, "image") },
+		"platform": func(n *yaml.Node) { c.Platform = d.text(n, "platform") },
+		"at":       func(n *yaml.Node) { c.At = d.moment(n, "at") },
+		"facts": func(n *yaml.Node) {
+			d.object(n, "facts", nil, map[string]func(*yaml.Node){
+				"config": func(n *yaml.Node) { c.Config = d.json(n) },
+				"evidence": func(n *yaml.Node) {
+					d.list(n, "facts.evidence", 100, d.evidence)
+				},
+			})
+		},
+		"expect": d.expect,
+	})
+}
+
+func (d *caseDecoder) evidence(n *yaml.Node) {
+	var e CaseEvidence
+	bodies := 0
+	d.object(n, "the evidence", []string{"type", "signer"}, map[string]func(*yaml.Node){
+		"type": func(n *yaml.Node) { e.Type = caseType(d.text(n, "type")) },
+		"signer": func(n *yaml.Node) {
+			name := d.text(n, "signer")
+			if d.err != nil {
+				return
+			}
+			raw, err := d.opts.ReadKey(name)
+			if err != nil {
+				d.fail(n, "reading the signer's key: %w", err)
+				return
+			}
+			key, err := verify.ParseKey(name, raw)
+			if err != nil {
+				d.fail(n, "%w", err)
+				return
+			}
+			e.Signer = verify.Signer{Key: key.ID(), Name: name}
+		},
+		"predicate": func(n *yaml.Node) { e.Predicate = d.json(n); bodies++ },
+		"file": func(n *yaml.Node) {
+			bodies++
+			raw, err := readFile(d.beside(d.text(n, "file")), attest.MaxSBOM)
+			if err != nil {
+				d.fail(n, "reading a predicate: %w", err)
+			}
+			e.Predicate = raw
+		},
+	})
+	if d.err == nil && bodies != 1 {
+		d.fail(n, `the evidence must have one of "predicate" and "file"`)
+	}
+	d.out.Evidence = append(d.out.Evidence, e)
+}
+
+// caseType is a predicate type by its short name, or itself.
+func caseType(s string) string {
+	switch Fact(s) {
+	case FactProvenance:
+		return attestations.ProvenanceV1
+	case FactScan:
+		return attestations.CosignVuln
+	case FactVEX:
+		return attestations.OpenVEX
+	case FactInputs:
+		return attestations.InputsV1
+	case FormatSPDX:
+		return attestations.SPDX
+	case FormatCycloneDX:
+		return attestations.CycloneDX
+	}
+	return s
+}
+
+func (d *caseDecoder) expect(n *yaml.Node) {
+	x := &d.out.Expect
+	texts := func(to *[]string, what string) func(*yaml.Node) {
+		return func(n *yaml.Node) {
+			d.list(n, what, 100, func(n *yaml.Node) { *to = append(*to, d.text(n, what)) })
+		}
+	}
+	d.object(n, "expect", []string{"decision"}, map[string]func(*yaml.Node){
+		"decision": func(n *yaml.Node) {
+			x.Decision = d.text(n, "expect.decision")
+			if d.err == nil && !slices.Contains([]string{"pass", "deny", "undecided"}, x.Decision) {
+				d.fail(n, "expect.decision %q: it is pass, deny or undecided", clip(x.Decision))
+			}
+		},
+		"level": func(n *yaml.Node) {
+			l := d.number(n, "expect.level", 0, verify.MaxLevel)
+			x.Level = &l
+		},
+		"reasons":  texts(&x.Reasons, "expect.reasons"),
+		"warnings": texts(&x.Warnings, "expect.warnings"),
+		"waived":   texts(&x.Waived, "expect.waived"),
+	})
+}
+
+// json is a YAML value as JSON, by the types that YAML's core schema gives it.
+// A date stays the text it is.
+func (d *caseDecoder) json(n *yaml.Node) json.RawMessage {
+	raw, err := json.Marshal(d.value(n))
+	if err != nil {
+		d.fail(n, "%w", err)
+	}
+	return raw
+}
+
+func (d *caseDecoder) value(n *yaml.Node) any {
+	switch n.Kind {
+	case yaml.MappingNode:
+		out := map[string]any{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			out[n.Content[i].Value] = d.value(n.Content[i+1])
+		}
+		return out
+	case yaml.SequenceNode:
+		out := []any{}
+		for _, c := range n.Content {
+			out = append(out, d.value(c))
+		}
+		return out
+	}
+	switch n.Tag {
+	case "!!null":
+		return nil
+	case "!!bool":
+		return strings.EqualFold(n.Value, "true")
+	case "!!int":
+		if v, err := strconv.ParseInt(n.Value, 0, 64); err == nil {
+			return v
+		}
+	case "!!float":
+		if v, err := strconv.ParseFloat(n.Value, 64); err == nil && !math.IsNaN(v) && !math.IsInf(v, 0) {
+			return v
+		}
+	}
+	return n.Value
+}

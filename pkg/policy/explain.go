@@ -1,0 +1,153 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+// Explain says in words, a sentence a line, whom the policy trusts and what it
+// demands of whom, as of a moment.
+func (p *Policy) Explain(at time.Time) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	for _, d := range p.extends {
+		line("It takes over all of the policy with digest %s.", d)
+	}
+	for _, l := range strings.Split(strings.TrimSpace(p.Summary()), "\n") {
+		if strings.HasPrefix(l, "trusts ") {
+			line("It %s.", l)
+		}
+	}
+	for _, k := range []Fact{FactSBOM, FactScan, FactVEX} {
+		for _, s := range p.speakers {
+			if s.ID == string(k) {
+				line("It believes %s from the attester %s.", k.plural(), verify.Short(s.Key))
+			}
+		}
+	}
+	line("It believes SBOMs and scans from the signers of its builders, and nobody else's.")
+	line("An image that no entry below matches is denied. All entries that match hold together.")
+	for _, i := range p.images {
+		line("")
+		line("Images %q:", i.match)
+		for _, s := range i.sentences(at) {
+			line("  - %s", s)
+		}
+	}
+	return b.String()
+}
+
+func (f Fact) plural() string {
+	return map[Fact]string{FactSBOM: "SBOMs", FactScan: "vulnerability scans", FactVEX: "OpenVEX, which can excuse from vulnerabilities,"}[f]
+}
+
+func (i image) sentences(at time.Time) []string {
+	var out []string
+	say := func(effective time.Time, format string, args ...any) {
+		s := fmt.Sprintf(format, args...)
+		if at.Before(effective) {
+			s += fmt.Sprintf(" (a warning until %s)", effective.UTC().Format(time.DateOnly))
+		}
+		out = append(out, s)
+	}
+	now := time.Time{}
+	if i.level > 0 {
+		say(now, "must carry SLSA Build L%d", i.level)
+	} else {
+		say(now, "need not carry any SLSA level")
+	}
+	if i.repository != "" {
+		tree := ", from a tree that is exactly a commit's"
+		if i.allowChanges {
+			tree = ""
+		}
+		say(now, "must be built from %q%s", i.repository, tree)
+	}
+	if len(i.buildTypes) > 0 {
+		say(now, "must have the build type %s", list(i.buildTypes))
+	}
+	for _, name := range keys(i.parameters) {
+		if a := i.parameters[name]; a.any {
+			say(now, "may have the build parameter %q set to anything", name)
+		} else {
+			say(now, "may have the build parameter %q set to %s", name, list(a.values))
+		}
+	}
+	if i.sbom {
+		since := now
+		if i.later() {
+			since = i.demands.packages.effective
+		}
+		formats := ""
+		if len(i.formats) > 0 {
+			formats = " (" + strings.Join(i.formats, " and ") + ")"
+		}
+		say(since, "must have a signed SBOM%s for every platform", formats)
+	}
+	if d := i.demands.packages; d != nil {
+		for _, p := range d.forbidden {
+			say(d.effective, "must not contain a package %q", p.text)
+		}
+		if l := d.licenses; l != nil {
+			if len(l.allow) > 0 {
+				say(d.effective, "must contain only packages with a licence of %s", list(l.allow))
+			}
+			if len(l.deny) > 0 {
+				say(d.effective, "must not contain a package with the licence %s", list(l.deny))
+			}
+			if l.allowUnknown {
+				say(d.effective, "may contain packages whose licence is not stated")
+			} else {
+				say(d.effective, "must not contain a package whose licence is not stated")
+			}
+		}
+	}
+	if v := i.vulns; v != nil {
+		age := ""
+		if v.maxAge > 0 {
+			age = ", not older than " + span(v.maxAge)
+		}
+		say(v.effective, "must have a signed vulnerability scan%s", age)
+		what := "vulnerabilities"
+		if v.fixableOnly {
+			what = "vulnerabilities that there is a fix for"
+		}
+		for _, s := range severities() {
+			if n, ok := v.limits[s]; ok {
+				say(v.effective, "must not have more than %d %s %s", n, s, what)
+			}
+			if d, ok := v.sla[s]; ok {
+				say(v.effective, "must not have %s %s known for longer than %s", s, what, span(d))
+			}
+		}
+	}
+	if h := i.demands.hardening; h != nil {
+		switch h.nonRoot {
+		case "numeric":
+			say(h.effective, "must set a user by a number that is not root's")
+		case "true":
+			say(h.effective, "must set a user that is not root")
+		}
+		if h.secrets != nil {
+			say(h.effective, "must have nothing that looks like a secret in variables, labels, commands and history")
+		}
+	}
+	for _, r := range i.demands.rules {
+		text := fmt.Sprintf("must fulfil the rule %q: %s", r.name, oneLine(r.text))
+		if r.message != "" {
+			text += " (" + r.message + ")"
+		}
+		say(r.effective, "%s", text)
+	}
+	for _, w := range i.demands.waivers {
+		state := "is excused from"
+		if w.Expired(at) {
+			state = "was excused, and is no more, from"
+		}
+		say(now, "%s %s until %s: %s (%s)", state, w.Name(), w.Expires.UTC().Format(time.RFC3339), w.Reason, w.Owner)
+	}
+	return out
+}
