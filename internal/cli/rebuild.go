@@ -304,18 +304,7 @@ func (f *rebuildFlags) text(r *rebuilt, image string) string {
 	if r.Build != nil {
 		f.buildText(line, r)
 	}
-	if len(r.Differences) > 0 {
-		b.WriteString("\nwhat differs\n")
-	}
-	for i, d := range r.Differences {
-		if i == maxShown {
-			break
-		}
-		b.WriteString(differenceText(d))
-	}
-	if n := len(r.Differences) - maxShown; n > 0 || r.MoreDifferences > 0 {
-		fmt.Fprintf(&b, "  and %d more (--output json lists up to %d)\n", max(n, 0)+r.MoreDifferences, attest.MaxDifferences)
-	}
+	f.differencesText(&b, r)
 	if len(r.Normalisers) > 0 {
 		b.WriteString("\nnormalisers\n")
 	}
@@ -326,6 +315,47 @@ func (f *rebuildFlags) text(r *rebuilt, image string) string {
 		fmt.Fprintf(&b, "\n%-10s%s\n", "next", next)
 	}
 	return b.String()
+}
+
+// differencesText lists what differs, what has one cause together.
+func (f *rebuildFlags) differencesText(b *strings.Builder, r *rebuilt) {
+	if len(r.Differences) == 0 {
+		return
+	}
+	b.WriteString("\nwhat differs\n")
+	const each = 3 // examples of one cause
+	type cause struct {
+		layer                    int
+		platform, kind, text, by string
+	}
+	causeOf := func(d attestations.RebuildDifference) cause {
+		return cause{d.Layer, d.Platform, d.Kind, d.Cause, strings.Join(d.Normalisers, ", ")}
+	}
+	count, shown, lines := map[cause]int{}, map[cause]int{}, 0
+	for _, d := range r.Differences {
+		count[causeOf(d)]++
+	}
+	for _, d := range r.Differences {
+		c := causeOf(d)
+		if shown[c] == each || lines == maxShown {
+			continue
+		}
+		shown[c]++
+		lines++
+		b.WriteString(differenceText(d))
+		if n := count[c] - each; shown[c] == each && n > 0 {
+			fmt.Fprintf(b, "  ... and %d more for which the same holds\n", n)
+		}
+	}
+	left := r.MoreDifferences
+	for c, n := range count {
+		if shown[c] < each {
+			left += n - shown[c]
+		}
+	}
+	if left > 0 {
+		fmt.Fprintf(b, "  and %d more (--output json lists up to %d)\n", left, attest.MaxDifferences)
+	}
 }
 
 func (f *rebuildFlags) buildText(line func(key, format string, args ...any), r *rebuilt) {
@@ -340,7 +370,7 @@ func (f *rebuildFlags) buildText(line func(key, format string, args ...any), r *
 	case !r.Signed:
 		line("signed", "no: give --sign-key FILE")
 	case len(r.Attached) > 0:
-		line("signed", "and attached, %d statements", len(r.Attached))
+		line("signed", "and attached: %s", strings.Join(r.Attached, ", "))
 	default:
 		line("signed", "and not attached")
 	}
@@ -384,15 +414,18 @@ func differenceText(d attestations.RebuildDifference) string {
 
 // next is what a reader can do about it.
 func (f *rebuildFlags) next(r *rebuilt, image string) string {
+	by := func(names ...string) bool {
+		return slices.ContainsFunc(r.Normalisers, func(n attestations.RebuildNormaliser) bool { return slices.Contains(names, n.Name) })
+	}
 	switch {
-	case r.Verdict == attestations.RebuildReproduced:
+	case r.Verdict == attestations.RebuildReproduced, r.Verdict == attestations.RebuildEquivalent && f.acceptEquivalent:
 		return ""
-	case r.Verdict == attestations.RebuildEquivalent && !f.acceptEquivalent:
-		return "--accept-equivalent takes this for enough; removing what differs in the Dockerfile makes it reproducible"
+	case by("file-times/v1", "config-times/v1"):
+		return "build with SOURCE_DATE_EPOCH set (or from a git checkout, which sets it): files and configuration then have its time"
 	case r.Verdict == attestations.RebuildEquivalent:
-		return ""
+		return "--accept-equivalent takes this for enough; or remove what differs in the step that writes it"
 	case f.out == "" && image != "":
-		return "--out DIR keeps the rebuilt image; remove logs, caches and times in the step that writes them, and build again"
+		return "--out DIR keeps the rebuilt image to look at; remove logs, caches and times in the step that writes them"
 	}
 	return "remove logs, caches and times in the step that writes them, and build again"
 }

@@ -354,6 +354,8 @@ func says(st *attest.Statement) string {
 		return printable(fmt.Sprintf("%s, %s", version, plural(n, "entry", "entries")))
 	case st.PredicateType == attestations.InputsV1:
 		return saysInputs(st)
+	case st.PredicateType == attestations.RebuildV1:
+		return saysRebuild(st)
 	case st.PredicateType == attestations.VSAV1:
 		var v attestations.VSA
 		if err := attest.UnmarshalStrict(st.Predicate, &v); err != nil {

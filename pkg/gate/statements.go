@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/store"
 )
@@ -100,4 +101,20 @@ func statementIn(raw []byte) *attest.Statement {
 		return st
 	}
 	return nil
+}
+
+// saysRebuild is what came of building an image again, in one line.
+func saysRebuild(st *attest.Statement) string {
+	var r attestations.Rebuild
+	if err := attest.UnmarshalStrict(st.Predicate, &r); err != nil {
+		return printable("the result of a rebuild that cannot be read: " + err.Error())
+	}
+	line := r.Verdict + " by " + r.Build.Builder
+	if n := len(r.Differences) + r.MoreDifferences; n > 0 {
+		line += ", " + plural(n, "difference", "differences")
+	}
+	if r.Build.Unverified {
+		line += ", from unverified evidence"
+	}
+	return printable(line)
 }
