@@ -5,7 +5,9 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 )
@@ -181,19 +183,20 @@ func (s *Step) Title() string {
 		name = string(r[:80]) + "…"
 	}
 	where := strings.TrimPrefix(strings.TrimRight(" "+s.Stage+" "+s.Platform, " "), " ")
-	title := strings.Trim(quoteUnlessPlain(name), `"`)
+	title := visible(name)
 	if where != "" {
-		title += " [" + strings.Trim(quoteUnlessPlain(where), `"`) + "]"
+		title += " [" + visible(where) + "]"
 	}
 	return title
 }
 
-// quoteUnlessPlain makes what would act on a terminal visible.
-func quoteUnlessPlain(s string) string {
-	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r >= 0x7f }) {
-		return fmt.Sprintf("%q", s)
+// visible shows what would act on a terminal or cannot be seen.
+func visible(s string) string {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return s
 	}
-	return s
+	quoted := strconv.Quote(s)
+	return quoted[1 : len(quoted)-1]
 }
 
 func (p stepPair) diff() []Change {
@@ -355,7 +358,7 @@ func packageChange(kind string, p pkg, format string) Change {
 
 func plainChange(key asked, b, a []Entry) Change {
 	c := Change{Kind: changed, Subject: key.shape}
-	what := key.method + " " + key.shape
+	what := word(key.method) + " " + key.shape
 	if key.rang != "" {
 		what += " (" + word(key.rang) + ")"
 	}

@@ -37,7 +37,7 @@ func (s *Store) Needs(files ...*File) ([]Need, error) {
 		}
 		for i := range f.Steps {
 			for _, e := range f.Steps[i].Entries {
-				n.add(e.Digest, e.Size, e.Method+" "+e.URI)
+				n.add(e.Digest, e.Size, word(e.Method)+" "+e.URI)
 			}
 		}
 	}

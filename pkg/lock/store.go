@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -238,6 +239,7 @@ type Writer struct {
 	small []byte
 	f     *os.File
 	sum   hash.Hash
+	aside *hasher // of a large blob: hashes beside the writing
 	size  int64
 	next  int64 // look at the free space again at this size
 	done  bool
@@ -264,6 +266,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		if err := w.spill(); err != nil {
 			return 0, err
 		}
+		w.aside = newHasher(w.sum)
 	}
 	if w.size+int64(len(p)) > w.next {
 		if err := w.s.room(int64(len(p))); err != nil {
@@ -272,7 +275,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		w.next = w.size + int64(len(p)) + spaceEvery
 	}
 	n, err := w.f.Write(p)
-	w.sum.Write(p[:n])
+	w.aside.write(p[:n])
 	w.size += int64(n)
 	if err != nil {
 		return n, w.s.clear(err)
@@ -297,8 +300,61 @@ func (w *Writer) spill() error {
 	return nil
 }
 
+// hasher feeds a hash from a goroutine of its own, so that a large body is
+// hashed while the next part of it is fetched.
+type hasher struct {
+	full, free chan []byte
+	done       chan struct{}
+}
+
+const (
+	hasherBuffer  = 128 << 10
+	hasherBuffers = 4
+)
+
+func newHasher(sum hash.Hash) *hasher {
+	h := &hasher{make(chan []byte, hasherBuffers), make(chan []byte, hasherBuffers), make(chan struct{})}
+	for range hasherBuffers {
+		h.free <- nil // made when it is needed
+	}
+	go func() {
+		defer close(h.done)
+		for b := range h.full {
+			sum.Write(b)
+			h.free <- b
+		}
+	}()
+	return h
+}
+
+func (h *hasher) write(p []byte) {
+	for part := range slices.Chunk(p, hasherBuffer) {
+		b := <-h.free
+		h.full <- append(b[:0], part...)
+	}
+}
+
+// wait returns when all that was written is hashed.
+func (h *hasher) wait() {
+	taken := make([][]byte, 0, hasherBuffers)
+	for range hasherBuffers {
+		taken = append(taken, <-h.free)
+	}
+	for _, b := range taken {
+		h.free <- b
+	}
+}
+
+func (h *hasher) end() {
+	close(h.full)
+	<-h.done
+}
+
 // Digest is of what was written so far.
 func (w *Writer) Digest() attest.Digest {
+	if w.aside != nil && !w.done {
+		w.aside.wait()
+	}
 	return attest.Digest("sha256:" + hex.EncodeToString(w.sum.Sum(nil)))
 }
 
@@ -334,6 +390,9 @@ func (w *Writer) Commit() (attest.Digest, error) {
 		}
 	}
 	w.done = true
+	if w.aside != nil {
+		w.aside.end()
+	}
 	name := w.f.Name()
 	if err := w.f.Close(); err != nil {
 		_ = os.Remove(name)
@@ -350,6 +409,9 @@ func (w *Writer) Abort() {
 	}
 	w.done = true
 	w.small = nil
+	if w.aside != nil {
+		w.aside.end()
+	}
 	if w.f != nil {
 		w.f.Close()
 		_ = os.Remove(w.f.Name())
