@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os/exec"
 	"strconv"
 	"testing"
 	"time"
@@ -83,4 +84,52 @@ func timeOf(b *testing.B, c *http.Client, u string, times int) time.Duration {
 		resp.Body.Close()
 	}
 	return time.Since(start)
+}
+
+// BenchmarkCurl does the same with a program that writes to the disk.
+func BenchmarkCurl(b *testing.B) {
+	needRoot(b)
+	large := make([]byte, 256<<20)
+	rand.Read(large)
+	w := newWorld(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(large)))
+		w.Write(large)
+	}))
+	for _, bb := range []struct{ name, scheme, flag string }{
+		{"http", "http", ""}, {"https1", "https", "--http1.1"}, {"https2", "https", ""},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			s := open(b, w.gateway(b, Options{Store: newStore(b)}), StepOptions{})
+			var td, tg time.Duration
+			for b.Loop() {
+				const script = "curl -sSfk -w '%{time_total}' -o out "
+				addr := w.http.Listener.Addr().String()
+				if bb.scheme == "https" {
+					addr = w.https.Listener.Addr().String()
+				}
+				start := time.Now()
+				cmd := exec.Command("sh", "-c", script+bb.flag+" --resolve files.test:"+port2(addr)+":127.0.0.1 "+bb.scheme+"://files.test:"+port2(addr)+"/")
+				cmd.Dir = b.TempDir()
+				if out, err := cmd.CombinedOutput(); err != nil {
+					b.Fatal(err, string(out))
+				}
+				td += time.Since(start)
+				start = time.Now()
+				out, err := runInside(b, s, script+bb.flag+" "+bb.scheme+"://files.test/")
+				if err != nil {
+					b.Fatal(err, out)
+				}
+				n, _ := strconv.ParseFloat(out, 64)
+				tg += time.Duration(n * 1e9)
+			}
+			b.ReportMetric(float64(tg)/float64(td), "x-direct")
+			b.ReportMetric(float64(td.Microseconds())/float64(b.N)/1000, "ms-direct")
+			b.ReportMetric(float64(tg.Microseconds())/float64(b.N)/1000, "ms-gateway")
+		})
+	}
+}
+
+func port2(addr string) string {
+	_, p, _ := net.SplitHostPort(addr)
+	return p
 }

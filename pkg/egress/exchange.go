@@ -360,7 +360,15 @@ func searchable(accept string) string {
 
 // ask sends the request to upstream. Cancelling is for the caller, who must.
 func (x *exchange) ask(ctx context.Context, body io.ReadCloser, length int64) (*http.Response, error) {
-	resp, err := x.s.up.RoundTrip(x.outgoing(ctx, body, length))
+	t := x.s.http1
+	if x.r.ProtoMajor == 2 {
+		t = x.s.http2
+	}
+	out := x.outgoing(ctx, body, length)
+	resp, err := t.RoundTrip(out)
+	if err != nil && t == x.s.http1 && length == 0 && strings.Contains(err.Error(), "no application protocol") {
+		resp, err = x.s.http2.RoundTrip(out) // an upstream of HTTP/2 alone
+	}
 	if err != nil {
 		return nil, err
 	}

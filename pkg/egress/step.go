@@ -49,7 +49,8 @@ type Step struct {
 	needles *needles
 	book    *lock.Book // nil but in locked and offline
 	hosts   map[string]netip.Addr
-	up      *http.Transport
+	http1   *http.Transport
+	http2   *http.Transport
 
 	ns    *namespace // nil with Fetch
 	watch *watch
@@ -79,7 +80,7 @@ func (g *Gateway) Open(ctx context.Context, opts StepOptions) (*Step, error) {
 	s := &Step{
 		g: g, opts: opts, started: time.Now().UTC(),
 		names: newNames(), needles: newNeedles(opts.Secrets), hosts: map[string]netip.Addr{},
-		up: g.up.transport, slots: make(chan struct{}, maxConns), conns: map[net.Conn]bool{},
+		http1: g.up.http1, http2: g.up.http2, slots: make(chan struct{}, maxConns), conns: map[net.Conn]bool{},
 	}
 	// The step outlives the call that opens it; Close ends it.
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -92,7 +93,7 @@ func (g *Gateway) Open(ctx context.Context, opts StepOptions) (*Step, error) {
 		}
 	}
 	if len(s.hosts) > 0 {
-		s.up = g.up.newTransport(s.hosts)
+		s.http1, s.http2 = g.up.newTransport(s.hosts, false), g.up.newTransport(s.hosts, true)
 	}
 	if g.mode == attestations.InputsLocked || g.mode == attestations.InputsOffline {
 		s.book = g.opts.Lock.Book(opts.Name, opts.Stage, opts.Platform)
@@ -306,7 +307,8 @@ func (s *Step) close() {
 		s.rec.gap("overflow", "an exchange had not ended %s after the step", closeTimeout)
 	}
 	if len(s.hosts) > 0 {
-		s.up.CloseIdleConnections()
+		s.http1.CloseIdleConnections()
+		s.http2.CloseIdleConnections()
 	}
 	if s.watch != nil {
 		if lost := s.watch.end(s.seePacket); lost > 0 {

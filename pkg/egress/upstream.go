@@ -23,8 +23,9 @@ const bufferSize = 256 << 10
 type upstream struct {
 	opts      Options
 	upstreams map[string]string // cleaned
-	transport *http.Transport
-	proxies   sync.Map // "host:port" of the company's proxies: they may be anywhere
+	http1     *http.Transport   // for requests that came by HTTP/1
+	http2     *http.Transport   // for those that came by HTTP/2
+	proxies   sync.Map          // "host:port" of the company's proxies: they may be anywhere
 	own       []netip.Addr
 }
 
@@ -68,12 +69,17 @@ func newUpstream(opts Options) (*upstream, error) {
 			}
 		}
 	}
-	u.transport = u.newTransport(nil)
+	u.http1, u.http2 = u.newTransport(nil, false), u.newTransport(nil, true)
 	return u, nil
 }
 
-// newTransport makes a transport; hosts are a step's own names.
-func (u *upstream) newTransport(hosts map[string]netip.Addr) *http.Transport {
+// newTransport makes a transport; hosts are a step's own names. HTTP/1 is all
+// that is offered to upstream unless the step came by HTTP/2: it costs half.
+func (u *upstream) newTransport(hosts map[string]netip.Addr, h2 bool) *http.Transport {
+	protos := []string{"http/1.1"}
+	if h2 {
+		protos = nil // net/http fills in both
+	}
 	return &http.Transport{
 		Proxy: func(r *http.Request) (*url.URL, error) { return u.proxyFor(r) },
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -81,9 +87,9 @@ func (u *upstream) newTransport(hosts map[string]netip.Addr) *http.Transport {
 		},
 		TLSClientConfig: &tls.Config{
 			RootCAs: u.opts.Roots, MinVersion: tls.VersionTLS12,
-			ClientSessionCache: tls.NewLRUClientSessionCache(512),
+			ClientSessionCache: tls.NewLRUClientSessionCache(512), NextProtos: protos,
 		},
-		ForceAttemptHTTP2:      true,
+		ForceAttemptHTTP2:      h2,
 		DisableCompression:     true,
 		MaxIdleConns:           1024,
 		MaxIdleConnsPerHost:    256,
@@ -96,7 +102,10 @@ func (u *upstream) newTransport(hosts map[string]netip.Addr) *http.Transport {
 	}
 }
 
-func (u *upstream) close() { u.transport.CloseIdleConnections() }
+func (u *upstream) close() {
+	u.http1.CloseIdleConnections()
+	u.http2.CloseIdleConnections()
+}
 
 // mapped returns the address that stands for a host by --upstream.
 func (u *upstream) mapped(host string, port int) (string, bool) {
