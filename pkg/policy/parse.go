@@ -252,7 +252,7 @@ func (d *decoder) builder(n *yaml.Node) {
 				d.fail(n, "builder id %q is not a URI", clip(b.id))
 			}
 		},
-		"signer":   func(n *yaml.Node) { b.key = d.signer(n) },
+		"signer":   func(n *yaml.Node) { b.signer = d.signer(n) },
 		"maxLevel": func(n *yaml.Node) { b.maxLevel = d.number(n, "maxLevel", 1, verify.MaxLevel) },
 	})
 	if d.err != nil {
@@ -263,50 +263,13 @@ func (d *decoder) builder(n *yaml.Node) {
 		return
 	}
 	for _, other := range d.out.builders {
-		if other.id == b.id && other.key.ID() == b.key.ID() {
+		if other.id == b.id && other.signer.line() == b.signer.line() {
 			d.fail(n, "builder %q with this signer stands twice", clip(b.id))
 			return
 		}
 	}
 	d.out.builders = append(d.out.builders, b)
-	if !slices.ContainsFunc(d.out.keys, func(k verify.Key) bool { return k.ID() == b.key.ID() }) {
-		d.out.keys = append(d.out.keys, b.key)
-	}
-}
-
-func (d *decoder) signer(n *yaml.Node) (key verify.Key) {
-	read := func(n *yaml.Node, name string, raw []byte, err error) {
-		if err != nil {
-			d.fail(n, "reading the signer's key: %w", err)
-			return
-		}
-		if key, err = verify.ParseKey(name, raw); err != nil {
-			d.fail(n, "%w", err)
-		}
-	}
-	d.object(n, "the signer", nil, map[string]func(*yaml.Node){
-		"key": func(n *yaml.Node) {
-			name := d.text(n, "key")
-			if d.err != nil {
-				return
-			}
-			if d.opts.ReadKey == nil {
-				d.fail(n, "key %q is a file, and this policy has no folder to look in; use pem", clip(name))
-				return
-			}
-			raw, err := d.opts.ReadKey(name)
-			read(n, name, raw, err)
-		},
-		"pem": func(n *yaml.Node) {
-			if raw := d.text(n, "pem"); d.err == nil {
-				read(n, fmt.Sprintf("line %d", n.Line), []byte(raw), nil)
-			}
-		},
-	})
-	if d.err == nil && len(n.Content) != 2 {
-		d.fail(n, `the signer must have one of "key" and "pem"`)
-	}
-	return key
+	d.out.signers.add(b.signer)
 }
 
 func (d *decoder) image(n *yaml.Node) {

@@ -81,9 +81,9 @@ func (d *decoder) extends(n *yaml.Node) {
 // nothing of the build.
 func (d *decoder) attester(n *yaml.Node) {
 	var kinds []Fact
-	var key verify.Key
+	var by signer
 	d.object(n, "the attester", []string{"signer", "for"}, map[string]func(*yaml.Node){
-		"signer": func(n *yaml.Node) { key = d.signer(n) },
+		"signer": func(n *yaml.Node) { by = d.signer(n) },
 		"for": func(n *yaml.Node) {
 			d.list(n, "attester.for", 3, func(n *yaml.Node) {
 				k := Fact(d.text(n, "an entry of for"))
@@ -98,11 +98,9 @@ func (d *decoder) attester(n *yaml.Node) {
 		return
 	}
 	for _, k := range kinds {
-		d.out.speakers = append(d.out.speakers, verify.Builder{ID: string(k), Key: key.ID(), MaxLevel: 1})
+		d.out.speakers = append(d.out.speakers, by.builder(string(k), 1))
 	}
-	if !slices.ContainsFunc(d.out.keys, func(k verify.Key) bool { return k.ID() == key.ID() }) {
-		d.out.keys = append(d.out.keys, key)
-	}
+	d.out.signers.add(by)
 }
 
 // settle checks what only the whole policy shows.
@@ -118,6 +116,7 @@ func (d *decoder) settle(n *yaml.Node) {
 	case len(d.out.images) > maxImages || len(d.out.builders) > maxBuilders:
 		d.fail(n, "with what it extends, more than %d images or %d builders", maxImages, maxBuilders)
 	}
+	d.anchors(n)
 	texts := map[string]string{}
 	for _, i := range d.out.images {
 		for _, r := range i.rules {
@@ -364,11 +363,7 @@ func (p *Policy) adopt(base *Policy) {
 	p.builders = append(p.builders, base.builders...)
 	p.images = append(p.images, base.images...)
 	p.speakers = append(p.speakers, base.speakers...)
-	for _, k := range base.keys {
-		if !slices.ContainsFunc(p.keys, func(o verify.Key) bool { return o.ID() == k.ID() }) {
-			p.keys = append(p.keys, k)
-		}
-	}
+	p.signers.add(base.signers.all...)
 }
 
 // Extends lists the digests of the policies that this one extends, the nearest

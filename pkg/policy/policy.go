@@ -37,7 +37,7 @@ func Schema() []byte { return slices.Clone(schema) }
 type Policy struct {
 	builders []builder
 	images   []image
-	keys     []verify.Key
+	signers  signers
 	digest   attest.Digest
 	// speakers says whose word counts for which kind of evidence: Builder.ID
 	// is the Fact.
@@ -48,7 +48,7 @@ type Policy struct {
 
 type builder struct {
 	id       string
-	key      verify.Key
+	signer   signer
 	maxLevel int
 }
 
@@ -75,8 +75,8 @@ type allowed struct {
 type ParseOptions struct {
 	// Name is what messages call the policy; default "policy".
 	Name string
-	// ReadKey returns the bytes of a signer's key file, as the policy names
-	// it. Nil: a policy that names a file is refused.
+	// ReadKey returns the bytes of a signer's key, trusted root or CA file, as
+	// the policy names it. Nil: a policy that names a file is refused.
 	ReadKey func(name string) ([]byte, error)
 	// ReadPolicy returns the bytes of the policy that this one extends, as it
 	// names it, and how to read that one. Nil: a policy that extends another
@@ -110,7 +110,7 @@ func fileOptions(path string) ParseOptions {
 	}
 	return ParseOptions{
 		Name:    path,
-		ReadKey: func(name string) ([]byte, error) { return readFile(beside(name), attest.MaxKey) },
+		ReadKey: func(name string) ([]byte, error) { return readFile(beside(name), attest.MaxTrustedRoot) },
 		ReadPolicy: func(name string) ([]byte, ParseOptions, error) {
 			raw, err := readFile(beside(name), attest.MaxPolicy)
 			return raw, fileOptions(beside(name)), err
@@ -149,9 +149,9 @@ func (p *Policy) Path() string { return p.path }
 
 // Trust is the policy's roots of trust.
 func (p *Policy) Trust() verify.Trust {
-	t := verify.Trust{Keys: slices.Clone(p.keys), Builders: []verify.Builder{}}
+	t := p.signers.trust()
 	for _, b := range p.builders {
-		t.Builders = append(t.Builders, verify.Builder{ID: b.id, Key: b.key.ID(), MaxLevel: b.maxLevel})
+		t.Builders = append(t.Builders, b.signer.builder(b.id, b.maxLevel))
 	}
 	return t
 }
@@ -322,7 +322,7 @@ func list(values []string) string {
 func (p *Policy) Summary() string {
 	var b strings.Builder
 	for _, d := range p.builders {
-		fmt.Fprintf(&b, "trusts %q, signed by %q (%s), up to Build L%d\n", d.id, d.key.Name(), verify.Short(d.key.ID()), d.maxLevel)
+		fmt.Fprintf(&b, "trusts %q, signed by %s, up to Build L%d\n", d.id, d.signer, d.maxLevel)
 	}
 	for _, i := range p.images {
 		fmt.Fprintf(&b, "expects of %q: Build L%d", i.match, i.level)

@@ -53,8 +53,10 @@ type (
 		Packages []Package `json:"packages"`
 	}
 	signerVar struct {
-		Key  string `json:"key"`
-		Name string `json:"name"`
+		Key    string `json:"key"`
+		Name   string `json:"name"`
+		Issuer string `json:"issuer"`
+		SAN    string `json:"san"`
 	}
 	inputsVar struct {
 		Mode       string       `json:"mode"`
@@ -213,7 +215,7 @@ func (f Facts) variables() map[string]any {
 		out["provenance"] = *f.Provenance
 	}
 	if f.Signer != nil {
-		out["signer"] = signerVar{Key: string(f.Signer.Key), Name: f.Signer.Name}
+		out["signer"] = signerVar{Key: string(f.Signer.Key), Name: f.Signer.Name, Issuer: f.Signer.Issuer, SAN: f.Signer.SAN}
 	}
 	if f.Inputs != nil {
 		out["inputs"] = inputsOf(f.Inputs)

@@ -1,0 +1,220 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+// signer is who signs: the holder of a key, or of a certificate that was issued
+// to an identity.
+type signer struct {
+	key      verify.Key
+	identity *verify.Identity
+	root     *verify.Root // what the certificate must lead to; nil: any root given
+	ca       *verify.CA   // or this; then root only proves the time
+}
+
+// builder is the signer as a root of trust.
+func (s signer) builder(id string, maxLevel int) verify.Builder {
+	if s.identity != nil {
+		return verify.Builder{ID: id, Identity: s.identity, MaxLevel: maxLevel}
+	}
+	return verify.Builder{ID: id, Key: s.key.ID(), Window: s.key.Window(), MaxLevel: maxLevel}
+}
+
+// line is all of the signer that a decision depends on.
+func (s signer) line() string {
+	t := verify.Trust{Builders: []verify.Builder{s.builder("", 1)}}
+	return t.Lines()[0]
+}
+
+func (s signer) String() string {
+	switch {
+	case s.ca != nil:
+		return fmt.Sprintf("%s under the CA %q", s.identity, s.ca.Name())
+	case s.root != nil:
+		return fmt.Sprintf("%s under %q", s.identity, s.root.Name())
+	case s.identity != nil:
+		return fmt.Sprintf("%s under a root that is given with it", s.identity)
+	}
+	return fmt.Sprintf("%q (%s)%s", s.key.Name(), verify.Short(s.key.ID()), s.key.Window())
+}
+
+// signers is everybody whose signatures count somewhere in the policy.
+type signers struct{ all []signer }
+
+func (s *signers) add(more ...signer) {
+	for _, n := range more {
+		if !slices.ContainsFunc(s.all, func(o signer) bool { return o.line() == n.line() }) {
+			s.all = append(s.all, n)
+		}
+	}
+}
+
+// trust is verify's view of the signers.
+func (s signers) trust() verify.Trust {
+	t := verify.Trust{Builders: []verify.Builder{}}
+	for _, one := range s.all {
+		if one.identity == nil {
+			t.Keys = append(t.Keys, one.key)
+			continue
+		}
+		t.Identities = append(t.Identities, *one.identity)
+		if one.root != nil && !slices.ContainsFunc(t.Roots, func(r *verify.Root) bool { return r.ID() == one.root.ID() }) {
+			t.Roots = append(t.Roots, one.root)
+		}
+		if one.ca != nil && !slices.ContainsFunc(t.CAs, func(c *verify.CA) bool { return c.ID() == one.ca.ID() }) {
+			t.CAs = append(t.CAs, one.ca)
+		}
+	}
+	return t
+}
+
+// signer reads {key: FILE}, {pem: TEXT}, {issuer: URL, san: PATTERN, root: FILE}
+// or {ca: FILE, san: PATTERN, root: FILE}, each with from and until.
+func (d *decoder) signer(n *yaml.Node) signer {
+	var s signer
+	var keys int
+	var window verify.Window
+	o := verify.IdentityOptions{}
+	san, ca := false, []byte(nil)
+	var caName string
+	d.object(n, "the signer", nil, map[string]func(*yaml.Node){
+		"key": func(n *yaml.Node) {
+			keys++
+			if name, raw := d.file(n, "key"); d.err == nil {
+				s.key = d.key(n, name, raw)
+			}
+		},
+		"pem": func(n *yaml.Node) {
+			keys++
+			if raw := d.text(n, "pem"); d.err == nil {
+				s.key = d.key(n, fmt.Sprintf("line %d", n.Line), []byte(raw))
+			}
+		},
+		"issuer": func(n *yaml.Node) { o.Issuer = d.text(n, "signer.issuer") },
+		"san": func(n *yaml.Node) {
+			san = true
+			o.Pattern = d.text(n, "signer.san")
+		},
+		"root": func(n *yaml.Node) { s.root = d.root(n) },
+		"ca":   func(n *yaml.Node) { caName, ca = d.file(n, "ca") },
+		"from": func(n *yaml.Node) { window.From = d.moment(n, "signer.from") },
+		"until": func(n *yaml.Node) {
+			window.Until = d.moment(n, "signer.until")
+		},
+	})
+	if d.err != nil {
+		return s
+	}
+	certificate := san || o.Issuer != "" || s.root != nil || ca != nil
+	switch {
+	case keys+boolean(certificate) != 1:
+		d.fail(n, `the signer must have one of "key", "pem" and "san"`)
+	case certificate && !san:
+		d.fail(n, `the signer has no "san"`)
+	case !window.From.IsZero() && !window.Until.IsZero() && !window.From.Before(window.Until):
+		d.fail(n, "the signer's window ends before it begins")
+	case !certificate:
+		s.key = s.key.During(window)
+		return s
+	}
+	if d.err == nil && ca != nil {
+		var err error
+		if s.ca, err = verify.ParseCA(caName, ca, nil); err != nil {
+			d.fail(n, "%w", err)
+			return s
+		}
+		o.Anchor, o.AnchorIsCA = s.ca.ID(), true
+	} else if s.root != nil {
+		o.Anchor = s.root.ID()
+	}
+	if d.err != nil {
+		return s
+	}
+	o.Window = window
+	id, err := verify.NewIdentity(o)
+	if err != nil {
+		d.fail(n, "the signer: %w", err)
+	}
+	s.identity = &id
+	return s
+}
+
+// anchors refuses a policy some of whose identities say where they come from:
+// the root of one would vouch for the names of the others.
+func (d *decoder) anchors(n *yaml.Node) {
+	var with, without *signer
+	for i, s := range d.out.signers.all {
+		switch {
+		case s.identity == nil:
+		case s.root != nil || s.ca != nil:
+			with = &d.out.signers.all[i]
+		default:
+			without = &d.out.signers.all[i]
+		}
+	}
+	if with != nil && without != nil {
+		d.fail(n, `signer %s names no "root", and others do: whoever runs theirs could issue certificates in its name`, without.identity)
+	}
+}
+
+func boolean(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (d *decoder) key(n *yaml.Node, name string, raw []byte) verify.Key {
+	k, err := verify.ParseKey(name, raw)
+	if err != nil {
+		d.fail(n, "%w", err)
+	}
+	return k
+}
+
+// root reads a trusted root, once for all signers that name it: it remembers
+// what it has proved.
+func (d *decoder) root(n *yaml.Node) *verify.Root {
+	name, raw := d.file(n, "root")
+	if d.err != nil {
+		return nil
+	}
+	id := attest.DigestOf(raw)
+	for _, s := range d.out.signers.all {
+		if s.root != nil && s.root.ID() == id {
+			return s.root
+		}
+	}
+	r, err := verify.ParseRoot(name, raw)
+	if err != nil {
+		d.fail(n, "%w", err)
+	}
+	return r
+}
+
+// file reads a file that the policy names.
+func (d *decoder) file(n *yaml.Node, what string) (string, []byte) {
+	name := d.text(n, what)
+	if d.err != nil {
+		return "", nil
+	}
+	if d.opts.ReadKey == nil {
+		d.fail(n, "%s %q is a file, and this policy has no folder to look in; use pem", what, clip(name))
+		return "", nil
+	}
+	raw, err := d.opts.ReadKey(name)
+	if err != nil {
+		d.fail(n, "reading the signer's %s: %w", what, err)
+	}
+	if raw == nil {
+		raw = []byte{}
+	}
+	return name, raw
+}
