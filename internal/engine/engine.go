@@ -117,6 +117,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err := ownTemporary(cfg.Root); err != nil {
 		return svc.fail(ctx, explain(cfg.Root, err))
 	}
+	go func() { _, _ = rec.watch() }() // beside the rest of the start
 	c, err := newController(ctx, cfg, sboms, rec)
 	if err != nil {
 		return svc.fail(ctx, explain(cfg.Root, err))

@@ -83,7 +83,7 @@ func newRecorder(cfg Config, plan InputsPlan) *recorder {
 	r := &recorder{
 		plan:    plan,
 		lineage: newLineage(cfg.Root),
-		watch:   startWatch(plan, cfg.Version),
+		watch:   lazyWatch(plan, cfg.Version),
 		limits:  lazyLimits(),
 		caches:  cacheMounts{active: map[string][]*stepRun{}},
 		ids:     stepIDs{},

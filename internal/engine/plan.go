@@ -132,12 +132,10 @@ func newWatch(p InputsPlan, version string) (*watch, error) {
 	return w, err
 }
 
-// startWatch makes the gateway beside the rest of the start. What goes wrong
-// is the answer to the first build.
-func startWatch(p InputsPlan, version string) func() (*watch, error) {
-	f := sync.OnceValues(func() (*watch, error) { return newWatch(p, version) })
-	go func() { _, _ = f() }()
-	return f
+// lazyWatch makes the gateway when it is first asked for. What goes wrong is
+// the answer to the first build.
+func lazyWatch(p InputsPlan, version string) func() (*watch, error) {
+	return sync.OnceValues(func() (*watch, error) { return newWatch(p, version) })
 }
 
 // openPlan reads the plan that waxseal hands over.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/identity"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/internal/testkit"
@@ -490,6 +492,16 @@ func TestRecordLockedOffline(t *testing.T) {
 	if got := lockOf(t, plan.Store, off); string(got) != string(locked.Inputs.Lock) {
 		t.Errorf("offline the lock is\n%s\nand was\n%s", got, locked.Inputs.Lock)
 	}
+	t.Run("network cut", func(t *testing.T) {
+		// The engine inherits the network of the thread that starts it; the
+		// thread ends with this goroutine.
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Fatal(err)
+		}
+		offline.CacheDir = t.TempDir()
+		wantSteps(t, "offline without any network", recordedSteps(t, offline, b), "RUN wget -O /a http://files.test/a recorded")
+	})
 }
 
 // gitServer serves a repository with one commit over HTTP.

@@ -88,7 +88,7 @@ type buildOf struct {
 	status     func(*client.SolveStatus)
 }
 
-func (b buildOf) solve(ctx context.Context, t *testing.T, c *client.Client) (*client.SolveResponse, error) {
+func (b buildOf) solve(ctx context.Context, t testing.TB, c *client.Client) (*client.SolveResponse, error) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(b.dockerfile), 0o644); err != nil {
@@ -139,7 +139,7 @@ func (b buildOf) solve(ctx context.Context, t *testing.T, c *client.Client) (*cl
 	return resp, err
 }
 
-func layoutStore(t *testing.T, dir string) (content.Store, string) {
+func layoutStore(t testing.TB, dir string) (content.Store, string) {
 	t.Helper()
 	store, err := local.NewStore(dir)
 	if err != nil {
