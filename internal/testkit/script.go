@@ -26,7 +26,8 @@ import (
 //
 //	code N COMMAND...                     runs COMMAND, which must exit with N
 //	registry VAR [noreferrers|distribution]   starts a registry; VAR is its host:port
-//	serve VAR DIR                         a web server over DIR and the git repositories in it
+//	serve VAR DIR [outside]               a web server over DIR and the git repositories in it, on loopback
+//	                                      or on an address that others can reach
 //	upstream VAR DIR NAME...              servers with TLS for those names over DIR, see Upstream; VAR is flags
 //	machine                               the variables by which this machine reaches its package registries
 //	change VAR PATH TEXT                  a path of an upstream has another body from now on

@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,21 +15,41 @@ import (
 // cmdServe starts a web server over a folder: files as they are, and git
 // repositories (names that end in .git) through git's own HTTP program.
 func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, len(args) == 2 && !neg, "serve VAR DIR")
+	usage(ts, (len(args) == 2 || len(args) == 3 && args[2] == "outside") && !neg, "serve VAR DIR [outside]")
 	dir := ts.MkAbs(args[1])
 	libexec, err := exec.Command("git", "--exec-path").Output()
 	ts.Check(err)
 	backend := gitBackend(strings.TrimSpace(string(libexec)), dir)
 	files := http.FileServer(http.Dir(dir))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.URL.Path, ".git/") {
 			backend.ServeHTTP(w, r)
 			return
 		}
 		files.ServeHTTP(w, r)
 	}))
+	if len(args) == 3 {
+		server.Listener.Close()
+		server.Listener, err = net.Listen("tcp", net.JoinHostPort(outside(ts), "0"))
+		ts.Check(err)
+	}
+	server.Start()
 	ts.Defer(server.Close)
 	ts.Setenv(args[0], server.URL)
+}
+
+// outside is an address of this machine that is not its loopback, which some
+// programs refuse to go to.
+func outside(ts *testscript.TestScript) string {
+	all, err := net.InterfaceAddrs()
+	ts.Check(err)
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
+			return n.IP.String()
+		}
+	}
+	ts.Fatalf("this machine has no address but its loopback's")
+	return ""
 }
 
 type upstreamsKey struct{}

@@ -92,6 +92,8 @@ const (
 	signFormat  = `exec format error`
 	signParse   = `dockerfile parse error|unknown instruction`
 	signHost    = `network\.host`
+
+	signInsecure = `security\.insecure`
 )
 
 // waysOut pairs each sign with the way out.
@@ -105,6 +107,7 @@ func waysOut() [][2]string {
 		{signCopy, "is the file in the context, and not left out by .dockerignore?"},
 		{signFormat, "steps for another platform need its emulator: apt-get install qemu-user-static binfmt-support"},
 		{signParse, "the reference is https://docs.docker.com/reference/dockerfile/"},
-		{signHost, "allow it for the whole build with --network=host"},
+		{signHost, "allow it with --allow network.host, or give the host's network to all steps with --network=host; it is a gap in the record"},
+		{signInsecure, "allow it with --allow security.insecure; it is a gap in the record"},
 	}
 }
