@@ -13,7 +13,6 @@ import (
 	"github.com/moby/buildkit/util/purl"
 	"github.com/moby/buildkit/worker/base"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/package-url/packageurl-go"
 )
 
 // watchedSource notes what the results of a source are, so that the cache can
@@ -76,7 +75,7 @@ func (r *recorder) watchSources(w *base.Worker) error {
 
 // imageURI names a base image as BuildKit's provenance does.
 func imageURI(ref string, p *ocispecs.Platform) string {
-	uri, err := purl.RefToPURL(packageurl.TypeDocker, ref, p)
+	uri, err := purl.RefToPURL("docker", ref, p)
 	if err != nil {
 		return "docker-image://" + ref
 	}

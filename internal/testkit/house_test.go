@@ -81,7 +81,7 @@ var guests = map[string]string{
 	"github.com/containerd/containerd/v2/core/content": "internal/engine pkg/build",
 	"github.com/containerd/errdefs":                    "internal/engine pkg/build pkg/store",
 	"github.com/containerd/platforms":                  "internal/engine pkg/build",
-	"github.com/distribution/reference":                "pkg/build",
+	"github.com/distribution/reference":                "internal/engine pkg/build",
 	"github.com/docker/cli/cli/config":                 "pkg/build",
 	"github.com/docker/go-units":                       "pkg/build",
 	"github.com/klauspost/compress":                    "internal/engine pkg/build",
