@@ -618,6 +618,9 @@ func (r *run) deliver(ctx context.Context, in *inputs, b *built, s *sealed) (*Re
 		layout: r.layout, link: r.staging, root: res.Digest, content: s.content, evidence: s.evidence,
 		opts: store.Options{Insecure: r.req.Seal.Insecure},
 	}
+	if r.req.Inputs.Push {
+		p.beside = func(ctx context.Context, dst store.Writable) error { return r.intake.push(ctx, dst, s, r.notes) }
+	}
 	if r.out != nil {
 		step := r.shown.begin("[waxseal] write " + r.req.Seal.Out)
 		if err := step.end(r.writeOut(ctx, p, in, s, res)); err != nil {

@@ -301,6 +301,37 @@ func (t *intake) writeLock(n *notes) bool {
 	return true
 }
 
+// push puts the bytes that a replay needs beside the manifests of an image in
+// a registry.
+func (t *intake) push(ctx context.Context, dst store.Writable, s *sealed, n *notes) error {
+	for i, x := range s.taken {
+		found, err := needs(t.store, x.record)
+		if err != nil {
+			return err
+		}
+		if k := len(found.missing); k > 0 {
+			n.add("%s of %s are not in the store and were not pushed, %s first: another machine cannot rebuild the image from there", count(k, "input"), x.platform, found.missing[0].What)
+		}
+		var blobs []store.InputBlob
+		for _, d := range found.there {
+			b, err := t.store.Open(d)
+			if err != nil {
+				return fmt.Errorf("pushing inputs: %w", err)
+			}
+			blobs = append(blobs, store.InputBlob{Digest: d, Size: b.Size, Open: func() (io.ReadCloser, error) { return t.store.Open(d) }})
+			b.Close()
+		}
+		_, subject, err := dst.Manifest(ctx, s.platforms[i].Digest)
+		if err != nil {
+			return err
+		}
+		if _, err := store.AttachInputs(ctx, dst, subject, blobs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // keep puts what the build is given from this machine into the store: the
 // Dockerfile, packed contexts, images of layouts.
 func (in *inputs) keep(ctx context.Context, st *lock.Store) error {

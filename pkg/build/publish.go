@@ -123,6 +123,7 @@ type publisher struct {
 	content  []ocispec.Descriptor
 	evidence []evidence
 	opts     store.Options
+	beside   func(context.Context, store.Writable) error // puts more beside an image in a registry
 }
 
 // publish is safe to repeat, and a tag moves only after everything it leads to
@@ -154,6 +155,11 @@ func (p *publisher) publish(ctx context.Context, to publication) error {
 			return err
 		}
 		if _, err := store.Attach(ctx, dst, subject, e.bundle); err != nil {
+			return err
+		}
+	}
+	if p.beside != nil && to.to.Kind == store.Registry {
+		if err := p.beside(ctx, dst); err != nil {
 			return err
 		}
 	}

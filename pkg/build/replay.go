@@ -146,8 +146,17 @@ type NeededBlob struct {
 // Missing lists what a replay needs and st has not. What an image consists of
 // is known only once its manifest is there: after fetching, ask again.
 func (r *Replay) Missing(st *lock.Store) ([]NeededBlob, error) {
+	n, err := needs(st, r.Records...)
+	if err != nil {
+		return nil, err
+	}
+	return n.missing, nil
+}
+
+// needs looks in st for everything that a replay of records needs.
+func needs(st *lock.Store, records ...*attestations.Inputs) (*need, error) {
 	n := &need{store: st, seen: map[attest.Digest]bool{}}
-	for _, rec := range r.Records {
+	for _, rec := range records {
 		for _, s := range rec.Sources {
 			if err := n.source(s); err != nil {
 				return nil, err
@@ -161,13 +170,14 @@ func (r *Replay) Missing(st *lock.Store) ([]NeededBlob, error) {
 			}
 		}
 	}
-	return n.missing, nil
+	return n, nil
 }
 
 type need struct {
 	store   *lock.Store
 	seen    map[attest.Digest]bool
 	missing []NeededBlob
+	there   []attest.Digest
 }
 
 // add notes a digest, and reports whether the store has it. A keyed hash
@@ -178,7 +188,11 @@ func (n *need) add(d string, size int64, what string) bool {
 		return false
 	}
 	there := n.store.Has(digest)
-	if !n.seen[digest] && !there {
+	switch {
+	case n.seen[digest]:
+	case there:
+		n.there = append(n.there, digest)
+	default:
 		n.missing = append(n.missing, NeededBlob{digest, size, clipLine(what)})
 	}
 	n.seen[digest] = true
