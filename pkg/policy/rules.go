@@ -23,6 +23,7 @@ const MaxRuleCost = 20_000_000
 const (
 	manyPackages = 20_000
 	manyItems    = 1000
+	fewItems     = 10 // of a package
 	longText     = 256
 )
 
@@ -191,8 +192,11 @@ func (sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 	last := path[len(path)-1]
 	switch n.Type().Kind() {
 	case types.ListKind:
-		if last == "packages" {
+		switch last {
+		case "packages":
 			return &cost.SizeEstimate{Max: manyPackages}
+		case "licenses":
+			return &cost.SizeEstimate{Max: fewItems}
 		}
 		return &cost.SizeEstimate{Max: manyItems}
 	case types.MapKind:
