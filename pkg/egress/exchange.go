@@ -28,7 +28,7 @@ import (
 // has gone: what it got is then part of a whole that a lock can name.
 const (
 	maxDrain  = 64 << 20
-	drainTime = 30 * time.Second
+	drainTime = 10 * time.Second
 
 	smallBody = 64 << 10
 	ringSize  = 512 << 10
@@ -58,6 +58,9 @@ func (s *Step) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "waxseal: no connection of a step", http.StatusInternalServerError)
 		return
 	}
+	// Its connection may be closed under it: net/http does so when a write fails.
+	s.serving.Add(1)
+	defer s.serving.Done()
 	if f.conn != nil {
 		f.conn.handled.Store(true)
 	}
@@ -470,6 +473,10 @@ const trailerPrefix = "trailer:"
 // trailers passes on what came after the body.
 func (x *exchange) trailers(a *answer, t http.Header) {
 	pass, written := x.s.keepHeaders(t)
+	if len(pass) > 0 {
+		// Or a short answer goes out with a length, and no trailers.
+		_ = http.NewResponseController(x.w).Flush()
+	}
 	for name, v := range pass {
 		a.pass[trailerPrefix+name] = v
 		a.entry.Headers[trailerPrefix+name] = written[name]
@@ -549,7 +556,7 @@ func (x *exchange) stream(ctx context.Context, cancel func(), a *answer, resp *h
 		x.s.g.rings.Put(ringp)
 	}()
 	flush := func() { _ = http.NewResponseController(x.w).Flush() }
-	gone := false
+	gone, drains := false, false
 	last, total, end, err := f.give(
 		func(p []byte) error { _, err := x.w.Write(p); return err },
 		flush,
@@ -559,8 +566,13 @@ func (x *exchange) stream(ctx context.Context, cancel func(), a *answer, resp *h
 				cancel()
 				return
 			}
+			drains = true
+			x.s.draining.Add(1)
 			time.AfterFunc(drainTime, cancel)
 		})
+	if drains {
+		defer x.s.draining.Add(-1)
+	}
 	if err != nil {
 		x.storeFailed(err)
 		return

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -60,6 +61,8 @@ type Step struct {
 
 	serving sync.WaitGroup // listeners, connections, requests of this process
 	slots   chan struct{}
+
+	draining atomic.Int64 // bodies read to their end after the client left
 
 	mu      sync.Mutex
 	conns   map[net.Conn]bool
@@ -282,6 +285,12 @@ func (s *Step) close() {
 	select {
 	case <-done:
 	case <-time.After(lastWait):
+		if s.draining.Load() > 0 {
+			select {
+			case <-done:
+			case <-time.After(drainTime):
+			}
+		}
 	}
 	s.cancel()
 	if s.ns != nil {
