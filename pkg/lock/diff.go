@@ -182,7 +182,7 @@ func (s *Step) Title() string {
 	if r := []rune(name); len(r) > 80 {
 		name = string(r[:80]) + "…"
 	}
-	where := strings.TrimPrefix(strings.TrimRight(" "+s.Stage+" "+s.Platform, " "), " ")
+	where := strings.TrimSpace(s.Stage + " " + s.Platform)
 	title := visible(name)
 	if where != "" {
 		title += " [" + visible(where) + "]"
