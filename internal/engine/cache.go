@@ -25,6 +25,14 @@ func (c *watchedCache) WalkResults(id string, fn func(solver.CacheResult) error)
 	})
 }
 
+func (c *watchedCache) Load(id, resultID string) (solver.CacheResult, error) {
+	res, err := c.CacheKeyStorage.Load(id, resultID)
+	if err == nil && !isRoot(id) {
+		c.rec.used(edge{Ref: refIn(res.ID)})
+	}
+	return res, err
+}
+
 func (c *watchedCache) AddResult(id string, res solver.CacheResult) error {
 	c.rec.kept(refIn(res.ID), isRoot(id))
 	return c.CacheKeyStorage.AddResult(id, res)

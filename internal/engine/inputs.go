@@ -69,6 +69,10 @@ type inputsBuild struct {
 
 	mu      sync.Mutex
 	results map[string]*inputsResult // by platform
+	// used are the results that were made or taken from the cache on the way. A
+	// step's result can be taken by its content where another build made the
+	// same: then that other's steps are below the image, and these beside it.
+	used []edge
 }
 
 // inputsResult is one platform's result.
@@ -158,6 +162,24 @@ func (r *recorder) kept(ref string, root bool) {
 		}
 	}
 	r.lineage.put(edge{Ref: ref}, result{Imported: true}, nil)
+}
+
+// used is told of every result that a build made or took from the cache.
+func (r *recorder) used(e edge) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, b := range r.builds {
+		select {
+		case <-b.over:
+			continue
+		default:
+		}
+		b.mu.Lock()
+		if !slices.ContainsFunc(b.used, func(u edge) bool { return u.key() == e.key() }) {
+			b.used = append(b.used, e)
+		}
+		b.mu.Unlock()
+	}
 }
 
 // recordedResults is a frontend whose results are remembered, so that their
@@ -304,7 +326,8 @@ func (r *recorder) answer(ctx context.Context, ref, platform string) (*InputsAns
 		return nil, err
 	}
 	a := &InputsAnswer{Steps: []attestations.InputStep{}, Sources: []attestations.InputSource{}, Gateway: w.gateway.Describe()}
-	r.steps(a, out, b.began)
+	listed := r.steps(a, out, b.began)
+	r.stepsBeside(a, b, platform, listed)
 	if err := r.sources(ctx, a, out, w); err != nil {
 		return nil, err
 	}
@@ -316,12 +339,12 @@ func (r *recorder) answer(ctx context.Context, ref, platform string) (*InputsAns
 	return a, nil
 }
 
-// steps lists the records of what the result was made of.
-func (r *recorder) steps(a *InputsAnswer, out *inputsResult, began time.Time) {
+// steps lists the records of what the result was made of, and returns which.
+func (r *recorder) steps(a *InputsAnswer, out *inputsResult, began time.Time) (listed map[string]bool) {
+	listed = map[string]bool{}
 	if out.ref == nil {
-		return
+		return listed
 	}
-	listed := map[string]bool{}
 	missing := func(steps []attestations.InputStep) {
 		for _, st := range steps {
 			if !listed["missing "+st.ID] {
@@ -367,6 +390,35 @@ func (r *recorder) steps(a *InputsAnswer, out *inputsResult, began time.Time) {
 	if len(a.Gaps) > 0 && !slices.ContainsFunc(a.Steps, func(st attestations.InputStep) bool { return st.Verdict == attestations.VerdictUnobserved }) {
 		a.Steps = append(a.Steps, attestations.InputStep{
 			Name: "imported from a build cache", Verdict: attestations.VerdictUnobserved, Reused: true, Gaps: slices.Clone(a.Gaps),
+		})
+	}
+	return listed
+}
+
+// stepsBeside adds the steps of what the build made or took on the way that are
+// not below the image: see inputsBuild.used. Of a build for several platforms
+// each has its own and those of none of them.
+func (r *recorder) stepsBeside(a *InputsAnswer, b *inputsBuild, platform string, listed map[string]bool) {
+	b.mu.Lock()
+	used, others := slices.Clone(b.used), maps.Clone(b.results)
+	b.mu.Unlock()
+	delete(others, platform)
+	for _, e := range used {
+		r.lineage.walk(e, func(_ edge, res result, ok bool) {
+			if !ok || res.Step == "" || listed[res.Step] {
+				return
+			}
+			st := r.lineage.step(res.Step)
+			if st == nil {
+				return
+			}
+			if _, elsewhere := others[st.Platform]; elsewhere {
+				return
+			}
+			listed[res.Step] = true
+			own := *st
+			own.Reused = !r.lineage.ranSince(res.Step, b.began)
+			a.Steps = append(a.Steps, own)
 		})
 	}
 }

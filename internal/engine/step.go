@@ -125,6 +125,11 @@ func (o *recordedOp) remember(inputs, outputs []solver.Result, record *attestati
 		}
 		o.rec.lineage.put(e, r, nil)
 	}
+	for _, out := range outputs {
+		if e := (edge{Ref: refOf(out)}); e.Ref != "" {
+			o.rec.used(e)
+		}
+	}
 }
 
 // refOf is the id of a result in the build cache, "" for scratch.
@@ -277,6 +282,15 @@ type violationError struct {
 	step  string
 	texts []string
 	cause error
+}
+
+// lockViolation is one about what the engine fetches itself.
+func lockViolation(step, expected, got string) *violationError {
+	text := "expected " + expected
+	if got != "" {
+		text += "\ngot " + got
+	}
+	return &violationError{step: step, texts: []string{text, "if this is meant to change, run the same command with --inputs record, and review the lock"}}
 }
 
 func violations(run *stepRun) *violationError {
