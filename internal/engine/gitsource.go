@@ -95,7 +95,20 @@ func (s *gitSource) Resolve(ctx context.Context, id source.Identifier, sm *sessi
 	if !ok || g.CheckoutBundle || g.Bundle != "" {
 		return inner, nil
 	}
-	return &gitInstance{SourceInstance: inner, source: s, id: g, name: gitName(g)}, nil
+	name, err := s.shape(g)
+	if err != nil {
+		return nil, err
+	}
+	return &gitInstance{SourceInstance: inner, source: s, id: g, name: name}, nil
+}
+
+// shape is the name of a checkout without credentials, as a lock has it.
+func (s *gitSource) shape(id *git.GitIdentifier) (string, error) {
+	w, err := s.rec.watch()
+	if err != nil {
+		return "", err
+	}
+	return lock.Shape(w.redactor.URI(gitName(id))), nil
 }
 
 type gitInstance struct {
@@ -114,18 +127,17 @@ func (s *gitSource) locked(name string) (*lock.Source, *watch, error) {
 	if err != nil || !s.rec.plan.locked() {
 		return nil, w, err
 	}
-	shape := lock.Shape(w.redactor.URI(name))
 	for i, l := range w.lock.Sources {
-		if l.Kind == lock.KindGit && lock.Shape(l.Ref) == shape {
+		if l.Kind == lock.KindGit && lock.Shape(l.Ref) == name {
 			return &w.lock.Sources[i], w, nil
 		}
 	}
-	return nil, w, &violationError{step: "git " + w.redactor.URI(name), texts: []string{"the lock does not list it"}}
+	return nil, w, lockViolation("git "+name, "nothing: the lock does not list it", "")
 }
 
 func (i *gitInstance) CacheKey(ctx context.Context, jobCtx solver.JobContext, index int) (string, string, solver.CacheOpts, bool, error) {
 	if i.source.rec.plan.Mode == attestations.InputsNone {
-		return "", "", nil, false, &violationError{step: "git " + i.name, texts: []string{"the build may not use the network"}}
+		return "", "", nil, false, &violationError{step: "git " + i.name, texts: []string{"with --inputs none the build may not use the network"}}
 	}
 	held, w, err := i.source.locked(i.name)
 	if err != nil {
@@ -141,17 +153,14 @@ func (i *gitInstance) CacheKey(ctx context.Context, jobCtx solver.JobContext, in
 		return i.key, i.pin, nil, true, nil
 	}
 	if i.source.rec.plan.offline() {
-		return "", "", nil, false, fmt.Errorf("%s: git %s: the store does not have its files, and the build is offline", violationPrefix, w.redactor.URI(i.name))
+		return "", "", nil, false, fmt.Errorf("%s: git %s: the store does not have its files, and the build is offline", violationPrefix, i.name)
 	}
 	key, pin, opts, done, err := i.SourceInstance.CacheKey(ctx, jobCtx, index)
 	if err != nil {
 		return key, pin, opts, done, err
 	}
 	if held != nil && held.Digest != "gitCommit:"+pin {
-		return "", "", nil, false, &violationError{
-			step:  "git " + w.redactor.URI(i.name),
-			texts: []string{fmt.Sprintf("the lock expects %s, but gitCommit:%s came", held.Digest, pin)},
-		}
+		return "", "", nil, false, lockViolation("git "+i.name, held.Digest, "gitCommit:"+pin)
 	}
 	i.key, i.pin = key, pin
 	co := gitCheckout{Key: key, Pin: pin}
@@ -182,7 +191,7 @@ func (i *gitInstance) Snapshot(ctx context.Context, jobCtx solver.JobContext) (c
 	tree, err := i.keep(ctx, jobCtx, ref, w.store)
 	if err != nil {
 		_ = ref.Release(context.WithoutCancel(ctx))
-		return nil, fmt.Errorf("keeping the files of git %s: %w", w.redactor.URI(i.name), err)
+		return nil, fmt.Errorf("keeping the files of git %s: %w", i.name, err)
 	}
 	co := gitCheckout{Key: i.key, Pin: i.pin, Tree: string(tree)}
 	i.source.remember(i.name, co)
@@ -230,14 +239,17 @@ func (s *gitSource) sources(def *pb.Definition, w *watch) []attestations.InputSo
 		if !ok {
 			continue
 		}
-		name := gitName(g)
+		name, err := s.shape(g)
+		if err != nil {
+			continue
+		}
 		s.mu.Lock()
 		co, ok := s.seen[name]
 		s.mu.Unlock()
 		if !ok {
 			continue
 		}
-		is := attestations.InputSource{Kind: "git", URI: w.redactor.URI(name), Digest: "gitCommit:" + co.Pin, Tree: co.Tree}
+		is := attestations.InputSource{Kind: "git", URI: w.redactor.URI(gitName(g)), Digest: "gitCommit:" + co.Pin, Tree: co.Tree}
 		is.Stored = w.store != nil && co.Tree != "" && w.has(co.Tree)
 		if !slices.Contains(out, is) {
 			out = append(out, is)
@@ -471,14 +483,17 @@ func readTree(in io.Reader, dir string) error {
 // resolveGit answers what a git URL stands for from the lock, where the store
 // has the files.
 func (s *gitSource) resolveGit(op *pb.SourceOp, id *git.GitIdentifier) (*sourceresolver.MetaResponse, error) {
-	name := gitName(id)
+	name, err := s.shape(id)
+	if err != nil {
+		return nil, err
+	}
 	held, w, err := s.locked(name)
 	if err != nil || held == nil {
 		return nil, err
 	}
 	if held.Tree == "" || w.store == nil || !w.store.Has(held.Tree) {
 		if s.rec.plan.offline() {
-			return nil, fmt.Errorf("%s: git %s: the store does not have its files, and the build is offline", violationPrefix, w.redactor.URI(name))
+			return nil, fmt.Errorf("%s: git %s: the store does not have its files, and the build is offline", violationPrefix, name)
 		}
 		return nil, nil
 	}

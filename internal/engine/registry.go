@@ -131,7 +131,7 @@ func (w *watch) lockedTag(ref string) (attest.Digest, error) {
 			return attest.ParseDigest(s.Digest)
 		}
 	}
-	return "", &violationError{step: "FROM " + want, texts: []string{"the lock does not list image " + want}}
+	return "", lockViolation("FROM "+want, "nothing: the lock does not list image "+want, "")
 }
 
 func normalImage(ref string) string {

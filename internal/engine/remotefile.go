@@ -91,7 +91,7 @@ func (t *remoteFiles) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if t.rec.plan.Mode == attestations.InputsNone {
-		return nil, &violationError{step: "ADD " + w.redactor.URI(req.URL.String()), texts: []string{"the build may not use the network"}}
+		return nil, &violationError{step: "ADD " + w.redactor.URI(req.URL.String()), texts: []string{"with --inputs none the build may not use the network"}}
 	}
 	if t.rec.plan.locked() {
 		return t.held(req, w)
@@ -250,7 +250,7 @@ func (t *remoteFiles) held(req *http.Request, w *watch) (*http.Response, error) 
 	}
 	step := "ADD " + uri
 	if want == nil {
-		return nil, &violationError{step: step, texts: []string{"GET " + uri + ": the lock does not list it"}}
+		return nil, lockViolation(step, "nothing: the lock does not list it", "")
 	}
 	if req.Method == http.MethodHead {
 		// BuildKit looks whether what it has is current. It shall fetch it.
@@ -279,7 +279,7 @@ func (t *remoteFiles) held(req *http.Request, w *watch) (*http.Response, error) 
 	}
 	if got != d {
 		spool.Close()
-		return nil, &violationError{step: step, texts: []string{fmt.Sprintf("GET %s: the lock expects %s, but %s came", uri, d, got)}}
+		return nil, lockViolation(step, string(d), string(got))
 	}
 	return respond(req, resp.Header.Clone(), spool, size)
 }
