@@ -15,7 +15,7 @@ type asked struct {
 	rang          string
 }
 
-// emptyDigest names the empty request body in the same way as no name does.
+// ask names the empty request body as no body at all.
 func ask(method, uri string, request attest.Digest, rang string) asked {
 	if request.Hex() == emptyHex {
 		request = ""
@@ -26,8 +26,8 @@ func ask(method, uri string, request attest.Digest, rang string) asked {
 // Book answers what a lock expects, in order; one for each step of a build.
 // Safe for concurrent use.
 type Book struct {
+	file    *File
 	entries map[asked][]Entry
-	uris    map[string][]Entry // of the whole lock, by shape
 
 	mu   sync.Mutex
 	next map[asked]int
@@ -36,18 +36,40 @@ type Book struct {
 // Book opens the book of a step. A step that the lock does not name may ask
 // for anything the lock lists anywhere.
 func (f *File) Book(name, stage, platform string) *Book {
-	b := &Book{entries: map[asked][]Entry{}, uris: map[string][]Entry{}, next: map[asked]int{}}
+	b := &Book{file: f, entries: map[asked][]Entry{}, next: map[asked]int{}}
 	own := f.step(name, stage, platform)
 	for i := range f.Steps {
+		if own != nil && own != &f.Steps[i] {
+			continue
+		}
 		for _, e := range f.Steps[i].Entries {
-			key := ask(e.Method, e.URI, e.RequestDigest, e.Range)
-			b.uris[key.shape] = append(b.uris[key.shape], e)
-			if own == nil || own == &f.Steps[i] {
-				b.entries[key] = append(b.entries[key], e)
-			}
+			key := e.asked()
+			b.entries[key] = append(b.entries[key], e)
 		}
 	}
 	return b
+}
+
+// asked is ask for an entry, whose URI has its shape already.
+func (e *Entry) asked() asked {
+	request := e.RequestDigest
+	if request.Hex() == emptyHex {
+		request = ""
+	}
+	return asked{e.Method, e.URI, request, e.Range}
+}
+
+// near is what the whole lock has for a URI.
+func (b *Book) near(shape string) []Entry {
+	var near []Entry
+	for i := range b.file.Steps {
+		for _, e := range b.file.Steps[i].Entries {
+			if e.URI == shape {
+				near = append(near, e)
+			}
+		}
+	}
+	return near
 }
 
 func (f *File) step(name, stage, platform string) *Step {
@@ -66,7 +88,7 @@ func (b *Book) Expect(method, uri string, request attest.Digest, rang string) (e
 	key := ask(method, uri, request, rang)
 	list := b.entries[key]
 	if len(list) == 0 {
-		return Entry{}, b.uris[key.shape], false
+		return Entry{}, b.near(key.shape), false
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -228,7 +228,7 @@ func (p stepPair) diff() []Change {
 func byAsked(entries []Entry) map[asked][]Entry {
 	m := map[asked][]Entry{}
 	for _, e := range entries {
-		key := ask(e.Method, e.URI, e.RequestDigest, e.Range)
+		key := e.asked()
 		m[key] = append(m[key], e)
 	}
 	return m

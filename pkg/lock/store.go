@@ -59,6 +59,7 @@ type Store struct {
 	idle    chan struct{} // closed when nothing is pending
 	err     error         // the first that made a blob not durable
 	checked map[attest.Digest]stamp
+	damaged map[attest.Digest]bool // found so; the next commit replaces it
 }
 
 // stamp is a file's identity: as long as it is the same, so are the bytes.
@@ -79,7 +80,7 @@ func OpenStore(dir string) (*Store, error) {
 			return nil, fmt.Errorf("opening store %q: %w", dir, err)
 		}
 	}
-	s := &Store{dir: dir, pending: map[attest.Digest]string{}, checked: map[attest.Digest]stamp{}}
+	s := &Store{dir: dir, pending: map[attest.Digest]string{}, checked: map[attest.Digest]stamp{}, damaged: map[attest.Digest]bool{}}
 	name := filepath.Join(dir, "lock")
 	s.use, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
@@ -418,24 +419,25 @@ func (w *Writer) Abort() {
 	}
 }
 
-// holds reports whether the store has d as a file of that size, and marks it
-// as used.
+// holds reports whether the store has d as a file of that size, which nobody
+// found to be damaged, and marks it as used.
 func (s *Store) holds(d attest.Digest, size int64) bool {
 	if d.Hex() == emptyHex {
 		return true
 	}
-	s.mu.Lock()
-	_, pending := s.pending[d]
-	s.mu.Unlock()
-	if pending {
-		return true
+	f, st, err := s.open(d)
+	if err != nil {
+		return false
 	}
-	info, err := os.Lstat(s.path(d))
-	if err != nil || !info.Mode().IsRegular() || info.Size() != size {
+	defer f.Close()
+	s.mu.Lock()
+	damaged := s.damaged[d]
+	s.mu.Unlock()
+	if damaged || st.Size != size {
 		return false
 	}
 	now := time.Now()
-	if now.Sub(info.ModTime()) > staleAfter {
+	if now.Sub(time.Unix(st.Mtim.Unix())) > staleAfter {
 		// For gc, which goes by age. On a store that cannot be written it
 		// does not matter.
 		_ = os.Chtimes(s.path(d), now, now)
@@ -488,6 +490,7 @@ func (s *Store) settle() {
 				s.err = s.clear(err)
 			}
 			delete(s.pending, d)
+			delete(s.damaged, d)
 		}
 		if len(s.pending) == 0 {
 			close(s.idle)
@@ -516,7 +519,10 @@ func (s *Store) place(batch map[attest.Digest]string) map[attest.Digest]error {
 		if err == nil {
 			folder := filepath.Dir(s.path(d))
 			if err = makeFolder(folder, false); err == nil {
-				err = os.Rename(batch[d], s.path(d))
+				if err = os.Rename(batch[d], s.path(d)); errors.Is(err, unix.EISDIR) || errors.Is(err, fs.ErrExist) {
+					// Somebody put a folder there.
+					err = errors.Join(os.RemoveAll(s.path(d)), os.Rename(batch[d], s.path(d)))
+				}
 				folders[folder] = append(folders[folder], d)
 			}
 		}
@@ -647,7 +653,8 @@ func bare(err error) error {
 
 // OpenVerified is Open for bytes that are handed on: the whole blob is hashed
 // first, once for each process and version of the file, and ErrCorrupt returned
-// when it is not what its name says.
+// when it is not what its name says. The next commit of the right bytes then
+// takes its place.
 func (s *Store) OpenVerified(d attest.Digest) (*Blob, error) {
 	f, st, err := s.open(d)
 	if err != nil {
@@ -663,6 +670,9 @@ func (s *Store) OpenVerified(d attest.Digest) (*Blob, error) {
 	if !known {
 		if err := hashes(f, d); err != nil {
 			f.Close()
+			s.mu.Lock()
+			s.damaged[d] = s.damaged[d] || errors.Is(err, ErrCorrupt)
+			s.mu.Unlock()
 			return nil, fmt.Errorf("opening %s in the store %q: %w", d, s.dir, err)
 		}
 		s.mu.Lock()
