@@ -164,9 +164,7 @@ func (s *Step) question(q dns.Question, r *dns.Msg) {
 	}
 	clean, err := cleanHost(name)
 	if err != nil {
-		if name != "" && s.names.addrOf(s.needles.scrub(clip(name))) == sharedOne { // logged all the same
-			return
-		}
+		s.names.addrOf(printable(clip(name))) // no host, and logged all the same
 		return
 	}
 	if ip, ok := s.hosts[clean]; ok && q.Qtype == dns.TypeA {
@@ -175,13 +173,13 @@ func (s *Step) question(q dns.Question, r *dns.Msg) {
 		}
 		return
 	}
+	a := s.names.addrOf(clean)
 	if strings.HasSuffix(clean, ".arpa") {
 		if q.Qtype == dns.TypePTR {
 			r.Rcode = dns.RcodeNameError
 		}
 		return
 	}
-	a := s.names.addrOf(clean)
 	if q.Qtype == dns.TypeA && q.Qclass == dns.ClassINET {
 		r.Answer = append(r.Answer, &dns.A{Hdr: hdr, A: a.AsSlice()})
 	}

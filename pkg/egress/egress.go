@@ -58,6 +58,7 @@ type Gateway struct {
 	ca       *authority
 	up       *upstream
 	dir      string       // of all Files; made when first needed
+	headed   bool         // the lock's headers are loaded
 	requests atomic.Int64 // of all steps, bounded by attest.MaxInputs
 	buffers  sync.Pool    // *[]byte of bufferSize, which bodies pass through
 	batches  sync.Pool    // *[]byte, empty, for batchConn
@@ -89,6 +90,13 @@ func New(opts Options) (*Gateway, error) {
 		}
 	default:
 		return nil, fmt.Errorf("making the gateway: unknown mode %q", g.mode)
+	}
+	if opts.Lock != nil {
+		for _, st := range opts.Lock.Steps {
+			for _, e := range st.Entries {
+				g.headed = g.headed || e.Headers != nil
+			}
+		}
 	}
 	for _, p := range opts.AllowHosts {
 		pat, err := parseHostPattern(p)

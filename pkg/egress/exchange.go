@@ -30,6 +30,9 @@ const (
 	maxDrain  = 64 << 20
 	drainTime = 10 * time.Second
 
+	maxMethod = 20  // bytes of a method
+	maxRange  = 256 // bytes of a Range header
+
 	smallBody = 64 << 10
 	ringSize  = 512 << 10
 )
@@ -86,6 +89,9 @@ func (s *Step) connect(w http.ResponseWriter, r *http.Request) {
 	if err != nil || port == 0 {
 		s.deny(w, &denial{400, refusal{kind: "http", dest: clip(r.Host), reason: "CONNECT to what is no host and port"}})
 		return
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		host = s.nameOf(a) // of a client that resolves itself
 	}
 	if d := s.permit(host, port); d != nil {
 		s.deny(w, d)
@@ -146,6 +152,12 @@ func (s *Step) target(r *http.Request, f *front) (*url.URL, *denial) {
 	}
 	if len(r.RequestURI)+len(r.Host) > attest.MaxURI-64 {
 		return no(http.StatusRequestURITooLong, "a URL of more than the record holds", "")
+	}
+	if len(r.Method) > maxMethod || len(r.Header.Get("Range")) > maxRange {
+		return no(http.StatusBadRequest, "a method or range of more than the record holds", "")
+	}
+	if s.needles.in([]byte(r.Method)) || s.needles.in([]byte(r.Header.Get("Range"))) {
+		return no(http.StatusBadRequest, "a secret of the step where none belongs", "")
 	}
 	if r.Method == http.MethodConnect {
 		return no(http.StatusMethodNotAllowed, "CONNECT where no proxy is", "T1572")

@@ -65,7 +65,8 @@ func (s *Step) Env(env []string) []string {
 	set := [][2]string{}
 	put := func(k, v string) { set = append(set, [2]string{k, v}) }
 	proxy := "http://127.0.0.1:3128"
-	const direct = "localhost,127.0.0.0/8,127.0.0.1,::1"
+	// The last is what BuildKit calls every step in its own /etc/hosts.
+	const direct = "localhost,127.0.0.0/8,127.0.0.1,::1,buildkitsandbox"
 	for _, k := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"} {
 		put(k, proxy)
 	}

@@ -405,7 +405,11 @@ func TestSecretsAreNotKept(t *testing.T) {
 	t.Cleanup(func() { st.Close() })
 	const secret = "s3cr3t/Value+with=signs"
 	enc := base64.StdEncoding.EncodeToString([]byte("user:" + secret))
-	g := w.gateway(t, Options{Store: st})
+	red, err := st.Redactor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := w.gateway(t, Options{Store: st, Redactor: red})
 	s := open(t, g, StepOptions{Fetch: true, Secrets: [][]byte{[]byte(secret + "\n")}})
 	_, _, body, _ := fetch(t, s, "GET", "https://files.test/echo", "", "Authorization", "Basic "+enc)
 	if !strings.Contains(body, enc) {
@@ -431,6 +435,14 @@ func TestSecretsAreNotKept(t *testing.T) {
 	}
 	if rec.Verdict != attestations.VerdictGaps || len(rec.Gaps) == 0 {
 		t.Errorf("recorded %+v", rec)
+	}
+	// A lock holds the keyed digest, and upstream's answer to it.
+	file := lockOf(t, st, rec)
+	for mode, want := range map[string]int{attestations.InputsLocked: 200, attestations.InputsOffline: 504} {
+		s := open(t, w.gateway(t, Options{Mode: mode, Lock: file, Store: st, Redactor: red}), StepOptions{Fetch: true, Secrets: [][]byte{[]byte(secret + "\n")}})
+		if status, _, body, _ := fetch(t, s, "GET", "https://files.test/echo", "", "Authorization", "Basic "+enc); status != want || len(s.Violations()) != (want-200)/304 {
+			t.Errorf("%s: %d %q %+v", mode, status, body, s.Violations())
+		}
 	}
 	if err := st.Sync(context.Background()); err != nil {
 		t.Fatal(err)

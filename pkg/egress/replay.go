@@ -107,8 +107,11 @@ func (x *exchange) give(e lock.Entry, sent []byte, digest attest.Digest) {
 		return
 	}
 	if x.s.g.mode == attestations.InputsOffline {
-		x.violate(fmt.Sprintf("%d %s from the store", e.Status, e.Digest),
-			"no such blob: the store must have it (build once with --inputs record, or bring it in with waxseal store import)",
+		got := "no such blob: the store must have it (build once with --inputs record, or bring it in with waxseal store import)"
+		if strings.HasPrefix(string(e.Digest), "hmac-") {
+			got = "a body that held a secret when it was recorded, and is not kept"
+		}
+		x.violate(fmt.Sprintf("%d %s from the store", e.Status, e.Digest), got,
 			http.StatusGatewayTimeout, "the store does not have "+e.Digest.String())
 		return
 	}
@@ -118,8 +121,11 @@ func (x *exchange) give(e lock.Entry, sent []byte, digest attest.Digest) {
 // fromStore answers from the store, whose bytes are hashed before the first of
 // them goes out; false if it cannot.
 func (x *exchange) fromStore(e lock.Entry) bool {
-	if e.Headers == nil && x.s.g.mode == attestations.InputsLocked {
+	if e.Headers == nil && !x.s.g.headed && x.s.g.mode == attestations.InputsLocked {
 		// Without its headers a body may be read wrongly: upstream has them.
+		return false
+	}
+	if strings.HasPrefix(string(e.Digest), "hmac-") {
 		return false
 	}
 	b, err := x.s.g.opts.Store.OpenVerified(e.Digest)
@@ -301,12 +307,12 @@ func (x *exchange) fetch(e lock.Entry, sent []byte, digest attest.Digest, option
 	}
 	x.s.rec.settle(key)
 	entry := x.entryOf(e)
-	if e.Headers == nil {
+	if e.Headers == nil && !x.s.g.headed {
 		entry.Headers = a.entry.Headers
 	}
 	entry.Withheld = withheld
 	out := &answer{entry: entry, pass: e.Headers, length: w.Size(), signed: a.signed}
-	if e.Headers == nil || a.signed {
+	if e.Headers == nil && !x.s.g.headed || a.signed {
 		out.pass = a.pass
 	}
 	if withheld {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -439,7 +438,6 @@ func isOwn(a netip.Addr) bool {
 type watch struct {
 	sock *packetSocket
 	done chan struct{}
-	lost atomic.Uint32
 }
 
 func startWatch(sock *packetSocket, see func([]byte)) *watch {
