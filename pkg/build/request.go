@@ -209,11 +209,11 @@ func (r *Request) checkInputs() error {
 	switch c.mode() {
 	case attestations.InputsRecord, attestations.InputsLocked, attestations.InputsOffline, attestations.InputsNone:
 	default:
-		return fmt.Errorf("inputs mode %q is not supported: record, locked, offline or none", c.Mode)
+		return fmt.Errorf("--inputs %q is not supported: record, locked, offline or none", c.Mode)
 	}
 	for _, e := range r.Steps.Allow {
 		if e != entitlementHost && e != entitlementInsecure {
-			return fmt.Errorf("%q cannot be allowed: network.host or security.insecure", e)
+			return fmt.Errorf("--allow %q is not offered: network.host or security.insecure", e)
 		}
 	}
 	if c.mode() == attestations.InputsNone {
