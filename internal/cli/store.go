@@ -45,7 +45,7 @@ func storeHome(env func(string) string) string {
 
 // storeFlag adds --store and returns where its value will be.
 func storeFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("store", "", "`DIR` of the store (default WAXSEAL_STORE, else the store beside waxseal's images)")
+	return cmd.Flags().String("store", "", "`DIR` of the store (default WAXSEAL_STORE or the usual one)")
 }
 
 // openStore opens the store that --store or the environment names, which must
