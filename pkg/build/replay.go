@@ -285,6 +285,7 @@ func readStored(st *lock.Store, d attest.Digest, limit int64) ([]byte, error) {
 type ReplayOptions struct {
 	Store     *lock.Store
 	Lock      string // file with what Lock returned
+	Name      string // of the image, as the first build had it; "" for none
 	Image     string // folder of the OCI layout that the image goes to
 	Out       string // folder for statements and the rest, "" for none
 	CacheDir  string // must be empty, so that nothing is reused
@@ -309,6 +310,9 @@ func (r *Replay) Request(o ReplayOptions) (Request, error) {
 	again := *r
 	again.store = o.Store
 	out := Output{Kind: OutputOCI, Dest: o.Image}
+	if o.Name != "" && checkTag(o.Name) == nil {
+		out.Names = []string{o.Name}
+	}
 	for _, v := range a.Outputs {
 		k, v, _ := strings.Cut(v, "=")
 		if out.Layers == nil {

@@ -95,6 +95,7 @@ type rebuilding struct {
 
 	replay *build.Replay
 	used   []attestations.RebuildEvidence
+	name   string // of the image, as the first build had it
 	lock   []byte
 	tmp    string
 	out    string
@@ -160,6 +161,7 @@ func (r *rebuilding) chooseEvidence() error {
 		if r.replay == nil || mode(r.replay) == attestations.InputsOffline && mode(replay) != attestations.InputsOffline {
 			r.replay = replay
 			r.used = r.evidence(c, replay)
+			r.name = c.Statement.Subject[0].Name
 		}
 	}
 	switch {
@@ -285,7 +287,7 @@ func (r *rebuilding) prepare() (build.Request, error) {
 	}
 	r.out = cmp.Or(r.req.Out, filepath.Join(r.tmp, "out"))
 	return r.replay.Request(build.ReplayOptions{
-		Store: r.req.Store, Lock: file, Image: filepath.Join(r.tmp, "image"), Out: r.out, CacheDir: filepath.Join(r.tmp, "cache"),
+		Store: r.req.Store, Lock: file, Name: r.name, Image: filepath.Join(r.tmp, "image"), Out: r.out, CacheDir: filepath.Join(r.tmp, "cache"),
 		BuilderID: r.req.BuilderID, Unsigned: r.req.Deps.Signer == nil, Secrets: r.req.Secrets, SSH: r.req.SSH,
 	})
 }
@@ -363,12 +365,8 @@ func (r *rebuilding) conclude(ctx context.Context, c *attestations.RebuildCompar
 		Changed:   changed(r.replay, second.engine, r.req.Deps.Version),
 		StartedOn: r.started.UTC().Truncate(time.Second), FinishedOn: time.Now().UTC().Truncate(time.Second),
 	}}
-	name := "image"
-	if subjects := r.req.Provenance; len(subjects) > 0 {
-		name = cmp.Or(subjects[0].Statement.Subject[0].Name, name)
-	}
 	res.Statement, err = attest.NewStatement(attestations.RebuildV1,
-		[]attest.Subject{{Name: clip(name), Digest: map[string]string{"sha256": r.req.Image.Digest.Hex()}}}, res.Rebuild)
+		[]attest.Subject{{Name: clip(cmp.Or(r.name, "image")), Digest: map[string]string{"sha256": r.req.Image.Digest.Hex()}}}, res.Rebuild)
 	if err != nil {
 		return nil, err
 	}
