@@ -524,7 +524,11 @@ func (x *exchange) record() {
 	if x.r.Body == nil || x.r.Body == http.NoBody {
 		length = 0
 	}
-	resp, err := x.ask(ctx, x.body, length)
+	tctx, more := trace(ctx)
+	if x.r.ProtoMajor == 2 {
+		more = func() bool { return false } // other streams read the connection
+	}
+	resp, err := x.ask(tctx, x.body, length)
 	if err != nil {
 		x.failed(err)
 		return
@@ -532,11 +536,11 @@ func (x *exchange) record() {
 	defer resp.Body.Close()
 	a := x.begin(resp)
 	worth.Store(a.length >= 0 && a.length <= maxDrain)
-	x.stream(ctx, cancel, a, resp)
+	x.stream(cancel, a, resp, more)
 }
 
 // stream passes a body on, into the store and through the hash.
-func (x *exchange) stream(ctx context.Context, cancel func(), a *answer, resp *http.Response) {
+func (x *exchange) stream(cancel func(), a *answer, resp *http.Response, more func() bool) {
 	sink, err := x.s.newSink(resp.Header.Get("Content-Encoding"))
 	if err != nil {
 		x.storeFailed(err)
@@ -560,7 +564,7 @@ func (x *exchange) stream(ctx context.Context, cancel func(), a *answer, resp *h
 	ringp := x.s.g.rings.Get().(*[]byte)
 	f := newFlow(*ringp)
 	var work sync.WaitGroup
-	work.Go(func() { f.read(resp.Body) })
+	work.Go(func() { f.read(resp.Body, more) })
 	work.Go(func() { f.keep(sink.write) })
 	defer func() {
 		cancel() // a reader that still waits for upstream

@@ -33,8 +33,9 @@ func (f *flow) span(at, n int64) []byte {
 	return f.ring[from:min(from+n, size)]
 }
 
-// read fills the ring until body ends.
-func (f *flow) read(body io.Reader) {
+// read fills the ring until body ends. While more says that a read will not
+// wait, what has come is not announced: each time costs two wake-ups.
+func (f *flow) read(body io.Reader, more func() bool) {
 	size := int64(len(f.ring))
 	for {
 		f.mu.Lock()
@@ -49,6 +50,11 @@ func (f *flow) read(body io.Reader) {
 			return
 		}
 		n, err := body.Read(p)
+		for err == nil && n < len(p) && more() {
+			var m int
+			m, err = body.Read(p[n:])
+			n += m
+		}
 		f.mu.Lock()
 		f.in += int64(n)
 		if f.gone {
