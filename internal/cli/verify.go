@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
 	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/report"
@@ -21,9 +20,9 @@ import (
 
 // judgeFlags are the flags of every command that weighs evidence.
 type judgeFlags struct {
-	policy   string
-	level    string
-	keys     []string
+	policy string
+	level  string
+	trustFlags
 	evidence []string
 	insecure bool
 }
@@ -31,7 +30,7 @@ type judgeFlags struct {
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
-	fl.StringArrayVar(&f.keys, "key", nil, "public key `FILE` that signs the evidence; repeatable;\nwith --policy, only these of its keys count")
+	f.trustFlags.register(cmd)
 	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a\nfolder that build --out wrote; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	if withLevel {
@@ -53,16 +52,8 @@ func (f *judgeFlags) request(s *Streams, ref string) (gate.Request, error) {
 			return req, exitError{ExitUsage, err}
 		}
 	}
-	for _, path := range f.keys {
-		raw, err := readSmall(path, attest.MaxKey)
-		if err != nil {
-			return req, exitError{ExitUsage, fmt.Errorf("reading public key %q: %w", path, err)}
-		}
-		k, err := verify.ParseKey(path, raw)
-		if err != nil {
-			return req, exitError{ExitUsage, err}
-		}
-		req.Keys = append(req.Keys, k)
+	if err := f.trustFlags.read(&req); err != nil {
+		return req, exitError{ExitUsage, err}
 	}
 	return req, nil
 }
@@ -126,12 +117,20 @@ REF is a registry reference, oci:PATH[:TAG][@DIGEST] or docker:NAME.
 
 With --policy, only builders that the policy names count, up to the level it
 gives them, and source, parameters and SBOMs must be as it expects. With --key
-alone, provenance signed by that key carries Build L1 for an unhosted builder
-and L2 for another; Build L3 needs a policy. With neither, --level 1 asks only
-whether there is provenance, whoever wrote it.
+alone, or --certificate-identity, provenance signed by that key or under that
+certificate carries Build L1 for an unhosted builder and L2 for another; Build
+L3 needs a policy. With neither, --level 1 asks only whether there is
+provenance, whoever wrote it.
+
+A certificate counts when it leads to a --trusted-root or to --ca-roots, names
+the identity, and a log or a time-stamping authority of a --trusted-root proves
+that it was used while it was valid. Nothing is fetched but the image's
+evidence.
 
 Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		Example: `  waxseal verify --key waxseal.pub registry.example/app:1.0
+  waxseal verify --trusted-root root.json --certificate-identity ci@acme.example \
+    --certificate-oidc-issuer https://accounts.acme.example registry.example/app:1.0
   waxseal verify --policy policy.yaml --output json oci:out/image:app`,
 		Args: cobra.ExactArgs(1),
 	}

@@ -39,6 +39,7 @@ import (
 //	docker                                DOCKER_HOST is a Docker daemon, the same for all scripts
 //	base VAR debian|tiny|tools            VAR is the path of a base image's OCI layout
 //	tamper LAYOUT PREDICATETYPE OLD NEW   changes evidence in a layout, see Tamper
+//	sigstore DIR LAYOUT PREDICATETYPE PREDICATE SAN ISSUER   bundles and roots of a Sigstore instance, see Sigstore
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
@@ -124,10 +125,11 @@ func Script(t *testing.T, dir string, update bool) {
 				ts.Check(err)
 				ts.Setenv("DOCKER_HOST", d.Host)
 			},
-			"base":   cmdBase,
-			"tamper": cmdTamper,
-			"json":   cmdJSON,
-			"big":    cmdBig,
+			"base":     cmdBase,
+			"tamper":   cmdTamper,
+			"sigstore": cmdSigstore,
+			"json":     cmdJSON,
+			"big":      cmdBig,
 		},
 	})
 }
@@ -287,6 +289,11 @@ func cmdBase(ts *testscript.TestScript, neg bool, args []string) {
 	made, err := Base(context.Background(), args[1])
 	ts.Check(err)
 	ts.Setenv(args[0], made)
+}
+
+func cmdSigstore(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 6 && !neg, "sigstore DIR LAYOUT PREDICATETYPE PREDICATE SAN ISSUER")
+	ts.Check(Sigstore(ts.MkAbs(args[0]), ts.MkAbs(args[1]), args[2], ts.MkAbs(args[3]), args[4], args[5]))
 }
 
 func cmdTamper(ts *testscript.TestScript, neg bool, args []string) {

@@ -3,6 +3,7 @@
 //	kit base debian|tools|tiny                  makes a base image, prints its OCI layout's path
 //	kit registry FILE                           runs a registry until its standard input ends; its address is in FILE
 //	kit tamper LAYOUT PREDICATETYPE OLD NEW     changes evidence in a layout, as an attacker would
+//	kit sigstore DIR LAYOUT PREDICATETYPE PREDICATE SAN ISSUER   bundles and roots of a Sigstore instance in memory
 //	kit summary                                 reads `go test -json`, prints what matters and what was skipped
 //	kit bench [start|builds|verify|inputs]      measures waxseal against buildctl and cosign, and the gateway against none
 package main
@@ -34,7 +35,7 @@ func run(ctx context.Context, args []string) error {
 	if len(args) > 1 && args[0] == "measure" { // for bench
 		return measure(ctx, os.Stdout, args[1], args[2:]...)
 	}
-	args = append(args, "", "", "", "", "")
+	args = append(args, "", "", "", "", "", "")
 	switch args[0] {
 	case "base":
 		path, err := testkit.Base(ctx, args[1])
@@ -47,6 +48,8 @@ func run(ctx context.Context, args []string) error {
 		return serve(ctx, args[1])
 	case "tamper":
 		return testkit.Tamper(args[1], args[2], args[3], args[4])
+	case "sigstore":
+		return testkit.Sigstore(args[1], args[2], args[3], args[4], args[5], args[6])
 	case "summary":
 		return summarize(os.Stdin, os.Stdout, testkit.OnCI())
 	case "bench":
