@@ -116,6 +116,7 @@ const (
 	GapOverflow      = "overflow"       // more than a record may hold
 	GapNoRecord      = "no-record"      // a step of which there is no record
 	GapForeignEngine = "foreign-engine" // another engine's word for what happened
+	GapSSH           = "ssh"            // the step could ask an ssh agent, and what it answered is not kept
 	GapSource        = "source"         // an input of the engine's own that is not known by digest
 )
 
@@ -160,7 +161,7 @@ func knownVerdict(verdict string) bool {
 // gapVerdict is the best verdict that a gap of a kind leaves.
 func gapVerdict(kind string) string {
 	switch kind {
-	case GapCacheMount, GapInsecure, GapWithheld, GapWatchLoss, GapOverflow, GapSource:
+	case GapCacheMount, GapInsecure, GapWithheld, GapWatchLoss, GapOverflow, GapSSH, GapSource:
 		return VerdictGaps
 	}
 	return VerdictUnobserved

@@ -93,12 +93,14 @@ const (
 	signParse   = `dockerfile parse error|unknown instruction`
 	signHost    = `network\.host`
 
+	signGateway  = `downloaded context.*invalid response status 403`
 	signInsecure = `security\.insecure`
 )
 
 // waysOut pairs each sign with the way out.
 func waysOut() [][2]string {
 	return [][2]string{
+		{signGateway, "the server refused it, or the gateway did: it connects to this machine and its link only where --upstream NAME=ADDRESS says so, and only to hosts that --allow-host allows"},
 		{signNoSpace, "free some space, or choose another cache with --cache-dir"},
 		{signStep, "the step's own output is above, or shown without --quiet"},
 		{signDenied, "log in with docker login, or give the base image with --build-context NAME=oci:LAYOUT"},

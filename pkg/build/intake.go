@@ -667,6 +667,7 @@ func gapText(g attestations.InputGap) string {
 		attestations.GapInsecure:    "it ran without the sandbox, out of which it could have reached anything",
 		attestations.GapCacheMount:  "what a cache mount held was not recorded",
 		attestations.GapCacheImport: "results of an imported cache were used, and how they were made is not recorded",
+		attestations.GapSSH:         "what an ssh agent answered was not recorded",
 		attestations.GapWithheld:    "a body that held a secret was not stored",
 		attestations.GapWatchLoss:   "some of what it tried to reach was not counted",
 		attestations.GapOverflow:    "there was more than the record can hold",
