@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"os/exec"
 	"strconv"
 	"testing"
@@ -132,4 +133,35 @@ func BenchmarkCurl(b *testing.B) {
 func port2(addr string) string {
 	_, p, _ := net.SplitHostPort(addr)
 	return p
+}
+
+// BenchmarkOpenClose is what a step costs that asks for nothing.
+func BenchmarkOpenClose(b *testing.B) {
+	needRoot(b)
+	g := newWorld(b, http.NotFoundHandler()).gateway(b, Options{})
+	root, err := os.OpenRoot("/")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer root.Close()
+	var opening, files, closing time.Duration
+	for b.Loop() {
+		t0 := time.Now()
+		s, err := g.Open(b.Context(), StepOptions{Name: "RUN true"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		t1 := time.Now()
+		if _, err := s.Files(root, nil); err != nil {
+			b.Fatal(err)
+		}
+		t2 := time.Now()
+		if _, err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+		opening, files, closing = opening+t1.Sub(t0), files+t2.Sub(t1), closing+time.Since(t2)
+	}
+	for name, d := range map[string]time.Duration{"ms-open": opening, "ms-files": files, "ms-close": closing} {
+		b.ReportMetric(float64(d.Microseconds())/float64(b.N)/1000, name)
+	}
 }

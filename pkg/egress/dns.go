@@ -29,11 +29,19 @@ type names struct {
 	full   bool
 }
 
-var ( // never changed
-	firstName = netip.AddrFrom4([4]byte{198, 18, 0, 2})
-	sharedOne = netip.AddrFrom4([4]byte{198, 19, 255, 254}) // of names beyond the bound
-	ownNet    = netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, 0, 0}), 15)
+const (
+	firstName = 198<<24 | 18<<16 | 2            // 198.18.0.2
+	sharedOne = 198<<24 | 19<<16 | 255<<8 | 254 // of all names beyond the bound
 )
+
+func addr4(n uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n)))
+}
+
+// isNameAddr reports whether an address is one that stands for names.
+func isNameAddr(a netip.Addr) bool {
+	return netip.PrefixFrom(addr4(firstName), 15).Masked().Contains(a)
+}
 
 func newNames() *names {
 	return &names{byName: map[string]netip.Addr{}, byAddr: map[netip.Addr]string{}}
@@ -48,11 +56,9 @@ func (n *names) addrOf(name string) netip.Addr {
 	}
 	if len(n.byName) >= attest.MaxNames {
 		n.full = true
-		return sharedOne
+		return addr4(sharedOne)
 	}
-	b := firstName.As4()
-	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])+uint32(len(n.byName)))
-	a := netip.AddrFrom4(b)
+	a := addr4(firstName + uint32(len(n.byName)))
 	n.byName[name], n.byAddr[a] = a, name
 	return a
 }

@@ -322,7 +322,9 @@ func (b *requestBody) digest(red *lock.Redactor) (attest.Digest, int64) {
 }
 
 // hopHeaders are between two neighbours and not passed on.
-var hopHeaders = []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings"}
+func hopHeaders() []string {
+	return []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings"}
+}
 
 // outgoing is the request as it goes to upstream.
 func (x *exchange) outgoing(ctx context.Context, body io.ReadCloser, length int64) *http.Request {
@@ -335,7 +337,7 @@ func (x *exchange) outgoing(ctx context.Context, body io.ReadCloser, length int6
 		}
 	}
 	trailers := strings.Contains(strings.ToLower(strings.Join(h.Values("Te"), ",")), "trailers")
-	for _, name := range hopHeaders {
+	for _, name := range hopHeaders() {
 		h.Del(name)
 	}
 	if trailers {

@@ -34,22 +34,26 @@ const (
 )
 
 // bundles are where distributions keep their trusted certificates.
-var bundles = []string{
-	"etc/ssl/certs/ca-certificates.crt",
-	"etc/pki/tls/certs/ca-bundle.crt",
-	"etc/ssl/ca-bundle.pem",
-	"etc/ssl/cert.pem",
-	"var/lib/ca-certificates/ca-bundle.pem",
-	"etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+func bundles() []string {
+	return []string{
+		"etc/ssl/certs/ca-certificates.crt",
+		"etc/pki/tls/certs/ca-bundle.crt",
+		"etc/ssl/ca-bundle.pem",
+		"etc/ssl/cert.pem",
+		"var/lib/ca-certificates/ca-bundle.pem",
+		"etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+	}
 }
 
 // trustVars name a bundle each: the tools that read them then trust that and
 // nothing else.
-var trustVars = []string{
-	"SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "PIP_CERT", "npm_config_cafile", "YARN_HTTPS_CA_FILE_PATH",
-	"DENO_CERT", "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "NIX_SSL_CERT_FILE", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "HTTPLIB2_CA_CERTS",
-	"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "PERL_LWP_SSL_CA_FILE", "HEX_CACERTS_PATH", "COMPOSER_CAFILE", "JULIA_SSL_CA_ROOTS_PATH",
-	"SYSTEM_CERTIFICATE_PATH", "BUNDLE_SSL_CA_CERT",
+func trustVars() []string {
+	return []string{
+		"SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "PIP_CERT", "npm_config_cafile", "YARN_HTTPS_CA_FILE_PATH",
+		"DENO_CERT", "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "NIX_SSL_CERT_FILE", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "HTTPLIB2_CA_CERTS",
+		"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "PERL_LWP_SSL_CA_FILE", "HEX_CACERTS_PATH", "COMPOSER_CAFILE", "JULIA_SSL_CA_ROOTS_PATH",
+		"SYSTEM_CERTIFICATE_PATH", "BUNDLE_SSL_CA_CERT",
+	}
 }
 
 // Env returns env with the variables that make tools use the gateway and trust
@@ -77,7 +81,7 @@ func (s *Step) Env(env []string) []string {
 	}
 	put("NO_PROXY", direct)
 	put("no_proxy", direct)
-	for _, k := range trustVars {
+	for _, k := range trustVars() {
 		put(k, MountPoint+"/ca.pem")
 	}
 	put("NODE_EXTRA_CA_CERTS", MountPoint+"/ca-only.pem")
@@ -160,8 +164,8 @@ func imageBundle(rootfs *os.Root, vars map[string]string) []byte {
 	if rootfs == nil {
 		return nil
 	}
-	names := slices.Clone(bundles)
-	for _, k := range append(slices.Clone(trustVars), "NODE_EXTRA_CA_CERTS") {
+	names := bundles()
+	for _, k := range append(trustVars(), "NODE_EXTRA_CA_CERTS") {
 		if v := vars[k]; strings.HasPrefix(v, "/") && !strings.HasPrefix(v, MountPoint+"/") {
 			names = append(names, v)
 		}

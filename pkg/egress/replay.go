@@ -26,7 +26,9 @@ const (
 const updateHint = "if this is meant to change, run the same command with --inputs record, and review the lock"
 
 // conditional headers are answered with the body: that is always right.
-var conditional = []string{"If-None-Match", "If-Modified-Since", "If-Match", "If-Unmodified-Since"}
+func conditional() []string {
+	return []string{"If-None-Match", "If-Modified-Since", "If-Match", "If-Unmodified-Since"}
+}
 
 // replay answers a request with what the lock expects and nothing else.
 func (x *exchange) replay() {
@@ -192,7 +194,7 @@ func (x *exchange) part(whole lock.Entry) bool {
 	if whole.Headers["content-type"] == "" {
 		x.w.Header()["Content-Type"] = nil
 	}
-	for _, name := range conditional {
+	for _, name := range conditional() {
 		x.r.Header.Del(name)
 	}
 	modified, _ := http.ParseTime(whole.Headers["last-modified"])
@@ -237,7 +239,7 @@ func (x *exchange) fetch(e lock.Entry, sent []byte, digest attest.Digest, option
 	defer cancel()
 	stop := context.AfterFunc(x.r.Context(), cancel)
 	defer stop()
-	for _, name := range conditional {
+	for _, name := range conditional() {
 		if e.Status != http.StatusNotModified {
 			x.r.Header.Del(name)
 		}

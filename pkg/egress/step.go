@@ -23,7 +23,7 @@ const (
 	headTimeout  = 30 * time.Second // to say what a connection is for, and for each request's headers
 	idleTimeout  = 5 * time.Minute
 	maxHead      = 64 << 10               // bytes of a request's line and headers
-	lastWord     = 5 * time.Millisecond   // to connections that wait to be accepted when a step ends
+	lastWord     = 2 * time.Millisecond   // to connections that wait to be accepted when a step ends
 	lastWait     = 250 * time.Millisecond // to those that are being served
 	closeTimeout = 10 * time.Second
 )

@@ -191,7 +191,7 @@ func (u *upstream) checkAddr(a netip.Addr) error {
 		return no("it is link-local", "")
 	case a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return no("it is no address of one host", "")
-	case ownNet.Contains(a):
+	case isNameAddr(a):
 		return no("it is an address of a step, which no name was given", "")
 	}
 	for _, o := range u.own {
