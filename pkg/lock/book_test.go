@@ -192,7 +192,7 @@ func TestDiff(t *testing.T) {
 		},
 		"a step that was rewritten": {
 			[]string{step, "  GET https://x.example/ 200 " + a + " 1"}, []string{strings.Replace(step, "install", "install -y", 1), "  GET https://x.example/ 200 " + a + " 1"},
-			[]string{"RUN apt-get install -y [base linux/amd64]: changed step " + title + " to RUN apt-get install -y [base linux/amd64]"},
+			[]string{"RUN apt-get install -y [base linux/amd64]: changed the step's command: \"RUN apt-get install\" is now \"RUN apt-get install -y\""},
 		},
 		"a step that is gone": {
 			[]string{step, "  GET https://x.example/ 302 " + a + " 0 -> https://y.example/"}, nil,

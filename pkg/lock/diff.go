@@ -190,6 +190,35 @@ func (s *Step) Title() string {
 	return title
 }
 
+// rewritten shows where two commands differ, with a few words around it.
+func rewritten(before, after string) string {
+	const around = 3
+	b, a := strings.Fields(before), strings.Fields(after)
+	head := 0
+	for head < min(len(a), len(b)) && a[head] == b[head] {
+		head++
+	}
+	tail := 0
+	for tail < min(len(a), len(b))-head && a[len(a)-1-tail] == b[len(b)-1-tail] {
+		tail++
+	}
+	show := func(w []string) string {
+		from, to := max(0, head-around), min(len(w), len(w)-tail+around)
+		text := strings.Join(w[from:to], " ")
+		if from > 0 {
+			text = "… " + text
+		}
+		if to < len(w) {
+			text += " …"
+		}
+		if r := []rune(text); len(r) > 160 {
+			text = string(r[:160]) + "…"
+		}
+		return strconv.Quote(text)
+	}
+	return show(b) + " is now " + show(a)
+}
+
 // visible shows what would act on a terminal or cannot be seen.
 func visible(s string) string {
 	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
@@ -214,7 +243,7 @@ func (p stepPair) diff() []Change {
 		title, b, a = p.after.Title(), p.before.Entries, p.after.Entries
 		if p.before.Name != p.after.Name {
 			changes = append(changes, Change{Kind: changed, Step: title, Subject: "step",
-				Text: fmt.Sprintf("changed step %s to %s", p.before.Title(), title)})
+				Text: "changed the step's command: " + rewritten(p.before.Name, p.after.Name)})
 		}
 	}
 	d := entryDiff{before: byAsked(b), after: byAsked(a), was: versions(b), is: versions(a)}
