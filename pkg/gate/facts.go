@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -202,6 +203,10 @@ func (c *check) demand(ctx context.Context, f *found, chosen *verify.Candidate, 
 		return nil, err // a rule that was stopped has said nothing
 	}
 	for _, x := range j.Findings {
+		// That there is no SBOM is said once.
+		if x.Code == CodeSBOM && !x.Undecided && x.Bundle == "" && s.saysSBOM() {
+			continue
+		}
 		r := Reason{Code: x.Code, Rule: printable(x.Rule), Message: x.Message, Bundle: x.Bundle, Pointer: x.Pointer}
 		if x.Undecided {
 			r.Code, r.undecided = CodeUnreadable, true
@@ -221,6 +226,11 @@ func (c *check) demand(ctx context.Context, f *found, chosen *verify.Candidate, 
 		s.reasons = append(s.reasons, r)
 	}
 	return j.Used, nil
+}
+
+func (s *Subject) saysSBOM() bool {
+	return slices.ContainsFunc(s.reasons, func(r Reason) bool { return r.Code == CodeSBOM }) ||
+		slices.ContainsFunc(s.waived, func(w Waived) bool { return w.Requirement == CodeSBOM })
 }
 
 // waived excuses from a requirement of the policy's own, if a waiver says so. A
