@@ -271,6 +271,14 @@ func (x *exchange) serve() {
 		return
 	}
 	x.ordinal = x.s.rec.next()
+	select {
+	case x.s.running <- struct{}{}:
+		defer func() { <-x.s.running }()
+	case <-x.r.Context().Done():
+		panic(http.ErrAbortHandler)
+	case <-x.s.ctx.Done():
+		panic(http.ErrAbortHandler)
+	}
 	x.body = newRequestBody(x.r, x.s.needles)
 	if x.s.book != nil {
 		x.replay()

@@ -335,12 +335,12 @@ func TestThroughTheCompanysProxy(t *testing.T) {
 			return
 		}
 		defer up.Close()
-		rw.WriteHeader(200)
 		c, _, err := http.NewResponseController(rw).Hijack()
 		if err != nil {
 			return
 		}
 		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
 		go io.Copy(up, c)
 		io.Copy(c, up)
 	}))

@@ -151,7 +151,7 @@ var asks = []ask{
 	{"GET", "https://files.test/same", "", []string{"If-None-Match", `"1"`}, true},
 	{"GET", "https://files.test/file", "", []string{"Range", "bytes=10-19"}, true},
 	{"POST", "https://files.test/post", "hello", nil, true},
-	{"POST", "https://files.test/post", "other", nil, true},
+	{"POST", "https://files.test/post", strings.Repeat("long ", 1e5), nil, true},
 	{"GET", "https://files.test/count", "", nil, true},
 	{"GET", "https://files.test/count", "", nil, true},
 	{"GET", "https://files.test/cut", "", nil, false},

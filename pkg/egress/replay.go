@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 
@@ -32,12 +33,18 @@ func conditional() []string {
 
 // replay answers a request with what the lock expects and nothing else.
 func (x *exchange) replay() {
-	sent, err := io.ReadAll(io.LimitReader(x.body, maxSpool+1))
+	sent, err := x.spool()
+	if sent != nil {
+		defer sent.close()
+	}
+	if errors.Is(err, errSpool) {
+		x.storeFailed(err)
+	}
 	if err != nil {
 		x.s.rec.refuse(refusal{kind: "http", dest: x.dest(), reason: "the request's body ended early"})
 		panic(http.ErrAbortHandler)
 	}
-	if len(sent) > maxSpool {
+	if sent.size > maxSpool {
 		x.violate("", "a request body of more than "+strconv.Itoa(maxSpool)+" bytes", http.StatusRequestEntityTooLarge, "no request this large can be held to a lock")
 		return
 	}
@@ -55,6 +62,58 @@ func (x *exchange) replay() {
 		x.unlisted(near)
 	default:
 		x.unlisted(near)
+	}
+}
+
+// spooled is a request's body that had to be known whole before it was
+// answered: a little of it in memory, the rest in a file without a name.
+type spooled struct {
+	head []byte
+	tail *os.File // nil for a small one
+	size int64
+}
+
+const spoolHead = 64 << 10
+
+var errSpool = errors.New("keeping the request's body")
+
+func (x *exchange) spool() (*spooled, error) {
+	var err error
+	sp := &spooled{}
+	if sp.head, err = io.ReadAll(io.LimitReader(x.body, spoolHead)); err != nil {
+		return nil, err
+	}
+	sp.size = int64(len(sp.head))
+	if sp.size < spoolHead {
+		return sp, nil
+	}
+	dir, err := x.s.g.folder()
+	if err == nil {
+		sp.tail, err = os.CreateTemp(dir, "request-")
+	}
+	if err == nil {
+		err = os.Remove(sp.tail.Name())
+	}
+	if err != nil {
+		return sp, fmt.Errorf("%w: %w", errSpool, err)
+	}
+	n, err := io.Copy(sp.tail, io.LimitReader(x.body, maxSpool+1-sp.size))
+	sp.size += n
+	return sp, err
+}
+
+// reader reads the body from its start.
+func (sp *spooled) reader() io.ReadCloser {
+	head := bytes.NewReader(sp.head)
+	if sp.tail == nil {
+		return io.NopCloser(head)
+	}
+	return io.NopCloser(io.MultiReader(head, io.NewSectionReader(sp.tail, 0, sp.size-int64(len(sp.head)))))
+}
+
+func (sp *spooled) close() {
+	if sp.tail != nil {
+		sp.tail.Close()
 	}
 }
 
@@ -97,7 +156,7 @@ func (x *exchange) entryOf(e lock.Entry) attestations.InputRequest {
 
 // give answers with an entry: from the store if its bytes are there, else from
 // upstream once they have been checked.
-func (x *exchange) give(e lock.Entry, sent []byte, digest attest.Digest) {
+func (x *exchange) give(e lock.Entry, sent *spooled, digest attest.Digest) {
 	// A redirect to a signed URL has its signature from upstream only.
 	signed := strings.Contains(e.Headers["location"], "{hmac")
 	if x.s.g.mode == attestations.InputsLocked && signed {
@@ -232,7 +291,7 @@ func (w *partWriter) Write(p []byte) (int, error) {
 
 // fetch gets an entry from upstream, whole, checks it, and only then lets it
 // go. With optional a failure is left to the caller, who gets false.
-func (x *exchange) fetch(e lock.Entry, sent []byte, digest attest.Digest, optional bool) bool {
+func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, optional bool) bool {
 	key := x.r.Method + " " + x.uri + " " + string(digest) + " " + x.r.Header.Get("Range")
 	expected := fmt.Sprintf("%d %s (%d bytes)", e.Status, e.Digest, e.Size)
 	ctx, cancel := context.WithCancel(x.s.ctx)
@@ -244,7 +303,7 @@ func (x *exchange) fetch(e lock.Entry, sent []byte, digest attest.Digest, option
 			x.r.Header.Del(name)
 		}
 	}
-	resp, err := x.ask(ctx, io.NopCloser(bytes.NewReader(sent)), int64(len(sent)))
+	resp, err := x.ask(ctx, sent.reader(), sent.size)
 	if err != nil {
 		if !optional {
 			x.s.rec.unsettle(key, x.violation(expected, "no answer from upstream: "+upstreamReason(err)))

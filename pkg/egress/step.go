@@ -20,6 +20,7 @@ import (
 
 const (
 	maxConns     = 512              // of one step at a time
+	maxRunning   = 64               // exchanges of one step at a time; others wait. It bounds the memory for bodies
 	headTimeout  = 30 * time.Second // to say what a connection is for, and for each request's headers
 	idleTimeout  = 5 * time.Minute
 	maxHead      = 64 << 10               // bytes of a request's line and headers
@@ -60,7 +61,8 @@ type Step struct {
 	inner *handedListener // to srv
 
 	serving sync.WaitGroup // listeners, connections, requests of this process
-	slots   chan struct{}
+	slots   chan struct{}  // one for each connection
+	running chan struct{}  // one for each exchange
 
 	draining atomic.Int64 // bodies read to their end after the client left
 
@@ -83,7 +85,7 @@ func (g *Gateway) Open(ctx context.Context, opts StepOptions) (*Step, error) {
 	s := &Step{
 		g: g, opts: opts, started: time.Now().UTC(),
 		names: newNames(), needles: newNeedles(opts.Secrets), hosts: map[string]netip.Addr{},
-		http1: g.up.http1, http2: g.up.http2, slots: make(chan struct{}, maxConns), conns: map[net.Conn]bool{},
+		http1: g.up.http1, http2: g.up.http2, slots: make(chan struct{}, maxConns), running: make(chan struct{}, maxRunning), conns: map[net.Conn]bool{},
 	}
 	// The step outlives the call that opens it; Close ends it.
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
