@@ -128,6 +128,9 @@ func NewUpstream(opts UpstreamOptions) (*Upstream, error) {
 		u.serving.Go(func() {
 			if s.tls {
 				server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}}
+				if s.h2 {
+					server.TLSConfig.GetConfigForClient = onlyHTTP2
+				}
 				server.ServeTLS(ln, "", "")
 				return
 			}
@@ -144,6 +147,17 @@ func NewUpstream(opts UpstreamOptions) (*Upstream, error) {
 		u.Flags = append(u.Flags, "--upstream", name+":80="+plain, "--upstream", name+":443="+secure)
 	}
 	return u, nil
+}
+
+// onlyHTTP2 ends the handshake of a client that has no HTTP/2 as servers do;
+// crypto/tls alone would go on without a protocol where it has HTTP/1.1.
+func onlyHTTP2(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	if slices.Contains(hello.SupportedProtos, "h2") {
+		return nil, nil
+	}
+	return &tls.Config{NextProtos: []string{"none"}, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return nil, errors.New("HTTP/2 alone")
+	}}, nil
 }
 
 // Close ends it: from then on its addresses refuse.
