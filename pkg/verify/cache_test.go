@@ -38,14 +38,18 @@ func TestARememberedChainExpires(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := s.Bundle([]byte("{}"), virtual.Options{SAN: "a@b.example", CA: issuer, Log: "none", From: now.Add(-time.Minute)})
-	if err != nil {
-		t.Fatal(err)
+	issued := func() *x509.Certificate {
+		b, err := s.Bundle([]byte("{}"), virtual.Options{SAN: "a@b.example", CA: issuer, Log: "none", From: now.Add(-time.Minute)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(b.GetVerificationMaterial().GetCertificate().GetRawBytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return leaf
 	}
-	leaf, err := x509.ParseCertificate(b.GetVerificationMaterial().GetCertificate().GetRawBytes())
-	if err != nil {
-		t.Fatal(err)
-	}
+	leaf := issued()
 	ca, err := ParseCA("ca", first(issuer.PEM()), second(issuer.PEM()))
 	if err != nil {
 		t.Fatal(err)
@@ -79,6 +83,36 @@ func TestARememberedChainExpires(t *testing.T) {
 	}
 	if _, err := w.Verify(leaf, now.Add(3*time.Minute)); err == nil {
 		t.Error("remembered past the authority's window")
+	}
+
+	// The issuing certificate is remembered, too, for others that it issued.
+	if len(w.issuers.all) != 1 || len(a.issuers.all) != 1 {
+		t.Fatalf("%d and %d issuing certificates are remembered, want 1", len(w.issuers.all), len(a.issuers.all))
+	}
+	if chains, err := w.Verify(issued(), now.Add(time.Minute)); err != nil || len(chains[0]) != 2 {
+		t.Errorf("another of the same issuer: %v", err)
+	}
+	if _, err := w.Verify(issued(), now.Add(3*time.Minute)); err == nil {
+		t.Error("the issuer was believed past the authority's window")
+	}
+	if _, err := a.Verify(issued(), now.Add(6*time.Minute)); err == nil {
+		t.Error("the issuer was believed past its own end")
+	}
+	remembered := issued()
+	if _, err := w.Verify(remembered, now); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Verify(remembered, now.Add(3*time.Minute)); err == nil {
+		t.Error("what a remembered issuer proved was believed past the authority's window")
+	}
+	// A stranger with the same name and another key.
+	other, err := virtual.NewCA(virtual.CAOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer = other
+	if _, err := w.Verify(issued(), now); err == nil {
+		t.Error("another issuer of the same name was believed")
 	}
 }
 

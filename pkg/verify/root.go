@@ -200,15 +200,25 @@ func union(ca *CA, roots []*Root) *material {
 	return m
 }
 
-// authority proves the chain of a certificate once. A proof holds for every
-// moment at which all of the chain was valid, and for no other.
+// authority proves the chain of a certificate once, and that of the certificate
+// that issued it once for all that it issued. A proof holds for every moment at
+// which all of the chain was valid, and for no other.
 type authority struct {
-	ca     *root.FulcioCertificateAuthority
-	proved cache[proof]
+	ca      *root.FulcioCertificateAuthority
+	proved  cache[proof]    // by certificate
+	issuers cache[shortcut] // by issuing certificate
 }
 
 type proof struct {
 	chains [][]*x509.Certificate
+	window Window
+}
+
+// shortcut is an authority whose root is an issuing certificate that was proved
+// to lead to the real root. It holds for what is within the window of all that
+// is above it.
+type shortcut struct {
+	ca     *root.FulcioCertificateAuthority
 	window Window
 }
 
@@ -217,28 +227,77 @@ func (a *authority) Verify(cert *x509.Certificate, t time.Time) ([][]*x509.Certi
 	if p, ok := a.proved.get(key); ok && p.window.Holds(t) {
 		return p.chains, nil
 	}
-	chains, err := a.ca.Verify(cert, t)
+	chains, above, err := a.verify(cert, t)
 	if err != nil {
 		return nil, err
 	}
-	p := proof{chains: chains, window: Window{a.ca.ValidityPeriodStart, a.ca.ValidityPeriodEnd}}
-	for _, c := range slices.Concat(chains...) {
-		if p.window.From.Before(c.NotBefore) {
-			p.window.From = c.NotBefore
-		}
-		if p.window.Until.IsZero() || c.NotAfter.Before(p.window.Until) {
-			p.window.Until = c.NotAfter
-		}
-	}
-	a.proved.put(key, p)
+	a.proved.put(key, proof{chains: chains, window: above.with(slices.Concat(chains...)...)})
 	return chains, nil
 }
 
-// stamper proves a time stamp once: what it says depends on no clock but its
-// own.
+// verify returns the chains of a certificate, and when what they do not show
+// was valid.
+func (a *authority) verify(cert *x509.Certificate, t time.Time) ([][]*x509.Certificate, Window, error) {
+	for _, i := range a.ca.Intermediates {
+		if !bytes.Equal(i.RawSubject, cert.RawIssuer) {
+			continue
+		}
+		if s, ok := a.issuers.get(cacheKey(i.Raw)); ok && s.window.Holds(t) {
+			// What it refuses is for the whole chain to refuse.
+			if chains, err := s.ca.Verify(cert, t); err == nil {
+				return chains, s.window, nil
+			}
+		}
+	}
+	own := Window{a.ca.ValidityPeriodStart, a.ca.ValidityPeriodEnd}
+	chains, err := a.ca.Verify(cert, t)
+	if err != nil {
+		return nil, own, err
+	}
+	if len(chains) == 1 && len(chains[0]) > 2 && !slices.ContainsFunc(chains[0][2:], constrains) {
+		issuer := chains[0][1]
+		a.issuers.put(cacheKey(issuer.Raw), shortcut{ca: &root.FulcioCertificateAuthority{Root: issuer, URI: a.ca.URI}, window: own.with(chains[0][2:]...)})
+	}
+	return chains, own, nil
+}
+
+// with is the window cut down to when all of the certificates were valid.
+func (w Window) with(certs ...*x509.Certificate) Window {
+	for _, c := range certs {
+		if w.From.Before(c.NotBefore) {
+			w.From = c.NotBefore
+		}
+		if w.Until.IsZero() || c.NotAfter.Before(w.Until) {
+			w.Until = c.NotAfter
+		}
+	}
+	return w
+}
+
+// constrains reports whether a certificate says something of the names or the
+// policies of those below it: then each has to be asked with it in the chain.
+// How long the chain is, and what it is used for, is the same for all.
+func constrains(c *x509.Certificate) bool {
+	names := len(c.PermittedDNSDomains) + len(c.ExcludedDNSDomains) + len(c.PermittedIPRanges) + len(c.ExcludedIPRanges) +
+		len(c.PermittedEmailAddresses) + len(c.ExcludedEmailAddresses) + len(c.PermittedURIDomains) + len(c.ExcludedURIDomains)
+	policies := c.InhibitAnyPolicy > 0 || c.InhibitAnyPolicyZero || c.InhibitPolicyMapping > 0 || c.InhibitPolicyMappingZero ||
+		c.RequireExplicitPolicy > 0 || c.RequireExplicitPolicyZero || len(c.PolicyMappings) > 0
+	return names > 0 || policies || len(c.UnhandledCriticalExtensions) > 0
+}
+
+// stamper proves a time stamp once, and the chain of the certificate that makes
+// the stamps once: what a stamp says depends on no clock but its own.
 type stamper struct {
 	tsa    root.TimestampingAuthority
 	proved cache[root.Timestamp]
+	short  cache[stamping] // by the stamping certificate
+}
+
+// stamping is an authority whose root is the stamping certificate itself, which
+// was proved to lead to the real root.
+type stamping struct {
+	tsa    root.TimestampingAuthority
+	window Window
 }
 
 func (s *stamper) Verify(stamp, signature []byte) (*root.Timestamp, error) {
@@ -246,11 +305,46 @@ func (s *stamper) Verify(stamp, signature []byte) (*root.Timestamp, error) {
 	if t, ok := s.proved.get(key); ok {
 		return &t, nil
 	}
-	t, err := s.tsa.Verify(stamp, signature)
+	t, err := s.verify(stamp, signature)
 	if err != nil {
 		return nil, err
 	}
 	s.proved.put(key, *t)
+	return t, nil
+}
+
+func (s *stamper) verify(stamp, signature []byte) (*root.Timestamp, error) {
+	whole, ok := s.tsa.(*root.SigstoreTimestampingAuthority)
+	if !ok || whole.Leaf == nil || whole.Root == nil {
+		return s.tsa.Verify(stamp, signature)
+	}
+	key := cacheKey(whole.Leaf.Raw)
+	if short, ok := s.short.get(key); ok {
+		if t, err := short.tsa.Verify(stamp, signature); err == nil && short.window.Holds(t.Time) {
+			return t, nil
+		}
+	}
+	t, err := whole.Verify(stamp, signature)
+	if err != nil {
+		return nil, err
+	}
+	// A stamp may bring certificates of its own: the shortcut stands on the
+	// root's alone.
+	pool := func(certs ...*x509.Certificate) *x509.CertPool {
+		p := x509.NewCertPool()
+		for _, c := range certs {
+			p.AddCert(c)
+		}
+		return p
+	}
+	chains, cerr := whole.Leaf.Verify(x509.VerifyOptions{
+		Roots: pool(whole.Root), Intermediates: pool(whole.Intermediates...), CurrentTime: t.Time, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping},
+	})
+	if cerr == nil && len(chains) == 1 && !slices.ContainsFunc(chains[0][1:], constrains) {
+		alone := *whole
+		alone.Root, alone.Intermediates = whole.Leaf, nil
+		s.short.put(key, stamping{tsa: &alone, window: (Window{}).with(chains[0]...)})
+	}
 	return t, nil
 }
 
