@@ -136,6 +136,22 @@ func (r *Replay) Doubts() []string {
 	return out
 }
 
+// Withheld lists what steps were sent and nobody kept, because a secret stood
+// in it: a replay cannot give it to them.
+func (r *Replay) Withheld() []string {
+	var out []string
+	for _, rec := range r.Records {
+		for _, st := range rec.Steps {
+			for _, q := range st.Requests {
+				if line := clipLine(st.Name) + ": " + q.Method + " " + q.URI; q.Withheld && !slices.Contains(out, line) {
+					out = append(out, line)
+				}
+			}
+		}
+	}
+	return out
+}
+
 // NeededBlob is bytes that a replay takes from the store.
 type NeededBlob struct {
 	Digest attest.Digest

@@ -186,6 +186,9 @@ func TestReplayListsWhatIsMissing(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("missing\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
+	if w := r.Withheld(); !slices.Equal(w, []string{"RUN a: GET https://a.example/hidden"}) {
+		t.Errorf("withheld %q", w)
+	}
 	if doubts := r.Doubts(); len(doubts) == 0 || !strings.Contains(doubts[0], "RUN a: a body that held a secret was not stored") {
 		t.Errorf("doubts %q", doubts)
 	}

@@ -193,6 +193,12 @@ func (r *rebuilding) evidence(prov Claim, replay *build.Replay) []attestations.R
 
 // gather sees to it that the store has every byte, before anything runs.
 func (r *rebuilding) gather(ctx context.Context) error {
+	if withheld := r.replay.Withheld(); len(withheld) > 0 {
+		return UndecidedError{
+			err: fmt.Errorf("the image cannot be built again: steps were sent what holds a secret, and that was not kept:\n  %s", strings.Join(withheld, "\n  ")),
+			way: "let the step fetch what holds no secret, or build the image where the secret is",
+		}
+	}
 	missing, err := r.replay.Missing(r.req.Store)
 	if err != nil {
 		return UndecidedError{err: err}
