@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/egress"
 )
 
@@ -354,7 +355,7 @@ func (r *recorder) steps(a *InputsAnswer, out *inputsResult, began time.Time) (l
 		}
 	}
 	unknown := func(detail string) {
-		g := attestations.InputGap{Kind: "cache-import", Detail: detail}
+		g := attestations.InputGap{Kind: attestations.GapCacheImport, Detail: detail}
 		if !slices.Contains(a.Gaps, g) {
 			a.Gaps = append(a.Gaps, g)
 		}
@@ -377,8 +378,8 @@ func (r *recorder) steps(a *InputsAnswer, out *inputsResult, began time.Time) (l
 			listed[res.Step] = true
 			st := r.lineage.step(res.Step)
 			if st == nil {
-				a.Gaps = append(a.Gaps, attestations.InputGap{Kind: "no-record", Detail: "the record of a step is gone"})
-				a.Steps = append(a.Steps, attestations.InputStep{Name: "unknown", Verdict: attestations.VerdictUnobserved, Reused: true})
+				a.Gaps = append(a.Gaps, attestations.InputGap{Kind: attestations.GapNoRecord, Detail: "the record of a step is gone"})
+				a.Steps = append(a.Steps, attestations.InputStep{ID: idOf(res.Step), Name: "unknown", Verdict: attestations.VerdictUnobserved, Reused: true})
 				return
 			}
 			own := *st
@@ -389,11 +390,14 @@ func (r *recorder) steps(a *InputsAnswer, out *inputsResult, began time.Time) (l
 	// Nothing below an imported result is known, even where it ran nothing.
 	if len(a.Gaps) > 0 && !slices.ContainsFunc(a.Steps, func(st attestations.InputStep) bool { return st.Verdict == attestations.VerdictUnobserved }) {
 		a.Steps = append(a.Steps, attestations.InputStep{
-			Name: "imported from a build cache", Verdict: attestations.VerdictUnobserved, Reused: true, Gaps: slices.Clone(a.Gaps),
+			ID: idOf(out.final.Ref), Name: "imported from a build cache", Verdict: attestations.VerdictUnobserved, Reused: true, Gaps: slices.Clone(a.Gaps),
 		})
 	}
 	return listed
 }
+
+// idOf stands for the definition of a step that nobody knows.
+func idOf(ref string) string { return string(attest.DigestOf([]byte("unknown " + ref))) }
 
 // stepsBeside adds the steps of what the build made or took on the way that are
 // not below the image: see inputsBuild.used. Of a build for several platforms

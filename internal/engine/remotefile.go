@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 
 	httpsource "github.com/moby/buildkit/source/http"
@@ -130,6 +131,19 @@ func (t *remoteFiles) fetch(req *http.Request) (*http.Response, error) {
 			resp.Body.Close()
 		}
 		return nil, vs
+	}
+	if err == nil && resp.Header.Get("X-Waxseal") != "" {
+		// The gateway's own answer says why, and BuildKit would not show it.
+		defer resp.Body.Close()
+		why, err := readBlob(resp.Body, maxFileHeaders)
+		if err != nil {
+			return nil, err
+		}
+		w, err := t.rec.watch()
+		if err != nil {
+			return nil, err
+		}
+		return nil, &violationError{step: "ADD " + w.redactor.URI(req.URL.String()), texts: []string{strings.TrimPrefix(strings.TrimSpace(string(why)), "waxseal: ")}}
 	}
 	return resp, err
 }

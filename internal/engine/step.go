@@ -149,17 +149,17 @@ func (o *recordedOp) begin(ctx context.Context, jobCtx solver.JobContext, exec *
 	desc := o.rec.describe(o.node)
 	run := &stepRun{rec: o.rec, name: desc.Name, desc: desc, net: exec.Network, began: time.Now()}
 	if exec.Security == pb.SecurityMode_INSECURE {
-		run.gap("insecure", "the step ran with all privileges and could get round the gateway")
+		run.gap(attestations.GapInsecure, "the step ran with all privileges and could get round the gateway")
 	}
 	if exec.Network == pb.NetMode_HOST {
-		run.gap("host-network", "the step had the network of the machine")
+		run.gap(attestations.GapHostNetwork, "the step had the network of the machine")
 	}
 	for _, m := range exec.Mounts {
 		switch m.MountType {
 		case pb.MountType_CACHE:
 			run.caches = append(run.caches, m)
 		case pb.MountType_SSH:
-			run.gap("ssh", fmt.Sprintf("the step could ask the ssh agent %q; its answers are not recorded", m.GetSSHOpt().GetID()))
+			run.gap(attestations.GapSSH, fmt.Sprintf("the step could ask the ssh agent %q; its answers are not recorded", m.GetSSHOpt().GetID()))
 		}
 	}
 	values, err := o.secrets(ctx, jobCtx, exec)
@@ -265,15 +265,13 @@ func (run *stepRun) end() (*attestations.InputStep, error) {
 	default:
 		rec.Verdict = attestations.VerdictUnobserved
 		if run.net != pb.NetMode_HOST {
-			run.gap("no-record", "the step did not pass the gateway")
+			run.gap(attestations.GapNoRecord, "the step did not pass the gateway")
 		}
 	}
 	run.mu.Lock()
 	rec.Gaps = append(slices.Clone(rec.Gaps), run.gaps...)
 	run.mu.Unlock()
-	if len(rec.Gaps) > 0 && (rec.Verdict == attestations.VerdictIsolated || rec.Verdict == attestations.VerdictRecorded) {
-		rec.Verdict = attestations.VerdictGaps
-	}
+	rec.Verdict = attestations.WorstVerdict([]attestations.InputStep{rec}, nil)
 	return &rec, nil
 }
 
@@ -385,7 +383,7 @@ func (run *stepRun) enterCache(ctx context.Context, c *pb.Mount, mounts []execut
 	run.leave = append(run.leave, leave)
 	run.mu.Unlock()
 	if !alone && c.GetCacheOpt().GetSharing() == pb.CacheSharingOpt_SHARED {
-		run.gap("cache-mount", detail)
+		run.gap(attestations.GapCacheMount, detail)
 		return nil
 	}
 	for _, m := range mounts {
@@ -397,11 +395,11 @@ func (run *stepRun) enterCache(ctx context.Context, c *pb.Mount, mounts []execut
 			return fmt.Errorf("looking into the cache mount %q: %w", c.Dest, err)
 		}
 		if !empty {
-			run.gap("cache-mount", detail)
+			run.gap(attestations.GapCacheMount, detail)
 		}
 		return nil
 	}
-	run.gap("cache-mount", detail)
+	run.gap(attestations.GapCacheMount, detail)
 	return nil
 }
 
@@ -457,7 +455,7 @@ func (c *cacheMounts) enter(id string, run *stepRun) (alone bool, leave func()) 
 	defer c.mu.Unlock()
 	others := c.active[id]
 	for _, o := range others {
-		o.gap("cache-mount", fmt.Sprintf("cache mount %s: another step wrote to it meanwhile", id))
+		o.gap(attestations.GapCacheMount, fmt.Sprintf("cache mount %s: another step wrote to it meanwhile", id))
 	}
 	c.active[id] = append(slices.Clone(others), run)
 	return len(others) == 0, func() {
@@ -481,7 +479,7 @@ func (r *recorder) execsBelow(n node) []attestations.InputStep {
 	for i := range out {
 		out[i].Verdict = attestations.VerdictUnobserved
 		out[i].Reused = true
-		out[i].Gaps = []attestations.InputGap{{Kind: "cache-import", Detail: "the result came from an imported build cache, without a record"}}
+		out[i].Gaps = []attestations.InputGap{{Kind: attestations.GapCacheImport, Detail: "the result came from an imported build cache, without a record"}}
 	}
 	return out
 }

@@ -127,6 +127,17 @@ func TestRecordSurvivesTheCache(t *testing.T) {
 	wantSteps(t, "without the cache", recordedSteps(t, opts, b),
 		"RUN echo first recorded", "RUN echo second recorded", "RUN echo last recorded")
 	b.attrs = nil
+	b.dockerfile = strings.Replace(b.dockerfile, "FROM base\n", "FROM base AS early\n", 1)
+	b.dockerfile = strings.Replace(b.dockerfile, "COPY main", "FROM early\nCOPY main", 1)
+	recordedSteps(t, opts, b)
+	b.attrs = map[string]string{"no-cache": "early"}
+	// The stage ran again; BuildKit takes its earlier result for what follows,
+	// and so both are there.
+	wantSteps(t, "without the cache of one stage", recordedSteps(t, opts, b),
+		"RUN echo first recorded (reused)", "RUN echo second recorded (reused)", "RUN echo last recorded (reused)",
+		"RUN echo first [early] recorded", "RUN echo second [early] recorded")
+	b.attrs = nil
+	b.dockerfile = strings.Replace(strings.Replace(b.dockerfile, "FROM base AS early\n", "FROM base\n", 1), "FROM early\n", "", 1)
 
 	// Without their records results are no use.
 	if err := os.Remove(filepath.Join(opts.CacheDir, "steps.db")); err != nil {
@@ -464,6 +475,15 @@ func TestRecordLockedOffline(t *testing.T) {
 	}
 
 	// What upstream has now is something else, and the store is empty.
+	e := startEngine(t, opts)
+	_, err = buildOf{dockerfile: "FROM " + image + "\nADD " + srv.URL + "/b /b\n"}.solve(t.Context(), t, dial(t, e))
+	if err == nil || !strings.Contains(err.Error(), "inputs refused") || !strings.Contains(err.Error(), "loopback") {
+		t.Errorf("a file of this machine: %v", err)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+
 	files["/a"], files["/b"] = "ALPHA", "BETA"
 	changed := locked
 	changed.CacheDir, changed.Inputs.Store = t.TempDir(), filepath.Join(t.TempDir(), "empty")
