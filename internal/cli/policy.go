@@ -15,11 +15,11 @@ import (
 func newPolicyCmd(s *Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "Write, check, explain and test policies",
+		Short: "Write, check, explain, test and sign policies",
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPolicyInitCmd(s), newPolicyCheckCmd(s), newPolicyTestCmd(s), newPolicyExplainCmd(s), &cobra.Command{
+	cmd.AddCommand(newPolicyInitCmd(s), newPolicyCheckCmd(s), newPolicyTestCmd(s), newPolicyExplainCmd(s), newPolicySignCmd(s), &cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON Schema of a policy",
 		Args:  cobra.NoArgs,

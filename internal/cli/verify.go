@@ -12,7 +12,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/waxseal/waxseal/pkg/gate"
-	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/report"
 	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/verify"
@@ -20,8 +19,9 @@ import (
 
 // judgeFlags are the flags of every command that weighs evidence.
 type judgeFlags struct {
-	policy string
-	level  string
+	policy     string
+	policyKeys []string
+	level      string
 	trustFlags
 	evidence []string
 	insecure bool
@@ -30,6 +30,7 @@ type judgeFlags struct {
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
+	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public key `FILE` that must have signed the policy (\"waxseal policy\nsign\"); repeatable, one of them is enough")
 	f.trustFlags.register(cmd)
 	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a\nfolder that build --out wrote; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
@@ -47,10 +48,8 @@ func (f *judgeFlags) request(s *Streams, ref string) (gate.Request, error) {
 		return req, exitError{ExitUsage, err}
 	}
 	req.Level = level
-	if f.policy != "" {
-		if req.Policy, err = policy.Load(f.policy); err != nil {
-			return req, exitError{ExitUsage, err}
-		}
+	if req.Policy, err = signedPolicy(f.policy, f.policyKeys); err != nil {
+		return req, exitError{ExitUsage, err}
 	}
 	if err := f.trustFlags.read(&req); err != nil {
 		return req, exitError{ExitUsage, err}
