@@ -94,6 +94,7 @@ const (
 	signHost    = `network\.host`
 
 	signGateway  = `downloaded context.*invalid response status 403`
+	signPolicy   = `(denied|not allowed) by policy`
 	signInsecure = `security\.insecure`
 )
 
@@ -101,6 +102,7 @@ const (
 func waysOut() [][2]string {
 	return [][2]string{
 		{signGateway, "the server refused it, or the gateway did: it connects to this machine and its link only where --upstream NAME=ADDRESS says so, and only to hosts that --allow-host allows"},
+		{signPolicy, "the lock does not list it; if it is meant, the same command with --inputs record writes the lock anew"},
 		{signNoSpace, "free some space, or choose another cache with --cache-dir"},
 		{signStep, "the step's own output is above, or shown without --quiet"},
 		{signDenied, "log in with docker login, or give the base image with --build-context NAME=oci:LAYOUT"},
