@@ -66,7 +66,7 @@ func (r *recorder) openFiles() (http.RoundTripper, error) {
 			return nil, err
 		}
 	}
-	step, err := g.Open(context.Background(), egress.StepOptions{Name: "ADD"})
+	step, err := g.Open(context.Background(), egress.StepOptions{Name: "ADD", Fetch: true})
 	if err != nil {
 		return nil, fmt.Errorf("opening the gateway for remote files: %w", err)
 	}
