@@ -340,3 +340,32 @@ func TestALoudStepIsBounded(t *testing.T) {
 		t.Error("nothing says that there were more")
 	}
 }
+
+// TestLossIsAGap: what the watch could not look at is said to be missing.
+func TestLossIsAGap(t *testing.T) {
+	s := open(t, newWorld(t, http.NotFoundHandler()).gateway(t, Options{}), StepOptions{})
+	s.watch.sock.stop() // nobody reads: the queue fills
+	err := inside(s, func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		for range 100_000 {
+			if err := unix.Sendto(fd, []byte("x"), 0, &unix.SockaddrInet4{Addr: [4]byte{203, 0, 113, 7}, Port: 1000}); err != nil && err != unix.ECONNREFUSED {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := end(t, s)
+	if len(rec.Gaps) != 1 || rec.Gaps[0].Kind != "watch-loss" || rec.Verdict != attestations.VerdictGaps {
+		t.Errorf("recorded %+v", rec)
+	}
+	if !hasRefusal(rec, "udp", "203.0.113.7:1000", "", "") {
+		t.Errorf("refusals %+v", rec.Refusals)
+	}
+}

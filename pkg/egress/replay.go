@@ -304,6 +304,10 @@ func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, opti
 		}
 	}
 	resp, err := x.ask(ctx, sent.reader(), sent.size)
+	if err != nil && x.r.Context().Err() != nil {
+		x.failed(err) // the client left; nothing has reached it
+		return true
+	}
 	if err != nil {
 		if !optional {
 			x.s.rec.unsettle(key, x.violation(expected, "no answer from upstream: "+upstreamReason(err)))
@@ -328,9 +332,9 @@ func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, opti
 		body = io.LimitReader(body, e.Size+slack)
 	}
 	scan := newScanner(x.s.needles, resp.Header.Get("Content-Encoding"))
-	store, source := &storing{w: w, scan: scan}, &failing{r: body}
+	store := &storing{w: w, scan: scan}
 	bufp := x.s.g.buffers.Get().(*[]byte)
-	_, err = io.CopyBuffer(store, source, *bufp)
+	_, err = io.CopyBuffer(store, struct{ io.Reader }{body}, *bufp)
 	x.s.g.buffers.Put(bufp)
 	if store.err != nil {
 		x.storeFailed(store.err)
@@ -413,7 +417,3 @@ func (s *storing) Write(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-type failing struct{ r io.Reader }
-
-func (f *failing) Read(p []byte) (int, error) { return f.r.Read(p) }

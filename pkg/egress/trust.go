@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	caLife   = 24 * time.Hour // longer than any build
+	caLife   = 12 * time.Hour // longer than a build takes
 	caSkew   = 2 * time.Hour  // before now, for a step whose clock is behind
 	maxLeafs = 4096
 )
