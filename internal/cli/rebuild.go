@@ -369,6 +369,8 @@ func (f *rebuildFlags) buildText(line func(key, format string, args ...any), r *
 	switch {
 	case !r.Signed:
 		line("signed", "no: give --sign-key FILE")
+	case len(r.Attached) > 3:
+		line("signed", "and attached: %d statements", len(r.Attached))
 	case len(r.Attached) > 0:
 		line("signed", "and attached: %s", strings.Join(r.Attached, ", "))
 	default:
