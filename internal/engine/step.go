@@ -33,10 +33,9 @@ const maxSecrets = 256
 // recordedOp is a step, a copy, a merge or a diff whose result gets a lineage.
 type recordedOp struct {
 	solver.Op
-	vertex solver.Vertex
-	node   node
-	rec    *recorder
-	sm     *session.Manager
+	node node
+	rec  *recorder
+	sm   *session.Manager
 }
 
 // recorded wraps what makes results. Sources stay as they are: BuildKit looks
@@ -48,7 +47,7 @@ func (r *recorder) recorded(op solver.Op, v solver.Vertex, sm *session.Manager) 
 	}
 	switch n.op.Op.(type) {
 	case *pb.Op_Exec, *pb.Op_File, *pb.Op_Merge, *pb.Op_Diff, *pb.Op_Passthrough:
-		return &recordedOp{Op: op, vertex: v, node: n, rec: r, sm: sm}
+		return &recordedOp{Op: op, node: n, rec: r, sm: sm}
 	}
 	return op
 }

@@ -611,3 +611,22 @@ func TestGitIsKeptAndGivenBack(t *testing.T) {
 		t.Errorf("a repository that the lock does not list: %v", err)
 	}
 }
+
+// An image of settings alone: nobody but the export needs its base's layers.
+func TestBaseImageThatNoStepOpensIsKept(t *testing.T) {
+	reg, err := testkit.NewRegistry(testkit.RegistryOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(reg.Close)
+	e := startEngine(t, EngineOptions{Inputs: InputsPlan{Store: filepath.Join(t.TempDir(), "store")}})
+	b := buildOf{dockerfile: "FROM " + pushBase(t, reg.Addr) + "\nENV A=b\n", ref: identity.NewID()}
+	exported(t, dial(t, e), b, map[string]string{})
+	in, err := e.Inputs(t.Context(), b.ref, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(in.Steps) != 0 || len(in.Sources) != 1 || !in.Sources[0].Stored {
+		t.Errorf("the record is %+v", in)
+	}
+}
