@@ -529,6 +529,8 @@ func (o TextOptions) verified(e gate.Evidence) string {
 		return o.paint(green, "verified") + ", signed by " + signer(e.Signer)
 	case e.Code == verify.CodeUnsigned:
 		return o.paint(yellow, "not signed")
+	case e.Code == verify.CodeCertificate:
+		return o.paint(yellow, "not verified") + ", signed with a certificate"
 	case e.Code == verify.CodeNoKey:
 		if e.KeyHint != "" {
 			return o.paint(yellow, "not verified") + ", says it is signed by key " + clip(e.KeyHint, 20)

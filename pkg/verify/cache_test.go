@@ -118,3 +118,57 @@ func TestARememberedChainExpires(t *testing.T) {
 
 func first(a, _ []byte) []byte  { return a }
 func second(_, b []byte) []byte { return b }
+
+// TestARememberedStamper: the stamping certificate's chain is proved once, and
+// the stamps of others still count for nothing.
+func TestARememberedStamper(t *testing.T) {
+	instances := make([]*virtual.Sigstore, 2)
+	var stampers []*stamper
+	for i := range instances {
+		s, err := virtual.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := s.Root(virtual.RootOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := ParseRoot("r", raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		instances[i], stampers = s, append(stampers, r.stampers[0])
+	}
+	stamp := func(s *virtual.Sigstore) (token, signature []byte) {
+		b, err := s.Bundle([]byte("{}"), virtual.Options{SAN: "a@b.example", Log: "none", Stamp: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.GetVerificationMaterial().GetTimestampVerificationData().GetRfc3161Timestamps()[0].GetSignedTimestamp(), b.GetDsseEnvelope().GetSignatures()[0].GetSig()
+	}
+	s := stampers[0]
+	for range 2 {
+		if _, err := s.Verify(stamp(instances[0])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.short.all) != 1 || len(s.proved.all) != 2 {
+		t.Errorf("%d chains and %d stamps are remembered, want 1 and 2", len(s.short.all), len(s.proved.all))
+	}
+	if _, err := s.Verify(stamp(instances[1])); err == nil {
+		t.Error("another authority's stamp was believed")
+	}
+	token, _ := stamp(instances[0])
+	_, signature := stamp(instances[0])
+	if _, err := s.Verify(token, signature); err == nil {
+		t.Error("a stamp of another signature was believed")
+	}
+	// Out of the window of what is above it, the whole chain is asked again.
+	for key, short := range s.short.all {
+		short.window.Until = short.window.From
+		s.short.all[key] = short
+	}
+	if _, err := s.Verify(stamp(instances[0])); err != nil {
+		t.Errorf("the whole chain was not asked: %v", err)
+	}
+}

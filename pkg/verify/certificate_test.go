@@ -170,6 +170,20 @@ func TestCertificates(t *testing.T) {
 		{"no log entry", seal(t, ours, stamped), good, verify.CodeLog},
 		{"no log entry and no stamp", seal(t, ours, with(func(o *virtual.Options) { o.Log = "none" })), noLogs, verify.CodeTime},
 		{"an entry that proves no time", seal(t, ours, with(func(o *virtual.Options) { o.NoPromise = true })), good, verify.CodeTime},
+		{"v0.1 without a promise", seal(t, ours, with(func(o *virtual.Options) { o.Version, o.NoPromise = "0.1", true })), good, verify.CodeLog},
+		{"a thousand intermediate certificates", changed(t, ours, with(func(o *virtual.Options) { o.Version = "0.1" }), func(b *protobundle.Bundle) {
+			chain := b.VerificationMaterial.GetX509CertificateChain()
+			for range 1000 {
+				chain.Certificates = append(chain.Certificates, chain.Certificates[1])
+			}
+		}), good, ""},
+		{"a chain in v0.3", changed(t, ours, with(func(o *virtual.Options) { o.Version = "0.1" }), func(b *protobundle.Bundle) {
+			b.MediaType = attest.BundleMediaType
+		}), good, verify.CodeUnreadable},
+		{"the intermediate's certificate as the signer's", changed(t, ours, with(func(o *virtual.Options) { o.Version = "0.1" }), func(b *protobundle.Bundle) {
+			chain := b.VerificationMaterial.GetX509CertificateChain()
+			chain.Certificates = chain.Certificates[1:]
+		}), good, verify.CodeLog},
 		{"Rekor v2 without a time stamp", seal(t, ours, with(func(o *virtual.Options) { o.Log = "v2" })), good, verify.CodeTime},
 		{"a stamp of another authority", changed(t, ours, stamped, func(b *protobundle.Bundle) {
 			b.VerificationMaterial.TimestampVerificationData = other.VerificationMaterial.TimestampVerificationData
@@ -430,4 +444,44 @@ func TestOnlyNarrows(t *testing.T) {
 	trust.Only = []verify.Identity{}
 	ok, err = checked(t, b, trust)
 	wantCode(t, ok, err, verify.CodeIdentity)
+}
+
+// FuzzCheckCertificates: no bundle panics, in the libraries either, and none is
+// accepted that is not one of the seeds in another spelling.
+func FuzzCheckCertificates(f *testing.F) {
+	s := newSigstore(f)
+	st := statement(sha256Subject(image), "https://example.org/t", `{"a":1}`)
+	for _, o := range []virtual.Options{{}, {Version: "0.1"}, {Log: "v2", Stamp: true}, {Log: "none", Stamp: true}, {NoPromise: true}} {
+		o.SAN, o.Issuer = san, issuer
+		f.Add(must(s.Seal(st, o))(f))
+	}
+	trust := verify.Trust{Roots: []*verify.Root{trustedRoot(f, s, virtual.RootOptions{})}, Identities: []verify.Identity{identity(f, verify.IdentityOptions{Issuer: issuer, SAN: san})}}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		b, err := attest.ParseAnyBundle(raw)
+		if err != nil {
+			return
+		}
+		c := must(verify.NewChecker(trust, time.Now()))(t)
+		_, err = c.CheckArtifact(b, verify.Artifact{Digest: image})
+		var r *verify.Rejection
+		switch {
+		case err == nil && !bytes.Equal(b.Statement().Raw(), st):
+			t.Error("a statement was accepted that nobody signed")
+		case err != nil && !errors.As(err, &r):
+			t.Errorf("not a rejection: %v", err)
+		case err != nil && strings.Contains(r.Message, "panic"):
+			t.Error(r.Message)
+		}
+	})
+}
+
+func FuzzParseRoot(f *testing.F) {
+	f.Add(must(newSigstore(f).Root(virtual.RootOptions{}))(f))
+	f.Add([]byte(`{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		r, err := verify.ParseRoot("r", raw)
+		if err == nil && r.ID() != attest.DigestOf(raw) {
+			t.Error("another id")
+		}
+	})
 }

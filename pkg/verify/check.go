@@ -168,7 +168,15 @@ func signedByKey(b *attest.Bundle) bool {
 	return b.Proto().GetVerificationMaterial().GetPublicKey() != nil
 }
 
-func (c *Checker) signer(b *attest.Bundle, artifact toArtifact) (Signer, *Rejection) {
+// signer contains what the libraries do with a stranger's bytes: a bundle that
+// makes one of them panic is rejected like any other that cannot be read, and
+// does not keep the rest from being judged.
+func (c *Checker) signer(b *attest.Bundle, artifact toArtifact) (s Signer, r *Rejection) {
+	defer func() {
+		if p := recover(); p != nil {
+			s, r = Signer{}, rejectf(CodeUnreadable, "reading it ended in a panic: %s", clip(fmt.Sprint(p)))
+		}
+	}()
 	if signedByKey(b) {
 		return c.byKey(b, artifact)
 	}
