@@ -16,8 +16,49 @@ func newPolicyCmd(s *Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
 		Short: "Write, check, explain, test and sign policies",
-		Args:  noCommand,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Long: `A policy is a YAML file: whom it trusts to build, and what it demands of which
+images. All entries that match an image hold together. "waxseal policy schema"
+prints its schema with a description of each field; "policy init" drafts one.
+
+Beside level, source, buildTypes and parameters, an entry can have:
+
+  sbom             required, formats, forbidden packages, licenses allow|deny
+  vulnerabilities  limits and an sla by severity, fixableOnly, maxAge of a scan
+  hardening        nonRoot: true|numeric, noSecrets: true
+  rules            name, expr, message: what these words cannot say, in CEL
+  waivers          requirement|rule|vulnerability, reason, owner, expires
+
+sbom, vulnerabilities, hardening and each rule can have an effective date; until
+then what they would deny is a warning. trust.attesters names who else signs
+SBOMs and scans, and who alone signs OpenVEX. extends: {file, digest} takes over
+all of another policy.
+
+A rule must give true or false. It sees:
+
+  image       reference, name, digest, platform, config {user, env (names),
+              entrypoint, cmd, workingDir, labels, exposedPorts, volumes,
+              architecture, os, layers, history}
+  provenance  builderId, buildType, externalParameters,
+              dependencies [{name, uri, digest}]
+  signer      key, name, issuer, san: who signed the provenance
+  sbom        format, packages [{name, version, purl, licenses}]; with several
+              SBOMs the rule must hold for each
+  inputs      mode, verdict, hermetic, lock, allowHosts, gaps, sources [{kind,
+              uri, ref, platform, digest}], steps [{name, stage, platform,
+              verdict, reused, names, gaps, requests [{method, uri, status,
+              digest, size}], refusals [{kind, destination, reason, count}]}]
+
+A rule about evidence that is not there denies. One that gives an error, as for
+a label that is not set (write "x" in image.config.labels), is not decided.
+A secret is told by the shapes that AWS, GitHub, GitLab, Slack, Google, Stripe,
+npm, PyPI, RubyGems, Docker Hub, Hugging Face, Vault, SendGrid, Anthropic,
+OpenAI and Azure give their tokens, by private keys, JSON web tokens and
+passwords in URLs, and by variables called password, secret, token, api_key,
+access_key, private_key or credentials that have a value.`,
+		Example: `  waxseal policy init --key waxseal.pub -o policy.yaml registry.example/app:1.0
+  waxseal policy test policy-tests/`,
+		Args: noCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newPolicyInitCmd(s), newPolicyCheckCmd(s), newPolicyTestCmd(s), newPolicyExplainCmd(s), newPolicySignCmd(s), &cobra.Command{
 		Use:   "schema",

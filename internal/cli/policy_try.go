@@ -39,7 +39,8 @@ that verify takes. A case is a YAML file:
     config: {os: linux, config: {User: "1000"}}   # the OCI image configuration
     evidence:
       - type: provenance          # or spdx, cyclonedx, scan, vex, inputs, or a URI
-        signer: ../ci.pub         # taken as its signer; nothing is signed
+        signer: ../ci.pub         # or {issuer: URL, san: NAME}; taken as its
+                                  # signer at that moment, nothing is signed
         predicate: {...}          # or file: FILE
   expect:
     decision: deny                # pass, deny or undecided

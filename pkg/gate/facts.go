@@ -180,7 +180,7 @@ func (c *check) facts(f *found, chosen *verify.Candidate) policy.Facts {
 	// it: anybody could write a clean one.
 	if named := policy.InputsDigest(predicate); named != "" {
 		for _, r := range f.known.inputs {
-			if r.statement != named || r.signer.String() != chosen.Signer.String() {
+			if r.statement != named || !same(r.signer, *chosen.Signer) {
 				continue
 			}
 			if out.Inputs, err = policy.ReadInputs(r.predicate); err != nil {
@@ -190,6 +190,10 @@ func (c *check) facts(f *found, chosen *verify.Candidate) policy.Facts {
 		}
 	}
 	return out
+}
+
+func same(a, b verify.Signer) bool {
+	return a.Key == b.Key && a.SAN == b.SAN && a.Issuer == b.Issuer && a.Root == b.Root
 }
 
 // demand judges the facts and adds what came of it to the subject. It returns

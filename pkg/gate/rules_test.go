@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -276,4 +277,51 @@ func TestTry(t *testing.T) {
 	w.want(try(), gate.Deny, 0, "provenance")
 	c.Evidence[0] = policy.CaseEvidence{Type: attestations.ProvenanceV1, Signer: signer, Predicate: []byte(`[]`)}
 	w.want(try(), gate.Deny, 0, "provenance")
+}
+
+// A case may say that somebody with a certificate signed, or a key in its
+// time.
+func TestTryWithAnIdentity(t *testing.T) {
+	p, err := policy.Load("../policy/testdata/good/certificates.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile("../policy/testdata/release.pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := verify.ParseKey("release.pub", raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const release = "https://ci.example/acme/app/.github/workflows/release.yml@refs/tags/v1"
+	certificate := func(issuer, san string) verify.Signer { return verify.Signer{Issuer: issuer, SAN: san} }
+	for _, c := range []struct {
+		builder string
+		by      verify.Signer
+		month   time.Month
+		want    bool
+	}{
+		{"b", certificate("https://token.ci.example", release), 6, true},
+		{"b", certificate("https://token.ci.example", release+"/evil"), 6, false},
+		{"b", certificate("https://token.other.example", release), 6, false},
+		{"b", certificate("https://token.ci.example", ""), 6, false},
+		{"b2", certificate("https://token.ci.example", release), 6, false},
+		{"b1", certificate("https://token.ci.example", "https://ci.example/acme/x@refs/heads/main"), 6, true},
+		{"b3", verify.Signer{Key: key.ID()}, 6, true},
+		{"b3", verify.Signer{Key: key.ID()}, 8, false},
+		{"b4", verify.Signer{Key: key.ID()}, 6, false},
+		{"b4", verify.Signer{Key: key.ID()}, 8, true},
+	} {
+		v, err := gate.Gate{}.Try(t.Context(), &policy.Case{
+			Policy: p, Image: "registry.example.org/prod/app", At: time.Date(2026, c.month, 1, 0, 0, 0, 0, time.UTC),
+			Evidence: []policy.CaseEvidence{{Type: attestations.ProvenanceV1, Predicate: []byte(provenance("https://ci.example.org/" + c.builder)), Signer: c.by}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if accepted := len(v.Evidence) == 1 && v.Evidence[0].Accepted; accepted != c.want {
+			t.Errorf("%+v: accepted %t: %+v", c, accepted, v.Evidence)
+		}
+	}
 }

@@ -69,7 +69,7 @@ func (c *check) try(ctx context.Context, t *policy.Case, f *found, v *Verdict) e
 			continue
 		}
 		piece := Evidence{Source: store.SourceFile, Where: fmt.Sprintf("evidence %d", i+1), Bundle: st.Digest(), PredicateType: printable(st.PredicateType)}
-		f.evidence = append(f.evidence, f.accept(piece, c, st, e.Signer))
+		f.evidence = append(f.evidence, f.accept(piece, c, st, c.supposed(e.Signer)))
 	}
 	subject, used, err := c.decide(ctx, f)
 	if err != nil {
@@ -78,6 +78,13 @@ func (c *check) try(ctx context.Context, t *policy.Case, f *found, v *Verdict) e
 	v.Subject, v.used = subject, [][]attest.Digest{used}
 	v.conclude(c)
 	return nil
+}
+
+// supposed is the signer as Check would give it. Somebody whom the policy does
+// not name stays a stranger.
+func (c *check) supposed(s verify.Signer) verify.Signer {
+	s, _ = c.trust.Suppose(s, c.at)
+	return s
 }
 
 // Differences says where a verdict is not what a case expects; none when it

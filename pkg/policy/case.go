@@ -164,6 +164,13 @@ func (d *caseDecoder) evidence(n *yaml.Node) {
 	d.object(n, "the evidence", []string{"type", "signer"}, map[string]func(*yaml.Node){
 		"type": func(n *yaml.Node) { e.Type = caseType(d.text(n, "type")) },
 		"signer": func(n *yaml.Node) {
+			if n.Kind == yaml.MappingNode {
+				d.object(n, "the signer", []string{"san"}, map[string]func(*yaml.Node){
+					"issuer": func(n *yaml.Node) { e.Signer.Issuer = d.text(n, "signer.issuer") },
+					"san":    func(n *yaml.Node) { e.Signer.SAN = d.text(n, "signer.san") },
+				})
+				return
+			}
 			name := d.text(n, "signer")
 			if d.err != nil {
 				return

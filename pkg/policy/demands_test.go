@@ -610,6 +610,13 @@ func TestLoadCase(t *testing.T) {
 	if !json.Valid(c.Config) || !strings.Contains(string(c.Config), `"when":"2026-01-01"`) || !strings.Contains(string(c.Config), `"n":7`) {
 		t.Errorf("config %s", c.Config)
 	}
+	identity, err := policy.LoadCase("testdata/cases/identity.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := identity.Evidence[0].Signer; s.Issuer != "https://token.ci.example" || !strings.HasSuffix(s.SAN, "@refs/tags/v1") {
+		t.Errorf("%+v", s)
+	}
 	good, err := os.ReadFile("testdata/cases/good.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -640,6 +647,34 @@ func mustAbs(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return dir + "/testdata"
+}
+
+// FuzzRule: what compiles gives an answer or says that it has none, in time.
+func FuzzRule(f *testing.F) {
+	for _, s := range []string{
+		`image.config.user != ""`, `sbom.packages.all(p, p.name.matches("^a*$"))`, `provenance.externalParameters["x"] == [1, {"a": null}]`,
+		`inputs.steps.exists(s, s.names.size() > 1) || signer.name == 'x'`, `timestamp("2026-01-01T00:00:00Z") > timestamp(0)`, `[1,2].map(x, x * 2).size() == 2`,
+		`has(image.config.labels.a) ? true : 1/0 == 1`, `dyn(image) == image`, `type(sbom) == type(inputs)`,
+	} {
+		f.Add(s)
+	}
+	all := facts(f)
+	f.Fuzz(func(t *testing.T, expr string) {
+		quoted, err := json.Marshal(expr)
+		if err != nil {
+			return
+		}
+		p, err := policy.Parse([]byte(head+"  - match: \"**\"\n    level: {build: 1}\n    rules: [{name: r, expr: "+string(quoted)+"}]\n"), options(t))
+		if err != nil {
+			return
+		}
+		r, _ := p.For("x")
+		start := time.Now()
+		r.Judge(t.Context(), all, now())
+		if d := time.Since(start); d > 10*time.Second {
+			t.Errorf("it took %s", d)
+		}
+	})
 }
 
 func FuzzScan(f *testing.F) {

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-
-	"github.com/waxseal/waxseal/pkg/verify"
 )
 
 // Explain says in words, a sentence a line, whom the policy trusts and what it
@@ -22,9 +20,9 @@ func (p *Policy) Explain(at time.Time) string {
 		}
 	}
 	for _, k := range []Fact{FactSBOM, FactScan, FactVEX} {
-		for _, s := range p.speakers {
-			if s.ID == string(k) {
-				line("It believes %s from the attester %s.", k.plural(), verify.Short(s.Key))
+		for _, a := range p.attesters {
+			if a.fact == k {
+				line("It believes %s from the attester %s.", k.plural(), a.by)
 			}
 		}
 	}

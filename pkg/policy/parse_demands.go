@@ -99,8 +99,14 @@ func (d *decoder) attester(n *yaml.Node) {
 	}
 	for _, k := range kinds {
 		d.out.speakers = append(d.out.speakers, by.builder(string(k), 1))
+		d.out.attesters = append(d.out.attesters, attester{by, k})
 	}
 	d.out.signers.add(by)
+}
+
+type attester struct {
+	by   signer
+	fact Fact
 }
 
 // settle checks what only the whole policy shows.
@@ -363,6 +369,7 @@ func (p *Policy) adopt(base *Policy) {
 	p.builders = append(p.builders, base.builders...)
 	p.images = append(p.images, base.images...)
 	p.speakers = append(p.speakers, base.speakers...)
+	p.attesters = append(p.attesters, base.attesters...)
 	p.signers.add(base.signers.all...)
 }
 

@@ -41,9 +41,10 @@ type Policy struct {
 	digest   attest.Digest
 	// speakers says whose word counts for which kind of evidence: Builder.ID
 	// is the Fact.
-	speakers []verify.Builder
-	extends  []attest.Digest // the policies it extends, the nearest first
-	path     string
+	speakers  []verify.Builder
+	attesters []attester
+	extends   []attest.Digest // the policies it extends, the nearest first
+	path      string
 }
 
 type builder struct {
