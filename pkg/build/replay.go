@@ -468,26 +468,25 @@ func (p *preparer) sealedContext() (done bool, err error) {
 	r := p.req.Source.Sealed
 	src := r.source("context", "")
 	fetched := src == nil
-	switch r.Chosen.EpochFrom {
-	case "build-arg": // among the arguments
-	case "commit":
-		p.in.epoch = epoch{}
-		if !fetched {
-			p.in.epoch = epoch{r.Chosen.SourceDateEpoch, r.Chosen.EpochFrom}
-		}
-	default:
+	// An epoch among the arguments was read with them. That of a commit is
+	// known by now, where the engine had to find it out.
+	if r.Chosen.EpochFrom != "build-arg" {
 		p.in.epoch = epoch{r.Chosen.SourceDateEpoch, r.Chosen.EpochFrom}
 	}
-	if fetched {
-		return false, nil
-	}
 	file := r.source("dockerfile", "")
+	if file == nil && fetched {
+		return false, nil // the Dockerfile is in the context
+	}
 	if file == nil {
 		return true, errors.New("the record of inputs names no Dockerfile")
 	}
 	raw, err := readStored(r.store, attest.Digest(file.Digest), maxDockerfile)
 	if err != nil {
 		return true, err
+	}
+	if fetched {
+		p.deps.Stdin = bytes.NewReader(raw) // where it came from then
+		return false, nil
 	}
 	p.in.described = r.Asked.Context
 	if err := p.useDockerfile(cmp.Or(file.Ref, "Dockerfile"), raw); err != nil {
