@@ -26,11 +26,11 @@ type trustFlags struct {
 func (f *trustFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.keys, "key", nil, "public key `FILE` that signs the evidence; repeatable;\nwith --policy, only these of its keys count")
-	fl.StringVar(&f.identity, "certificate-identity", "", "the `NAME` (URI or mail address) that the certificate was issued\nto; with --policy, only such of its signers count")
-	fl.StringVar(&f.regexp, "certificate-identity-regexp", "", "the same as a regular `EXPRESSION` of the whole name, ^ to $")
+	fl.StringVar(&f.identity, "certificate-identity", "", "the `NAME` (URI or mail address) that the certificate was issued to; with --policy, only such of its signers count")
+	fl.StringVar(&f.regexp, "certificate-identity-regexp", "", "the same as a regular expression `RE` of the whole name, ^ to $")
 	fl.StringVar(&f.issuer, "certificate-oidc-issuer", "", "the OpenID Connect issuer `URL` that the certificate names")
-	fl.StringArrayVar(&f.roots, "trusted-root", nil, "Sigstore trusted root `FILE` (JSON) that certificates, log entries and\ntime stamps must lead to; repeatable; no other is believed or fetched")
-	fl.StringVar(&f.caRoots, "ca-roots", "", "`FILE` (PEM) with the root certificates of a private CA; the time is\nproved by a --trusted-root")
+	fl.StringArrayVar(&f.roots, "trusted-root", nil, "Sigstore trusted root `FILE` (JSON) that certificates, log entries and time stamps must lead to; repeatable; no other is believed or fetched")
+	fl.StringVar(&f.caRoots, "ca-roots", "", "`FILE` (PEM) with the root certificates of a private CA; the time is proved by a --trusted-root")
 	fl.StringVar(&f.intermediates, "ca-intermediates", "", "`FILE` (PEM) with intermediate certificates of the --ca-roots")
 }
 

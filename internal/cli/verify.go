@@ -30,12 +30,12 @@ type judgeFlags struct {
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
-	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public key `FILE` that must have signed the policy (\"waxseal policy\nsign\"); repeatable, one of them is enough")
+	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public key `FILE` that must have signed the policy (\"waxseal policy sign\"); repeatable, one of them is enough")
 	f.trustFlags.register(cmd)
-	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a\nfolder that build --out wrote; repeatable")
+	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a folder that build --out wrote; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	if withLevel {
-		fl.StringVar(&f.level, "level", "", "SLSA Build level that is asked for: `N` or build=N, 1 to 3\n(default: what the policy declares, or 1)")
+		fl.StringVar(&f.level, "level", "", "SLSA Build level that is asked for: `N` or build=N, 1 to 3 (default: what the policy declares, or 1)")
 	}
 }
 
