@@ -60,15 +60,25 @@ access_key, private_key or credentials that have a value.`,
 		Args: noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPolicyInitCmd(s), newPolicyCheckCmd(s), newPolicyTestCmd(s), newPolicyExplainCmd(s), newPolicySignCmd(s), &cobra.Command{
+	cmd.AddCommand(newPolicyInitCmd(s), newPolicyCheckCmd(s), newPolicyTestCmd(s), newPolicyExplainCmd(s), newPolicySignCmd(s), newPolicySchemaCmd(s))
+	return cmd
+}
+
+func newPolicySchemaCmd(s *Streams) *cobra.Command {
+	cmd := &cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON Schema of a policy",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := s.Out.Write(policy.Schema())
-			return err
-		},
-	})
+	}
+	test := cmd.Flags().Bool("test", false, "print that of a case of \"waxseal policy test\"")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		schema := policy.Schema()
+		if *test {
+			schema = policy.CaseSchema()
+		}
+		_, err := s.Out.Write(schema)
+		return err
+	}
 	return cmd
 }
 

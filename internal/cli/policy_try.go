@@ -46,13 +46,14 @@ that verify takes. A case is a YAML file:
     decision: deny                # pass, deny or undecided
     level: 2                      # optional: the Build level reached
     reasons: ["CVE-2026-1"]       # each in one "CODE: MESSAGE", and no more
-    warnings: []
-    waived: []
+    warnings: ["..."]             # optional, as reasons
+    waived: ["..."]
 
 In a predicate $DIGEST stands for the digest of the image, and $INPUTS for that
 of the record of inputs, both without "sha256:".
 
-Of a folder, every such file in it and below is taken.
+Of a folder, every such file in it and below is taken. "waxseal policy schema
+--test" prints the schema of a case.
 
 Exit codes: 0 all cases are as expected, 1 one is not or cannot be read, 64
 wrong usage.`,
@@ -69,7 +70,7 @@ wrong usage.`,
 		if err != nil {
 			return exitError{ExitUsage, err}
 		}
-		run := tried{Schema: "https://waxseal.dev/schemas/policy-test/v1.json", Cases: []triedCase{}}
+		run := tried{Cases: []triedCase{}}
 		for _, file := range files {
 			if err := cmd.Context().Err(); err != nil {
 				return err
@@ -104,7 +105,6 @@ wrong usage.`,
 
 // tried is the outcome of policy test; its JSON is the command's output.
 type tried struct {
-	Schema string      `json:"schema"`
 	Passed int         `json:"passed"`
 	Failed int         `json:"failed"`
 	Cases  []triedCase `json:"cases"`

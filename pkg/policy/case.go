@@ -1,6 +1,7 @@
 package policy
 
 import (
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,12 @@ import (
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
+
+//go:embed case.schema.json
+var caseSchema []byte
+
+// CaseSchema returns the JSON Schema of a test of a policy.
+func CaseSchema() []byte { return slices.Clone(caseSchema) }
 
 // CaseKind is the kind of a file with a test of a policy.
 const CaseKind = "PolicyTest"
@@ -44,8 +51,8 @@ type CaseEvidence struct {
 }
 
 // Expectation is what a case should lead to. Each text must be in one reason,
-// warning or waived demand, as "CODE: MESSAGE"; of reasons there may be no
-// more than those.
+// warning or waived demand, as "CODE: MESSAGE", and there may be no more than
+// those.
 type Expectation struct {
 	Decision string // "pass", "deny" or "undecided"
 	Level    *int   // the Build level reached

@@ -361,13 +361,14 @@ func (j *judge) vulnerabilities(r Rule, d *vulnDemand) {
 	if len(scans) == 0 {
 		return
 	}
+	words := indexVEX(j.facts.VEX)
 	for _, s := range scans {
 		j.use(s.Bundle)
 		counts := map[Severity]int{}
 		var over []Finding
 		waived := map[Waiver]bool{}
 		for _, v := range worstFirst(s.Findings) {
-			if by, excused := excuse(j.facts.VEX, v, j.facts.Digest, j.at); excused {
+			if by, excused := words.excuse(v, j.facts.Digest, j.at); excused {
 				j.use(by)
 				continue
 			}

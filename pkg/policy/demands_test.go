@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -600,6 +603,22 @@ func TestExtends(t *testing.T) {
 }
 
 func TestLoadCase(t *testing.T) {
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(policy.CaseSchema()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource("case.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := compiler.Compile("case.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fits := func(raw []byte) bool {
+		v, err := plainly(t, raw)
+		return err == nil && schema.Validate(v) == nil
+	}
 	c, err := policy.LoadCase("testdata/cases/good.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -621,11 +640,17 @@ func TestLoadCase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if raw, err := os.ReadFile("testdata/cases/identity.yaml"); err != nil || !fits(raw) || !fits(good) {
+		t.Error("the schema refuses a good case", err)
+	}
 	for _, change := range [][2]string{
 		{"kind: PolicyTest", "kind: Policy"}, {"decision: deny", "decision: maybe"}, {"policy: ", "policy: no/"}, {"signer: ", "signer: no/"},
 		{"expect:", "expected:"}, {"type: spdx", "kind: spdx"}, {"predicate: {spdx", "predicates: {spdx"}, {"level: 2", "level: 9"}, {"name: ", "nam: "}, {"image: ", "image: &a "},
 	} {
 		text := strings.Replace(string(good), change[0], change[1], 1)
+		if named := strings.Contains(change[1], "no/") || strings.Contains(change[1], "&"); fits([]byte(text)) != named {
+			t.Errorf("the schema and %q", change[1])
+		}
 		dir := t.TempDir()
 		text = strings.ReplaceAll(text, "../", mustAbs(t)+"/")
 		if err := os.WriteFile(dir+"/c.yaml", []byte(text), 0o600); err != nil {

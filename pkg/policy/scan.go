@@ -584,12 +584,9 @@ func vexProductOf(raw json.RawMessage) (vexProduct, error) {
 	return out, nil
 }
 
-// about reports whether the statement speaks of a finding in the image. A
-// statement without products is about the subject of its attestation.
+// about reports whether a statement on the vulnerability speaks of this finding
+// in the image. One without products is about the subject of its attestation.
 func (s vexStatement) about(v Vulnerability, image attest.Digest) bool {
-	if !slices.ContainsFunc(append([]string{v.ID}, v.Aliases...), func(id string) bool { return slices.Contains(s.ids, id) }) {
-		return false
-	}
 	if len(s.products) == 0 {
 		return true
 	}
@@ -622,23 +619,43 @@ func samePackage(stated, found string) bool {
 
 // excuse returns the document whose latest word on the finding is that the
 // image is not affected. At the same moment the worse word holds.
-func excuse(all []VEX, v Vulnerability, image attest.Digest, at time.Time) (attest.Digest, bool) {
+func (x vexIndex) excuse(v Vulnerability, image attest.Digest, at time.Time) (attest.Digest, bool) {
 	var last time.Time
 	var by attest.Digest
 	spoken, excused := false, false
-	for _, doc := range all {
-		for _, s := range doc.statements {
+	for _, id := range append([]string{v.ID}, v.Aliases...) {
+		for _, s := range x[id] {
 			if later(s.time, at) || !s.about(v, image) {
 				continue
 			}
 			good := s.status == "not_affected" && s.justified
 			switch {
 			case !spoken || s.time.After(last):
-				spoken, last, excused, by = true, s.time, good, doc.Bundle
+				spoken, last, excused, by = true, s.time, good, s.bundle
 			case s.time.Equal(last) && !good:
 				excused = false
 			}
 		}
 	}
 	return by, excused
+}
+
+// vexIndex finds statements by the vulnerability that they speak of.
+type vexIndex map[string][]indexed
+
+type indexed struct {
+	vexStatement
+	bundle attest.Digest
+}
+
+func indexVEX(all []VEX) vexIndex {
+	out := vexIndex{}
+	for _, doc := range all {
+		for _, s := range doc.statements {
+			for _, id := range s.ids {
+				out[id] = append(out[id], indexed{s, doc.Bundle})
+			}
+		}
+	}
+	return out
 }
