@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +26,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/source"
 	"github.com/moby/buildkit/source/git"
+	"github.com/moby/buildkit/util/gitutil"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -155,6 +158,9 @@ func (i *gitInstance) CacheKey(ctx context.Context, jobCtx solver.JobContext, in
 	if i.source.rec.plan.offline() {
 		return "", "", nil, false, fmt.Errorf("%s: git %s: the store does not have its files, and the build is offline", violationPrefix, i.name)
 	}
+	if err := i.source.hostAllowed(i.id, i.name); err != nil {
+		return "", "", nil, false, err
+	}
 	key, pin, opts, done, err := i.SourceInstance.CacheKey(ctx, jobCtx, index)
 	if err != nil {
 		return key, pin, opts, done, err
@@ -169,6 +175,29 @@ func (i *gitInstance) CacheKey(ctx context.Context, jobCtx solver.JobContext, in
 	}
 	i.source.remember(i.name, co)
 	return key, pin, opts, done, nil
+}
+
+// hostAllowed holds git, which does not pass the gateway, to its hosts.
+func (s *gitSource) hostAllowed(id *git.GitIdentifier, name string) error {
+	w, err := s.rec.watch()
+	if err != nil {
+		return err
+	}
+	u, err := gitutil.ParseURL(id.Remote)
+	if err != nil {
+		return fmt.Errorf("reading the git address %s: %w", name, err)
+	}
+	host, port := u.Host, map[string]int{gitutil.HTTPSProtocol: 443, gitutil.HTTPProtocol: 80, gitutil.SSHProtocol: 22, gitutil.GitProtocol: 9418}[u.Scheme]
+	if h, p, err := net.SplitHostPort(u.Host); err == nil {
+		host = h
+		if port, err = strconv.Atoi(p); err != nil {
+			return fmt.Errorf("reading the git address %s: port %q", name, p)
+		}
+	}
+	if w.gateway.Allows(host, port) {
+		return nil
+	}
+	return &violationError{step: "git " + name, texts: []string{fmt.Sprintf("%s is not an allowed host: add --allow-host %s if it should be", host, host)}}
 }
 
 func (i *gitInstance) Snapshot(ctx context.Context, jobCtx solver.JobContext) (cache.ImmutableRef, error) {
@@ -488,8 +517,11 @@ func (s *gitSource) resolveGit(op *pb.SourceOp, id *git.GitIdentifier) (*sourcer
 		return nil, err
 	}
 	held, w, err := s.locked(name)
-	if err != nil || held == nil {
+	if err != nil {
 		return nil, err
+	}
+	if held == nil {
+		return nil, s.hostAllowed(id, name)
 	}
 	if held.Tree == "" || w.store == nil || !w.store.Has(held.Tree) {
 		if s.rec.plan.offline() {

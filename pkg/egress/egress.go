@@ -172,6 +172,10 @@ func (g *Gateway) Refuses(st *attestations.InputStep) []string {
 	return why
 }
 
+// Allows reports whether the allowed hosts have this one: for what the engine
+// fetches by other means than the gateway. port is 0 for the protocol's own.
+func (g *Gateway) Allows(host string, port int) bool { return g.allowed(host, port) }
+
 // allowed reports whether the allowed hosts have this one.
 func (g *Gateway) allowed(host string, port int) bool {
 	if len(g.allow) == 0 {
