@@ -54,7 +54,8 @@ func TestTheReadmeWorks(t *testing.T) {
 	}
 	sh := exec.CommandContext(t.Context(), "sh", "-eux")
 	sh.Dir, sh.Stdin = dir, strings.NewReader(script.String())
-	sh.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "HOME="+dir,
+	// The time that the commit of a checkout would give.
+	sh.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000", "PATH="+bin+":"+os.Getenv("PATH"), "HOME="+dir,
 		"WAXSEAL_CACHE="+filepath.Join(t.TempDir(), "cache"), "WAXSEAL_HOME="+filepath.Join(t.TempDir(), "home"))
 	if out, err := sh.CombinedOutput(); err != nil {
 		t.Errorf("the README's commands: %v\n%s", err, out)
