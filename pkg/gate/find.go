@@ -356,6 +356,18 @@ func says(st *attest.Statement) string {
 		return saysInputs(st)
 	case st.PredicateType == attestations.RebuildV1:
 		return saysRebuild(st)
+	case policy.FactOf(st.PredicateType) == policy.FactScan:
+		s, err := policy.ReadScan(st.Predicate)
+		if err != nil {
+			return printable(err.Error())
+		}
+		return printable(s.Says())
+	case policy.FactOf(st.PredicateType) == policy.FactVEX:
+		v, err := policy.ReadVEX(st.Predicate)
+		if err != nil {
+			return printable(err.Error())
+		}
+		return printable(v.Says())
 	case st.PredicateType == attestations.VSAV1:
 		var v attestations.VSA
 		if err := attest.UnmarshalStrict(st.Predicate, &v); err != nil {

@@ -38,6 +38,58 @@ func (p *Policy) Explain(at time.Time) string {
 	return b.String()
 }
 
+// summary names the demands, each with a comma before it.
+func (d demands) summary() string {
+	var b strings.Builder
+	for _, s := range []struct {
+		there bool
+		text  string
+	}{
+		{d.packages != nil && (len(d.packages.forbidden) > 0 || d.packages.licenses != nil), "packages and licences"},
+		{d.vulns != nil, "vulnerabilities"},
+		{d.hardening != nil, "hardening"},
+		{len(d.rules) > 0, count(len(d.rules), "rule")},
+		{len(d.waivers) > 0, count(len(d.waivers), "waiver")},
+	} {
+		if s.there {
+			b.WriteString(", " + s.text)
+		}
+	}
+	return b.String()
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// Says is a scan in one line.
+func (s *Scan) Says() string {
+	counts := map[Severity]int{}
+	for _, v := range s.Findings {
+		counts[v.Severity]++
+	}
+	var parts []string
+	for _, sev := range severities() {
+		if counts[sev] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", counts[sev], sev))
+		}
+	}
+	line := s.Format + ", " + count(len(s.Findings), "finding")
+	if len(parts) > 0 {
+		line += ": " + strings.Join(parts, ", ")
+	}
+	if !s.Finished.IsZero() {
+		line += "; of " + s.Finished.UTC().Format(time.RFC3339)
+	}
+	return line
+}
+
+// Says is the document in one line.
+func (v *VEX) Says() string { return "OpenVEX, " + count(len(v.statements), "statement") }
+
 func (f Fact) plural() string {
 	return map[Fact]string{FactSBOM: "SBOMs", FactScan: "vulnerability scans", FactVEX: "OpenVEX, which can excuse from vulnerabilities,"}[f]
 }

@@ -50,7 +50,7 @@ func SBOMContent(format string, predicate json.RawMessage) (version string, pack
 		}
 		switch k := key.(string); k {
 		case items:
-			if packages, err = count(dec); err != nil {
+			if packages, err = countItems(dec); err != nil {
 				return "", 0, err
 			}
 		default:
@@ -77,8 +77,8 @@ func SBOMContent(format string, predicate json.RawMessage) (version string, pack
 	return top[versionKey], packages, nil
 }
 
-// count reads one array and returns its length.
-func count(dec *json.Decoder) (int, error) {
+// countItems reads one array and returns its length.
+func countItems(dec *json.Decoder) (int, error) {
 	t, err := dec.Token()
 	if err != nil {
 		return 0, err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -154,6 +155,9 @@ func (o TextOptions) head(v *gate.Verdict) []string {
 	}
 	if v.Digest != "" {
 		lines = append(lines, "  "+string(v.Digest))
+	}
+	for _, name := range certified(v) {
+		lines = append(lines, "  signed by "+name)
 	}
 	return lines
 }
@@ -519,6 +523,12 @@ func kind(e gate.Evidence) string {
 		return "SPDX SBOM"
 	case strings.HasPrefix(t, "https://cyclonedx.org/bom"):
 		return "CycloneDX SBOM"
+	case policy.FactOf(t) == policy.FactScan:
+		return "vulnerability scan"
+	case policy.FactOf(t) == policy.FactVEX:
+		return "OpenVEX"
+	case policy.FactOf(t) == policy.FactInputs:
+		return "record of inputs"
 	}
 	return t
 }
@@ -542,13 +552,39 @@ func (o TextOptions) verified(e gate.Evidence) string {
 	return o.paint(red, "rejected")
 }
 
+// certified lists whose certificates the verdict rests on, three at most: a key
+// says its name itself, in the policy or on the command line.
+func certified(v *gate.Verdict) []string {
+	var out []string
+	for _, s := range append([]gate.Subject{v.Subject}, v.Platforms...) {
+		for _, e := range s.Evidence {
+			if !e.Used || e.Signer == nil || e.Signer.SAN == "" {
+				continue
+			}
+			if name := signer(e.Signer); !slices.Contains(out, name) && len(out) < 3 {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
+
 // signer is who signed, as the user calls the key, or as the certificate does.
 func signer(s *verify.Signer) string {
+	// Whoever issued the certificate chose these letters.
+	plain := func(text string, width int) string {
+		return clip(strings.Map(func(r rune) rune {
+			if !unicode.IsPrint(r) {
+				return '?'
+			}
+			return r
+		}, text), width)
+	}
 	switch {
 	case s.SAN != "" && s.Issuer != "":
-		return clip(s.SAN, 200) + " (issuer " + clip(s.Issuer, 100) + ")"
+		return plain(s.SAN, 200) + " (issuer " + plain(s.Issuer, 100) + ")"
 	case s.SAN != "":
-		return clip(s.SAN, 200) + " (CA " + s.Root + ")"
+		return plain(s.SAN, 200) + " (CA " + s.Root + ")"
 	case s.Name != "":
 		return s.Name
 	}
