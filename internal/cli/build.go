@@ -38,8 +38,8 @@ store, and listed in waxseal.lock beside the Dockerfile. Commit that file; then
 --inputs locked builds from just that, and --inputs offline without any network.
 
 Environment: WAXSEAL_KEY and WAXSEAL_BUILDER_ID stand for --key and --builder-id,
-WAXSEAL_CACHE for --cache-dir, WAXSEAL_STORE for --store; BUILDKIT_PROGRESS, DOCKER_DEFAULT_PLATFORM and
-SOURCE_DATE_EPOCH are read as docker reads them.`,
+WAXSEAL_CACHE for --cache-dir, WAXSEAL_STORE for --store; BUILDKIT_PROGRESS,
+DOCKER_DEFAULT_PLATFORM and SOURCE_DATE_EPOCH are read as docker reads them.`,
 		Example: `  waxseal key generate
   waxseal build --key waxseal.key -t app:1.0 .
   waxseal build --key waxseal.key -t registry.example/app:1.0 --push .
