@@ -157,7 +157,9 @@ func (o TextOptions) head(v *gate.Verdict) []string {
 		lines = append(lines, "  "+string(v.Digest))
 	}
 	for _, name := range certified(v) {
-		lines = append(lines, "  signed by "+name)
+		// The name alone can be as wide as the screen.
+		name, by, _ := strings.Cut(name, " (")
+		lines = append(lines, "  signed by "+name, "     under "+strings.TrimSuffix(by, ")"))
 	}
 	return lines
 }

@@ -114,10 +114,13 @@ func TestVerdict(t *testing.T) {
 		{Code: "parameter", Requirement: verify.RowExpectations, Message: `build parameter "buildArgs/DEBUG" is set to "1", which the policy does not allow`, Bundle: hex("e"), Pointer: "/predicate/buildDefinition/externalParameters/buildArgs/DEBUG"},
 		{Code: "sbom", Message: "no signed spdx SBOM that counts is attached"},
 	}
+	certified := verdict(t, 2, hosted)
+	certified.Evidence[0].Signer = &verify.Signer{SAN: "https://ci.example/acme/app/seal.yml@refs/tags/v1\x1b[2J", Issuer: "https://token.ci.example", Root: "root.json"}
 	for _, c := range []struct {
 		name string
 		v    *gate.Verdict
 	}{
+		{"pass-certificate", certified},
 		{"pass", verdict(t, 2, hosted)},
 		{"pass-index", verdict(t, 1, hosted, local, hosted)},
 		{"deny-unhosted", verdict(t, 2, local)},
