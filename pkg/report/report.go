@@ -158,8 +158,8 @@ func (o TextOptions) head(v *gate.Verdict) []string {
 	}
 	for _, name := range certified(v) {
 		// The name alone can be as wide as the screen.
-		name, by, _ := strings.Cut(name, " (")
-		lines = append(lines, "  signed by "+name, "     under "+strings.TrimSuffix(by, ")"))
+		at := strings.LastIndex(name, " (")
+		lines = append(lines, "  signed by "+name[:at], "     under "+strings.Trim(name[at:], " ()"))
 	}
 	return lines
 }
