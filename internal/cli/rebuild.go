@@ -88,10 +88,10 @@ Exit codes: 0 reproduced (or equivalent, with --accept-equivalent), 3 different,
 	return cmd
 }
 
-// rebuilt is what the command prints as JSON.
+// rebuilt is what the command prints as JSON: the fields of the predicate, and
+// what became of it.
 type rebuilt struct {
-	Schema string `json:"schema"`
-	Image  string `json:"image"`
+	Image string `json:"image"`
 	attestations.RebuildComparison
 	Build     *attestations.RebuildBuild `json:"build,omitempty"`
 	Doubts    []string                   `json:"doubts,omitempty"` // what the first record does not hold
@@ -99,8 +99,6 @@ type rebuilt struct {
 	Signed    bool                       `json:"signed"`
 	Attached  []string                   `json:"attached"`
 }
-
-const rebuildSchema = "https://waxseal.dev/schemas/rebuild/v1.json"
 
 func compareImages(ctx context.Context, s *Streams, f *rebuildFlags, first, second string) error {
 	var images []rebuild.Image
@@ -123,7 +121,7 @@ func compareImages(ctx context.Context, s *Streams, f *rebuildFlags, first, seco
 	if err != nil {
 		return undecided(ctx, err)
 	}
-	return f.print(s, &rebuilt{Schema: rebuildSchema, Image: first, RebuildComparison: *c, Attached: []string{}}, "")
+	return f.print(s, &rebuilt{Image: first, RebuildComparison: *c, Attached: []string{}}, "")
 }
 
 // undecided is an error that says nothing about the image. An interrupt stays
@@ -191,7 +189,7 @@ func rebuildImage(ctx context.Context, s *Streams, f *rebuildFlags, image string
 		res.Attached = []string{}
 	}
 	return f.print(s, &rebuilt{
-		Schema: rebuildSchema, Image: image, RebuildComparison: res.Rebuild.RebuildComparison, Build: &res.Rebuild.Build,
+		Image: image, RebuildComparison: res.Rebuild.RebuildComparison, Build: &res.Rebuild.Build,
 		Doubts: res.Doubts, Statement: res.Statement.Digest(), Signed: req.Deps.Signer != nil, Attached: res.Attached,
 	}, image)
 }

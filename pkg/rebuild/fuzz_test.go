@@ -3,8 +3,13 @@ package rebuild
 import (
 	"archive/zip"
 	"bytes"
+	"context"
+	"io"
 	"slices"
 	"testing"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/store"
 )
 
 // seeds are one file of every kind that is taken apart.
@@ -76,6 +81,54 @@ func FuzzTakeApart(f *testing.F) {
 		}
 		if z := takeApart(data, all, &budget{1 << 20}); x != nil && z != nil && len(members(x)) != len(members(z)) {
 			t.Error("normalisers changed the members")
+		}
+	})
+}
+
+// held is a place with two layers and nothing else.
+type held map[attest.Digest][]byte
+
+func (h held) Resolve(context.Context) (store.Descriptor, error) {
+	return store.Descriptor{}, store.ErrNotFound
+}
+
+func (h held) Manifest(context.Context, attest.Digest) ([]byte, store.Descriptor, error) {
+	return nil, store.Descriptor{}, store.ErrNotFound
+}
+
+func (h held) Blob(_ context.Context, d attest.Digest) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(h[d])), nil
+}
+
+// FuzzLayers: two layers of any bytes give an error, or a difference whenever
+// they are not the same, and never a verdict that depends on their order.
+func FuzzLayers(f *testing.F) {
+	one := layerOf(f, file{name: "a", body: "x", when: day1}, file{name: "b", kind: '5'}, file{name: "c", kind: '2', link: "a"})
+	for _, s := range [][]byte{one, layerOf(f, file{name: "a", body: "y", when: day2}), gzipped(f, one, 6, day1), append(bytes.Clone(one), one...), nil, []byte("junk")} {
+		f.Add(one, s)
+	}
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		if len(a)+len(b) > 1<<20 {
+			t.Skip("large")
+		}
+		verdict := func(a, b []byte) string {
+			place, tl := held{}, newTally()
+			layer := func(raw []byte) *tree {
+				d := attest.DigestOf(raw)
+				place[d] = raw
+				return &tree{place: place, layers: []descriptor{{Digest: string(d), Size: int64(len(raw))}}, first: 1}
+			}
+			x, y := layer(a), layer(b)
+			if err := compareTrees(t.Context(), x, y, t.TempDir(), tl); err != nil {
+				return "error"
+			}
+			if !bytes.Equal(a, b) && tl.total == 0 {
+				t.Fatal("other bytes, and no difference")
+			}
+			return tl.verdict(false)
+		}
+		if one, two := verdict(a, b), verdict(b, a); one != two {
+			t.Errorf("one way %s, the other %s", one, two)
 		}
 	})
 }

@@ -126,6 +126,7 @@ func (t *tree) scanLayer(ctx context.Context, l descriptor, p *passage, visit fu
 	diffID := sha256.New()
 	in := io.TeeReader(&limited{Reader: unpacked, left: attest.MaxLayer}, diffID)
 	files := tar.NewReader(in)
+	var sum int64
 	for {
 		h, err := files.Next()
 		if err == io.EOF {
@@ -134,8 +135,12 @@ func (t *tree) scanLayer(ctx context.Context, l descriptor, p *passage, visit fu
 		if err != nil {
 			return err
 		}
+		// A sparse file holds more than its archive does.
+		if sum += h.Size; sum > attest.MaxLayer {
+			return errTooLarge
+		}
 		e := entryOf(h)
-		content := &hashing{Reader: files, sum: sha256.New()}
+		content := &hashing{ctx: ctx, Reader: files, sum: sha256.New()}
 		if err := visit(e, content); err != nil {
 			return err
 		}
@@ -187,11 +192,15 @@ func (l *limited) Read(p []byte) (int, error) {
 
 // hashing hashes what is read of a file's content.
 type hashing struct {
+	ctx context.Context // of the one scan that made it
 	io.Reader
 	sum hash.Hash
 }
 
 func (h *hashing) Read(p []byte) (int, error) {
+	if err := context.Cause(h.ctx); err != nil {
+		return 0, err
+	}
 	n, err := h.Reader.Read(p)
 	h.sum.Write(p[:n])
 	return n, err

@@ -480,6 +480,40 @@ func TestHostileLayersAreErrorsAndNoVerdict(t *testing.T) {
 	}
 }
 
+// sparse is a layer of a few bytes that says it holds a file of size bytes.
+func sparse(t testing.TB, size int64) []byte {
+	t.Helper()
+	raw := layerOf(t, file{name: "holes", body: "x"})
+	head := raw[:tarBlock]
+	head[156] = 'S'
+	copy(head[257:], "ustar  \x00")
+	clear(head[329:])
+	copy(head[386:], fmt.Sprintf("%011o\x00%011o\x00", 0, 1))
+	head[483-1] = 0
+	// The logical size, base-256.
+	field := head[483:495]
+	clear(field)
+	field[0] = 0x80
+	binary.BigEndian.PutUint64(field[4:], uint64(size))
+	copy(head[148:], "        ")
+	total := 0
+	for _, c := range head {
+		total += int(c)
+	}
+	copy(head[148:], fmt.Sprintf("%06o\x00 ", total))
+	return raw
+}
+
+func TestASparseFileIsBounded(t *testing.T) {
+	good := image(t, nil, layerOf(t, file{name: "x", body: "x"}))
+	if _, err := Compare(context.Background(), good, image(t, nil, sparse(t, 4096)), Options{TempDir: t.TempDir()}); err != nil {
+		t.Errorf("a small one: %v", err)
+	}
+	if c, err := Compare(context.Background(), good, image(t, nil, sparse(t, 1<<50)), Options{TempDir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "more than is read") {
+		t.Errorf("a large one: %+v, %v", c, err)
+	}
+}
+
 func TestDifferencesAreBoundedAndCounted(t *testing.T) {
 	var a, b []file
 	for i := range attest.MaxDifferences + 50 {

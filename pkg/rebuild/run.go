@@ -354,7 +354,10 @@ func buildError(err error) error {
 	if errors.As(err, &usage) {
 		return err
 	}
-	return UndecidedError{err: fmt.Errorf("building the image again, offline: %w", err)}
+	return UndecidedError{
+		err: fmt.Errorf("building the image again, offline: %w", err),
+		way: "waxseal store verify says whether the bytes are whole; a step that asks for something else each time cannot be repeated",
+	}
 }
 
 // conclude signs, attaches and writes down what was found.
