@@ -3,6 +3,8 @@ package verify_test
 import (
 	"encoding/hex"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -116,3 +118,54 @@ func BenchmarkBundles(b *testing.B) {
 	b.Run("fresh/sigstore-go", func(b *testing.B) { sigstore(b, fresh) })
 	b.Run("fresh/waxseal", func(b *testing.B) { waxseal(b, fresh) })
 }
+
+// BenchmarkPublicGood is the same for a bundle of Sigstore's public instance,
+// with its longer keys and its certificate transparency log.
+func BenchmarkPublicGood(b *testing.B) {
+	dir := os.Getenv("WAXSEAL_FIXTURES")
+	if dir == "" {
+		dir = filepath.Join("..", "..", "..", "shared", "fixtures")
+	}
+	folder := filepath.Join(dir, "sigstore-conformance", "happy-path-intoto-in-dsse-v3")
+	raw, err := os.ReadFile(filepath.Join(folder, "bundle.sigstore.json"))
+	if err != nil {
+		b.Skipf("no fixtures of sigstore-conformance: set WAXSEAL_FIXTURES (%v)", err)
+	}
+	rootJSON := must(os.ReadFile(filepath.Join(dir, "sigstore-public-good", "trusted_root.json")))(b)
+	st := must(attest.ParseBundle(raw))(b).Statement()
+	digest := st.Subject[0].Digest["sha256"]
+	b.Run("sigstore-go", func(b *testing.B) {
+		v := must(sigverify.NewVerifier(must(root.NewTrustedRootFromJSON(rootJSON))(b), sigverify.WithTransparencyLog(1), sigverify.WithObserverTimestamps(1),
+			sigverify.WithSignedCertificateTimestamps(1), sigverify.WithoutStatementPredicate()))(b)
+		id := must(sigverify.NewShortCertificateIdentity(beaconIssuer, "", beacon, ""))(b)
+		sum := must(hex.DecodeString(digest))(b)
+		defer measured(b)()
+		for b.Loop() {
+			var parsed bundle.Bundle
+			if err := parsed.UnmarshalJSON(raw); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := v.Verify(&parsed, sigverify.NewPolicy(sigverify.WithArtifactDigest("sha256", sum), sigverify.WithCertificateIdentity(id))); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("waxseal", func(b *testing.B) {
+		c := must(verify.NewChecker(verify.Trust{
+			Roots:      []*verify.Root{must(verify.ParseRoot("root.json", rootJSON))(b)},
+			Identities: []verify.Identity{identity(b, verify.IdentityOptions{Issuer: beaconIssuer, SAN: beacon})},
+		}, time.Now()))(b)
+		defer measured(b)()
+		for b.Loop() {
+			if _, err := c.Check(must(attest.ParseBundle(raw))(b), attest.Digest("sha256:"+digest)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// Who signed the conformance suite's bundles.
+const (
+	beacon       = "https://github.com/sigstore-conformance/extremely-dangerous-public-oidc-beacon/.github/workflows/extremely-dangerous-oidc-beacon.yml@refs/heads/main"
+	beaconIssuer = "https://token.actions.githubusercontent.com"
+)
