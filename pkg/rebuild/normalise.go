@@ -24,6 +24,7 @@ const (
 	elfBuildIDV1    normaliser = "elf-build-id/v1"
 	aptLogsV1       normaliser = "apt-logs/v1"
 	ldconfigCacheV1 normaliser = "ldconfig-aux-cache/v1"
+	aptCacheV1      normaliser = "apt-cache/v1"
 	machineIDV1     normaliser = "machine-id/v1"
 	shadowDaysV1    normaliser = "shadow-days/v1"
 	fileTimesV1     normaliser = "file-times/v1"
@@ -52,6 +53,8 @@ func (n normaliser) reason() string {
 		return "the logs of apt and dpkg hold the time of the run"
 	case ldconfigCacheV1:
 		return "ldconfig's aux-cache holds inode numbers and times of the libraries, and is only there to make ldconfig faster"
+	case aptCacheV1:
+		return "apt's pkgcache.bin and srcpkgcache.bin are made of its package lists, hold their times, and are made anew when they are not there"
 	case machineIDV1:
 		return "a machine id is a random number that a running system should make for itself"
 	case shadowDaysV1:
@@ -82,6 +85,8 @@ func leaf(where string, data []byte, on func(normaliser) bool) []byte {
 		data = regexp.MustCompile(logTimes).ReplaceAll(data, []byte("TIME"))
 	case where == "var/cache/ldconfig/aux-cache" && on(ldconfigCacheV1):
 		data = nil
+	case isAptCache(where) && on(aptCacheV1):
+		data = nil
 	case isMachineID(where) && on(machineIDV1):
 		if regexp.MustCompile(`^[0-9a-f]{32}\n?$`).Match(data) {
 			data = nil
@@ -106,6 +111,8 @@ func leafNormalisers(where string, data []byte) []normaliser {
 		out = append(out, aptLogsV1)
 	case where == "var/cache/ldconfig/aux-cache":
 		out = append(out, ldconfigCacheV1)
+	case isAptCache(where):
+		out = append(out, aptCacheV1)
 	case isMachineID(where):
 		out = append(out, machineIDV1)
 	case isShadow(where):
@@ -126,6 +133,10 @@ func isPackageLog(where string) bool {
 		return name == "dpkg.log" || name == "alternatives.log" || name == "bootstrap.log"
 	}
 	return false
+}
+
+func isAptCache(where string) bool {
+	return where == "var/cache/apt/pkgcache.bin" || where == "var/cache/apt/srcpkgcache.bin"
 }
 
 func isMachineID(where string) bool {

@@ -272,6 +272,8 @@ func TestWhyFilesDiffer(t *testing.T) {
 			"content /var/log/apt/history.log: apt's log holds the time of the run; 2 lines differ"}},
 		{"aux-cache", "var/cache/ldconfig/aux-cache", "\x00\x01", "\x00\x02", "equivalent", []string{
 			"content /var/cache/ldconfig/aux-cache: ldconfig's aux-cache holds inode numbers and times ldconfig-aux-cache/v1"}},
+		{"apt's cache", "var/cache/apt/pkgcache.bin", "\x00\x01", "\x00\x02", "equivalent", []string{
+			"content /var/cache/apt/pkgcache.bin: apt's cache holds the times of its package lists apt-cache/v1"}},
 		{"machine id", "etc/machine-id", strings.Repeat("a", 32) + "\n", strings.Repeat("b", 32) + "\n", "equivalent", []string{
 			"content /etc/machine-id: a machine id made at random machine-id/v1"}},
 		{"no machine id", "etc/machine-id", strings.Repeat("a", 32) + "\n", "uninitialized\n", "different", []string{

@@ -63,6 +63,8 @@ func leafCause(n normaliser, where string) string {
 		return "the package manager's log /" + where + " holds the time of the run"
 	case ldconfigCacheV1:
 		return "ldconfig's aux-cache holds inode numbers and times"
+	case aptCacheV1:
+		return "apt's cache holds the times of its package lists"
 	case machineIDV1:
 		return "a machine id made at random"
 	case shadowDaysV1:
@@ -88,7 +90,6 @@ func knownCause(where string) string {
 		{"var/log/*", "a log holds the time of the run"},
 		{"var/lib/apt/lists/*", "apt's package lists are those that the mirror had that day"},
 		{"var/lib/apt/lists/*/*", "apt's package lists are those that the mirror had that day"},
-		{"var/cache/apt/*.bin", "apt's cache holds times and the package lists of that day"},
 		{"var/cache/debconf/*", "debconf's database depends on the order in which packages were configured"},
 		{"var/lib/dpkg/status*", "dpkg's status depends on the packages and the order in which they were installed"},
 		{"var/lib/dpkg/diversions*", "dpkg's list depends on the order in which packages were installed"},
