@@ -379,11 +379,11 @@ func compareTrees(ctx context.Context, a, b *tree, tmp string, t *tally) error {
 // of which there may be none. What a path that stands in a tree more than once
 // stands for depends on who unpacks it.
 func sameFiles(t *tally, a *tree, pa, pb *passage, twice, none bool) {
-	d := attestations.RebuildDifference{Layer: a.first, Kind: attestations.DifferentArchive, Original: joined(pa.diffIDs), Rebuilt: joined(pb.diffIDs)}
+	d := attestations.RebuildDifference{Layer: a.first, Kind: attestations.DifferentArchive, Original: clip(joined(pa.diffIDs)), Rebuilt: clip(joined(pb.diffIDs))}
 	switch {
 	case slices.Equal(pa.diffIDs, pb.diffIDs):
 		d.Kind, d.Cause = attestations.DifferentCompression, "the layer holds the same archive, compressed differently"
-		d.Original, d.Rebuilt = strings.Join(pa.compression, ", "), strings.Join(pb.compression, ", ")
+		d.Original, d.Rebuilt = clip(strings.Join(pa.compression, ", ")), clip(strings.Join(pb.compression, ", "))
 		d.Normalisers = []string{string(compressionV1)}
 	case twice:
 		d.Cause = "the layer holds a path more than once"
