@@ -205,6 +205,11 @@ func TestTheCommandLinksNoServer(t *testing.T) {
 		"github.com/containerd/stargz-snapshotter/snapshot":     "snapshotters belong to the engine",
 		module + "internal/engine":                              "the engine is another process",
 		module + "pkg/catalog":                                  "the catalog is another process",
+		module + "pkg/egress":                                   "the gateway belongs to the engine",
+		"github.com/miekg/dns":                                  "the gateway belongs to the engine",
+		"github.com/vishvananda/netlink":                        "the gateway belongs to the engine",
+		"software.sslmate.com/src/go-pkcs12":                    "the gateway belongs to the engine",
+		"go.etcd.io/bbolt":                                      "the engine's databases belong to the engine",
 	}
 	for _, p := range list(t, "-deps", "./cmd/waxseal") {
 		for prefix, why := range forbidden {
