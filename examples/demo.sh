@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # waxseal's whole job on one image: key, build, verify, promote, verify again,
-# and one refusal. Prints every command before it runs it. Run it by `make demo`.
+# one refusal, the same build from its lock, and an image built twice. Prints every command before it runs it. Run it by `make demo`.
 # All it makes is in .demo; the engine's cache there makes a second run quick.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -32,9 +32,10 @@ run make --no-print-directory build
 go build -o bin/kit ./internal/testkit/kit
 run bin/kit base debian
 
-# Only the engine's cache survives from an earlier run, finished or not.
+# Only the engine's cache and the store survive from an earlier run, finished or not.
 rm -rf .demo/work && mkdir -p .demo/work
 export PATH="$PWD/bin:$PATH" WAXSEAL_CACHE="$PWD/.demo/cache" WAXSEAL_HOME="$PWD/.demo/work/home"
+export WAXSEAL_STORE="$PWD/.demo/store" # the bytes of what the cache has
 export COSIGN_PASSWORD=demo # a real key gets a real password, asked for at the terminal
 
 # The registry lives as long as this shell holds its standard input open: however
@@ -52,9 +53,9 @@ promoted=$registry/prod/webapp:v1
 say "A signing key, in cosign's format"
 run waxseal key generate --output-prefix .demo/work/waxseal
 
-say "Build as with docker build: image, SBOMs and signed provenance in one OCI layout"
-run waxseal build --build-context base=$base --build-arg VERSION=1.0 --tag webapp:v1 \
-	--output type=oci,tar=false,dest=.demo/work/webapp --key .demo/work/waxseal.key examples/webapp
+say "Build as with docker build: image, SBOMs, signed provenance and a record of every download in one OCI layout"
+build=(waxseal build --build-context base=$base --build-arg VERSION=1.0 --tag webapp:v1 --lock .demo/work/waxseal.lock --key .demo/work/waxseal.key)
+run "${build[@]}" --output type=oci,tar=false,dest=.demo/work/webapp examples/webapp
 
 say "The verdict: which SLSA level the evidence carries, and on what it rests"
 run waxseal verify --key .demo/work/waxseal.pub --level 1 $image
@@ -71,11 +72,19 @@ run bin/kit tamper .demo/work/forged https://slsa.dev/provenance/v1 unhosted-loc
 run_exit 3 waxseal verify --key .demo/work/waxseal.pub --level 1 oci:.demo/work/forged:v1
 echo "(exit code 3: denied)"
 
+say "The lock lists what apt-get fetched; held to it, the same build is hermetic"
+run waxseal lock show .demo/work/waxseal.lock
+run "${build[@]}" --inputs locked --output type=oci,tar=false,dest=.demo/work/locked examples/webapp
+
+say "Built again from the evidence and the stored bytes, without any network: the same image?"
+run waxseal rebuild --key .demo/work/waxseal.pub oci:.demo/work/locked:v1
+
 say "Try next"
 next() { printf '  %-72s # %s\n' "$1" "$2"; }
 next 'export PATH=$PWD/bin:$PATH' "the programs of this checkout"
 next "waxseal inspect --key .demo/work/waxseal.pub $image" "the evidence as a tree"
 next "waxseal sbom $image" "what is in the image"
+next "less .demo/work/waxseal.lock" "every input by digest, made to be reviewed"
 next "waxseal policy init --key .demo/work/waxseal.pub $image" "a policy to start from"
 next "waxseal build --help" "every flag of docker build"
 printf '\nThe demo ends its registry now; image, key and evidence stay in .demo/work.\n'
