@@ -83,7 +83,7 @@ func (w *layerWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp
 	if w.rec.git != nil && w.rec.plan.locked() {
 		id, err := w.ParseSource(op, nil)
 		if g, ok := id.(*git.GitIdentifier); err == nil && ok {
-			if resp, err := w.rec.git.resolveGit(op, g); resp != nil || err != nil {
+			if resp, err := w.rec.git.resolveGit(op, g, opt.GitOpt != nil && opt.GitOpt.ReturnObject); resp != nil || err != nil {
 				return resp, err
 			}
 		}

@@ -38,6 +38,13 @@ import (
 // results in the cache.
 const gitKeyRecord = "WAXSEAL.git.key"
 
+// gitCommitRecord is where the commit stands, as git wrote it: a build that
+// takes its time from there must have it without the repository.
+const gitCommitRecord = "WAXSEAL.git.commit"
+
+// maxCommit bounds a kept commit: an archive's header has room for a megabyte.
+const maxCommit = 512 << 10
+
 // maxTreeFiles bounds the files of a kept tree.
 const maxTreeFiles = attest.MaxContextFiles
 
@@ -102,7 +109,7 @@ func (s *gitSource) Resolve(ctx context.Context, id source.Identifier, sm *sessi
 	if err != nil {
 		return nil, err
 	}
-	return &gitInstance{SourceInstance: inner, source: s, id: g, name: name}, nil
+	return &gitInstance{SourceInstance: inner, source: s, id: g, name: name, sm: sm}, nil
 }
 
 // shape is the name of a checkout without credentials, as a lock has it.
@@ -119,6 +126,7 @@ type gitInstance struct {
 	source *gitSource
 	id     *git.GitIdentifier
 	name   string
+	sm     *session.Manager
 	key    string
 	pin    string
 	tree   attest.Digest // that the lock lists and the store has
@@ -135,7 +143,7 @@ func (s *gitSource) locked(name string) (*lock.Source, *watch, error) {
 			return &w.lock.Sources[i], w, nil
 		}
 	}
-	return nil, w, lockViolation("git "+name, "nothing: the lock does not list it", "")
+	return nil, w, lockViolation("git "+name, "", "")
 }
 
 func (i *gitInstance) CacheKey(ctx context.Context, jobCtx solver.JobContext, index int) (string, string, solver.CacheOpts, bool, error) {
@@ -147,10 +155,11 @@ func (i *gitInstance) CacheKey(ctx context.Context, jobCtx solver.JobContext, in
 		return "", "", nil, false, err
 	}
 	if held != nil && held.Tree != "" && w.store != nil && w.store.Has(held.Tree) && i.id.VerifySignature == nil {
-		key, err := treeKey(w.store, held.Tree)
+		head, err := treeHead(w.store, held.Tree)
 		if err != nil {
 			return "", "", nil, false, err
 		}
+		key := head[gitKeyRecord]
 		i.key, i.pin, i.tree = key, strings.TrimPrefix(held.Digest, "gitCommit:"), held.Tree
 		i.source.remember(i.name, gitCheckout{Key: key, Pin: i.pin, Tree: string(held.Tree)})
 		return i.key, i.pin, nil, true, nil
@@ -305,10 +314,27 @@ func (i *gitInstance) keep(ctx context.Context, jobCtx solver.JobContext, ref ca
 		return "", err
 	}
 	defer out.Abort()
-	if err := writeTree(out, root, i.key, i.id.MTime == "commit"); err != nil {
+	head := map[string]string{gitKeyRecord: i.key}
+	if commit := i.commit(ctx, jobCtx); commit != "" {
+		head[gitCommitRecord] = commit
+	}
+	if err := writeTree(out, root, head, i.id.MTime == "commit"); err != nil {
 		return "", err
 	}
 	return out.Commit()
+}
+
+// commit is the commit that was checked out, from the repository that BuildKit
+// has fetched by now; "" where that does not tell. A replay that would need it
+// then says so.
+func (i *gitInstance) commit(ctx context.Context, jobCtx solver.JobContext) string {
+	id := *i.id
+	id.Ref, id.Checksum, id.FetchByCommit, id.VerifySignature = i.pin, "", false, nil
+	md, err := i.source.ResolveMetadata(ctx, &id, i.sm, jobCtx, git.MetadataOpts{ReturnObject: true})
+	if err != nil || len(md.CommitObject) > maxCommit {
+		return ""
+	}
+	return string(md.CommitObject)
 }
 
 // mounted mounts a reference for reading.
@@ -334,9 +360,9 @@ func groupOf(jobCtx solver.JobContext) session.Group {
 
 // writeTree writes the files below root as an archive that depends on nothing
 // but them.
-func writeTree(out io.Writer, root *os.Root, key string, times bool) error {
+func writeTree(out io.Writer, root *os.Root, head map[string]string, times bool) error {
 	tw := tar.NewWriter(out)
-	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "pax_global_header", PAXRecords: map[string]string{gitKeyRecord: key}, Format: tar.FormatPAX}); err != nil {
+	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "pax_global_header", PAXRecords: head, Format: tar.FormatPAX}); err != nil {
 		return err
 	}
 	files := 0
@@ -392,18 +418,18 @@ func writeTree(out io.Writer, root *os.Root, key string, times bool) error {
 	return tw.Close()
 }
 
-// treeKey reads the cache key of a kept tree.
-func treeKey(store *lock.Store, d attest.Digest) (string, error) {
-	b, err := store.Open(d)
+// treeHead reads what is kept with a tree: its cache key, and the commit.
+func treeHead(store *lock.Store, d attest.Digest) (map[string]string, error) {
+	b, err := store.OpenVerified(d)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer b.Close()
 	h, err := tar.NewReader(b).Next()
 	if err != nil || h.Typeflag != tar.TypeXGlobalHeader || h.PAXRecords[gitKeyRecord] == "" {
-		return "", fmt.Errorf("reading the kept files %s: not an archive of a git checkout", d)
+		return nil, fmt.Errorf("reading the kept files %s: not an archive of a git checkout", d)
 	}
-	return h.PAXRecords[gitKeyRecord], nil
+	return h.PAXRecords, nil
 }
 
 // restore makes a checkout of a kept tree.
@@ -510,8 +536,8 @@ func readTree(in io.Reader, dir string) error {
 }
 
 // resolveGit answers what a git URL stands for from the lock, where the store
-// has the files.
-func (s *gitSource) resolveGit(op *pb.SourceOp, id *git.GitIdentifier) (*sourceresolver.MetaResponse, error) {
+// has the files. object asks for the commit as well: for its time.
+func (s *gitSource) resolveGit(op *pb.SourceOp, id *git.GitIdentifier, object bool) (*sourceresolver.MetaResponse, error) {
 	name, err := s.shape(id)
 	if err != nil {
 		return nil, err
@@ -530,5 +556,18 @@ func (s *gitSource) resolveGit(op *pb.SourceOp, id *git.GitIdentifier) (*sourcer
 		return nil, nil
 	}
 	pin := strings.TrimPrefix(held.Digest, "gitCommit:")
-	return &sourceresolver.MetaResponse{Op: op, Git: &sourceresolver.ResolveGitResponse{Checksum: pin, CommitChecksum: pin, Ref: id.Ref}}, nil
+	answer := &sourceresolver.ResolveGitResponse{Checksum: pin, CommitChecksum: pin, Ref: id.Ref}
+	if object {
+		head, err := treeHead(w.store, held.Tree)
+		if err != nil {
+			return nil, err
+		}
+		if answer.CommitObject = []byte(head[gitCommitRecord]); len(answer.CommitObject) == 0 {
+			if s.rec.plan.offline() {
+				return nil, fmt.Errorf("%s: git %s: the store does not have its commit, whose time is asked for, and the build is offline", violationPrefix, name)
+			}
+			return nil, s.hostAllowed(id, name)
+		}
+	}
+	return &sourceresolver.MetaResponse{Op: op, Git: answer}, nil
 }

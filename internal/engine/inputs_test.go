@@ -241,7 +241,7 @@ func gitTree(t testing.TB, files map[string]string) []byte {
 	}
 	defer root.Close()
 	var b bytes.Buffer
-	if err := writeTree(&b, root, "key", false); err != nil {
+	if err := writeTree(&b, root, map[string]string{gitKeyRecord: "key", gitCommitRecord: "tree 1\n"}, false); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -263,7 +263,7 @@ func TestTreeComesBack(t *testing.T) {
 	}
 	defer root.Close()
 	var again bytes.Buffer
-	if err := writeTree(&again, root, "key", false); err != nil {
+	if err := writeTree(&again, root, map[string]string{gitKeyRecord: "key", gitCommitRecord: "tree 1\n"}, false); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(raw, again.Bytes()) {
