@@ -23,9 +23,6 @@ const (
 	slack    = 64 << 20 // read beyond what the lock expects, to say what came instead
 )
 
-// updateHint says how a lock is renewed.
-const updateHint = "if this is meant to change, run the same command with --inputs record, and review the lock"
-
 // conditional headers are answered with the body: that is always right.
 func conditional() []string {
 	return []string{"If-None-Match", "If-Modified-Since", "If-Match", "If-Unmodified-Since"}
@@ -119,11 +116,11 @@ func (sp *spooled) close() {
 
 // unlisted refuses what the lock does not have.
 func (x *exchange) unlisted(near []lock.Entry) {
-	expected := "nothing: the lock of this step does not list this URL"
+	got := "not in the lock"
 	if len(near) > 0 {
-		expected = "for this URL: " + describeEntries(near)
+		got += ", which lists of this URL " + describeEntries(near)
 	}
-	x.violate(expected, "a request that is not in the lock", http.StatusForbidden, "not in the lock")
+	x.violate("", got, http.StatusForbidden, "not in the lock")
 }
 
 // violate fails the build and answers the step.
@@ -133,13 +130,11 @@ func (x *exchange) violate(expected, got string, status int, reason string) {
 }
 
 func (x *exchange) violation(expected, got string) Violation {
-	var text strings.Builder
-	fmt.Fprintf(&text, "step %q: %s %s\n", x.s.opts.Name, x.r.Method, x.uri)
+	text := fmt.Sprintf("%s %s: ", x.r.Method, x.uri)
 	if expected != "" {
-		fmt.Fprintf(&text, "  expected %s\n", expected)
+		text += "expected " + expected + ", got "
 	}
-	fmt.Fprintf(&text, "  got %s\n  %s", got, updateHint)
-	return Violation{Step: x.s.opts.Name, Method: x.r.Method, URI: x.uri, Expected: expected, Got: got, Text: text.String()}
+	return Violation{Step: x.s.opts.Name, Method: x.r.Method, URI: x.uri, Expected: expected, Got: got, Text: text + got}
 }
 
 // entryOf is the record of an answer that the lock prescribes.
@@ -168,12 +163,12 @@ func (x *exchange) give(e lock.Entry, sent *spooled, digest attest.Digest) {
 		return
 	}
 	if x.s.g.mode == attestations.InputsOffline {
-		got := "no such blob: the store must have it (build once with --inputs record, or bring it in with waxseal store import)"
+		got := "nothing: the store lacks it"
 		if strings.HasPrefix(string(e.Digest), "hmac-") {
 			got = "a body that held a secret when it was recorded, and is not kept"
 		}
 		x.violate(fmt.Sprintf("%d %s from the store", e.Status, e.Digest), got,
-			http.StatusGatewayTimeout, "the store does not have "+e.Digest.String())
+			http.StatusForbidden, "the store does not have "+e.Digest.String())
 		return
 	}
 	x.fetch(e, sent, digest, false)
@@ -192,7 +187,7 @@ func (x *exchange) fromStore(e lock.Entry) bool {
 	b, err := x.s.g.opts.Store.OpenVerified(e.Digest)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) && x.s.g.mode == attestations.InputsOffline {
-			x.violate(fmt.Sprintf("%d %s from the store", e.Status, e.Digest), err.Error(), http.StatusGatewayTimeout, "the store's copy cannot be used")
+			x.violate(fmt.Sprintf("%d %s from the store", e.Status, e.Digest), err.Error(), http.StatusForbidden, "the store's copy cannot be used")
 			return true
 		}
 		return false
@@ -357,7 +352,7 @@ func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, opti
 		if !ok {
 			if !optional {
 				x.s.rec.violate(x.violation(expected, fmt.Sprintf("%d %s (%d bytes)", resp.StatusCode, got, w.Size())))
-				x.refuse(http.StatusBadGateway, "lock", fmt.Sprintf("%s %s: upstream's answer is not what the lock lists", x.r.Method, x.url.EscapedPath()), "")
+				x.refuse(http.StatusForbidden, "lock", fmt.Sprintf("%s %s: upstream's answer is not what the lock lists", x.r.Method, x.url.EscapedPath()), "")
 			}
 			return false
 		}
@@ -366,7 +361,7 @@ func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, opti
 	if a.signed && lock.Shape(a.entry.Headers["location"]) != lock.Shape(e.Headers["location"]) && e.Headers != nil {
 		if !optional {
 			x.s.rec.violate(x.violation("a redirect to "+e.Headers["location"], "one to "+a.entry.Headers["location"]))
-			x.refuse(http.StatusBadGateway, "lock", x.url.EscapedPath()+": upstream's redirect is not what the lock lists", "")
+			x.refuse(http.StatusForbidden, "lock", x.url.EscapedPath()+": upstream's redirect is not what the lock lists", "")
 		}
 		return false
 	}
