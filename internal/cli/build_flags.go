@@ -180,7 +180,7 @@ func (f *buildFlags) request(arg string, lookup func(string) (string, bool)) (bu
 		Image:  build.Image{Tags: f.tags},
 		Steps:  build.Steps{Network: f.network, Allow: f.allow},
 		Cache:  build.Cache{None: f.noCache, Except: f.noCacheFilter, Pull: f.pull},
-		Seal:   build.Seal{Unsigned: f.unsigned, BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
+		Seal:   build.Seal{Unsigned: f.unsigned, KeyFile: f.key, BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
 		Engine: build.EngineChoice{CacheDir: f.cacheDir},
 		Inputs: build.InputChoice{
 			Mode: f.inputs, Lock: f.lock, Store: f.store, AllowHosts: f.allowHosts, UpstreamCA: f.upstreamCA, Push: f.pushInputs,

@@ -131,7 +131,7 @@ func (w *watch) lockedTag(ref string) (attest.Digest, error) {
 			return attest.ParseDigest(s.Digest)
 		}
 	}
-	return "", lockViolation("FROM "+want, "nothing: the lock does not list image "+want, "")
+	return "", lockViolation("FROM "+want, "", "")
 }
 
 func normalImage(ref string) string {

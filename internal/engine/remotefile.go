@@ -264,7 +264,7 @@ func (t *remoteFiles) held(req *http.Request, w *watch) (*http.Response, error) 
 	}
 	step := "ADD " + uri
 	if want == nil {
-		return nil, lockViolation(step, "nothing: the lock does not list it", "")
+		return nil, lockViolation(step, "", "")
 	}
 	if req.Method == http.MethodHead {
 		// BuildKit looks whether what it has is current. It shall fetch it.

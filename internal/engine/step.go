@@ -281,13 +281,14 @@ type violationError struct {
 	cause error
 }
 
-// lockViolation is one about what the engine fetches itself.
+// lockViolation is one about what the engine fetches itself; expected is ""
+// for what the lock does not list.
 func lockViolation(step, expected, got string) *violationError {
-	text := "expected " + expected
-	if got != "" {
-		text += "\ngot " + got
+	text := "not in the lock"
+	if expected != "" {
+		text = "expected " + expected + ", got " + got
 	}
-	return &violationError{step: step, texts: []string{text, "if this is meant to change, run the same command with --inputs record, and review the lock"}}
+	return &violationError{step: step, texts: []string{text}}
 }
 
 func violations(run *stepRun) *violationError {

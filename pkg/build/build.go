@@ -180,6 +180,9 @@ func (r *run) do(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.intake.holdGiven(in); err != nil {
+		return nil, err
+	}
 	c, err := eng.Dial(ctx)
 	if err != nil {
 		return nil, eng.Explain(err)

@@ -462,7 +462,7 @@ func TestRecordLockedOffline(t *testing.T) {
 	for _, tc := range []struct{ what, dockerfile, want string }{
 		{"unknown", "FROM " + image + "\nRUN wget -O /late http://files.test/late || true\n", "files.test/late"},
 		{"unknown file", "FROM " + image + "\nADD http://files.test/late /late\n", "files.test/late"},
-		{"unknown image", "FROM " + image + "2\n", "does not list image"},
+		{"unknown image", "FROM " + image + "2\n", "2\"\n  not in the lock"},
 	} {
 		e := startEngine(t, locked)
 		_, err := buildOf{dockerfile: tc.dockerfile}.solve(t.Context(), t, dial(t, e))

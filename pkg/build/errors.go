@@ -73,6 +73,9 @@ func explainSolve(err error, req *Request, from attestations.ContainerContext) e
 	}
 	out := causeError{"building: " + where + text, err}
 	for _, w := range waysOut() {
+		if req.Source.Sealed != nil && (w[0] == signLacks || w[0] == signLock) {
+			continue // a replay has another way out
+		}
 		if regexp.MustCompile(w[0]).MatchString(text) {
 			return hinted(out, w[1])
 		}
@@ -93,6 +96,8 @@ const (
 	signParse   = `dockerfile parse error|unknown instruction`
 	signHost    = `network\.host`
 
+	signLacks    = `(?s)inputs refused.*the store (lacks|does not have)`
+	signLock     = `(?s)inputs refused.*(not in the lock|: expected )`
 	signGateway  = `downloaded context.*invalid response status 403`
 	signPolicy   = `(denied|not allowed) by policy`
 	signInsecure = `security\.insecure`
@@ -101,8 +106,10 @@ const (
 // waysOut pairs each sign with the way out.
 func waysOut() [][2]string {
 	return [][2]string{
+		{signLacks, "the same command with --inputs locked fetches what is missing; waxseal store import brings it from elsewhere"},
+		{signLock, relock},
 		{signGateway, "the server refused it, or the gateway did: it connects to this machine and its link only where --upstream NAME=ADDRESS says so, and only to hosts that --allow-host allows"},
-		{signPolicy, "the lock does not list it; if it is meant, the same command with --inputs record writes the lock anew"},
+		{signPolicy, "the lock does not list it; " + relock},
 		{signNoSpace, "free some space, or choose another cache with --cache-dir"},
 		{signStep, "the step's own output is above, or shown without --quiet"},
 		{signDenied, "log in with docker login, or give the base image with --build-context NAME=oci:LAYOUT"},

@@ -328,7 +328,7 @@ func (e *foreignEngine) unlisted(held *lock.File, redactor *lock.Redactor) []str
 			if listed[r.method+" "+lock.Shape(uri)] {
 				continue
 			}
-			p := fmt.Sprintf("step %s: %s %s: expected nothing of it, the lock does not list it; it was answered with %d", clipLine(st.name), r.method, uri, r.status)
+			p := fmt.Sprintf("step %s: %s %s: not in the lock; it was answered with %d", clipLine(st.name), r.method, uri, r.status)
 			if !slices.Contains(out, p) {
 				out = append(out, p)
 			}

@@ -231,9 +231,25 @@ func (p *preparer) walk(ctx context.Context, dir, dockerfile string) (*tree, err
 	if err != nil {
 		return nil, err
 	}
-	t, err := walkFolder(ctx, dir, ignore, name, p.lock)
+	except := []string{p.lock}
+	if key := p.req.Seal.KeyFile; key != "" {
+		except = append(except, key)
+		if real, err := filepath.EvalSymlinks(key); err == nil {
+			except = append(except, real)
+		}
+	}
+	t, err := walkFolder(ctx, dir, ignore, name, except...)
 	if err != nil {
 		return nil, err
+	}
+	root, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, left := range t.left {
+		if left != below(root, p.lock) {
+			p.notes.add("the private key %q lies in the build context and was left out of it; a place elsewhere is safer", left)
+		}
 	}
 	for _, s := range t.skipped {
 		p.notes.add("context file %q is a socket and was left out", s)

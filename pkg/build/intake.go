@@ -172,6 +172,9 @@ type taken struct {
 	digest   attest.Digest // of the statement's payload
 }
 
+// relock says how a lock is renewed.
+const relock = "if this change is meant, the same command with --inputs record writes the lock anew; \"waxseal lock diff OLD NEW\" says what changed"
+
 // LockError is a build that took in, or would have taken in, something else
 // than its lock lists. Nothing of it was signed.
 type LockError struct {
@@ -188,7 +191,7 @@ func (e *LockError) Unwrap() error { return e.cause }
 
 // Hint says how the lock is brought up to date.
 func (e *LockError) Hint() string {
-	return "if this change is meant, the same command with --inputs record writes the lock anew; \"waxseal lock diff OLD NEW\" says what changed"
+	return relock
 }
 
 // holdToLock compares what was taken in with the lock, whatever the engine has
@@ -207,8 +210,8 @@ func (t *intake) holdToLock(all []taken) error {
 	for _, x := range all {
 		records = append(records, x.record)
 		for i := range x.record.Steps {
-			for _, p := range t.held.Admits(&x.record.Steps[i]) {
-				add("step " + clipLine(x.record.Steps[i].Name) + ": " + p)
+			if why := t.held.Admits(&x.record.Steps[i]); len(why) > 0 {
+				add("step " + clipLine(x.record.Steps[i].Name) + ":\n    " + strings.Join(why, "\n    "))
 			}
 		}
 	}
@@ -228,6 +231,16 @@ func (t *intake) holdToLock(all []taken) error {
 	return nil
 }
 
+// holdGiven holds the images that are given from this machine to the lock,
+// before anything is built of them.
+func (t *intake) holdGiven(in *inputs) error {
+	var r attestations.Inputs
+	for _, g := range in.given {
+		r.Sources = append(r.Sources, g.source)
+	}
+	return t.holdToLock([]taken{{record: &r}})
+}
+
 // sourceProblem says in words how a source is not the lock's, "" where it is.
 func sourceProblem(held *lock.File, s lock.Source) string {
 	name := s.Kind + " " + s.Ref
@@ -245,7 +258,7 @@ func sourceProblem(held *lock.File, s lock.Source) string {
 		expected = l.Digest
 	}
 	if expected == "" {
-		return fmt.Sprintf("%s: expected nothing of it, the lock does not list it; got %s", name, s.Digest)
+		return fmt.Sprintf("%s: not in the lock; got %s", name, s.Digest)
 	}
 	return fmt.Sprintf("%s: expected %s, got %s", name, expected, s.Digest)
 }

@@ -49,6 +49,8 @@ type tree struct {
 	open func(e *entry) (io.ReadCloser, error)
 	// skipped are sockets, which no context can carry.
 	skipped []string
+	// left are the files that were there and left out by name.
+	left []string
 	// ignore is the ignore file that was applied, nil for none.
 	ignore     []byte
 	ignoreName string
@@ -75,9 +77,9 @@ func readIgnore(dir, dockerfile string) (raw []byte, name string, err error) {
 }
 
 // walkFolder lists dir as it stands after the patterns of ignore, and without
-// the file except ("" for none): a lock that changed the context it belongs to
-// would never hold.
-func walkFolder(ctx context.Context, dir string, ignore []byte, ignoreName, except string) (*tree, error) {
+// the files except ("" for none): a lock that changed the context it belongs to
+// would never hold, and a private key must not end in an image.
+func walkFolder(ctx context.Context, dir string, ignore []byte, ignoreName string, except ...string) (*tree, error) {
 	var patterns []string
 	if len(ignore) > 0 {
 		var err error
@@ -101,12 +103,17 @@ func walkFolder(ctx context.Context, dir string, ignore []byte, ignoreName, exce
 	t.open = func(e *entry) (io.ReadCloser, error) {
 		return os.OpenFile(filepath.Join(root, filepath.FromSlash(e.path)), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	}
-	except = below(root, except)
+	out := map[string]bool{}
+	for _, name := range except {
+		out[below(root, name)] = true
+	}
+	delete(out, "")
 	err = kept.Walk(ctx, "", func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if p == except && except != "" {
+		if out[p] {
+			t.left = append(t.left, p)
 			return nil
 		}
 		if len(t.entries) >= attest.MaxContextFiles {

@@ -239,3 +239,42 @@ func TestContextRefusesWhiteouts(t *testing.T) {
 		t.Errorf("left out, and still %v", err)
 	}
 }
+
+// TestPrivateKeyIsPartOfNoContext: neither under its name nor behind a link, in
+// the files or in the list of them.
+func TestPrivateKeyIsPartOfNoContext(t *testing.T) {
+	dir := folder(t, map[string]string{"a": "x", "keys/real.key": "secret", "waxseal.lock": "lock", "keys/waxseal.pub": "public"})
+	link := filepath.Join(dir, "waxseal.key")
+	if err := os.Symlink("keys/real.key", link); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{link, filepath.Join(dir, "keys", "real.key")} {
+		p := &preparer{req: &Request{Seal: Seal{KeyFile: key}}, notes: &notes{}, lock: filepath.Join(dir, "waxseal.lock")}
+		tr, err := p.walk(t.Context(), dir, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := paths(tr)
+		if strings.Contains(got, "real.key") || strings.Contains(got, "waxseal.lock") || !strings.Contains(got, "keys/waxseal.pub") {
+			t.Errorf("with the key %q the context is %q", key, got)
+		}
+		if said := strings.Join(p.notes.list, "\n"); !strings.Contains(said, "keys/real.key") || strings.Contains(said, "waxseal.lock") {
+			t.Errorf("the notes are %q", said)
+		}
+		var names bytes.Buffer
+		l, err := newLayer(t.Context(), tr, nil, nil)
+		if err == nil {
+			err = l.tree.writeManifest(&names)
+		}
+		if err != nil || strings.Contains(names.String(), `"path":"keys/real.key"`) {
+			t.Errorf("the list of files is %q, %v", names.String(), err)
+		}
+	}
+	// One that is no file, and one elsewhere.
+	for _, key := range []string{"awskms:///alias/x", "/nowhere/waxseal.key"} {
+		p := &preparer{req: &Request{Seal: Seal{KeyFile: key}}, notes: &notes{}}
+		if tr, err := p.walk(t.Context(), dir, ""); err != nil || len(p.notes.list) > 0 || !strings.Contains(paths(tr), "real.key") {
+			t.Errorf("with the key %q: %v, %q", key, err, p.notes.list)
+		}
+	}
+}

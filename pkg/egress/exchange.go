@@ -657,7 +657,7 @@ func (x *exchange) complete(a *answer, resp *http.Response, sink *sink, end erro
 // storeFailed ends an exchange whose bytes could not be kept: they do not
 // reach the step whole, and the build fails.
 func (x *exchange) storeFailed(err error) {
-	text := fmt.Sprintf("step %q: %s %s could not be stored: %v", x.s.opts.Name, x.r.Method, x.uri, err)
+	text := fmt.Sprintf("%s %s could not be stored: %v", x.r.Method, x.uri, err)
 	x.s.rec.violate(Violation{Step: x.s.opts.Name, Method: x.r.Method, URI: x.uri, Expected: "the bytes in the store", Got: err.Error(), Text: text})
 	x.s.rec.gap("overflow", "%s", text)
 	panic(http.ErrAbortHandler)

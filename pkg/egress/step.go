@@ -363,7 +363,7 @@ func (s *Step) close() {
 type Violation struct {
 	Step, Method, URI string
 	Expected, Got     string // digests, or what the lock lists and what came, in words
-	Text              string // the whole in words
+	Text              string // in words of one line, without the step
 }
 
 // Violations are those of the step so far.

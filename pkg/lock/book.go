@@ -143,7 +143,7 @@ func (b *Book) refuses(r *attestations.InputRequest) string {
 		}
 	}
 	if len(list) == 0 {
-		return fmt.Sprintf("%s %s is not in the lock", word(r.Method), word(r.URI))
+		return fmt.Sprintf("%s %s: not in the lock", word(r.Method), word(r.URI))
 	}
-	return fmt.Sprintf("%s %s gave %d %s, and the lock has %d %s", word(r.Method), word(r.URI), r.Status, r.Digest, list[0].Status, list[0].Digest)
+	return fmt.Sprintf("%s %s: expected %d %s, got %d %s", word(r.Method), word(r.URI), list[0].Status, list[0].Digest, r.Status, r.Digest)
 }

@@ -98,17 +98,17 @@ func TestAdmits(t *testing.T) {
 		}, ""},
 		"less":           {func(st *attestations.InputStep) { st.Requests = st.Requests[2:4] }, ""},
 		"nothing":        {func(st *attestations.InputStep) { st.Requests = nil }, ""},
-		"other bytes":    {func(st *attestations.InputStep) { st.Requests[0].Digest = of("evil") }, "and the lock has 200 " + of("one")},
-		"another status": {func(st *attestations.InputStep) { st.Requests[0].Status = 203 }, "gave 203"},
+		"other bytes":    {func(st *attestations.InputStep) { st.Requests[0].Digest = of("evil") }, "expected 200 " + of("one") + ", got 200 " + of("evil")},
+		"another status": {func(st *attestations.InputStep) { st.Requests[0].Status = 203 }, "got 203"},
 		"answers that are swapped": {func(st *attestations.InputStep) {
 			r := st.Requests
 			r[3].Digest, r[4].Digest = r[4].Digest, r[3].Digest
-		}, "gave 200"},
-		"another URL":                 {func(st *attestations.InputStep) { st.Requests[0].URI = "https://evil.example/" }, "is not in the lock"},
-		"another method":              {func(st *attestations.InputStep) { st.Requests[0].Method = "HEAD" }, "HEAD https://files.example/a is not in the lock"},
-		"cut where it was whole":      {func(st *attestations.InputStep) { st.Requests[0].Cut = true }, "gave 200"},
+		}, "got 200"},
+		"another URL":                 {func(st *attestations.InputStep) { st.Requests[0].URI = "https://evil.example/" }, ": not in the lock"},
+		"another method":              {func(st *attestations.InputStep) { st.Requests[0].Method = "HEAD" }, "HEAD https://files.example/a: not in the lock"},
+		"cut where it was whole":      {func(st *attestations.InputStep) { st.Requests[0].Cut = true }, "got 200"},
 		"another stage, same URLs":    {func(st *attestations.InputStep) { st.Stage = "other" }, ""},
-		"a step that may ask nothing": {func(st *attestations.InputStep) { st.Name = "RUN make" }, "is not in the lock"},
+		"a step that may ask nothing": {func(st *attestations.InputStep) { st.Name = "RUN make" }, ": not in the lock"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			st := &record().Steps[0]

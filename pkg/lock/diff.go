@@ -135,6 +135,9 @@ func repository(s Source) string {
 	if s.Kind != KindImage {
 		return ref[:strings.IndexAny(ref+"#", "#?")]
 	}
+	if strings.HasPrefix(ref, "named-context:") {
+		return ref
+	}
 	ref, _, _ = strings.Cut(ref, "@")
 	if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
 		ref = ref[:i]

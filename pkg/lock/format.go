@@ -399,11 +399,14 @@ func FromInputs(s *Store, records ...*attestations.Inputs) (*File, error) {
 }
 
 func fromSource(in *attestations.InputSource) (Source, bool, error) {
-	if sourceRank(in.Kind) < 0 {
-		return Source{}, false, nil // the context: not locked, it is what changes
-	}
 	s := Source{Kind: in.Kind, Ref: in.Ref, Platform: in.Platform, Digest: in.Digest, Size: max(in.Size, 0)}
-	if s.Ref == "" {
+	switch {
+	case in.Kind == "named-context" && in.Tree == "":
+		// An image of a layout: its place on a machine says nothing elsewhere.
+		s.Kind, s.Ref = KindImage, in.URI
+	case sourceRank(in.Kind) < 0:
+		return Source{}, false, nil // the context: not locked, it is what changes
+	case s.Ref == "":
 		s.Ref = in.URI
 	}
 	s.Ref = unhash(s.Ref)
