@@ -289,7 +289,7 @@ func TestRecordLockedOffline(t *testing.T) {
 		s := open(t, w.gateway(t, Options{Mode: attestations.InputsOffline, Lock: file, Store: newStore(t), Redactor: red}), step)
 		status, _, _, _ := fetch(t, s, "GET", "https://files.test/file", "")
 		v := s.Violations()
-		if status != 504 || len(v) != 1 || !strings.Contains(v[0].Text, rec.Requests[0].Digest) || !strings.Contains(v[0].Text, "the store lacks it") {
+		if status != 403 || len(v) != 1 || !strings.Contains(v[0].Text, rec.Requests[0].Digest) || !strings.Contains(v[0].Text, "the store lacks it") {
 			t.Errorf("got %d and %+v", status, v)
 		}
 	})
@@ -299,7 +299,7 @@ func TestRecordLockedOffline(t *testing.T) {
 		s := open(t, w.gateway(t, Options{Mode: attestations.InputsLocked, Lock: file, Store: newStore(t), Redactor: red}), step)
 		status, _, body, _ := fetch(t, s, "GET", "https://files.test/file", "")
 		v := s.Violations()
-		if status != 502 || strings.Contains(body, "the new text") || len(v) != 1 {
+		if status != 403 || strings.Contains(body, "the new text") || len(v) != 1 {
 			t.Fatalf("got %d %q %+v", status, body, v)
 		}
 		for _, want := range []string{"GET https://files.test/file: expected 200 " + rec.Requests[0].Digest, "got 200 " + attest.DigestOf([]byte(up.text())).String()} {
@@ -438,7 +438,7 @@ func TestSecretsAreNotKept(t *testing.T) {
 	}
 	// A lock holds the keyed digest, and upstream's answer to it.
 	file := lockOf(t, st, rec)
-	for mode, want := range map[string]int{attestations.InputsLocked: 200, attestations.InputsOffline: 504} {
+	for mode, want := range map[string]int{attestations.InputsLocked: 200, attestations.InputsOffline: 403} {
 		s := open(t, w.gateway(t, Options{Mode: mode, Lock: file, Store: st, Redactor: red}), StepOptions{Fetch: true, Secrets: [][]byte{[]byte(secret + "\n")}})
 		if status, _, body, _ := fetch(t, s, "GET", "https://files.test/echo", "", "Authorization", "Basic "+enc); status != want || len(s.Violations()) != (want-200)/304 {
 			t.Errorf("%s: %d %q %+v", mode, status, body, s.Violations())
