@@ -26,7 +26,7 @@ func TestTheExampleServes(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), filepath.Join(bin, "waxseal"), "build", "--unsigned",
+	build := exec.CommandContext(t.Context(), filepath.Join(bin, "waxseal"), "build", "--unsigned", "--lock", filepath.Join(dir, "waxseal.lock"), "--store", filepath.Join(dir, "store"),
 		"--build-context", "base=oci:"+base, "--build-arg", "VERSION=1.0", "--tag", "webapp:v1",
 		"--output", "type=oci,tar=false,dest="+filepath.Join(dir, "image"), "../../examples/webapp")
 	build.Env = append(build.Environ(), "HOME="+dir, "WAXSEAL_CACHE="+filepath.Join(dir, "cache"), "WAXSEAL_HOME="+filepath.Join(dir, "home"))

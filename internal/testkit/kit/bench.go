@@ -207,7 +207,7 @@ func (b *bench) builds() error {
 	}
 	waxseal := func(sbom string) func() (sample, error) {
 		return func() (sample, error) {
-			return b.run(b.bin, "build", "--build-context", "base=oci:"+b.base, "--sbom="+sbom, "--key", b.path("waxseal.key"), "--output", output(), context)
+			return b.run(b.bin, "build", "--lock", b.path("waxseal.lock"), "--build-context", "base=oci:"+b.base, "--sbom="+sbom, "--key", b.path("waxseal.key"), "--output", output(), context)
 		}
 	}
 	cold := func(program func() (sample, error)) func() (sample, error) {
@@ -283,7 +283,7 @@ func (b *bench) verify() error {
 	}
 	defer reg.Close()
 	image := reg.Addr + "/bench/webapp:v1"
-	if _, err := b.run(b.bin, "build", "--build-context", "base=oci:"+b.base, "--key", b.path("waxseal.key"), "--tag", image, "--push", filepath.Join(root, "examples", "webapp")); err != nil {
+	if _, err := b.run(b.bin, "build", "--lock", b.path("waxseal.lock"), "--build-context", "base=oci:"+b.base, "--key", b.path("waxseal.key"), "--tag", image, "--push", filepath.Join(root, "examples", "webapp")); err != nil {
 		return err
 	}
 	// cosign asks for a trusted root even where a key is all it needs.
