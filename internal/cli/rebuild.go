@@ -124,6 +124,40 @@ func compareImages(ctx context.Context, s *Streams, f *rebuildFlags, first, seco
 	return f.print(s, &rebuilt{Image: first, RebuildComparison: *c, Attached: []string{}}, "")
 }
 
+// newCompareLayoutsCmd is the process in which rebuild compares: it is given no
+// key and no environment. What goes wrong in it is no answer.
+func newCompareLayoutsCmd(s *Streams) *cobra.Command {
+	return &cobra.Command{
+		Use:    rebuild.CompareCommand + " LAYOUT DIGEST LAYOUT DIGEST",
+		Short:  "Compare two images (started by rebuild)",
+		Hidden: true,
+		Args:   cobra.ExactArgs(4),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			var images [2]rebuild.Image
+			for i := range images {
+				d, err := attest.ParseDigest(args[2*i+1])
+				if err != nil {
+					return exitError{ExitUsage, err}
+				}
+				place, err := store.Open(ctx, store.Reference{Kind: store.Layout, Place: args[2*i], Digest: d}, store.Options{})
+				if err != nil {
+					return undecided(ctx, err)
+				}
+				images[i] = rebuild.Image{Place: place, Digest: d}
+			}
+			c, err := rebuild.Compare(ctx, images[0], images[1], rebuild.Options{})
+			if err != nil {
+				return undecided(ctx, err)
+			}
+			if err := json.NewEncoder(s.Out).Encode(c); err != nil {
+				return exitError{ExitUndecided, fmt.Errorf("writing the result: %w", err)}
+			}
+			return nil
+		},
+	}
+}
+
 // undecided is an error that says nothing about the image. An interrupt stays
 // what it is.
 func undecided(ctx context.Context, err error) error {
@@ -207,6 +241,11 @@ func (f *rebuildFlags) request(s *Streams) (rebuild.Request, error) {
 	errs.read("progress", func() error { return build.CheckProgress(f.progress) })
 	if errs.first != nil {
 		return req, errs.first
+	}
+	if f.out != "" {
+		if err := build.CheckOut(f.out); err != nil {
+			return req, err
+		}
 	}
 	req.Deps = build.Deps{
 		Home: imageHome(s.Env), Store: inputsHome(s.Env), Env: s.Env, Version: Version(),

@@ -126,6 +126,7 @@ Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
 	addGroup(root, "Judge", newVerifyCmd(s), newInspectCmd(s), newPolicyCmd(s), newPromoteCmd(s))
 	addGroup(root, "Keep", newLockCmd(s), newStoreCmd(s))
 	addGroup(root, "Other", newVersionCmd(s), newManCmd())
+	root.AddCommand(newCompareLayoutsCmd(s))
 	root.SetHelpCommandGroupID("Other")
 	root.SetCompletionCommandGroupID("Other")
 	usageArgs(root)

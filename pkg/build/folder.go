@@ -21,20 +21,27 @@ type outFolder struct {
 	tmp   string
 }
 
-// newOutFolder refuses a folder that something else is in, before anything is
-// built.
-func newOutFolder(name string) (*outFolder, error) {
-	abs, err := filepath.Abs(name)
-	if err != nil {
-		return nil, err
-	}
-	entries, err := os.ReadDir(abs)
+// CheckOut refuses an --out folder that something else is in. Run does so too,
+// before it builds.
+func CheckOut(name string) error {
+	entries, err := os.ReadDir(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return nil, fmt.Errorf("writing --out folder: %w", err)
-	case len(entries) > 0 && !isOutFolder(abs):
-		return nil, hinted(fmt.Errorf("--out folder %q is not empty, and no earlier build wrote it", name), "name a new folder")
+		return fmt.Errorf("writing --out folder: %w", err)
+	case len(entries) > 0 && !isOutFolder(name):
+		return hinted(fmt.Errorf("--out folder %q is not empty, and no earlier build wrote it", name), "name a new folder")
+	}
+	return nil
+}
+
+func newOutFolder(name string) (*outFolder, error) {
+	if err := CheckOut(name); err != nil {
+		return nil, err
+	}
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return nil, err
 	}
 	tmp, err := tempBeside(abs, true)
 	if err != nil {

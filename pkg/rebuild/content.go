@@ -232,8 +232,9 @@ func sizeAndDigest(b []byte) string {
 }
 
 // clip makes foreign text fit to be shown and signed: printable and short.
-func clip(s string) string {
-	const most = 240
+func clip(s string) string { return clipTo(s, 240) }
+
+func clipTo(s string, most int) string {
 	var b strings.Builder
 	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
 		if b.Len() > most {

@@ -39,6 +39,8 @@ type Request struct {
 	// Without Deps.Signer nothing is attached either.
 	Attach store.Writable
 	Deps   build.Deps
+	// Program has the command CompareCommand; "" is this program itself.
+	Program string
 }
 
 // Claim is a statement and who signed it.
@@ -128,11 +130,7 @@ func (r *rebuilding) do(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, buildError(err)
 	}
-	rebuilt, err := store.Open(ctx, store.Reference{Kind: store.Layout, Place: breq.Outputs[0].Dest, Digest: built.Digest}, store.Options{})
-	if err != nil {
-		return nil, err
-	}
-	c, err := Compare(ctx, r.req.Image, Image{rebuilt, built.Digest}, Options{TempDir: r.tmp})
+	c, err := r.compare(ctx, breq.Outputs[0].Dest, built.Digest)
 	if err != nil {
 		return nil, UndecidedError{err: err}
 	}
