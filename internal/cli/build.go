@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"path/filepath"
 	"strings"
@@ -60,6 +61,7 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 	// BuildKit's client logs through this to standard error; what matters of it
 	// comes as an error.
 	logrus.SetOutput(io.Discard)
+	log.SetOutput(io.Discard) // its HTTP/2 server
 	f.fromEnv(cmd.Flags(), s.Env)
 	req, err := f.request(arg, s.LookupEnv)
 	if err != nil {
@@ -168,6 +170,9 @@ func (f *buildFlags) summary(res *build.Result) string {
 	if next := f.next(res); next != "" {
 		line("next", "%s", next)
 	}
+	for _, text := range res.Inputs.Denied {
+		line("refused", "%s", text)
+	}
 	if res.Inputs.Refused > 0 {
 		line("refused", "%s", f.refusals(res))
 	}
@@ -180,10 +185,8 @@ func (f *buildFlags) refusals(res *build.Result) string {
 	switch {
 	case res.Out != "":
 		return "see " + filepath.Join(res.Out, "statements") + ", inputs-*.json, \"refusals\""
-	case len(res.Images) > 0:
-		return "see the record of inputs: waxseal inspect " + shellWord(res.Images[0])
 	}
-	return "build with --out DIR to read what"
+	return "by which step stands in the record of inputs, which --out DIR writes out"
 }
 
 // earns says in one line what the evidence can carry.

@@ -143,6 +143,10 @@ func (t *remoteFiles) fetch(req *http.Request) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
+		if resp.StatusCode >= 500 {
+			// Nobody refused it: upstream did not answer.
+			return nil, errors.New(strings.TrimPrefix(strings.TrimSpace(string(why)), "waxseal: "))
+		}
 		return nil, &violationError{step: "ADD " + w.redactor.URI(req.URL.String()), texts: []string{strings.TrimPrefix(strings.TrimSpace(string(why)), "waxseal: ")}}
 	}
 	return resp, err

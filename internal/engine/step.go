@@ -82,7 +82,7 @@ func (o *recordedOp) Exec(ctx context.Context, jobCtx solver.JobContext, inputs 
 		return nil, fmt.Errorf("recording what reached %q: %w", run.name, closed)
 	}
 	if err != nil {
-		return outputs, err
+		return outputs, withRefusals(err, record)
 	}
 	o.remember(inputs, outputs, record)
 	return outputs, nil
@@ -146,8 +146,8 @@ func refOf(res solver.Result) string {
 // begin prepares the watch over a step.
 func (o *recordedOp) begin(ctx context.Context, jobCtx solver.JobContext, exec *pb.ExecOp) (*stepRun, error) {
 	desc := o.rec.describe(o.node)
-	run := &stepRun{rec: o.rec, name: desc.Name, desc: desc, net: exec.Network, began: time.Now()}
-	if exec.Security == pb.SecurityMode_INSECURE {
+	run := &stepRun{rec: o.rec, name: desc.Name, desc: desc, net: exec.Network, insecure: exec.Security == pb.SecurityMode_INSECURE, began: time.Now()}
+	if run.insecure {
 		run.gap(attestations.GapInsecure, "the step ran with all privileges and could get round the gateway")
 	}
 	if exec.Network == pb.NetMode_HOST {
@@ -206,13 +206,14 @@ type stepKey struct{}
 // stepRun is a step while it runs. It travels in the context from the solver
 // to the executor and to the network.
 type stepRun struct {
-	rec     *recorder
-	name    string
-	desc    attestations.InputStep
-	net     pb.NetMode
-	began   time.Time
-	caches  []*pb.Mount
-	secrets [][]byte
+	rec      *recorder
+	name     string
+	desc     attestations.InputStep
+	net      pb.NetMode
+	began    time.Time
+	caches   []*pb.Mount
+	secrets  [][]byte
+	insecure bool
 
 	mu     sync.Mutex
 	hosts  map[string]net.IP
@@ -308,6 +309,25 @@ func violations(run *stepRun) *violationError {
 	}
 	return e
 }
+
+// withRefusals adds to the error of a step what it was denied: its own tools
+// show no more than a status.
+func withRefusals(err error, record *attestations.InputStep) error {
+	if record == nil || len(record.Refusals) == 0 {
+		return err
+	}
+	var b strings.Builder
+	for i, r := range record.Refusals {
+		if i == maxRefusalsTold {
+			fmt.Fprintf(&b, "\n  and %d more", len(record.Refusals)-i)
+			break
+		}
+		fmt.Fprintf(&b, "\n  denied by the gateway: %s: %s", r.Destination, r.Reason)
+	}
+	return fmt.Errorf("%w%s", err, b.String())
+}
+
+const maxRefusalsTold = 5
 
 // maxViolations is how many are told in words.
 const maxViolations = 20

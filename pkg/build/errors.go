@@ -61,6 +61,9 @@ func explainSolve(err error, req *Request, from attestations.ContainerContext) e
 		return own
 	}
 	text := req.redact().Replace(lastCause(err).Error())
+	if i := strings.Index(text, signRefused); i > 0 {
+		text = text[i:] // what comes before says the same in BuildKit's words
+	}
 	if from.URI != "" && !strings.Contains(text, from.URI) && regexp.MustCompile(signFetch).MatchString(text) {
 		text = fmt.Sprintf("fetching context %q: %s", from.URI, text)
 	}
@@ -96,8 +99,9 @@ const (
 	signParse   = `dockerfile parse error|unknown instruction`
 	signHost    = `network\.host`
 
-	signLacks    = `(?s)inputs refused.*the store (lacks|does not have)`
-	signLock     = `(?s)inputs refused.*(not in the lock|: expected )`
+	signRefused  = "inputs refused: "
+	signLacks    = `the store (lacks|does not have)`
+	signLock     = `(?s)` + signRefused + `.*(not in the lock|: expected )`
 	signGateway  = `downloaded context.*invalid response status 403`
 	signPolicy   = `(denied|not allowed) by policy`
 	signInsecure = `security\.insecure`
@@ -106,7 +110,7 @@ const (
 // waysOut pairs each sign with the way out.
 func waysOut() [][2]string {
 	return [][2]string{
-		{signLacks, "the same command with --inputs locked fetches what is missing; waxseal store import brings it from elsewhere"},
+		{signLacks, "waxseal store import brings it from where the lock was made; bodies are also fetched by the same command with --inputs locked"},
 		{signLock, relock},
 		{signGateway, "the server refused it, or the gateway did: it connects to this machine and its link only where --upstream NAME=ADDRESS says so, and only to hosts that --allow-host allows"},
 		{signPolicy, "the lock does not list it; " + relock},

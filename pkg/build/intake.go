@@ -300,6 +300,9 @@ func (t *intake) writeLock(n *notes) bool {
 	if t.blind && t.place != "" {
 		n.add("no lock was written: some of what came in nobody watched, and a lock would forbid it")
 	}
+	if t.held != nil && t.held.Replay != "" && !t.store.Has(t.held.Replay) {
+		n.add("--inputs offline will not work from this store: it lacks the headers that the lock was recorded with, and only waxseal store import brings them")
+	}
 	if t.made == nil || t.place == "" || bytes.Equal(t.made, t.raw) {
 		return false
 	}
@@ -565,15 +568,16 @@ func worstOf(all []taken) string {
 
 // InputsResult is what a build says at its end of what it took in.
 type InputsResult struct {
-	Mode     string `json:"mode"`
-	Verdict  string `json:"verdict"`
-	Hermetic bool   `json:"hermetic"`
-	Recorded int    `json:"recorded"` // what was fetched: by steps, and by the engine
-	Gaps     int    `json:"gaps"`
-	Refused  int    `json:"refused"`        // attempts that were denied
-	Lock     string `json:"lock,omitempty"` // digest of the lock: enforced, or made
-	LockFile string `json:"-"`              // where it lies, or was written to; "" for none
-	Written  bool   `json:"-"`              // the lock file is new or has changed
+	Mode     string   `json:"mode"`
+	Verdict  string   `json:"verdict"`
+	Hermetic bool     `json:"hermetic"`
+	Recorded int      `json:"recorded"` // what was fetched: by steps, and by the engine
+	Gaps     int      `json:"gaps"`
+	Refused  int      `json:"refused"`        // attempts that were denied
+	Denied   []string `json:"-"`              // them in words, each once, at most maxTold
+	Lock     string   `json:"lock,omitempty"` // digest of the lock: enforced, or made
+	LockFile string   `json:"-"`              // where it lies, or was written to; "" for none
+	Written  bool     `json:"-"`              // the lock file is new or has changed
 }
 
 // Line is the whole in one line.
@@ -628,6 +632,9 @@ func (t *intake) result(all []taken) InputsResult {
 			r.Gaps += len(st.Gaps)
 			for _, n := range st.Refusals {
 				r.Refused += n.Count
+				if text := n.Destination + ": " + n.Reason; !slices.Contains(r.Denied, text) && len(r.Denied) < maxTold {
+					r.Denied = append(r.Denied, text)
+				}
 			}
 		}
 	}

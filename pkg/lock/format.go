@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -512,6 +513,9 @@ func (f *File) LoadReplay(s *Store) error {
 		return nil
 	}
 	blob, err := s.OpenVerified(f.Replay)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the store lacks %s, the headers that the lock was recorded with", f.Replay)
+	}
 	if err != nil {
 		return fmt.Errorf("reading the lock's headers: %w", err)
 	}
