@@ -63,17 +63,17 @@ Exit codes: 0 reproduced (or equivalent, with --accept-equivalent), 3 different,
 	f.judge.register(cmd, false)
 	fs := cmd.Flags()
 	fs.BoolVar(&f.unverified, "unverified", false, "believe evidence that nobody vouches for; the result says so")
-	fs.StringVar(&f.store, "store", "", "`DIR` of the bytes that builds took in\n(default: ~/.local/share/waxseal/store)")
-	fs.StringVar(&f.context, "context", "", "folder `PATH` to take the build context from where the store\nlacks it; it must be the same, byte for byte")
-	fs.StringArrayVar(&f.secrets, "secret", nil, "`SECRET` that the build used, again: id=ID[,src=FILE] or\nid=ID,env=NAME")
-	fs.StringArrayVar(&f.ssh, "ssh", nil, "`AGENT` that the build used, again: default, ID, ID=SOCKET\nor ID=KEYFILE")
+	fs.StringVar(&f.store, "store", "", "`DIR` of the bytes that builds took in (default: ~/.local/share/waxseal/store)")
+	fs.StringVar(&f.context, "context", "", "folder `PATH` to take the build context from where the store lacks it; it must be the same, byte for byte")
+	fs.StringArrayVar(&f.secrets, "secret", nil, "`SECRET` that the build used, again: id=ID[,src=FILE] or id=ID,env=NAME")
+	fs.StringArrayVar(&f.ssh, "ssh", nil, "`AGENT` that the build used, again: default, ID, ID=SOCKET or ID=KEYFILE")
 	fs.StringVar(&f.signKey, "sign-key", "", "private key `FILE` to sign what was found with")
 	fs.BoolVar(&f.noAttach, "no-attach", false, "attach nothing to the image")
-	fs.StringVar(&f.builderID, "builder-id", "", "`URI` that names this builder in the second provenance\n(default: an unhosted local one)")
+	fs.StringVar(&f.builderID, "builder-id", "", "`URI` that names this builder in the second provenance (default: an unhosted local one)")
 	fs.StringVar(&f.out, "out", "", "write the rebuilt image, statements and the report to `DIR`")
 	fs.BoolVar(&f.acceptEquivalent, "accept-equivalent", false, "exit 0 for an equivalent image, too")
 	fs.BoolVar(&f.compareOnly, "compare-only", false, "build nothing: compare two images that are there")
-	fs.StringVar(&f.progress, "progress", "", "`STYLE` of the progress: auto, plain, tty, quiet or rawjson\n(default: auto)")
+	fs.StringVar(&f.progress, "progress", "", "`STYLE` of the progress: auto, plain, tty, quiet or rawjson (default: auto)")
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		f.output = *output
@@ -88,10 +88,14 @@ Exit codes: 0 reproduced (or equivalent, with --accept-equivalent), 3 different,
 	return cmd
 }
 
+// rebuildSchema names the schema of what --output json prints.
+const rebuildSchema = "https://waxseal.dev/schemas/rebuild/v1.json"
+
 // rebuilt is what the command prints as JSON: the fields of the predicate, and
 // what became of it.
 type rebuilt struct {
-	Image string `json:"image"`
+	Schema string `json:"schema"`
+	Image  string `json:"image"`
 	attestations.RebuildComparison
 	Build     *attestations.RebuildBuild `json:"build,omitempty"`
 	Doubts    []string                   `json:"doubts,omitempty"` // what the first record does not hold
@@ -306,6 +310,7 @@ func attachTo(ctx context.Context, req gate.Request) (store.Writable, error) {
 func (f *rebuildFlags) print(s *Streams, r *rebuilt, image string) error {
 	var err error
 	if f.output == "json" {
+		r.Schema = rebuildSchema
 		enc := json.NewEncoder(s.Out)
 		enc.SetEscapeHTML(false)
 		enc.SetIndent("", "  ")

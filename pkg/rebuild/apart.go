@@ -115,7 +115,7 @@ func readComparison(raw []byte, original, rebuilt attest.Digest) (*attestations.
 	if c.Original != string(original) || c.Rebuilt != string(rebuilt) {
 		return nil, errors.New("it is about other images")
 	}
-	if len(c.Differences) > attest.MaxDifferences || len(c.Platforms) > attest.MaxPlatforms || c.MoreDifferences < 0 || c.Differences == nil || c.Normalisers == nil {
+	if len(c.Differences) > attest.MaxDifferences || len(c.Platforms) > attest.MaxPlatforms || c.MoreDifferences < 0 || c.MoreDifferences > 0 && len(c.Differences) < attest.MaxDifferences || c.Differences == nil || c.Normalisers == nil {
 		return nil, errors.New("its lists are not those of a comparison")
 	}
 	uses, open := map[string]bool{}, 0
@@ -164,7 +164,7 @@ func readComparison(raw []byte, original, rebuilt attest.Digest) (*attestations.
 				}
 			}
 		}
-		if c.MoreDifferences > 0 {
+		if c.MoreDifferences > 0 && p.Original != p.Rebuilt {
 			all++ // among those that are not listed
 		}
 		if err := agrees(p.Verdict, p.Original, p.Rebuilt, open, all); err != nil {
@@ -178,9 +178,9 @@ func readComparison(raw []byte, original, rebuilt attest.Digest) (*attestations.
 // many differences are listed and how many of them nothing covers.
 func agrees(verdict, original, rebuilt string, open, all int) error {
 	switch {
-	case verdict == attestations.RebuildReproduced && original == rebuilt,
+	case verdict == attestations.RebuildReproduced && original == rebuilt && all == 0,
 		verdict == attestations.RebuildEquivalent && original != rebuilt && open == 0 && all > 0,
-		verdict == attestations.RebuildDifferent && original != rebuilt:
+		verdict == attestations.RebuildDifferent && original != rebuilt && all > 0:
 		return nil
 	}
 	return fmt.Errorf("the verdict %q is not what is listed", clip(verdict))

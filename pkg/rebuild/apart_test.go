@@ -152,7 +152,7 @@ func TestApartEnds(t *testing.T) {
 func FuzzReadComparison(f *testing.F) {
 	one, two := attest.DigestOf([]byte("1")), attest.DigestOf([]byte("2"))
 	for _, c := range []*attestations.RebuildComparison{
-		comparison(attestations.RebuildDifferent, one, two),
+		comparison(attestations.RebuildDifferent, one, two, attestations.RebuildDifference{Kind: attestations.DifferentContent, Cause: "bytes"}),
 		comparison(attestations.RebuildEquivalent, one, two, attestations.RebuildDifference{Kind: attestations.DifferentTime, Cause: "times", Normalisers: []string{string(fileTimesV1)}}),
 		comparison(attestations.RebuildReproduced, one, two),
 	} {

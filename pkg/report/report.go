@@ -25,6 +25,8 @@ var (
 	verdictSchema string
 	//go:embed inspection.schema.json
 	inspectionSchema string
+	//go:embed rebuild.schema.json
+	rebuildSchema string
 )
 
 // VerdictSchema is the JSON Schema of a gate.Verdict as JSON writes it.
@@ -32,6 +34,9 @@ func VerdictSchema() []byte { return []byte(verdictSchema) }
 
 // InspectionSchema is the JSON Schema of a gate.Inspection.
 func InspectionSchema() []byte { return []byte(inspectionSchema) }
+
+// RebuildSchema is the JSON Schema of what rebuild prints as JSON.
+func RebuildSchema() []byte { return []byte(rebuildSchema) }
 
 // TextOptions configures the renderings for people.
 type TextOptions struct {
