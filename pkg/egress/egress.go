@@ -1,8 +1,8 @@
 // Package egress is the gateway: the only way out of a build step. Call New
 // once a build and Open for each step; Open gives a network namespace with
 // loopback alone, in which the gateway listens, and Close gives the record of
-// what passed. Nothing is left of a step's namespace once Close has returned or
-// the process has died.
+// what passed. Nothing is left of a step's namespace once the gateway is closed
+// or the process has died.
 //
 // What reaches a step is what the record holds: status, body and the headers
 // that a replay needs. Everything else of a response is left out, and
@@ -64,18 +64,21 @@ type Gateway struct {
 	batches  sync.Pool    // *[]byte, empty, for batchConn
 	rings    sync.Pool    // *[]byte of ringSize, for flow
 
-	mu     sync.Mutex
-	dirErr error
-	stores map[attest.Digest][]byte // Java trust stores by the bundle they are made of
-	open   map[*Step]bool
-	closed bool
+	closing sync.WaitGroup // watches that the kernel still lets go of
+
+	mu      sync.Mutex
+	dirErr  error
+	bundles map[attest.Digest][]byte // by the files they are made of
+	stores  map[attest.Digest][]byte // Java trust stores by the bundle they are made of
+	open    map[*Step]bool
+	closed  bool
 }
 
 // New makes the gateway and its certificate authority.
 func New(opts Options) (*Gateway, error) {
 	g := &Gateway{
 		opts: opts, mode: opts.Mode, redactor: opts.Redactor,
-		stores: map[attest.Digest][]byte{}, open: map[*Step]bool{},
+		bundles: map[attest.Digest][]byte{}, stores: map[attest.Digest][]byte{}, open: map[*Step]bool{},
 	}
 	g.buffers.New = func() any { b := make([]byte, bufferSize); return &b }
 	g.rings.New = func() any { b := make([]byte, ringSize); return &b }
@@ -135,6 +138,7 @@ func (g *Gateway) Close() error {
 		_, err := s.Close()
 		errs = append(errs, err)
 	}
+	g.closing.Wait()
 	g.up.close()
 	if dir != "" {
 		errs = append(errs, os.RemoveAll(dir))

@@ -2,7 +2,9 @@ package egress
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -30,6 +32,7 @@ const (
 	maxTrustFile = 8 << 20 // bytes of one bundle of an image
 	maxConfig    = 1 << 20 // bytes of one configuration file of an image
 	maxTrust     = 4096    // certificates for Java
+	maxBundles   = 64      // different bundles of a build that are kept
 	trustPass    = "changeit"
 )
 
@@ -125,8 +128,7 @@ func (s *Step) Files(rootfs *os.Root, env []string) (string, error) {
 			vars[k] = v
 		}
 	}
-	own := imageBundle(rootfs, vars)
-	bundle := slices.Concat(own, s.g.ca.pem)
+	bundle := s.g.bundle(imageBundles(rootfs, vars))
 	java, err := s.g.javaStore(bundle)
 	if err != nil {
 		return "", err
@@ -159,8 +161,8 @@ func (s *Step) Files(rootfs *os.Root, env []string) (string, error) {
 	return dir, nil
 }
 
-// imageBundle is what the image itself trusts, each certificate once.
-func imageBundle(rootfs *os.Root, vars map[string]string) []byte {
+// imageBundles are the files with what the image itself trusts.
+func imageBundles(rootfs *os.Root, vars map[string]string) [][]byte {
 	if rootfs == nil {
 		return nil
 	}
@@ -170,8 +172,7 @@ func imageBundle(rootfs *os.Root, vars map[string]string) []byte {
 			names = append(names, v)
 		}
 	}
-	var out bytes.Buffer
-	seen := map[attest.Digest]bool{}
+	var out [][]byte
 	read := map[string]bool{}
 	for _, name := range names {
 		real, err := resolve(rootfs, name)
@@ -179,16 +180,49 @@ func imageBundle(rootfs *os.Root, vars map[string]string) []byte {
 			continue
 		}
 		read[real] = true
-		raw, err := readPlain(rootfs, real, maxTrustFile)
-		if err != nil {
-			continue
+		if raw, err := readPlain(rootfs, real, maxTrustFile); err == nil {
+			out = append(out, raw)
 		}
+	}
+	return out
+}
+
+// bundle is each certificate of files once, and the gateway's own. The steps of
+// a build mostly have the same files, so what was made of them is kept.
+func (g *Gateway) bundle(files [][]byte) []byte {
+	sum := sha256.New()
+	for _, raw := range files {
+		d := sha256.Sum256(raw)
+		sum.Write(d[:])
+	}
+	key := attest.Digest(hex.EncodeToString(sum.Sum(nil)))
+	g.mu.Lock()
+	b := g.bundles[key]
+	g.mu.Unlock()
+	if b != nil {
+		return b
+	}
+	b = slices.Concat(certificates(files), g.ca.pem)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.bundles) >= maxBundles {
+		clear(g.bundles)
+	}
+	g.bundles[key] = b
+	return b
+}
+
+// certificates are those of PEM files, each once.
+func certificates(files [][]byte) []byte {
+	var out bytes.Buffer
+	seen := map[[sha256.Size]byte]bool{}
+	for _, raw := range files {
 		for {
 			var block *pem.Block
 			if block, raw = pem.Decode(raw); block == nil {
 				break
 			}
-			if d := attest.DigestOf(block.Bytes); strings.HasSuffix(block.Type, "CERTIFICATE") && !seen[d] && out.Len() < maxTrustFile {
+			if d := sha256.Sum256(block.Bytes); strings.HasSuffix(block.Type, "CERTIFICATE") && !seen[d] && out.Len() < maxTrustFile {
 				seen[d] = true
 				_ = pem.Encode(&out, &pem.Block{Type: block.Type, Bytes: block.Bytes})
 			}
@@ -284,7 +318,7 @@ func (g *Gateway) javaStore(bundle []byte) ([]byte, error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.stores) >= 64 {
+	if len(g.stores) >= maxBundles {
 		clear(g.stores)
 	}
 	g.stores[d] = b

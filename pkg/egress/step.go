@@ -325,7 +325,9 @@ func (s *Step) close() {
 		if lost := s.watch.end(s.seePacket); lost > 0 {
 			s.rec.gap("watch-loss", "%d packets that went nowhere were not looked at", lost)
 		}
-		s.ns.close()
+		// The kernel takes its time to let go of a packet socket: some ten
+		// milliseconds, which no step needs to wait for.
+		s.g.closing.Go(s.ns.close)
 	}
 	s.mu.Lock()
 	files := s.files
