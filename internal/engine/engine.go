@@ -186,10 +186,19 @@ func ownTemporary(root string) error {
 	return os.Setenv("TMPDIR", shortTemporary)
 }
 
+// newController opens the cache while it is found out whether it can be used:
+// the kernel takes tens of milliseconds to unmount what that takes.
 func newController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder) (*control.Controller, error) {
-	if err := requirements(cfg.Root); err != nil {
-		return nil, err
+	missing := make(chan error, 1)
+	go func() { missing <- requirements(cfg.Root) }()
+	c, err := openController(ctx, cfg, sboms, rec)
+	if need := <-missing; need != nil {
+		return nil, need // the process ends with this
 	}
+	return c, err
+}
+
+func openController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder) (*control.Controller, error) {
 	parent := cgroupParent(cfg.Root)
 	removeCgroups(parent)
 	w, err := newWorker(ctx, cfg, parent, sboms, rec)

@@ -113,12 +113,9 @@ func newWatch(p InputsPlan, version string) (*watch, error) {
 			}
 		}
 	}
-	roots, err := x509.SystemCertPool()
+	roots, err := upstreamRoots(p.UpstreamCA)
 	if err != nil {
-		roots = x509.NewCertPool()
-	}
-	if len(p.UpstreamCA) > 0 && !roots.AppendCertsFromPEM(p.UpstreamCA) {
-		return nil, errors.New("reading the upstream's certificate authority: no certificate in PEM")
+		return nil, err
 	}
 	opts := egress.Options{
 		Mode: p.Mode, AllowHosts: p.AllowHosts, Lock: w.lock, Store: w.store, Redactor: w.redactor,
@@ -130,6 +127,23 @@ func newWatch(p InputsPlan, version string) (*watch, error) {
 	w.options = opts
 	w.gateway, err = egress.New(opts)
 	return w, err
+}
+
+// upstreamRoots are the system's and one more. Without one there is none to
+// read: nil means the system's, read when somebody first asks a server, which
+// many a build never does.
+func upstreamRoots(more []byte) (*x509.CertPool, error) {
+	if len(more) == 0 {
+		return nil, nil
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(more) {
+		return nil, errors.New("reading the upstream's certificate authority: no certificate in PEM")
+	}
+	return roots, nil
 }
 
 // lazyWatch makes the gateway when it is first asked for. What goes wrong is
