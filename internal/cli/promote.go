@@ -46,7 +46,7 @@ Exit codes: 0 promoted, 1 failed on the way, 3 denied, 4 could not decide,
 	flags.judge.register(cmd, true)
 	fl := cmd.Flags()
 	fl.StringVar(&flags.signKey, "sign-key", "", "private key `FILE` that signs the verdict; needed, but for --dry-run")
-	fl.StringVar(&flags.verifierID, "verifier-id", "", "`URI` of whoever gives the verdict\n(default: an unhosted local verifier)")
+	fl.StringVar(&flags.verifierID, "verifier-id", "", "`URI` of whoever gives the verdict (default: an unhosted local verifier)")
 	fl.BoolVar(&flags.dryRun, "dry-run", false, "judge and print the plan; write nothing")
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

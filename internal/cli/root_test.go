@@ -33,3 +33,18 @@ func TestHelpFits(t *testing.T) {
 	}
 	walk(root)
 }
+
+// A shell is told what a flag can be.
+func TestValuesComplete(t *testing.T) {
+	for flag, want := range map[string]string{
+		"inputs": "record\tlet everything through and write the lock\nlocked\t", "allow": "network.host\nsecurity.insecure\n:4",
+		"progress": "\nrawjson\n:4", "engine": "embedded\nbuildkit:\n:4", "sbom": "spdx\ncyclonedx\nnone\n:4", "store": ":16",
+	} {
+		var out bytes.Buffer
+		root := newRoot(&Streams{Out: &out, Err: &bytes.Buffer{}, LookupEnv: func(string) (string, bool) { return "", false }})
+		root.SetArgs([]string{cobra.ShellCompRequestCmd, "build", "--" + flag, ""})
+		if err := root.Execute(); err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("--%s completes to %q, %v", flag, out.String(), err)
+		}
+	}
+}

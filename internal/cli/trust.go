@@ -25,7 +25,7 @@ type trustFlags struct {
 
 func (f *trustFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.keys, "key", nil, "public key `FILE` that signs the evidence; repeatable;\nwith --policy, only these of its keys count")
+	fl.StringArrayVar(&f.keys, "key", nil, "public key `FILE` that signs the evidence; repeatable; with --policy, only these of its keys count")
 	fl.StringVar(&f.identity, "certificate-identity", "", "the `NAME` (URI or mail address) that the certificate was issued to; with --policy, only such of its signers count")
 	fl.StringVar(&f.regexp, "certificate-identity-regexp", "", "the same as a regular expression `RE` of the whole name, ^ to $")
 	fl.StringVar(&f.issuer, "certificate-oidc-issuer", "", "the OpenID Connect issuer `URL` that the certificate names")
