@@ -334,7 +334,12 @@ func (t *intake) push(ctx context.Context, dst store.Writable, s *sealed, n *not
 			if err != nil {
 				return fmt.Errorf("pushing inputs: %w", err)
 			}
-			blobs = append(blobs, store.InputBlob{Digest: d, Size: b.Size, Open: func() (io.ReadCloser, error) { return t.store.Open(d) }})
+			blob := store.InputBlob{Digest: d, Size: b.Size, Open: func() (io.ReadCloser, error) { return t.store.Open(d) }}
+			// A registry that has the base image too need not be sent it again.
+			if from, err := store.Parse(found.images[d]); err == nil && from.Kind == store.Registry {
+				blob.From = from
+			}
+			blobs = append(blobs, blob)
 			b.Close()
 		}
 		_, subject, err := dst.Manifest(ctx, s.platforms[i].Digest)

@@ -171,7 +171,7 @@ func (r *Replay) Missing(st *lock.Store) ([]NeededBlob, error) {
 
 // needs looks in st for everything that a replay of records needs.
 func needs(st *lock.Store, records ...*attestations.Inputs) (*need, error) {
-	n := &need{store: st, seen: map[attest.Digest]bool{}}
+	n := &need{store: st, seen: map[attest.Digest]bool{}, images: map[attest.Digest]string{}}
 	for _, rec := range records {
 		for _, s := range rec.Sources {
 			if err := n.source(s); err != nil {
@@ -194,6 +194,7 @@ type need struct {
 	seen    map[attest.Digest]bool
 	missing []NeededBlob
 	there   []attest.Digest
+	images  map[attest.Digest]string // the base image that a blob is of, as it was asked for
 }
 
 // add notes a digest, and reports whether the store has it. A keyed hash
@@ -219,7 +220,12 @@ func (n *need) source(s attestations.InputSource) error {
 	switch {
 	case s.Kind == "image", s.Kind == "named-context" && s.Tree == "":
 		what := "image " + cmp.Or(s.Ref, s.URI)
-		return eachOfImage(n.store, s.Digest, s.Platform, func(d string, size int64) bool { return n.add(d, size, what) })
+		return eachOfImage(n.store, s.Digest, s.Platform, func(d string, size int64) bool {
+			if s.Kind == "image" {
+				n.images[attest.Digest(d)] = s.Ref
+			}
+			return n.add(d, size, what)
+		})
 	case s.Kind == "git":
 		if s.Tree != "" {
 			n.add(s.Tree, 0, "git "+s.URI)
