@@ -17,7 +17,9 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/network"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/egress"
 )
 
@@ -71,6 +73,7 @@ type watchedNamespace struct {
 // called when the root is mounted and before the step's own mounts are listed.
 func (n *watchedNamespace) Set(s *specs.Spec) error {
 	n.limits.set(s)
+	n.run.closeSockets(s)
 	if err := containerdoci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: n.step.NetNS()})(nil, nil, nil, s); err != nil {
 		return err
 	}
@@ -114,17 +117,56 @@ func (p *bridled) New(ctx context.Context, hostname string, opt network.Namespac
 	if err != nil {
 		return nil, err
 	}
-	return &bridledNamespace{ns, p.rec.limits()}, nil
+	run := stepOf(ctx)
+	if run == nil {
+		return nil, errors.Join(errors.New("making a network: only the steps of a build have one"), ns.Close())
+	}
+	return &bridledNamespace{ns, run, p.rec.limits()}, nil
 }
 
 type bridledNamespace struct {
 	network.Namespace
+	run    *stepRun
 	limits limits
 }
 
 func (n *bridledNamespace) Set(s *specs.Spec) error {
 	n.limits.set(s)
+	n.run.closeSockets(s)
 	return n.Namespace.Set(s)
+}
+
+// closeSockets closes them to a step, or says that they were open.
+func (run *stepRun) closeSockets(s *specs.Spec) {
+	if run.insecure {
+		return // which is a gap, and has no filter
+	}
+	if why := closeSockets(s, run.desc.Platform); why != "" {
+		run.gap(attestations.GapInsecure, why)
+	}
+}
+
+// closeSockets takes from a step the one call by which a process of 32 bits,
+// and any process of an x86 machine can be one, opens sockets past the filter
+// of their families: AF_VSOCK leads to the machine's hypervisor out of every
+// network namespace. What is left open is returned in words.
+func closeSockets(s *specs.Spec, platform string) string {
+	if s.Linux == nil || s.Linux.Seccomp == nil {
+		return "the kernel has no seccomp: the step could open sockets that no network namespace holds (AF_VSOCK)"
+	}
+	if platform == "linux/386" {
+		return "programs of linux/386 have sockets by socketcall alone, which no filter can look into: AF_VSOCK was open to the step"
+	}
+	for i := range s.Linux.Seccomp.Syscalls {
+		r := &s.Linux.Seccomp.Syscalls[i]
+		r.Names = slices.DeleteFunc(slices.Clone(r.Names), func(name string) bool { return name == "socketcall" })
+	}
+	s.Linux.Seccomp.Syscalls = slices.DeleteFunc(s.Linux.Seccomp.Syscalls, func(r specs.LinuxSyscall) bool { return len(r.Names) == 0 })
+	// libseccomp makes of every rule for socket(2) one for socketcall, too; a
+	// rule for all of it comes before those, if its answer is not the default.
+	none := uint(unix.ENOSYS)
+	s.Linux.Seccomp.Syscalls = append(s.Linux.Seccomp.Syscalls, specs.LinuxSyscall{Names: []string{"socketcall"}, Action: specs.ActErrno, ErrnoRet: &none})
+	return ""
 }
 
 // networks are the networks that steps can have.
