@@ -397,13 +397,12 @@ func (e *stepExecutor) Exec(context.Context, string, executor.ProcessInfo) error
 // is empty when the step starts and no other step writes to meanwhile does not.
 func (run *stepRun) enterCache(ctx context.Context, c *pb.Mount, mounts []executor.Mount) error {
 	id := c.GetCacheOpt().GetID()
-	detail := fmt.Sprintf("%s: a cache mount of earlier builds, whose contents are not recorded", c.Dest)
 	alone, leave := run.rec.caches.enter(id, run)
 	run.mu.Lock()
 	run.leave = append(run.leave, leave)
 	run.mu.Unlock()
 	if !alone && c.GetCacheOpt().GetSharing() == pb.CacheSharingOpt_SHARED {
-		run.gap(attestations.GapCacheMount, detail)
+		run.gap(attestations.GapCacheMount, c.Dest)
 		return nil
 	}
 	for _, m := range mounts {
@@ -415,11 +414,11 @@ func (run *stepRun) enterCache(ctx context.Context, c *pb.Mount, mounts []execut
 			return fmt.Errorf("looking into the cache mount %q: %w", c.Dest, err)
 		}
 		if !empty {
-			run.gap(attestations.GapCacheMount, detail)
+			run.gap(attestations.GapCacheMount, c.Dest)
 		}
 		return nil
 	}
-	run.gap(attestations.GapCacheMount, detail)
+	run.gap(attestations.GapCacheMount, c.Dest)
 	return nil
 }
 

@@ -655,6 +655,9 @@ func (r *run) deliver(ctx context.Context, in *inputs, b *built, s *sealed) (*Re
 	}
 	res.Inputs.Written = r.intake.writeLock(r.notes)
 	r.intake.tell(s.taken, r.notes)
+	if r.req.Inputs.Push && s.epoch == "" {
+		r.notes.add("a rebuild will have other times, and so another digest: build from a git checkout, or set SOURCE_DATE_EPOCH")
+	}
 	res.Notes = r.notes.list
 	return res, nil
 }
