@@ -58,6 +58,12 @@ func (b *bench) inputs() error {
 	if err := os.WriteFile(b.path("fetch/Dockerfile"), []byte(fetchDockerfile), 0o644); err != nil {
 		return err
 	}
+	if err := b.memory(tools, up.Flags); err != nil {
+		return err
+	}
+	if err := b.replay(); err != nil {
+		return err
+	}
 	port := func(addr string) string { return addr[strings.LastIndex(addr, ":"):] }
 	for _, c := range []struct {
 		name, base, command, url string
@@ -106,10 +112,7 @@ func (b *bench) inputs() error {
 		fmt.Fprintf(b.out, "%-32s %.2f of direct (%v : %v)\n", c.name+", step alone", step, ms(m[0].step), ms(m[1].step))
 		b.judge(c.name+", step", fmt.Sprintf("%.2f of BuildKit's proxy (%v : %v, budget %.2f; build %v : %v)", proxy, ms(m[0].step), ms(m[2].step), proxyRatio, ms(m[0].build), ms(m[2].build)), proxy <= proxyRatio)
 	}
-	if err := b.memory(tools, up.Flags); err != nil {
-		return err
-	}
-	return b.replay()
+	return nil
 }
 
 // aptCommand installs some thirty packages from the machine's own mirror.
