@@ -335,10 +335,7 @@ func (t *intake) push(ctx context.Context, dst store.Writable, s *sealed, n *not
 				return fmt.Errorf("pushing inputs: %w", err)
 			}
 			blob := store.InputBlob{Digest: d, Size: b.Size, Open: func() (io.ReadCloser, error) { return t.store.Open(d) }}
-			// A registry that has the base image too need not be sent it again.
-			if from, err := store.Parse(found.images[d]); err == nil && from.Kind == store.Registry {
-				blob.From = from
-			}
+			blob.From = found.from(d)
 			blobs = append(blobs, blob)
 			b.Close()
 		}

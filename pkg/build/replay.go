@@ -21,6 +21,7 @@ import (
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/lock"
+	"github.com/waxseal/waxseal/pkg/store"
 )
 
 // Replay is how an image was built, as its evidence tells: enough to build it
@@ -216,12 +217,22 @@ func (n *need) add(d string, size int64, what string) bool {
 	return there
 }
 
+// from is where a blob of a base image lies, too: a registry that has it need
+// not be sent it again. The zero value is nowhere.
+func (n *need) from(d attest.Digest) store.Reference {
+	ref, err := store.Parse(n.images[d])
+	if err != nil || ref.Kind != store.Registry {
+		return store.Reference{}
+	}
+	return ref
+}
+
 func (n *need) source(s attestations.InputSource) error {
 	switch {
 	case s.Kind == "image", s.Kind == "named-context" && s.Tree == "":
 		what := "image " + cmp.Or(s.Ref, s.URI)
 		return eachOfImage(n.store, s.Digest, s.Platform, func(d string, size int64) bool {
-			if s.Kind == "image" {
+			if s.Kind == "image" && size > 0 { // no manifest
 				n.images[attest.Digest(d)] = s.Ref
 			}
 			return n.add(d, size, what)

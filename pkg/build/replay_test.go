@@ -186,6 +186,15 @@ func TestReplayListsWhatIsMissing(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("missing\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
+	n, err := needs(st, rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d, place := range map[string]string{config: "index.docker.io/library/base", manifest: "", absent("gone"): "", absent("packed"): ""} {
+		if from := n.from(attest.Digest(d)); from.Place != place {
+			t.Errorf("%s is from %q, want %q", d, from.Place, place)
+		}
+	}
 	if w := r.Withheld(); !slices.Equal(w, []string{"RUN a: GET https://a.example/hidden"}) {
 		t.Errorf("withheld %q", w)
 	}
