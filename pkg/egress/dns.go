@@ -170,7 +170,7 @@ func (s *Step) question(q dns.Question, r *dns.Msg) {
 	}
 	clean, err := cleanHost(name)
 	if err != nil {
-		s.names.addrOf(printable(clip(name))) // no host, and logged all the same
+		s.names.addrOf(printable(clip(s.needles.scrub(name)))) // no host, and logged all the same
 		return
 	}
 	if ip, ok := s.hosts[clean]; ok && q.Qtype == dns.TypeA {

@@ -3,6 +3,8 @@ package egress
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -87,7 +90,7 @@ func (s *Step) connect(w http.ResponseWriter, r *http.Request) {
 		host, err = cleanHost(host)
 	}
 	if err != nil || port == 0 {
-		s.deny(w, &denial{400, refusal{kind: "http", dest: clip(r.Host), reason: "CONNECT to what is no host and port"}})
+		s.deny(w, &denial{400, refusal{kind: "http", dest: r.Host, reason: "CONNECT to what is no host and port"}})
 		return
 	}
 	if a, err := netip.ParseAddr(host); err == nil {
@@ -165,7 +168,7 @@ func (s *Step) target(r *http.Request, f *front) (*url.URL, *denial) {
 	for v := range strings.SplitSeq(strings.Join(r.Header.Values("Upgrade"), ","), ",") {
 		// Offers to change to another HTTP or to TLS may be ignored.
 		if p, _, _ := strings.Cut(strings.TrimSpace(strings.ToLower(v)), "/"); p != "" && p != "h2c" && p != "tls" && p != "http" {
-			return no(http.StatusNotImplemented, fmt.Sprintf("an upgrade to %s, which is not HTTP", clip(p)), "T1572")
+			return no(http.StatusNotImplemented, fmt.Sprintf("an upgrade to %s, which is not HTTP", p), "T1572")
 		}
 	}
 	u := &url.URL{Scheme: f.scheme, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
@@ -178,7 +181,7 @@ func (s *Step) target(r *http.Request, f *front) (*url.URL, *denial) {
 		// says too.
 		u.Scheme = strings.ToLower(r.URL.Scheme)
 		if u.Scheme != "http" && u.Scheme != "https" || r.URL.Opaque != "" {
-			return no(http.StatusNotImplemented, fmt.Sprintf("a URL of scheme %q through the proxy", clip(u.Scheme)), "")
+			return no(http.StatusNotImplemented, fmt.Sprintf("a URL of scheme %q through the proxy", u.Scheme), "")
 		}
 		port = 0
 		authority = r.URL.Host
@@ -196,7 +199,7 @@ func (s *Step) target(r *http.Request, f *front) (*url.URL, *denial) {
 		host, err = cleanHost(host)
 	}
 	if err != nil {
-		return no(http.StatusBadRequest, "a Host that is none: "+err.Error(), "")
+		return no(http.StatusBadRequest, "a Host that is neither a name nor an address", "")
 	}
 	switch {
 	case port == 0 && p == 0:
@@ -255,6 +258,14 @@ func (s *Step) explain(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("X-Waxseal", "refused")
 	w.WriteHeader(status)
 	io.WriteString(w, body)
+}
+
+// path is that of the URL as it may be written down.
+func (x *exchange) path() string {
+	_, rest, _ := strings.Cut(x.uri, "://")
+	_, path, _ := strings.Cut(rest, "/")
+	path, _, _ = strings.Cut(path, "?")
+	return "/" + path
 }
 
 func (x *exchange) dest() string { return joinHost(x.url.Hostname(), portOf(x.url)) }
@@ -401,20 +412,53 @@ func (x *exchange) ask(ctx context.Context, body io.ReadCloser, length int64) (*
 		resp.Body.Close()
 		return nil, errors.New("upstream changed to another protocol, unasked")
 	}
+	if resp.StatusCode < 200 || resp.StatusCode > 999 {
+		resp.Body.Close()
+		return nil, fmt.Errorf("upstream answered with status %d, which there is not", resp.StatusCode)
+	}
 	return resp, nil
 }
 
 // failed answers for an upstream that could not be asked.
 func (x *exchange) failed(err error) {
 	if f := forbidden(err); f != nil {
-		x.refuse(http.StatusForbidden, "policy", f.Error(), f.technique)
+		x.s.rec.refuse(refusal{kind: "policy", dest: x.dest(), reason: f.Error(), technique: f.technique})
+		x.s.explain(x.w, http.StatusForbidden, x.dest()+": the gateway does not connect to it: "+f.why+" (--upstream NAME=ADDRESS allows it)")
 		return
 	}
 	if x.s.ctx.Err() != nil || x.r.Context().Err() != nil {
 		x.s.rec.refuse(refusal{kind: "http", dest: x.dest(), reason: "the client went away before upstream answered"})
 		panic(http.ErrAbortHandler)
 	}
-	x.refuse(http.StatusBadGateway, "http", "asking upstream: "+upstreamReason(err), "")
+	x.unanswered(err)
+}
+
+// unanswered says to the record why upstream gave no answer, and to the step
+// what kind of reason it was: the words of some are upstream's own, and what
+// reaches a step from there is in the record whole or does not reach it.
+func (x *exchange) unanswered(err error) {
+	x.s.rec.refuse(refusal{kind: "http", dest: x.dest(), reason: "asking upstream: " + upstreamReason(err)})
+	x.s.explain(x.w, http.StatusBadGateway, x.dest()+": asking upstream: "+stepReason(err))
+}
+
+func stepReason(err error) string {
+	var dns *net.DNSError
+	var unknown x509.UnknownAuthorityError
+	var invalid *tls.CertificateVerificationError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &dns):
+		return "its name cannot be resolved"
+	case errors.As(err, &unknown):
+		return "its certificate is signed by an unknown authority (--upstream-ca FILE adds one)"
+	case errors.As(err, &invalid):
+		return "its certificate is not valid"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "no answer in time"
+	}
+	return "it failed; the record of the build says why"
 }
 
 // upstreamReason is an error of the transport without the URL, which may hold

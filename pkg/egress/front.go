@@ -281,7 +281,7 @@ func (s *Step) nameTLS(f *front, hello *tls.ClientHelloInfo) error {
 			known = known || p == "h2" || p == "http/1.1" || p == "http/1.0"
 		}
 		if !known {
-			return deny(fmt.Sprintf("TLS for %q, which is not HTTP", clip(strings.Join(hello.SupportedProtos, ", "))), "T1572")
+			return deny(fmt.Sprintf("TLS for %q, which is not HTTP", strings.Join(hello.SupportedProtos, ", ")), "T1572")
 		}
 	}
 	if hello.ServerName == "" {

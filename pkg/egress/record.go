@@ -52,9 +52,10 @@ func (r *record) add(req attestations.InputRequest) {
 	r.requests = append(r.requests, req)
 }
 
-// refuse counts a refusal.
+// refuse counts a refusal. A text is clipped when the secrets are out of it:
+// half of one would not be found.
 func (r *record) refuse(x refusal) {
-	x.dest, x.reason = printable(r.scrub(clip(x.dest))), printable(r.scrub(clip(x.reason)))
+	x.dest, x.reason = printable(clip(r.scrub(x.dest))), printable(clip(r.scrub(x.reason)))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// Room is left for one entry of each kind that stands for the rest.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"strconv"
@@ -126,7 +127,7 @@ func (x *exchange) unlisted(near []lock.Entry) {
 // violate fails the build and answers the step.
 func (x *exchange) violate(expected, got string, status int, reason string) {
 	x.s.rec.violate(x.violation(expected, got))
-	x.refuse(status, "lock", fmt.Sprintf("%s %s: %s", x.r.Method, x.url.EscapedPath(), reason), "")
+	x.refuse(status, "lock", fmt.Sprintf("%s %s: %s", x.r.Method, x.path(), reason), "")
 }
 
 func (x *exchange) violation(expected, got string) Violation {
@@ -337,7 +338,7 @@ func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, opti
 	if err != nil && !e.Cut {
 		if !optional {
 			x.s.rec.unsettle(key, x.violation(expected, fmt.Sprintf("a body that broke off after %d bytes: %s", w.Size(), upstreamReason(err))))
-			x.refuse(http.StatusBadGateway, "http", "asking upstream: the body broke off: "+upstreamReason(err), "")
+			x.unanswered(fmt.Errorf("the body broke off: %w", err))
 		}
 		return false
 	}
@@ -352,16 +353,20 @@ func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, opti
 		if !ok {
 			if !optional {
 				x.s.rec.violate(x.violation(expected, fmt.Sprintf("%d %s (%d bytes)", resp.StatusCode, got, w.Size())))
-				x.refuse(http.StatusForbidden, "lock", fmt.Sprintf("%s %s: upstream's answer is not what the lock lists", x.r.Method, x.url.EscapedPath()), "")
+				x.refuse(http.StatusForbidden, "lock", fmt.Sprintf("%s %s: upstream's answer is not what the lock lists", x.r.Method, x.path()), "")
 			}
 			return false
 		}
 		e = other
 	}
-	if a.signed && lock.Shape(a.entry.Headers["location"]) != lock.Shape(e.Headers["location"]) && e.Headers != nil {
+	location := e.Location // the lock has it even where the store has no headers
+	if e.Headers != nil {
+		location = e.Headers["location"]
+	}
+	if resp.StatusCode/100 == 3 && (a.signed || e.Headers == nil) && lock.Shape(a.entry.Headers["location"]) != lock.Shape(location) {
 		if !optional {
-			x.s.rec.violate(x.violation("a redirect to "+e.Headers["location"], "one to "+a.entry.Headers["location"]))
-			x.refuse(http.StatusForbidden, "lock", x.url.EscapedPath()+": upstream's redirect is not what the lock lists", "")
+			x.s.rec.violate(x.violation("a redirect to "+location, "one to "+a.entry.Headers["location"]))
+			x.refuse(http.StatusForbidden, "lock", x.path()+": upstream's redirect is not what the lock lists", "")
 		}
 		return false
 	}
@@ -372,8 +377,13 @@ func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, opti
 	}
 	entry.Withheld = withheld
 	out := &answer{entry: entry, pass: e.Headers, length: w.Size(), signed: a.signed}
-	if e.Headers == nil && !x.s.g.headed || a.signed {
+	switch {
+	case e.Headers == nil && !x.s.g.headed:
 		out.pass = a.pass
+	case a.signed: // upstream's is the signature, and nothing else
+		out.pass = map[string]string{}
+		maps.Copy(out.pass, e.Headers)
+		out.pass["location"] = a.pass["location"]
 	}
 	if withheld {
 		x.s.rec.gap("withheld", "the body of %s %s holds a secret of the step and is not kept", x.r.Method, x.uri)

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"fmt"
+	"net/http"
 	"sync"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -114,12 +115,26 @@ const maxReasons = 20 // said of one step
 // its status and digest; none means all of it does. Order and number do not
 // matter: clients ask in parallel, and ask again.
 func (f *File) Admits(st *attestations.InputStep) []string {
+	return f.admits(st, false)
+}
+
+// AdmitsRun is Admits for a step that ran under this very lock: a range or a
+// HEAD that the gateway answered from the store is part of a body that the
+// lock lists. Of a step that ran under another nobody knows which body it was.
+func (f *File) AdmitsRun(st *attestations.InputStep) []string {
+	return f.admits(st, !st.Reused)
+}
+
+func (f *File) admits(st *attestations.InputStep, ran bool) []string {
 	b := f.Book(st.Name, st.Stage, st.Platform)
 	var why []string
 	more := 0
 	for i := range st.Requests {
 		r := &st.Requests[i]
 		reason := b.refuses(r)
+		if ran && reason != "" && b.isPart(r) {
+			continue
+		}
 		switch {
 		case reason == "":
 		case len(why) < maxReasons:
@@ -132,6 +147,20 @@ func (f *File) Admits(st *attestations.InputStep) []string {
 		why = append(why, fmt.Sprintf("and %d more", more))
 	}
 	return why
+}
+
+// isPart reports whether an answer from the store can be a part of a body that
+// is listed whole.
+func (b *Book) isPart(r *attestations.InputRequest) bool {
+	if !r.FromStore || r.Range == "" && r.Method != http.MethodHead {
+		return false
+	}
+	for _, e := range b.entries[ask(http.MethodGet, r.URI, attest.Digest(r.RequestDigest), "")] {
+		if e.Status == http.StatusOK && !e.Cut {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *Book) refuses(r *attestations.InputRequest) string {

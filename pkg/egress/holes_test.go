@@ -1,0 +1,194 @@
+package egress
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/lock"
+)
+
+// rawUpstream answers every request on a new connection with the bytes of answer.
+func rawUpstream(t *testing.T, w *world, name, answer string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+					io.WriteString(c, answer)
+				}
+			}()
+		}
+	}()
+	w.upstreams[name] = ln.Addr().String()
+}
+
+// Errors of the transport quote what upstream said; a step must not read there
+// what no exchange of the record has.
+func TestAnErrorCarriesNothingIn(t *testing.T) {
+	w := newWorld(t, http.NotFoundHandler())
+	const payload = "payload-that-nobody-recorded"
+	long := strings.Repeat("x", 300) + payload
+	rawUpstream(t, w, "status.test:80", "HTTP/1.1 abc "+long+"\r\n\r\n")
+	rawUpstream(t, w, "header.test:80", "HTTP/1.1 200 OK\r\n"+long+"\r\n\r\n")
+	rawUpstream(t, w, "length.test:80", "HTTP/1.1 200 OK\r\nContent-Length: "+long+"\r\n\r\n")
+	rawUpstream(t, w, "coding.test:80", "HTTP/1.1 200 OK\r\nTransfer-Encoding: "+long+"\r\n\r\n")
+	rawUpstream(t, w, "none.test:80", "HTTP/1.1 099 "+payload+"\r\nContent-Length: 2\r\n\r\nhi")
+	s := open(t, w.gateway(t, Options{Store: newStore(t)}), StepOptions{Fetch: true})
+	for _, host := range []string{"status", "header", "length", "coding", "none"} {
+		status, h, body, err := fetch(t, s, "GET", "http://"+host+".test/", "")
+		if err != nil || status != http.StatusBadGateway || strings.Contains(body+fmt.Sprint(h), payload) {
+			t.Errorf("%s: %d %v %q %v", host, status, h, body, err)
+		}
+	}
+	rec := end(t, s)
+	if len(rec.Requests) != 0 {
+		t.Errorf("recorded %+v", rec.Requests)
+	}
+	for _, host := range []string{"status", "header", "length", "coding", "none"} {
+		if !hasRefusal(rec, "http", host+".test:80", "", "asking upstream") {
+			t.Errorf("%s: refused %+v", host, rec.Refusals)
+		}
+	}
+}
+
+// What a lock pins of a redirect is all of it but the signature.
+func TestARedirectIsHeldToItsLock(t *testing.T) {
+	var changed atomic.Bool
+	w := newWorld(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		h := rw.Header()
+		h["Date"] = nil
+		word := "old"
+		if changed.Load() {
+			word = "new"
+		}
+		switch r.URL.Path {
+		case "/signed":
+			h.Set("ETag", `"`+word+`"`)
+			h.Set("Location", "https://files.test/file?Signature="+word)
+		case "/plain":
+			h.Set("Location", "https://files.test/"+word)
+		}
+		rw.WriteHeader(http.StatusFound)
+	}))
+	st := newStore(t)
+	red, err := st.Redactor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	step := StepOptions{Name: "RUN fetch", Fetch: true}
+	s := open(t, w.gateway(t, Options{Store: st, Redactor: red}), step)
+	for _, p := range []string{"/signed", "/plain"} {
+		if status, _, _, _ := fetch(t, s, "GET", "https://files.test"+p, ""); status != http.StatusFound {
+			t.Fatal(status)
+		}
+	}
+	file := lockOf(t, st, end(t, s))
+	changed.Store(true)
+
+	t.Run("signed", func(t *testing.T) {
+		s := open(t, w.gateway(t, Options{Mode: attestations.InputsLocked, Lock: file, Store: st, Redactor: red}), step)
+		status, h, _, _ := fetch(t, s, "GET", "https://files.test/signed", "")
+		if status != http.StatusFound || h.Get("ETag") != `"old"` || !strings.HasSuffix(h.Get("Location"), "Signature=new") {
+			t.Errorf("the step got %d %v", status, h)
+		}
+	})
+	t.Run("without the headers of the lock", func(t *testing.T) {
+		bare, err := lock.Parse(file.Marshal())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, w.gateway(t, Options{Mode: attestations.InputsLocked, Lock: bare, Store: newStore(t), Redactor: red}), step)
+		if status, h, _, _ := fetch(t, s, "GET", "https://files.test/plain", ""); status == http.StatusFound || len(s.Violations()) != 1 {
+			t.Errorf("another redirect passed: %d %v %+v", status, h, s.Violations())
+		}
+		if status, _, _, _ := fetch(t, s, "GET", "https://files.test/signed", ""); status != http.StatusFound || len(s.Violations()) != 1 {
+			t.Errorf("another signature did not pass: %d %+v", status, s.Violations())
+		}
+	})
+}
+
+// A text that is clipped in the middle of a secret holds its first half.
+func TestNoHalfOfASecretIsKept(t *testing.T) {
+	const secret = "s3cr3t-value-of-the-step"
+	n := newNeedles([][]byte{[]byte(secret)})
+	for pad := 170; pad < 205; pad++ {
+		r := newRecord(n.scrub)
+		long := strings.Repeat("a", pad) + secret
+		r.refuse(refusal{kind: "http", dest: long, reason: long})
+		var st attestations.InputStep
+		r.fill(&st)
+		if got := st.Refusals[0]; strings.Contains(got.Destination+got.Reason, "s3cr") {
+			t.Fatalf("after %d bytes: %+v", pad, got)
+		}
+	}
+	s := open(t, newWorld(t, http.NotFoundHandler()).gateway(t, Options{}), StepOptions{Fetch: true, Secrets: [][]byte{[]byte(secret)}})
+	for _, host := range []string{strings.Repeat("!", 190) + secret, strings.Repeat("a.", 95) + secret + "!"} {
+		var q strings.Builder
+		for range 3 {
+			q.WriteString(host)
+		}
+		r, err := http.NewRequest("GET", "http://files.test/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.URL.Host = q.String()
+		if resp, err := s.Transport().RoundTrip(r); err == nil {
+			resp.Body.Close()
+		}
+	}
+	for _, got := range end(t, s).Refusals {
+		if strings.Contains(got.Destination+got.Reason, "s3cr") {
+			t.Errorf("kept %+v", got)
+		}
+	}
+}
+
+// Parts of a locked body are what the lock lists, too.
+func TestALockAdmitsPartsOfWhatItLists(t *testing.T) {
+	up := &site{big: make([]byte, 1<<20)}
+	w, st := newWorld(t, up), newStore(t)
+	step := StepOptions{Name: "RUN fetch", Fetch: true}
+	s := open(t, w.gateway(t, Options{Store: st}), step)
+	if status, _, _, _ := fetch(t, s, "GET", "https://files.test/big", ""); status != 200 {
+		t.Fatal(status)
+	}
+	file := lockOf(t, st, end(t, s))
+	g := w.gateway(t, Options{Mode: attestations.InputsLocked, Lock: file, Store: st})
+	s = open(t, g, step)
+	fetch(t, s, "GET", "https://files.test/big", "", "Range", "bytes=100-")
+	fetch(t, s, "HEAD", "https://files.test/big", "")
+	rec := end(t, s)
+	if why := file.AdmitsRun(rec); len(rec.Requests) != 2 || len(why) != 0 {
+		t.Errorf("%d recorded; refused: %v", len(rec.Requests), why)
+	}
+	// A step of an earlier build may have had a part of what the lock listed then.
+	if why := g.Refuses(rec); len(why) != 2 {
+		t.Errorf("parts of nobody knows what are admitted: %v", why)
+	}
+	reused := *rec
+	reused.Reused = true
+	if why := file.AdmitsRun(&reused); len(why) != 2 {
+		t.Errorf("parts in a reused step are admitted: %v", why)
+	}
+	rec.Requests[0].FromStore = false
+	if why := file.AdmitsRun(rec); len(why) != 1 {
+		t.Errorf("a part that upstream gave was admitted: %v", why)
+	}
+}
