@@ -221,8 +221,8 @@ func (r *lockReport) print(s *Streams) error {
 		}
 		fmt.Fprintf(&b, "%s %q%s %s\n", src.Kind, src.Ref, where, src.Digest)
 	}
-	fmt.Fprintf(&b, "%d base images, %d git sources, %d remote files\n", r.Images, r.Git, r.Files)
-	fmt.Fprintf(&b, "%d steps, %d exchanges, %s\n", r.Steps, r.Exchanges, bytesText(r.Bytes))
+	fmt.Fprintf(&b, "%s, %s, %s\n", countOf(r.Images, "base image"), countOf(r.Git, "git source"), countOf(r.Files, "remote file"))
+	fmt.Fprintf(&b, "%s, %s, %s\n", countOf(r.Steps, "step"), countOf(r.Exchanges, "exchange"), bytesText(r.Bytes))
 	if len(r.Packages) > 0 {
 		var counts []string
 		for _, kind := range slices.Sorted(maps.Keys(r.Packages)) {
@@ -237,4 +237,11 @@ func (r *lockReport) print(s *Streams) error {
 		return nil
 	}
 	return r.Store.print(s)
+}
+
+func countOf(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -136,7 +136,7 @@ func (t *intake) readLock() error {
 		if !t.choice.enforced() {
 			way = "what is there would be overwritten: move it away if it is a broken lock, or name another with --lock FILE"
 		}
-		return hinted(fmt.Errorf("reading the lock file %q: %w", t.place, err), way)
+		return hinted(fmt.Errorf("%q: %w", t.place, err), way)
 	}
 	t.raw = raw
 	if t.choice.enforced() {
