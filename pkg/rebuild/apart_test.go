@@ -3,9 +3,13 @@ package rebuild
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -130,22 +134,60 @@ func TestApartIsGivenNothing(t *testing.T) {
 	}
 }
 
-func TestApartEnds(t *testing.T) {
+// lasting is a program that writes to a pipe for as long as it lives.
+func lasting(t *testing.T) (path, pipe string) {
+	t.Helper()
+	pipe = filepath.Join(t.TempDir(), "alive")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return program(t, "exec tail -f /dev/null >"+pipe), pipe
+}
+
+// untilGone calls end once the program runs, and waits for its end.
+func untilGone(t *testing.T, pipe string, end func()) {
+	t.Helper()
+	alive, err := os.Open(pipe) // waits for the program to open it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alive.Close()
+	end()
+	if _, err := io.ReadAll(alive); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestApartEndsWithItsContext(t *testing.T) {
 	d := attest.DigestOf(nil)
 	ctx, cancel := context.WithCancel(t.Context())
-	fifo := filepath.Join(t.TempDir(), "started")
-	p := program(t, "echo >"+fifo+"; exec tail -f /dev/null")
+	defer cancel()
+	p, pipe := lasting(t)
+	done := make(chan error)
 	go func() {
-		defer cancel()
-		for {
-			if _, err := os.Stat(fifo); err == nil {
-				return
-			}
-		}
+		_, err := apart(ctx, p, "/layout", t.TempDir(), d, d)
+		done <- err
 	}()
-	if _, err := apart(ctx, p, "/layout", t.TempDir(), d, d); err == nil || !strings.Contains(err.Error(), "context canceled") {
+	untilGone(t, pipe, cancel)
+	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
+}
+
+func TestApartEndsWithThisProcess(t *testing.T) {
+	d := attest.DigestOf(nil)
+	if p := os.Getenv("WAXSEAL_TEST_LASTING"); p != "" {
+		_, err := apart(t.Context(), p, "/layout", t.TempDir(), d, d)
+		t.Fatal(err)
+	}
+	p, pipe := lasting(t)
+	cmd := exec.Command(os.Args[0], "-test.run=^TestApartEndsWithThisProcess$")
+	cmd.Env = append(os.Environ(), "WAXSEAL_TEST_LASTING="+p)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	untilGone(t, pipe, func() { _ = cmd.Process.Kill() })
+	_ = cmd.Wait()
 }
 
 // FuzzReadComparison: whatever comes is refused, or says no more than it shows.
