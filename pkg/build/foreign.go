@@ -226,7 +226,7 @@ func (t *trace) read(st *tracedStep, text string) {
 		switch {
 		case strings.Contains(whole, "[output clipped, log"):
 			st.clipped = true
-		case whole == "proxy network requests:":
+		case strings.HasSuffix(whole, "proxy network requests:"): // the step's last line may have had no end
 			st.listing = true
 		case st.listing && strings.HasPrefix(whole, "- "):
 			r, ok := parseTraced(whole[2:])
@@ -263,7 +263,7 @@ func (e *foreignEngine) inputs(_ context.Context, _ *built, rec *record, platfor
 	}
 	e.seen.mu.Lock()
 	defer e.seen.mu.Unlock()
-	j := &foreignJudge{rec: rec, redact: redactor.URI, kept: map[string]string{}}
+	j := &foreignJudge{rec: rec, redact: redactor.URI, kept: map[string]string{}, asked: map[string]int{}}
 	j.out.Gateway.Name = "buildkit-proxy"
 	j.out.Gateway.Version = e.version
 	for _, d := range rec.Dependencies {
@@ -272,9 +272,14 @@ func (e *foreignEngine) inputs(_ context.Context, _ *built, rec *record, platfor
 		}
 	}
 	open := false // a step had a network
+	shut := 0     // steps that had none
 	ran := map[string]bool{"": true, platform: true}
 	for _, x := range rec.Execs {
-		open = open || x.Network != int(pb.NetMode_NONE)
+		if x.Network != int(pb.NetMode_NONE) {
+			open = true
+		} else {
+			shut++
+		}
 		ran[x.Platform] = true
 		for _, c := range x.Caches {
 			j.gap(attestations.GapCacheMount, c)
@@ -287,6 +292,14 @@ func (e *foreignEngine) inputs(_ context.Context, _ *built, rec *record, platfor
 		j.out.Gateway = attestations.InputGateway{}
 		j.gap(attestations.GapForeignEngine, fmt.Sprintf("BuildKit %s gave steps a network of its own and watched none of it; 0.31 or newer has a proxy network", e.version))
 	}
+	// A name is what the Dockerfile's author wrote. More of them that say they
+	// had no network than there were such steps: none of them is believed.
+	for _, st := range e.seen.steps {
+		if ran[st.platform] && st.isolated {
+			shut--
+		}
+	}
+	j.named = shut >= 0
 	for _, id := range e.seen.order {
 		if st := e.seen.steps[id]; ran[st.platform] {
 			j.step(id, st, open, platform)
@@ -342,6 +355,8 @@ type foreignJudge struct {
 	rec    *record
 	redact func(string, ...string) string
 	kept   map[string]string // URI to digest, as BuildKit's proxy kept them
+	asked  map[string]int    // by steps, so far
+	named  bool              // steps whose name says that they had no network had none
 	missed map[string]bool
 	out    EngineInputs
 }
@@ -363,7 +378,7 @@ func (j *foreignJudge) step(id string, t *tracedStep, open bool, platform string
 		}
 	}
 	switch {
-	case !open || t.isolated:
+	case !open || t.isolated && j.named:
 	case !j.rec.Proxy:
 		miss(attestations.GapForeignEngine, "it had a network, and nobody watched")
 	case t.cached:
@@ -385,14 +400,13 @@ func (j *foreignJudge) requests(st *attestations.InputStep, t *tracedStep, miss 
 	if t.clipped {
 		miss(attestations.GapOverflow, "BuildKit left out some of its log, and what it asked for may be among it")
 	}
-	times := map[string]int{}
 	for _, r := range t.asked {
 		uri := j.redact(r.uri)
 		digest := j.kept[r.uri]
 		what := r.method + " " + uri
-		times[what]++
+		j.asked[what]++
 		switch {
-		case r.method == http.MethodGet && r.status/100 == 2 && digest != "" && times[what] == 1:
+		case r.method == http.MethodGet && r.status/100 == 2 && digest != "" && j.asked[what] == 1:
 			st.Requests = append(st.Requests, attestations.InputRequest{Ordinal: len(st.Requests) + 1, Method: r.method, URI: uri, Status: r.status, Digest: digest})
 		case r.method == http.MethodGet && r.status/100 == 2 && digest != "":
 			miss(attestations.GapSource, "%s was asked for more than once, and BuildKit keeps one digest of it", what)

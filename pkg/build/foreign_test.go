@@ -77,6 +77,18 @@ func TestForeignRecordIsJudged(t *testing.T) {
 		{"no digest of it", record{Proxy: true, Execs: open}, step(false, list, got), "gaps", "no digest"},
 		{"incomplete by its own word", record{Proxy: true, Execs: open, Incomplete: []recordedMiss{{"GET", "https://a.example/y", "read error"}}}, step(false), "gaps", "read error"},
 		{"a long log", record{Proxy: true, Execs: open, Dependencies: kept}, step(false, "[output clipped, log limit 2MiB reached]\n"), "gaps", "left out"},
+		{"a line before the list", record{Proxy: true, Execs: open, Dependencies: kept}, step(false, "no end of line", list, got, got), "gaps", "more than once"},
+		{"one URL in two steps", record{Proxy: true, Execs: []recordedExec{open[0], open[0]}, Dependencies: kept}, func(t *trace) {
+			progressOf(t, "[build 2/3] RUN curl", false, list, got)
+			progressOf(t, "[build 3/3] RUN curl again", false, list, got)
+		}, "gaps", "more than once"},
+		{"a name that says it had no network", record{Proxy: true, Execs: open}, func(t *trace) {
+			progressOf(t, `[build 2/3] RUN --mount=type=tmpfs,target="/x --network=none y" curl`, true)
+		}, "unobserved", "cache"},
+		{"one without network, cached", record{Proxy: true, Execs: append(slices.Clone(shut), open...), Dependencies: kept}, func(t *trace) {
+			progressOf(t, "[build 2/3] RUN --network=none make", true)
+			progressOf(t, "[build 3/3] RUN curl", false, list, got)
+		}, "recorded", ""},
 		{"an unreadable list", record{Proxy: true, Execs: open}, step(false, list, "- GET https://a.example/x -> many\n"), "gaps", "left out"},
 		{"a cache mount", record{Proxy: true, Execs: []recordedExec{{Platform: "linux/amd64", Caches: []string{"/c"}}}}, step(false), "gaps", "/c"},
 		{"privileges", record{Proxy: true, Execs: []recordedExec{{Platform: "linux/amd64", Insecure: true}}}, step(false), "gaps", "--security=insecure"},
@@ -98,7 +110,7 @@ func TestForeignRecordIsJudged(t *testing.T) {
 			gaps := slices.Clone(rec.Gaps)
 			for _, st := range rec.Steps {
 				gaps = append(gaps, st.Gaps...)
-				if st.Name != "RUN curl" || st.Stage != "build" || st.Platform != "linux/amd64" {
+				if !strings.HasPrefix(st.Name, "RUN ") || st.Stage != "build" || st.Platform != "linux/amd64" {
 					t.Errorf("step %+v", st)
 				}
 			}
