@@ -414,8 +414,10 @@ func (w *Writer) Abort() {
 		w.aside.end()
 	}
 	if w.f != nil {
-		w.f.Close()
 		_ = os.Remove(w.f.Name())
+		// Giving up the pages of a large file takes the kernel a while, and a
+		// body that was there already is the common case of a second build.
+		go w.f.Close()
 	}
 }
 
