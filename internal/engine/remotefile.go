@@ -176,13 +176,7 @@ func (t *remoteFiles) note(resp *http.Response, shape string, w *watch) (*http.R
 	if w.store == nil {
 		return resp, nil
 	}
-	headers := map[string]string{}
-	for _, k := range keptHeaders() {
-		if v := resp.Header.Get(k); v != "" && len(v) < 4<<10 {
-			headers[k] = v
-		}
-	}
-	raw, err := json.Marshal(headers)
+	raw, err := json.Marshal(fileHeaders(resp.Header))
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +199,17 @@ func (t *remoteFiles) note(resp *http.Response, shape string, w *watch) (*http.R
 		return nil
 	}}
 	return resp, nil
+}
+
+// fileHeaders are those of an answer that are kept.
+func fileHeaders(h http.Header) map[string]string {
+	kept := map[string]string{}
+	for _, k := range keptHeaders() {
+		if v := h.Get(k); v != "" && len(v) < 4<<10 {
+			kept[k] = v
+		}
+	}
+	return kept
 }
 
 type notedBody struct {
@@ -278,11 +283,14 @@ func (t *remoteFiles) held(req *http.Request, w *watch) (*http.Response, error) 
 	if err != nil {
 		return nil, err
 	}
+	missing := d
 	if w.store != nil && w.store.Has(d) {
-		return t.fromStore(req, w, want, d)
+		if missing = want.Tree; want.Tree == "" || w.store.Has(want.Tree) {
+			return t.fromStore(req, w, want, d)
+		}
 	}
 	if t.rec.plan.offline() {
-		return nil, fmt.Errorf("%s: %s: the store does not have %s, and the build is offline", violationPrefix, step, d)
+		return nil, fmt.Errorf("%s: %s: the store does not have %s, and the build is offline", violationPrefix, step, missing)
 	}
 	fresh := req.Clone(req.Context())
 	fresh.Header.Del("If-None-Match")
@@ -299,23 +307,66 @@ func (t *remoteFiles) held(req *http.Request, w *watch) (*http.Response, error) 
 		spool.Close()
 		return nil, lockViolation(step, string(d), string(got))
 	}
-	return respond(req, resp.Header.Clone(), spool, size)
+	h, err := t.heldHeaders(w, want, resp.Header, step)
+	if err != nil {
+		spool.Close()
+		return nil, err
+	}
+	return respond(req, h, spool, size)
+}
+
+// heldHeaders are those that the lock lists with a file, from which it gets its
+// name and time: the store's, else upstream's if they are the same.
+func (t *remoteFiles) heldHeaders(w *watch, want *lock.Source, got http.Header, step string) (http.Header, error) {
+	kept := fileHeaders(got)
+	raw, err := json.Marshal(kept)
+	if err != nil {
+		return nil, err
+	}
+	if want.Tree != "" && attest.DigestOf(raw) != want.Tree {
+		if w.store == nil || !w.store.Has(want.Tree) {
+			return nil, lockViolation(step, "its name, type and time to be those of "+string(want.Tree), string(raw))
+		}
+		return w.storedHeaders(want.Tree)
+	}
+	h := http.Header{}
+	for k, v := range kept {
+		h.Set(k, v)
+	}
+	return h, nil
+}
+
+// storedHeaders are those that the store keeps with a file.
+func (w *watch) storedHeaders(tree attest.Digest) (http.Header, error) {
+	b, err := w.store.OpenVerified(tree)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	raw, err := readBlob(b, maxFileHeaders)
+	if err != nil {
+		return nil, err
+	}
+	headers := map[string]string{}
+	if err := json.Unmarshal(raw, &headers); err != nil {
+		return nil, fmt.Errorf("reading the headers %s: %w", tree, err)
+	}
+	h := http.Header{}
+	for _, k := range keptHeaders() {
+		if v := headers[k]; v != "" {
+			h.Set(k, v)
+		}
+	}
+	return h, nil
 }
 
 func (t *remoteFiles) fromStore(req *http.Request, w *watch, want *lock.Source, d attest.Digest) (*http.Response, error) {
 	h := http.Header{}
 	if want.Tree != "" {
-		if b, err := w.store.Open(want.Tree); err == nil {
-			raw, err := readBlob(b, maxFileHeaders)
-			b.Close()
-			headers := map[string]string{}
-			if err == nil && json.Unmarshal(raw, &headers) == nil {
-				for _, k := range keptHeaders() {
-					if v := headers[k]; v != "" {
-						h.Set(k, v)
-					}
-				}
-			}
+		// Without them the file has another name or time in the image.
+		var err error
+		if h, err = w.storedHeaders(want.Tree); err != nil {
+			return nil, err
 		}
 	}
 	b, err := w.store.OpenVerified(d)

@@ -365,3 +365,24 @@ func TestSummary(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// What a remote file is called in the image stands in a blob of its own.
+func TestNeedsTheHeadersOfRemoteFiles(t *testing.T) {
+	s, err := lock.OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	body, err := s.Put([]byte("body"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := s.Put([]byte(`{"Content-Disposition":"a"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	needs, err := s.Needs(&lock.File{Sources: []lock.Source{{Kind: lock.KindHTTP, Ref: "https://files.test/a", Digest: string(body), Tree: tree}}})
+	if err != nil || len(needs) != 2 || !needs[0].Has || !needs[1].Has {
+		t.Errorf("%+v %v", needs, err)
+	}
+}

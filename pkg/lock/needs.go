@@ -72,6 +72,7 @@ func (n *needs) source(src *Source) error {
 		return nil
 	case KindHTTP:
 		n.add(attest.Digest(src.Digest), src.Size, what)
+		n.add(src.Tree, 0, what) // its name and time
 		return nil
 	}
 	return n.manifest(attest.Digest(src.Digest), src.Platform, what, 0)
