@@ -22,6 +22,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/worker"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/egress"
@@ -357,11 +358,12 @@ const violationPrefix = "inputs refused"
 // changed finds its documents in the cache, and needs the time for itself.
 type stepExecutor struct {
 	executor.Executor
-	root  string // of the executor
-	sboms *sboms
+	host           executor.Executor // for steps with the machine's network
+	root, hostRoot string            // of the two
+	sboms          *sboms
 }
 
-func (e *stepExecutor) Run(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
+func (e *stepExecutor) Run(ctx context.Context, id string, rootfs executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
 	run := stepOf(ctx)
 	if run == nil {
 		return nil, errors.New("starting a container: only the steps of a build are run")
@@ -372,8 +374,12 @@ func (e *stepExecutor) Run(ctx context.Context, id string, root executor.Mount, 
 	if id == "" {
 		id = identity.NewID()
 	}
+	exec, root := e.Executor, e.root
+	if process.Meta.NetMode == pb.NetMode_HOST {
+		exec, root = e.host, e.hostRoot
+	}
 	run.mu.Lock()
-	run.rootfs = filepath.Join(e.root, id, "rootfs")
+	run.rootfs = filepath.Join(root, id, "rootfs")
 	run.hosts = make(map[string]net.IP, len(process.Meta.ExtraHosts))
 	for _, h := range process.Meta.ExtraHosts {
 		run.hosts[h.Host] = h.IP
@@ -385,7 +391,7 @@ func (e *stepExecutor) Run(ctx context.Context, id string, root executor.Mount, 
 			return nil, err
 		}
 	}
-	return e.Executor.Run(ctx, id, root, mounts, process, started)
+	return exec.Run(ctx, id, rootfs, mounts, process, started)
 }
 
 // Exec is never called in a build: it would start a second process in a step.
@@ -457,8 +463,31 @@ func isEmpty(ctx context.Context, m executor.Mount) (_ bool, err error) {
 		return false, err
 	}
 	defer d.Close()
+	return isBare(d)
+}
+
+// isBare reports whether a folder holds nothing: no file, and no text of an
+// earlier build in its extended attributes. Those of the kernel's own are the
+// machine's.
+func isBare(d *os.File) (bool, error) {
 	names, err := d.Readdirnames(1)
-	return len(names) == 0, ignoreEOF(err)
+	if len(names) > 0 || ignoreEOF(err) != nil {
+		return false, ignoreEOF(err)
+	}
+	var list [64 << 10]byte
+	n, err := unix.Flistxattr(int(d.Fd()), list[:])
+	if errors.Is(err, unix.ENOTSUP) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("listing the attributes of %q: %w", d.Name(), err)
+	}
+	for name := range strings.SplitSeq(string(list[:n]), "\x00") {
+		if name != "" && name != "security.selinux" && !strings.HasPrefix(name, "trusted.overlay.") {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // cacheMounts knows which steps have a cache mount at the moment.
