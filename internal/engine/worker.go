@@ -52,17 +52,22 @@ func newWorker(ctx context.Context, cfg Config, cgroupParent string, s *sboms, r
 	}
 	providers := rec.networks()
 	oom := stepOOMAdjust
-	executorRoot := filepath.Join(root, "executor")
-	exec, err := runcexecutor.New(runcexecutor.Opt{
-		Root:                executorRoot,
+	opt := runcexecutor.Opt{
+		Root:                filepath.Join(root, "executor"),
 		CommandCandidates:   []string{"runc"},
 		ProcessMode:         oci.ProcessSandbox,
 		DefaultCgroupParent: cgroupParent,
 		ResourceMonitor:     monitor,
 		OOMScoreAdj:         &oom,
 		DNS:                 &oci.DNSConfig{Nameservers: []string{egress.Resolver}, SearchDomains: []string{"."}},
-	}, providers)
-	if err != nil {
+	}
+	steps := &stepExecutor{root: opt.Root, hostRoot: filepath.Join(root, "executor-host"), sboms: s}
+	if steps.Executor, err = runcexecutor.New(opt, providers); err != nil {
+		return nil, fmt.Errorf("preparing the executor: %w", err)
+	}
+	// A step with the machine's network has the machine's name servers.
+	opt.Root, opt.DNS = steps.hostRoot, nil
+	if steps.host, err = runcexecutor.New(opt, providers); err != nil {
 		return nil, fmt.Errorf("preparing the executor: %w", err)
 	}
 	snaps, err := overlay.NewSnapshotter(filepath.Join(root, "snapshots"), overlay.AsynchronousRemove)
@@ -104,7 +109,7 @@ func newWorker(ctx context.Context, cfg Config, cgroupParent string, s *sboms, r
 		GCPolicy:         gcPolicy(cfg.Root),
 		BuildkitVersion:  client.BuildkitVersion{Package: version.Package, Version: moduleVersion(version.Package)},
 		NetworkProviders: providers,
-		Executor:         &stepExecutor{exec, executorRoot, s},
+		Executor:         steps,
 		Snapshotter:      containerdsnapshot.NewSnapshotter(snapshotter, mdb.Snapshotter(snapshotter), "buildkit", nil),
 		ContentStore:     store,
 		Applier:          apply.NewFileSystemApplier(store),
