@@ -3,6 +3,7 @@ package engine
 import (
 	"archive/tar"
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,7 +62,8 @@ const (
 // be clamped it unpacks that, clamps, and compresses again, at each export. Here
 // the layer is first an uncompressed archive, then clamped and compressed in
 // one go, and what came of it is remembered: an export with nothing changed
-// compresses nothing. The clamping is the same.
+// compresses nothing. The clamping is the same, but that what a step wrote when it
+// ran before the epoch, and is reused, is clamped too.
 type layerWorker struct {
 	*base.Worker
 	layers *layerCache
@@ -96,12 +98,13 @@ func (w *layerWorker) Exporter(name string, sm *session.Manager) (exporter.Expor
 	if err != nil || (name != client.ExporterOCI && name != client.ExporterDocker) {
 		return e, err
 	}
-	return &layerExporter{Exporter: e, layers: w.layers}, nil
+	return &layerExporter{Exporter: e, layers: w.layers, rec: w.rec}, nil
 }
 
 type layerExporter struct {
 	exporter.Exporter
 	layers *layerCache
+	rec    *recorder
 }
 
 func (e *layerExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
@@ -114,12 +117,13 @@ func (e *layerExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 		return i, nil
 	}
 	clamp, _ := strconv.ParseBool(attrs[string(exptypes.OptKeyRewriteTimestamp)])
-	return &layerInstance{ExporterInstance: i, layers: e.layers, comp: comp, clamp: clamp, epoch: attrs[string(commonexptypes.OptKeySourceDateEpoch)]}, nil
+	return &layerInstance{ExporterInstance: i, layers: e.layers, rec: e.rec, comp: comp, clamp: clamp, epoch: attrs[string(commonexptypes.OptKeySourceDateEpoch)]}, nil
 }
 
 type layerInstance struct {
 	exporter.ExporterInstance
 	layers *layerCache
+	rec    *recorder
 	comp   compression.Config
 	clamp  bool
 	epoch  string
@@ -164,6 +168,9 @@ func (i *layerInstance) wrap(src *exporter.Source) (*exporter.Source, error) {
 			if l.epoch, err = i.epochOf(src, &p); err != nil {
 				return nil, err
 			}
+			if l.epoch != nil {
+				l.ran = i.rec.ranBefore(*l.epoch, ref.ID())
+			}
 		}
 		if raw := exptypes.ParseKey(src.Metadata, exptypes.ExporterImageBaseConfigKey, &p); len(raw) > 0 {
 			var img ocispecs.Image
@@ -200,7 +207,25 @@ type layerRef struct {
 	layers *layerCache
 	comp   compression.Config
 	epoch  *time.Time      // nil leaves times alone
+	ran    []interval      // when steps ran that are older than epoch
 	base   []digest.Digest // layers of the base image stay as they are
+}
+
+// interval is a time in which a step ran, in whole seconds as layers have them.
+type interval struct{ from, to int64 }
+
+// ranBefore lists when the steps behind a result ran that began before t. What
+// they wrote has the time of a run, as what a later step writes: a step that is
+// reused from before a commit must give the layer that running it anew gives.
+func (r *recorder) ranBefore(t time.Time, ref string) []interval {
+	var out []interval
+	r.lineage.walk(edge{Ref: ref}, func(_ edge, res result, _ bool) {
+		if st := r.lineage.step(res.Step); res.Step != "" && st != nil && st.StartedOn != nil && st.FinishedOn != nil && st.StartedOn.Before(t) {
+			out = append(out, interval{st.StartedOn.Unix(), st.FinishedOn.Unix()})
+		}
+	})
+	slices.SortFunc(out, func(a, b interval) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to)) })
+	return slices.Compact(out)
 }
 
 func (r *layerRef) GetRemotes(ctx context.Context, create bool, cfg cacheconfig.RefConfig, all bool, g session.Group) ([]*solver.Remote, error) {
@@ -227,7 +252,7 @@ func (r *layerRef) GetRemotes(ctx context.Context, create bool, cfg cacheconfig.
 			continue
 		}
 		eg.Go(func() error {
-			finished, err := r.layers.finish(egctx, cs, d, r.comp, r.epoch)
+			finished, err := r.layers.finish(egctx, cs, d, r.comp, r.epoch, r.ran)
 			if err != nil {
 				return fmt.Errorf("compressing layer %s: %w", d.Digest, err)
 			}
@@ -274,15 +299,18 @@ func newLayerCache(w *base.Worker, root string) *layerCache {
 }
 
 // finish returns the clamped and compressed form of a layer.
-func (c *layerCache) finish(ctx context.Context, cs content.Store, d ocispecs.Descriptor, comp compression.Config, epoch *time.Time) (ocispecs.Descriptor, error) {
+func (c *layerCache) finish(ctx context.Context, cs content.Store, d ocispecs.Descriptor, comp compression.Config, epoch *time.Time, ran []interval) (ocispecs.Descriptor, error) {
 	key := fmt.Sprintf("%s %s %s", d.Digest, comp.Type, levelOf(comp))
 	if epoch != nil {
 		key += fmt.Sprintf(" %d", epoch.Unix())
+		if len(ran) > 0 {
+			key += " " + digest.FromString(fmt.Sprint(ran)).Encoded()
+		}
 	}
 	l, ok := c.find(ctx, key)
 	if !ok {
 		var err error
-		if l, err = c.make(ctx, cs, d, comp, epoch); err != nil {
+		if l, err = c.make(ctx, cs, d, comp, epoch, ran); err != nil {
 			return d, err
 		}
 		c.keep(ctx, key, l)
@@ -319,7 +347,7 @@ func (c *layerCache) find(ctx context.Context, key string) (keptLayer, bool) {
 	return l, true
 }
 
-func (c *layerCache) make(ctx context.Context, cs content.Store, d ocispecs.Descriptor, comp compression.Config, epoch *time.Time) (l keptLayer, err error) {
+func (c *layerCache) make(ctx context.Context, cs content.Store, d ocispecs.Descriptor, comp compression.Config, epoch *time.Time, ran []interval) (l keptLayer, err error) {
 	from, err := compression.FromMediaType(d.MediaType)
 	if err != nil {
 		return l, err
@@ -336,7 +364,7 @@ func (c *layerCache) make(ctx context.Context, cs content.Store, d ocispecs.Desc
 	defer in.Close()
 	plain := in
 	if epoch != nil {
-		plain = tarconverter.NewReader(in, clampTo(*epoch))
+		plain = tarconverter.NewReader(in, clampTo(*epoch, ran))
 		defer plain.Close()
 	}
 	out := bufio.NewWriterSize(w, 128<<10)
@@ -390,10 +418,11 @@ type nopCloser struct{ io.Writer }
 
 func (nopCloser) Close() error { return nil }
 
-func clampTo(t time.Time) tarconverter.HeaderConverter {
+func clampTo(t time.Time, ran []interval) tarconverter.HeaderConverter {
 	return func(h *tar.Header) {
 		for _, at := range []*time.Time{&h.ModTime, &h.AccessTime, &h.ChangeTime} {
-			if at.After(t) {
+			during := func(i interval) bool { return i.from <= at.Unix() && at.Unix() <= i.to }
+			if at.After(t) || slices.ContainsFunc(ran, during) {
 				*at = t
 			}
 		}
