@@ -413,8 +413,3 @@ require (
 	tags.cncf.io/container-device-interface v1.1.1 // indirect
 	tags.cncf.io/container-device-interface/specs-go v1.1.1 // indirect
 )
-
-// This version fills two megabytes of tables when a program that links it
-// starts: half of the time that the engine takes to start, for a table that
-// Syft never prints here.
-replace github.com/mattn/go-runewidth v0.0.27 => github.com/mattn/go-runewidth v0.0.24
