@@ -16,8 +16,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // front is what a connection said before its first request.
@@ -68,7 +66,7 @@ func (c *streamConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// handedListener gives net/http the connections that were found to be HTTP/1.
+// handedListener gives net/http the connections that were found to be of one HTTP.
 type handedListener struct {
 	ch   chan net.Conn
 	done chan struct{}
@@ -154,8 +152,10 @@ func (s *Step) nameOf(a netip.Addr) string {
 
 // peek looks at the first bytes without taking them.
 func (c *streamConn) peek() (sighting, error) {
-	c.SetReadDeadline(time.Now().Add(headTimeout))
-	defer c.SetReadDeadline(time.Time{})
+	if err := c.SetReadDeadline(time.Now().Add(headTimeout)); err != nil {
+		return sighting{}, err
+	}
+	defer func() { _ = c.SetReadDeadline(time.Time{}) }() // fails on what is closed, as reading then does
 	for n := 1; ; n = max(n+1, c.r.Buffered()) {
 		b, err := c.r.Peek(n)
 		b, _ = c.r.Peek(max(len(b), min(c.r.Buffered(), maxSniff))) // all that came with it
@@ -199,7 +199,7 @@ func (s *Step) serveHTTP(c *streamConn) {
 	case seen.http1:
 		s.inner.hand(c)
 	case seen.http2 && !c.front.explicit:
-		s.serveH2(c)
+		s.inner2.hand(c)
 	default:
 		where := fmt.Sprintf("on port %d", c.front.port)
 		if c.front.scheme == "https" {
@@ -207,12 +207,6 @@ func (s *Step) serveHTTP(c *streamConn) {
 		}
 		s.refuseConn(c, refusal{kind: "http", dest: c.front.dest(), reason: "no HTTP " + where + " but " + seen.what, technique: "T1572"})
 	}
-}
-
-func (s *Step) serveH2(c *streamConn) {
-	defer c.Close()
-	ctx := context.WithValue(s.ctx, frontKey{}, c.front)
-	s.h2.ServeConn(c, &http2.ServeConnOpts{Context: ctx, BaseConfig: s.srv, Handler: s})
 }
 
 // serveTunnel serves what is inside a CONNECT: TLS, or HTTP in clear.
@@ -252,18 +246,24 @@ func (s *Step) serveTLS(c *streamConn) {
 	}
 	batch := &batchConn{Conn: c, pool: &s.g.batches}
 	tc := tls.Server(batch, cfg)
-	c.SetDeadline(time.Now().Add(headTimeout))
-	if err := tc.HandshakeContext(s.ctx); err != nil {
+	err := c.SetDeadline(time.Now().Add(headTimeout))
+	if err == nil {
+		err = tc.HandshakeContext(s.ctx)
+	}
+	if err != nil {
 		if !errors.Is(err, errRefused) && s.ctx.Err() == nil {
 			s.rec.refuse(refusal{kind: "tls", dest: f.dest(), reason: handshakeReason(err)})
 		}
 		c.Close()
 		return
 	}
-	c.SetDeadline(time.Time{})
+	if err := c.SetDeadline(time.Time{}); err != nil {
+		c.Close()
+		return
+	}
 	in := s.stream(&tlsConn{Conn: tc, batch: batch}, f)
 	if tc.ConnectionState().NegotiatedProtocol == "h2" {
-		s.serveH2(in)
+		s.inner2.hand(in)
 		return
 	}
 	s.serveHTTP(in)

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -18,8 +17,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/net/http2"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -110,7 +107,7 @@ func TestHTTPAsItIs(t *testing.T) {
 		s := open(t, g, StepOptions{})
 		c := client(t, s, true)
 		body := bytes.Repeat([]byte("x"), 3<<20)
-		r, _ := http.NewRequest("PUT", "https://files.test/upload", struct{ io.Reader }{bytes.NewReader(body)})
+		r, _ := http.NewRequest(http.MethodPut, "https://files.test/upload", struct{ io.Reader }{bytes.NewReader(body)})
 		r.Header.Set("Expect", "100-continue")
 		resp, err := c.Do(r)
 		if err != nil {
@@ -170,15 +167,9 @@ func TestHTTPAsItIs(t *testing.T) {
 	})
 	t.Run("HTTP/2 alone", func(t *testing.T) {
 		s := open(t, g, StepOptions{})
-		tr := &http2.Transport{TLSClientConfig: client(t, s, false).Transport.(*http.Transport).TLSClientConfig,
-			DialTLSContext: func(ctx context.Context, network, addr string, cfg *tls.Config) (net.Conn, error) {
-				c, err := dialer(s)(ctx, network, addr)
-				if err != nil {
-					return nil, err
-				}
-				return tls.Client(c, cfg), nil
-			}}
-		defer tr.CloseIdleConnections()
+		tr := client(t, s, false).Transport.(*http.Transport)
+		tr.Protocols = new(http.Protocols)
+		tr.Protocols.SetHTTP2(true)
 		var wg sync.WaitGroup
 		for i := range 20 {
 			wg.Go(func() {
@@ -322,7 +313,7 @@ func TestThroughTheCompanysProxy(t *testing.T) {
 		if r.Method != http.MethodConnect {
 			resp, err := http.Get(w.http.URL)
 			if err != nil {
-				rw.WriteHeader(502)
+				rw.WriteHeader(http.StatusBadGateway)
 				return
 			}
 			defer resp.Body.Close()
@@ -331,7 +322,7 @@ func TestThroughTheCompanysProxy(t *testing.T) {
 		}
 		up, err := net.Dial("tcp", w.https.Listener.Addr().String())
 		if err != nil {
-			rw.WriteHeader(502)
+			rw.WriteHeader(http.StatusBadGateway)
 			return
 		}
 		defer up.Close()
@@ -451,7 +442,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	defer c.Close()
 	fmt.Fprint(c, "GET http://files.test/ HTTP/1.0\r\n\r\n")
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil || resp.StatusCode != 200 {
+	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("got %v %v", resp, err)
 	}
 }

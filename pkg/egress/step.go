@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/lock"
 )
@@ -54,11 +52,12 @@ type Step struct {
 	http1   *http.Transport
 	http2   *http.Transport
 
-	ns    *namespace // nil with Fetch
-	watch *watch
-	srv   *http.Server
-	h2    *http2.Server
-	inner *handedListener // to srv
+	ns     *namespace // nil with Fetch
+	watch  *watch
+	srv    *http.Server
+	h2     *http.Server
+	inner  *handedListener // to srv
+	inner2 *handedListener // to h2
 
 	serving sync.WaitGroup // listeners, connections, requests of this process
 	slots   chan struct{}  // one for each connection
@@ -140,21 +139,38 @@ func (s *Step) serve() {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHead,
 		ErrorLog:          quiet(),
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, frontKey{}, c.(*streamConn).front)
-		},
+		ConnContext:       withFront,
 		ConnState: func(c net.Conn, st http.ConnState) {
 			if st == http.StateIdle {
 				c.(*streamConn).handled.Store(false)
 			}
 		},
 	}
-	s.h2 = &http2.Server{MaxConcurrentStreams: 250, MaxReadFrameSize: 1 << 20, IdleTimeout: idleTimeout,
-		MaxUploadBufferPerConnection: 4 << 20, MaxUploadBufferPerStream: 1 << 20}
+	// Where there was TLS, it has been taken off.
+	s.inner2 = newHandedListener()
+	s.h2 = &http.Server{
+		Handler:                      s,
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            headTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHead,
+		ErrorLog:                     quiet(),
+		BaseContext:                  func(net.Listener) context.Context { return s.ctx },
+		ConnContext:                  withFront,
+		Protocols:                    new(http.Protocols),
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 250, MaxReadFrameSize: 1 << 20,
+			MaxReceiveBufferPerConnection: 4 << 20, MaxReceiveBufferPerStream: 1 << 20},
+	}
+	s.h2.Protocols.SetUnencryptedHTTP2(true)
 	go func() { _ = s.srv.Serve(s.inner) }()
+	go func() { _ = s.h2.Serve(s.inner2) }()
 	s.goServe(func() { s.accept(s.ns.proxy, s.serveProxy) })
 	s.goServe(func() { s.accept(s.ns.http, s.servePlain) })
 	s.goServe(func() { s.accept(s.ns.https, s.serveSecure) })
+}
+
+func withFront(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, frontKey{}, c.(*streamConn).front)
 }
 
 func (s *Step) goServe(f func()) {
@@ -300,6 +316,7 @@ func (s *Step) close() {
 	}
 	if s.srv != nil {
 		s.srv.Close()
+		s.h2.Close()
 	}
 	s.mu.Lock()
 	s.ending = true
