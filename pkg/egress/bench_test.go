@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"io"
@@ -32,7 +33,10 @@ func BenchmarkThroughTheGateway(b *testing.B) {
 	}))
 	direct := func(h2 bool) *http.Client {
 		addr := map[string]string{"files.test:80": w.http.Listener.Addr().String(), "files.test:443": w.https.Listener.Addr().String()}
-		tr := &http.Transport{Dial: func(network, a string) (net.Conn, error) { return net.Dial(network, addr[a]) },
+		tr := &http.Transport{
+			DialContext: func(ctx context.Context, network, a string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, addr[a])
+			},
 			TLSClientConfig: &tls.Config{RootCAs: w.roots}, ForceAttemptHTTP2: h2, DisableCompression: true, ReadBufferSize: 64 << 10}
 		b.Cleanup(tr.CloseIdleConnections)
 		return &http.Client{Transport: tr}
@@ -79,7 +83,7 @@ func timeOf(b *testing.B, c *http.Client, u string, times int) time.Duration {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != 200 {
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
 			b.Fatal(resp.Status, err)
 		}
 		resp.Body.Close()
@@ -115,7 +119,6 @@ func BenchmarkCurl(b *testing.B) {
 					b.Fatal(err, string(out))
 				}
 				td += time.Since(start)
-				start = time.Now()
 				out, err := runInside(b, s, script+bb.flag+" "+bb.scheme+"://files.test/")
 				if err != nil {
 					b.Fatal(err, out)

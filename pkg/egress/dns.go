@@ -222,7 +222,9 @@ func (s *Step) serveDNSConn(c net.Conn) {
 	defer c.Close()
 	var size [2]byte
 	for {
-		c.SetDeadline(time.Now().Add(30 * time.Second))
+		if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			return
+		}
 		if _, err := io.ReadFull(c, size[:]); err != nil {
 			return
 		}

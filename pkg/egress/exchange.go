@@ -105,14 +105,17 @@ func (s *Step) connect(w http.ResponseWriter, r *http.Request) {
 		s.deny(w, &denial{500, refusal{kind: "http", dest: joinHost(host, port), reason: err.Error()}})
 		return
 	}
-	c.SetDeadline(time.Time{})
-	if _, err := io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+	err = c.SetDeadline(time.Time{})
+	if err == nil {
+		_, err = io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n")
+	}
+	if err != nil {
 		c.Close()
 		return
 	}
 	in := s.stream(c, &front{scheme: "http", host: host, port: port})
 	if n := rw.Reader.Buffered(); n > 0 {
-		head, _ := rw.Reader.Peek(n)
+		head, _ := rw.Peek(n)
 		in.r.Reset(io.MultiReader(strings.NewReader(string(head)), c))
 	}
 	// The handler of net/http is done with the connection, and has to return.
@@ -143,7 +146,7 @@ func (s *Step) permit(host string, port int) *denial {
 
 // target finds out what a request asks for, and refuses what is no plain HTTP.
 func (s *Step) target(r *http.Request, f *front) (*url.URL, *denial) {
-	no := func(status int, reason, technique string) (*url.URL, *denial) {
+	no := func(status int, reason, technique string) *denial {
 		dest := f.dest()
 		if h, p, err := splitHost(r.Host); err == nil && f.host == "" {
 			dest = r.Host
@@ -151,42 +154,42 @@ func (s *Step) target(r *http.Request, f *front) (*url.URL, *denial) {
 				dest = joinHost(h, f.port)
 			}
 		}
-		return nil, &denial{status, refusal{kind: "http", dest: dest, reason: reason, technique: technique}}
+		return &denial{status, refusal{kind: "http", dest: dest, reason: reason, technique: technique}}
 	}
 	if len(r.RequestURI)+len(r.Host) > attest.MaxURI-64 {
-		return no(http.StatusRequestURITooLong, "a URL of more than the record holds", "")
+		return nil, no(http.StatusRequestURITooLong, "a URL of more than the record holds", "")
 	}
 	if len(r.Method) > maxMethod || len(r.Header.Get("Range")) > maxRange {
-		return no(http.StatusBadRequest, "a method or range of more than the record holds", "")
+		return nil, no(http.StatusBadRequest, "a method or range of more than the record holds", "")
 	}
 	if s.needles.in([]byte(r.Method)) || s.needles.in([]byte(r.Header.Get("Range"))) {
-		return no(http.StatusBadRequest, "a secret of the step where none belongs", "")
+		return nil, no(http.StatusBadRequest, "a secret of the step where none belongs", "")
 	}
 	if r.Method == http.MethodConnect {
-		return no(http.StatusMethodNotAllowed, "CONNECT where no proxy is", "T1572")
+		return nil, no(http.StatusMethodNotAllowed, "CONNECT where no proxy is", "T1572")
 	}
 	for v := range strings.SplitSeq(strings.Join(r.Header.Values("Upgrade"), ","), ",") {
 		// Offers to change to another HTTP or to TLS may be ignored.
 		if p, _, _ := strings.Cut(strings.TrimSpace(strings.ToLower(v)), "/"); p != "" && p != "h2c" && p != "tls" && p != "http" {
-			return no(http.StatusNotImplemented, fmt.Sprintf("an upgrade to %s, which is not HTTP", p), "T1572")
+			return nil, no(http.StatusNotImplemented, fmt.Sprintf("an upgrade to %s, which is not HTTP", p), "T1572")
 		}
 	}
 	u := &url.URL{Scheme: f.scheme, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
 	authority, port := r.Host, f.port
 	if r.URL.IsAbs() {
 		if f.scheme == "https" {
-			return no(http.StatusBadRequest, "a request to a proxy inside TLS", "")
+			return nil, no(http.StatusBadRequest, "a request to a proxy inside TLS", "")
 		}
 		// A client that takes port 80 of some host for its proxy means what it
 		// says too.
 		u.Scheme = strings.ToLower(r.URL.Scheme)
 		if u.Scheme != "http" && u.Scheme != "https" || r.URL.Opaque != "" {
-			return no(http.StatusNotImplemented, fmt.Sprintf("a URL of scheme %q through the proxy", u.Scheme), "")
+			return nil, no(http.StatusNotImplemented, fmt.Sprintf("a URL of scheme %q through the proxy", u.Scheme), "")
 		}
 		port = 0
 		authority = r.URL.Host
 	} else if f.explicit {
-		return no(http.StatusBadRequest, "a request to the proxy itself", "")
+		return nil, no(http.StatusBadRequest, "a request to the proxy itself", "")
 	}
 	if authority == "" {
 		authority = f.host
@@ -199,7 +202,7 @@ func (s *Step) target(r *http.Request, f *front) (*url.URL, *denial) {
 		host, err = cleanHost(host)
 	}
 	if err != nil {
-		return no(http.StatusBadRequest, "a Host that is neither a name nor an address", "")
+		return nil, no(http.StatusBadRequest, "a Host that is neither a name nor an address", "")
 	}
 	switch {
 	case port == 0 && p == 0:
@@ -210,7 +213,7 @@ func (s *Step) target(r *http.Request, f *front) (*url.URL, *denial) {
 	case port == 0:
 		port = p
 	case p != 0 && p != port:
-		return no(http.StatusMisdirectedRequest, fmt.Sprintf("the Host header names port %d on a connection to port %d", p, port), "T1090.004")
+		return nil, no(http.StatusMisdirectedRequest, fmt.Sprintf("the Host header names port %d on a connection to port %d", p, port), "T1090.004")
 	}
 	// The name under which the step knows an address of its own is meant.
 	if a, err := netip.ParseAddr(host); err == nil {
@@ -222,14 +225,14 @@ func (s *Step) target(r *http.Request, f *front) (*url.URL, *denial) {
 			fh = s.nameOf(a)
 		}
 		if host != fh {
-			return no(http.StatusMisdirectedRequest, fmt.Sprintf("the Host header names %s on a connection to %s", host, f.host), "T1090.004")
+			return nil, no(http.StatusMisdirectedRequest, fmt.Sprintf("the Host header names %s on a connection to %s", host, f.host), "T1090.004")
 		}
 	}
 	if u.Path == "" {
 		u.Path = "/"
 	}
 	if u.Path[0] != '/' {
-		return no(http.StatusBadRequest, "a request target that is no path", "")
+		return nil, no(http.StatusBadRequest, "a request target that is no path", "")
 	}
 	u.Host = host
 	if strings.Contains(host, ":") {
@@ -257,7 +260,7 @@ func (s *Step) explain(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.Header().Set("X-Waxseal", "refused")
 	w.WriteHeader(status)
-	io.WriteString(w, body)
+	_, _ = io.WriteString(w, body) //nolint:gosec // plain text, and says so
 }
 
 // path is that of the URL as it may be written down.
@@ -271,14 +274,14 @@ func (x *exchange) path() string {
 func (x *exchange) dest() string { return joinHost(x.url.Hostname(), portOf(x.url)) }
 
 // refuse answers for the gateway.
-func (x *exchange) refuse(status int, kind, reason, technique string) {
-	x.s.deny(x.w, &denial{status, refusal{kind: kind, dest: x.dest(), reason: reason, technique: technique}})
+func (x *exchange) refuse(status int, kind, reason string) {
+	x.s.deny(x.w, &denial{status, refusal{kind: kind, dest: x.dest(), reason: reason}})
 }
 
 func (x *exchange) serve() {
 	if x.s.g.requests.Add(1) > attest.MaxInputs {
 		x.s.rec.gap("overflow", "the build made more than %d requests; the others were refused", attest.MaxInputs)
-		x.refuse(http.StatusServiceUnavailable, "http", "more requests than a build may make", "")
+		x.refuse(http.StatusServiceUnavailable, "http", "more requests than a build may make")
 		return
 	}
 	x.ordinal = x.s.rec.next()
@@ -684,7 +687,7 @@ func (x *exchange) small(a *answer, resp *http.Response, sink *sink) {
 
 // complete keeps a body that has ended and writes its entry down.
 func (x *exchange) complete(a *answer, resp *http.Response, sink *sink, end error) {
-	if end == io.EOF {
+	if end == io.EOF { //nolint:errorlint // a reader's end is io.EOF itself; an error that wraps it is a body cut short
 		x.trailers(a, resp.Trailer)
 	} else {
 		a.entry.Cut = true
@@ -809,7 +812,7 @@ func (t innerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 			if p := recover(); p != nil {
 				w.WriteHeader(http.StatusBadGateway)
 				pw.CloseWithError(io.ErrUnexpectedEOF)
-				if p != http.ErrAbortHandler {
+				if err, ok := p.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
 					panic(p)
 				}
 				return

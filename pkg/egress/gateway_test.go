@@ -209,7 +209,7 @@ func TestRecordsEveryWayIn(t *testing.T) {
 				t.Fatalf("recorded %+v", rec)
 			}
 			r := rec.Requests[0]
-			if r.URI != way.url || r.Method != "GET" || r.Status != 200 || r.Digest != attest.DigestOf([]byte(body)).String() || r.Size != int64(len(body)) {
+			if r.URI != way.url || r.Method != http.MethodGet || r.Status != 200 || r.Digest != attest.DigestOf([]byte(body)).String() || r.Size != int64(len(body)) {
 				t.Errorf("recorded %+v", r)
 			}
 			if !strings.HasPrefix(r.Headers["content-type"], "text/plain") {

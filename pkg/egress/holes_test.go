@@ -144,7 +144,7 @@ func TestNoHalfOfASecretIsKept(t *testing.T) {
 		for range 3 {
 			q.WriteString(host)
 		}
-		r, err := http.NewRequest("GET", "http://files.test/", nil)
+		r, err := http.NewRequest(http.MethodGet, "http://files.test/", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -63,11 +63,11 @@ func tunnel(s *Step, to string, then func(net.Conn) string) string {
 	c.SetDeadline(time.Now().Add(5 * time.Second))
 	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", to, to)
 	r := bufio.NewReader(c)
-	resp, err := http.ReadResponse(r, &http.Request{Method: "CONNECT"})
+	resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
 	if err != nil {
 		return err.Error()
 	}
-	if resp.StatusCode != 200 {
+	if resp.StatusCode != http.StatusOK {
 		return resp.Status
 	}
 	return then(c)
@@ -104,6 +104,7 @@ func send(s *Step, domain, proto int, to unix.Sockaddr, b []byte) error {
 // TestHostileClients tries what must not work. Each attempt must leave the
 // refusal, and nothing may reach the outside.
 func TestHostileClients(t *testing.T) {
+	t.Parallel()
 	reached := make(chan string, 100)
 	w := newWorld(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		reached <- r.Host + r.URL.String()

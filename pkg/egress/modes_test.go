@@ -411,9 +411,9 @@ func TestSecretsAreNotKept(t *testing.T) {
 	}
 	g := w.gateway(t, Options{Store: st, Redactor: red})
 	s := open(t, g, StepOptions{Fetch: true, Secrets: [][]byte{[]byte(secret + "\n")}})
-	_, _, body, _ := fetch(t, s, "GET", "https://files.test/echo", "", "Authorization", "Basic "+enc)
-	if !strings.Contains(body, enc) {
-		t.Fatalf("the step did not get its answer: %q", body)
+	_, _, body, err := fetch(t, s, "GET", "https://files.test/echo", "", "Authorization", "Basic "+enc)
+	if err != nil || !strings.Contains(body, enc) {
+		t.Fatalf("the step did not get its answer: %q %v", body, err)
 	}
 	fetch(t, s, "GET", "https://files.test/echo?x=s3cr3t%2FValue%2Bwith%3Dsigns", "")
 	fetch(t, s, "POST", "https://files.test/post", "a body with "+secret)

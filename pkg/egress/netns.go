@@ -83,7 +83,7 @@ func (n *namespace) open(listen bool) error {
 	}
 	open := func(l *net.Listener, addr string, port int) {
 		if err == nil {
-			*l, err = net.Listen("tcp4", fmt.Sprintf("%s:%d", addr, port))
+			*l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp4", fmt.Sprintf("%s:%d", addr, port))
 		}
 	}
 	open(&n.dnsTCP, "0.0.0.0", portDNS)
@@ -157,10 +157,10 @@ func (n *namespace) last(d time.Duration) {
 	at := time.Now().Add(d)
 	for _, l := range []net.Listener{n.proxy, n.http, n.https, n.dnsTCP} {
 		if t, ok := l.(*net.TCPListener); ok {
-			t.SetDeadline(at)
+			_ = t.SetDeadline(at) // one that is closed takes no more
 		}
 	}
-	n.dnsUDP.SetReadDeadline(at)
+	_ = n.dnsUDP.SetReadDeadline(at)
 }
 
 // stop closes what takes connections and questions; the watch goes on.

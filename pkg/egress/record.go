@@ -25,7 +25,6 @@ type record struct {
 	violations []Violation
 	unsettled  map[string]Violation // by exchange: taken back when it succeeds after all
 	order      []string             // of unsettled
-	sealed     bool
 }
 
 // refusal is one thing denied; equal ones are counted.

@@ -127,7 +127,7 @@ func (x *exchange) unlisted(near []lock.Entry) {
 // violate fails the build and answers the step.
 func (x *exchange) violate(expected, got string, status int, reason string) {
 	x.s.rec.violate(x.violation(expected, got))
-	x.refuse(status, "lock", fmt.Sprintf("%s %s: %s", x.r.Method, x.path(), reason), "")
+	x.refuse(status, "lock", fmt.Sprintf("%s %s: %s", x.r.Method, x.path(), reason))
 }
 
 func (x *exchange) violation(expected, got string) Violation {
@@ -353,7 +353,7 @@ func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, opti
 		if !ok {
 			if !optional {
 				x.s.rec.violate(x.violation(expected, fmt.Sprintf("%d %s (%d bytes)", resp.StatusCode, got, w.Size())))
-				x.refuse(http.StatusForbidden, "lock", fmt.Sprintf("%s %s: upstream's answer is not what the lock lists", x.r.Method, x.path()), "")
+				x.refuse(http.StatusForbidden, "lock", fmt.Sprintf("%s %s: upstream's answer is not what the lock lists", x.r.Method, x.path()))
 			}
 			return false
 		}
@@ -366,7 +366,7 @@ func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, opti
 	if resp.StatusCode/100 == 3 && (a.signed || e.Headers == nil) && lock.Shape(a.entry.Headers["location"]) != lock.Shape(location) {
 		if !optional {
 			x.s.rec.violate(x.violation("a redirect to "+location, "one to "+a.entry.Headers["location"]))
-			x.refuse(http.StatusForbidden, "lock", x.path()+": upstream's redirect is not what the lock lists", "")
+			x.refuse(http.StatusForbidden, "lock", x.path()+": upstream's redirect is not what the lock lists")
 		}
 		return false
 	}

@@ -136,14 +136,13 @@ func newScanner(n *needles, contentEncoding string) *scanner {
 		return nil
 	}
 	s := &scanner{n: n}
-	var open func(io.Reader) (io.Reader, error)
+	zipped := false
 	switch strings.ToLower(strings.TrimSpace(contentEncoding)) {
 	case "", "identity":
 		return s
 	case "gzip", "x-gzip":
-		open = func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }
+		zipped = true
 	case "deflate":
-		open = func(r io.Reader) (io.Reader, error) { return flate.NewReader(r), nil }
 	default:
 		s.odd = true
 		return s
@@ -153,11 +152,14 @@ func newScanner(n *needles, contentEncoding string) *scanner {
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
-		defer io.Copy(io.Discard, pr) // the writer must never wait for a broken body
-		r, err := open(pr)
-		if err != nil {
-			s.odd = true
-			return
+		defer func() { _, _ = io.Copy(io.Discard, pr) }() // the writer must never wait for a broken body
+		r := flate.NewReader(pr)
+		if zipped {
+			var err error
+			if r, err = gzip.NewReader(pr); err != nil {
+				s.odd = true
+				return
+			}
 		}
 		inner := &scanner{n: n}
 		buf := make([]byte, 64<<10)
@@ -182,7 +184,7 @@ func (s *scanner) write(p []byte) {
 		return
 	}
 	if s.pipe != nil {
-		s.pipe.Write(p)
+		_, _ = s.pipe.Write(p) // its reader takes everything
 	}
 	keep := s.n.long - 1
 	if len(s.tail) > 0 {

@@ -74,13 +74,14 @@ func (p *packetSocket) run(see func([]byte)) {
 }
 
 // stop ends run.
-func (p *packetSocket) stop() { p.file.SetReadDeadline(time.Unix(1, 0)) }
+// The socket does not block, so it has deadlines.
+func (p *packetSocket) stop() { _ = p.file.SetReadDeadline(time.Unix(1, 0)) }
 
 // drain hands over what is still queued, once run has ended.
 func (p *packetSocket) drain(see func([]byte)) (lost uint32) {
 	buf := make([]byte, snapLen)
 	if rc, err := p.file.SyscallConn(); err == nil {
-		rc.Control(func(fd uintptr) {
+		_ = rc.Control(func(fd uintptr) {
 			for range 1 << 18 { // more than the queue holds: it ends even if somebody still sends
 				n, _, err := unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
 				if err == unix.EINTR {
