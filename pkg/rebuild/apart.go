@@ -45,7 +45,7 @@ func apart(ctx context.Context, program, layout, tmp string, original, rebuilt a
 	}
 	out := &atMost{left: maxComparison}
 	said := &atMost{left: maxComplaint, drop: true}
-	cmd := exec.CommandContext(ctx, program, CompareCommand, layout, string(original), layout, string(rebuilt))
+	cmd := exec.CommandContext(ctx, program, CompareCommand, layout, string(original), layout, string(rebuilt)) //nolint:gosec // this program itself or the caller's; no shell reads the arguments
 	cmd.Env = []string{"TMPDIR=" + tmp}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, said
