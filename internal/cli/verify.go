@@ -51,7 +51,7 @@ func (f *judgeFlags) request(s *Streams, ref string) (gate.Request, error) {
 	if req.Policy, err = signedPolicy(f.policy, f.policyKeys); err != nil {
 		return req, exitError{ExitUsage, err}
 	}
-	if err := f.trustFlags.read(&req); err != nil {
+	if err := f.read(&req); err != nil {
 		return req, exitError{ExitUsage, err}
 	}
 	return req, nil

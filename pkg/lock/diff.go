@@ -234,7 +234,7 @@ func visible(s string) string {
 func (p stepPair) diff() []Change {
 	var changes []Change
 	var b, a []Entry
-	title := ""
+	var title string
 	switch {
 	case p.before == nil:
 		title, a = p.after.Title(), p.after.Entries

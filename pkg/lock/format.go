@@ -165,7 +165,7 @@ func split(line string) ([]string, error) {
 		if end < 0 {
 			end = len(line)
 		}
-		w := ""
+		var w string
 		if q := strings.IndexByte(line[:end], '"'); q == 0 || q > 0 && strings.IndexByte(line, '=') == q-1 {
 			quoted, err := strconv.QuotedPrefix(line[q:])
 			if err != nil {

@@ -37,7 +37,7 @@ func TestParseRefuses(t *testing.T) {
 		"waxseal-lock 1\nimage debian:12 gitCommit:0796f27d68a0ac9a0067e220c1d2bee893403784": "reading digest",
 		"waxseal-lock 1\ngit a " + d:                                                         "want gitCommit",
 		"waxseal-lock 1\ngit a gitCommit:0796":                                               "want gitCommit",
-		"waxseal-lock 1\nimage debian:12 " + d + " platfrom=linux/amd64":                     `"platfrom=linux/amd64" is not known`,
+		"waxseal-lock 1\nimage debian:12 " + d + " platfarm=linux/amd64":                     `"platfarm=linux/amd64" is not known`,
 		"waxseal-lock 1\nimage debian:12 " + d + " platform=":                                "empty",
 		"waxseal-lock 1\nimage debian:12 " + d + " platform=a platform=b":                    "stands twice",
 		"waxseal-lock 1\nimage debian:12 " + d + " size=-1":                                  "size",

@@ -282,7 +282,7 @@ func (s *Store) importAll(ctx context.Context, r io.Reader, report *ImportReport
 			return err
 		}
 		h, err := tr.Next()
-		if err == io.EOF && n > 0 {
+		if errors.Is(err, io.EOF) && n > 0 {
 			return nil
 		}
 		if err != nil {

@@ -129,7 +129,7 @@ func (i image) sentences(at time.Time) []string {
 	if i.sbom {
 		since := now
 		if i.later() {
-			since = i.demands.packages.effective
+			since = i.packages.effective
 		}
 		formats := ""
 		if len(i.formats) > 0 {
@@ -137,7 +137,7 @@ func (i image) sentences(at time.Time) []string {
 		}
 		say(since, "must have a signed SBOM%s for every platform", formats)
 	}
-	if d := i.demands.packages; d != nil {
+	if d := i.packages; d != nil {
 		for _, p := range d.forbidden {
 			say(d.effective, "must not contain a package %q", p.text)
 		}
@@ -174,7 +174,7 @@ func (i image) sentences(at time.Time) []string {
 			}
 		}
 	}
-	if h := i.demands.hardening; h != nil {
+	if h := i.hardening; h != nil {
 		switch h.nonRoot {
 		case "numeric":
 			say(h.effective, "must set a user by a number that is not root's")
@@ -185,14 +185,14 @@ func (i image) sentences(at time.Time) []string {
 			say(h.effective, "must have nothing that looks like a secret in variables, labels, commands and history")
 		}
 	}
-	for _, r := range i.demands.rules {
+	for _, r := range i.rules {
 		text := fmt.Sprintf("must fulfil the rule %q: %s", r.name, oneLine(r.text))
 		if r.message != "" {
 			text += " (" + r.message + ")"
 		}
 		say(r.effective, "%s", text)
 	}
-	for _, w := range i.demands.waivers {
+	for _, w := range i.waivers {
 		state := "is excused from"
 		if w.Expired(at) {
 			state = "was excused, and is no more, from"

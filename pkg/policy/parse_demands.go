@@ -219,27 +219,27 @@ func (d *decoder) rules(n *yaml.Node, out *demands) {
 
 // asked is the entry's demand on packages, made when something is asked.
 func (i *image) asked() *packageDemand {
-	if i.demands.packages == nil {
-		i.demands.packages = &packageDemand{}
+	if i.packages == nil {
+		i.packages = &packageDemand{}
 	}
-	return i.demands.packages
+	return i.packages
 }
 
 // agree settles who asks for the SBOM: the entry at once, or its demand from a
 // date on.
 func (i *image) agree() {
-	switch p := i.demands.packages; {
+	switch p := i.packages; {
 	case p == nil:
 	case i.later():
 		p.formats = i.formats
 	case len(p.forbidden) == 0 && p.licenses == nil:
-		i.demands.packages = nil
+		i.packages = nil
 	}
 }
 
 // later reports whether the entry asks for an SBOM only from a date on.
 func (i *image) later() bool {
-	return i.sbom && i.demands.packages != nil && !i.demands.packages.effective.IsZero()
+	return i.sbom && i.packages != nil && !i.packages.effective.IsZero()
 }
 
 func (d *decoder) forbidden(n *yaml.Node, out *packageDemand) {

@@ -339,7 +339,7 @@ func (p *Policy) Summary() string {
 				fmt.Fprintf(&b, " (%s)", strings.Join(i.formats, ", "))
 			}
 		}
-		b.WriteString(i.demands.summary())
+		b.WriteString(i.summary())
 		b.WriteByte('\n')
 		if !p.reaches(i.level) {
 			fmt.Fprintf(&b, "  warning: no builder is trusted up to Build L%d, so nothing can fulfil this\n", i.level)

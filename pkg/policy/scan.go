@@ -317,11 +317,11 @@ func readSnyk(raw json.RawMessage, depth int) ([]Vulnerability, error) {
 	var out []Vulnerability
 	for _, v := range in.Vulnerabilities {
 		// Snyk lists a finding once for each path that leads to the package.
-		if key := v.ID + " " + v.Package + " " + v.Version; seen[key] {
+		key := v.ID + " " + v.Package + " " + v.Version
+		if seen[key] {
 			continue
-		} else {
-			seen[key] = true
 		}
+		seen[key] = true
 		next := Vulnerability{ID: v.ID, Aliases: v.Identifiers.CVE, Package: v.Package, Version: v.Version,
 			FixedIn: cmp.Or(v.Nearest, strings.Join(v.FixedIn, ", ")), Severity: severityOf(v.Severity)}
 		next.Fix = fix(next.FixedIn != "")
