@@ -405,13 +405,13 @@ func (f *field) record(t *testing.T, out string) *attestations.Inputs {
 func (f *field) check(want expectation, record, first *attestations.Inputs, said string) string {
 	kind, pattern := "", want.value
 	technique := ""
-	switch fields := strings.Fields(want.value); {
-	case want.key == "refusal":
+	switch fields := strings.Fields(want.value); want.key {
+	case "refusal":
 		kind, pattern = fields[0], fields[1]
 		if len(fields) == 3 {
 			technique = fields[2]
 		}
-	case want.key == "recorded":
+	case "recorded":
 		kind = fields[len(fields)-1]
 		pattern = strings.TrimSuffix(want.value, " "+kind)
 	}

@@ -2,6 +2,7 @@ package testkit_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -44,7 +45,9 @@ func TestUpstream(t *testing.T) {
 		if via != "" {
 			tr.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: via})
 		} else {
-			tr.Dial = func(network, _ string) (net.Conn, error) { return net.Dial(network, addr) }
+			tr.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, addr)
+			}
 		}
 		return &http.Client{Transport: tr}
 	}
