@@ -510,7 +510,7 @@ func readTree(in io.Reader, dir string) error {
 			if err != nil {
 				return err
 			}
-			_, err = io.Copy(f, r)
+			_, err = io.CopyN(f, r, h.Size)
 			if cerr := f.Close(); err == nil {
 				err = cerr
 			}

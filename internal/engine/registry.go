@@ -39,7 +39,7 @@ func (r *recorder) registryHosts(hosts docker.RegistryHosts) docker.RegistryHost
 			return nil, err
 		}
 		for i := range out {
-			inner := http.RoundTripper(tracing.DefaultTransport)
+			inner := tracing.DefaultTransport
 			if out[i].Client != nil && out[i].Client.Transport != nil {
 				inner = out[i].Client.Transport
 			}

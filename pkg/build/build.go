@@ -197,14 +197,16 @@ func (r *run) do(ctx context.Context) (*Result, error) {
 	b, err := r.solve(ctx, c, eng, in)
 	if err != nil {
 		stop()
-		<-kept
+	}
+	keptErr := <-kept
+	if err != nil {
 		return nil, err
 	}
-	if err := <-kept; err != nil {
+	if keptErr != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		r.notes.add("this build cannot be repeated from the store: %v", err)
+		r.notes.add("this build cannot be repeated from the store: %v", keptErr)
 	}
 	s, err := r.seal(ctx, c, eng, in, b)
 	if err != nil {

@@ -223,7 +223,7 @@ func (p *preparer) folderContext(ctx context.Context, dir string) error {
 		s.git = nil
 	}
 	p.in.git = s.git
-	return p.useContext(l, attestations.DependencyContext, tree)
+	return p.useContext(l, tree)
 }
 
 func (p *preparer) walk(ctx context.Context, dir, dockerfile string) (*tree, error) {
@@ -268,8 +268,8 @@ func (p *preparer) pack(ctx context.Context, name string, t *tree) (*layer, erro
 }
 
 // useContext hands l to the frontend as the main context.
-func (p *preparer) useContext(l *layer, name string, t *tree) error {
-	st, err := p.state(l, name, "[internal] load build context")
+func (p *preparer) useContext(l *layer, t *tree) error {
+	st, err := p.state(l, attestations.DependencyContext, "[internal] load build context")
 	if err != nil {
 		return err
 	}
@@ -463,7 +463,7 @@ func (p *preparer) stdinContext(ctx context.Context) error {
 			return err
 		}
 		p.in.main = l
-		return p.useContext(l, attestations.DependencyContext, nil)
+		return p.useContext(l, nil)
 	}
 	p.in.described = attestations.ContainerContext{Kind: "tar"}
 	spool, err := os.CreateTemp(p.tmpDir, "context-")
@@ -489,7 +489,7 @@ func (p *preparer) stdinContext(ctx context.Context) error {
 		return err
 	}
 	p.in.main = l
-	return p.useContext(l, attestations.DependencyContext, nil)
+	return p.useContext(l, nil)
 }
 
 func (p *preparer) archivedDockerfile(t *tree) (string, []byte, error) {

@@ -516,7 +516,7 @@ func (p *preparer) sealedContext() (done bool, err error) {
 	if err != nil {
 		return true, err
 	}
-	if err := p.useContext(l, attestations.DependencyContext, nil); err != nil {
+	if err := p.useContext(l, nil); err != nil {
 		return true, err
 	}
 	p.in.contexts.known[digest.Digest(l.digest)] = storedBlob{r.store, l.digest}
