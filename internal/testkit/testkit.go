@@ -74,14 +74,16 @@ func CanBuild() error {
 
 // Binaries builds waxseal and waxseal-engine and returns the folder they are
 // in. Under the race detector they are built with it too.
-func Binaries(ctx context.Context) (string, error) {
+func Binaries(ctx context.Context) (string, error) { return binaries(ctx, raceEnabled) }
+
+func binaries(ctx context.Context, race bool) (string, error) {
 	root, err := Root()
 	if err != nil {
 		return "", err
 	}
 	dir := filepath.Join(root, ".cache", "test")
 	args := []string{"build"}
-	if raceEnabled {
+	if race {
 		dir += "-race"
 		args = append(args, "-race")
 	}
