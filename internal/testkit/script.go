@@ -142,11 +142,12 @@ func Script(t *testing.T, dir string, update bool) {
 	})
 }
 
-// movesMuch reports whether a script moves so many bytes that it runs without
-// the race detector; what it does, others do under it with fewer.
+// movesMuch reports whether a script moves so many bytes that its programs are
+// built without the race detector; what they do, the tests of the gateway, the
+// engine and pkg/build do under it with fewer.
 func movesMuch(workDir string) bool {
 	name := strings.TrimPrefix(filepath.Base(workDir), "script-")
-	return strings.HasPrefix(name, "inputs_real_") || name == "inputs_conditions"
+	return strings.HasPrefix(name, "rebuild") || strings.HasPrefix(name, "inputs_") && name != "inputs_store"
 }
 
 type faultsKey struct{}
