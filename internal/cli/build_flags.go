@@ -73,7 +73,7 @@ func (f *buildFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.inputs, "inputs", "record", "`MODE` of what comes from outside: record all of it and write the lock; locked, only what the lock lists, byte for byte; offline, the same and all from the store; none, nothing but base images, which are pulled and recorded")
 	fs.StringVar(&f.lock, "lock", "", "lock `FILE` (default: waxseal.lock beside the Dockerfile)")
 	fs.StringVar(&f.store, "store", "", "`DIR` of the bytes that builds took in (default: ~/.local/share/waxseal/store)")
-	fs.StringArrayVar(&f.allowHosts, "allow-host", nil, "`PATTERN` of hosts that may be reached, as *.debian.org; may be repeated (default: all)")
+	fs.StringArrayVar(&f.allowHosts, "allow-host", nil, "`PATTERN` of hosts that may be reached, as *.example.org; may be repeated (default: all)")
 	fs.StringArrayVar(&f.upstreams, "upstream", nil, "`NAME=ADDRESS` to reach a NAME[:PORT] at, ADDRESS[:PORT]; the only way to this machine and its link")
 	fs.StringVar(&f.upstreamCA, "upstream-ca", "", "`FILE` of certificates trusted besides the system's, PEM")
 	fs.BoolVar(&f.pushInputs, "push-inputs", false, "with --push: put the bytes beside the image, for rebuild")

@@ -239,8 +239,8 @@ func isPort(s string) bool {
 	return s == "" || err == nil && n > 0
 }
 
-// CheckHostPatterns accepts patterns of hosts: "deb.debian.org" or
-// "*.debian.org".
+// CheckHostPatterns accepts patterns of hosts: "deb.example.org" or
+// "*.example.org".
 func CheckHostPatterns(patterns []string) error {
 	for _, p := range patterns {
 		name := strings.TrimPrefix(p, "*.")

@@ -42,7 +42,7 @@ func everything() *Request {
 		Seal:    Seal{SBOM: []string{"spdx", "cyclonedx"}, BuilderID: "https://ci.example/builder"},
 		Inputs: InputChoice{
 			Mode: attestations.InputsLocked, Lock: "/home/me/waxseal.lock", Store: "/home/me/store", UpstreamCA: "/home/me/ca.pem",
-			AllowHosts: []string{"*.debian.org"}, Upstreams: map[string]string{"deb.debian.org": "10.0.0.1:8080"},
+			AllowHosts: []string{"*.example.org"}, Upstreams: map[string]string{"deb.example.org": "10.0.0.1:8080"},
 		},
 	}
 }
@@ -51,7 +51,7 @@ func everything() *Request {
 // elsewhere, and had a body withheld.
 func aStep() attestations.InputStep {
 	python := attestations.InputRequest{
-		Ordinal: 1, Method: "GET", URI: "http://deb.debian.org/debian/pool/main/p/python3/python3_3.11_amd64.deb", Status: 200,
+		Ordinal: 1, Method: "GET", URI: "http://deb.example.org/debian/pool/main/p/python3/python3_3.11_amd64.deb", Status: 200,
 		Digest: "sha256:" + zeros64, Size: 3, Headers: map[string]string{"content-type": "application/vnd.debian.binary-package"},
 	}
 	again, other := python, python
@@ -193,7 +193,7 @@ func TestProvenanceListsWhatStepsAskedFor(t *testing.T) {
 	if bound.Name != attestations.ByproductInputs || bound.Digest["sha256"] != attest.DigestOf([]byte("y")).Hex() || bound.Annotations != nil {
 		t.Errorf("byproduct %+v", bound)
 	}
-	if in := p.BuildDefinition.ExternalParameters.Inputs; in.Mode != "locked" || in.Lock != string(attest.DigestOf([]byte("lock"))) || in.Upstreams[0] != "deb.debian.org" {
+	if in := p.BuildDefinition.ExternalParameters.Inputs; in.Mode != "locked" || in.Lock != string(attest.DigestOf([]byte("lock"))) || in.Upstreams[0] != "deb.example.org" {
 		t.Errorf("parameters %+v", in)
 	}
 	if got := p.BuildDefinition.InternalParameters.NetworkObserved; got != attestations.VerdictGaps {

@@ -32,7 +32,7 @@ import (
 // keeps no bodies.
 type Options struct {
 	Mode       string      // attestations.InputsRecord and so on; "" records
-	AllowHosts []string    // patterns of hosts, "*.debian.org"; none: all
+	AllowHosts []string    // patterns of hosts, "*.example.org"; none: all
 	Lock       *lock.File  // for locked and offline, replay loaded where the store has it
 	Store      *lock.Store // nil keeps no bodies (record and none only)
 	Redactor   *lock.Redactor

@@ -348,11 +348,11 @@ func TestExpect(t *testing.T) {
 		{"any", `parameters: {buildArgs: any}`, `{"buildArgs":{"X":"1"}}`, "", ""},
 		{"a target", ``, `{"target":"debug"}`, "", "parameter /predicate/buildDefinition/externalParameters/target"},
 		{"a listed target", `parameters: {target: [release]}`, `{"target":"release"}`, "", ""},
-		{"a build's own inputs", ``, `{"inputs":{"mode":"record","allowHosts":["*.debian.org"]}}`, "", ""},
+		{"a build's own inputs", ``, `{"inputs":{"mode":"record","allowHosts":["*.example.org"]}}`, "", ""},
 		{"inputs held to a lock", ``, `{"inputs":{"mode":"locked","lock":"sha256:00"}}`, "", ""},
 		{"a mode of inputs that nobody knows", ``, `{"inputs":{"mode":"trusting"}}`, "", "parameter /predicate/buildDefinition/externalParameters/inputs/mode"},
-		{"another upstream", ``, `{"inputs":{"mode":"record","upstreams":["deb.debian.org"]}}`, "", "parameter /predicate/buildDefinition/externalParameters/inputs/upstreams/0"},
-		{"a listed upstream", `parameters: {inputs/upstreams: [deb.debian.org]}`, `{"inputs":{"mode":"record","upstreams":["deb.debian.org"]}}`, "", ""},
+		{"another upstream", ``, `{"inputs":{"mode":"record","upstreams":["deb.example.org"]}}`, "", "parameter /predicate/buildDefinition/externalParameters/inputs/upstreams/0"},
+		{"a listed upstream", `parameters: {inputs/upstreams: [deb.example.org]}`, `{"inputs":{"mode":"record","upstreams":["deb.example.org"]}}`, "", ""},
 		{"only locked inputs wanted", `parameters: {inputs/mode: [locked, offline]}`, `{"inputs":{"mode":"record"}}`, "", "parameter /predicate/buildDefinition/externalParameters/inputs/mode"},
 		{"only locked inputs wanted, and given", `parameters: {inputs/mode: [locked, offline]}`, `{"inputs":{"mode":"offline","lock":"sha256:00"}}`, "", ""},
 		{"an entitlement", ``, `{"allow":["network.host"]}`, "", "parameter /predicate/buildDefinition/externalParameters/allow/0"},
@@ -430,7 +430,7 @@ func TestDraft(t *testing.T) {
 	}
 	build := provenance(t, `{"context":{"kind":"directory"},"dockerfile":"docker/Dockerfile","target":"release","buildArgs":{"VERSION":"1","weird: [key]":"x","null":"y"},
 		"labels":{"org.example/a":"b"},"secrets":["token"],"shmSize":67108864,"platforms":["linux/amd64"],"addHosts":["h=127.0.0.1"],"cacheFrom":["type=registry,ref=\"x\""],
-		"allow":["network.host"],"inputs":{"mode":"record","allowHosts":["*.debian.org"],"upstreams":["deb.debian.org"]}}`,
+		"allow":["network.host"],"inputs":{"mode":"record","allowHosts":["*.example.org"],"upstreams":["deb.example.org"]}}`,
 		strings.Replace(app, `"digest"`, `"annotations":{"changedFiles":["a"]},"digest"`, 1))
 	foreign := provenanceOf(t, "https://other.example/t", `{"request":{"args":{"build-arg:V":"1"},"deep":{"a":{"b":["x",{"id":"y"}]}},"odd":[{"no":"name"}]},"flag":true}`, "")
 	for _, c := range []struct {
