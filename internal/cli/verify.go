@@ -34,6 +34,9 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	if withLevel {
 		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, source=N, build=N,source=N, or 4 (default: what the policy declares, or build=1)")
+		_ = cmd.RegisterFlagCompletionFunc("level", cobra.FixedCompletions([]cobra.Completion{
+			"1", "2", "3", "4\tBuild L3, inputs complete, hermetic, source reviewed by two", "source=1", "source=2", "source=3", "source=4",
+		}, cobra.ShellCompDirectiveNoFileComp)) // fails for flags that do not exist
 	}
 }
 
