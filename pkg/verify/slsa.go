@@ -62,17 +62,21 @@ func (a answer) by(way string) answer {
 }
 
 // row is the requirement with an answer.
-func (q Requirement) row(a answer) Row {
+func (q *Requirement) row(a answer) Row {
 	r := Row{
 		ID: q.ID, Track: q.Track, Level: q.Level, Property: q.Property, Title: q.Title, Clause: q.Clause,
 		Status: a.status, Reason: a.reason, Evidence: a.evidence,
 	}
-	if r.Reason == "" {
-		r.Reason = map[Status]string{Met: q.Met, NotMet: q.NotMet, Unknown: q.Unknown}[r.Status]
+	switch r.Status {
+	case Met:
+		r.Reason = cmp.Or(r.Reason, q.Met)
+		return r
+	case NotMet:
+		r.Reason = cmp.Or(r.Reason, q.NotMet)
+	default:
+		r.Status, r.Reason = Unknown, cmp.Or(r.Reason, q.Unknown)
 	}
-	if r.Status != Met {
-		r.Hint = cmp.Or(a.way, q.Way)
-	}
+	r.Hint = cmp.Or(a.way, q.Way)
 	return r
 }
 
@@ -216,7 +220,8 @@ func met(rows []Row) int {
 
 func absent(why string) []Row {
 	var rows []Row
-	for _, q := range Requirements() {
+	for i := range table() {
+		q := &table()[i]
 		a := answer{status: Unknown, reason: "there is no provenance to tell it from"}
 		switch q.ID {
 		case RowExists:
@@ -250,13 +255,15 @@ func assess(t Trust, f Findings, c *Candidate) Result {
 		w.limit.Level = 1
 	}
 	w.inputs, w.without = w.record()
-	res := Result{Candidate: c}
-	for _, q := range Requirements() {
-		check := q.check
-		if check == nil {
-			check = func(w *weighing) answer { return w.source(q.ID) }
+	res := Result{Candidate: c, Rows: make([]Row, 0, len(table()))}
+	for i := range table() {
+		q := &table()[i]
+		var r Row
+		if q.check != nil {
+			r = q.row(q.check(&w))
+		} else {
+			r = q.row(w.source(q.ID))
 		}
-		r := q.row(check(&w))
 		res.Rows = append(res.Rows, r)
 		if r.Property != "" && r.Status == Met {
 			res.Properties = append(res.Properties, r.Property)
