@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -147,10 +148,12 @@ type Findings struct {
 	// Asked is what the image must carry. It changes no answer: where several
 	// candidates stand, the one that leaves least of it open is taken.
 	Asked Demand
-	// Unread: the evidence that properties rest on was not looked at, because
-	// nothing asks for it.
-	Unread bool
+	// Unread are the properties whose evidence was not looked at, because nothing
+	// asks for them.
+	Unread []string
 }
+
+func (f Findings) unread(property string) bool { return slices.Contains(f.Unread, property) }
 
 // Platform is what was found of one platform of an index.
 type Platform struct {
@@ -396,14 +399,29 @@ func checkIsolated(w *weighing) answer {
 	return say(Unknown, notVouched(w.limit, 3), at...)
 }
 
+// unvouched says why what the provenance names says nothing of the image: nobody
+// trusted says that it names the right things.
+func (w *weighing) unvouched() string {
+	switch {
+	case w.Signer == nil:
+		return "no signature on the provenance was verified, so nobody vouches for what it names"
+	case w.limit.Level < 1:
+		return w.limit.Reason
+	}
+	return ""
+}
+
 // source is the answer that came with the candidate for a requirement of the
 // Source track.
 func (w *weighing) source(id string) answer {
 	if w.Source == nil {
-		if w.findings.Unread && w.findings.Asked.Source == 0 {
+		if w.findings.unread(PropertyTwoParty) && w.findings.Asked.Source == 0 {
 			return say(Unknown, unread)
 		}
 		return say(Unknown, "no evidence about the source")
+	}
+	if why := w.unvouched(); why != "" {
+		return say(Unknown, why)
 	}
 	for _, r := range w.Source.Rows {
 		if r.ID == id {
