@@ -39,17 +39,26 @@ type source interface {
 }
 
 func (r *registry) Evidence(ctx context.Context, d attest.Digest) ([]Piece, error) {
-	return collect(ctx, r, r.opts, d)
+	return collect(ctx, r, r.opts, r.named, d)
+}
+
+func (r *registry) CommitEvidence(ctx context.Context, commit string) ([]Piece, error) {
+	return r.named.commit(ctx, commit)
 }
 
 func (l *layout) Evidence(ctx context.Context, d attest.Digest) ([]Piece, error) {
-	return collect(ctx, l, l.opts, d)
+	return collect(ctx, l, l.opts, l.named, d)
+}
+
+func (l *layout) CommitEvidence(ctx context.Context, commit string) ([]Piece, error) {
+	return l.named.commit(ctx, commit)
 }
 
 // collector gathers the pieces about one digest.
 type collector struct {
 	source
 	opts  Options
+	named *named
 	about attest.Digest
 	bytes atomic.Int64
 
@@ -64,8 +73,8 @@ type task struct {
 	desc   v1.Descriptor
 }
 
-func collect(ctx context.Context, s source, opts Options, about attest.Digest) ([]Piece, error) {
-	c := &collector{source: s, opts: opts, about: about}
+func collect(ctx context.Context, s source, opts Options, n *named, about attest.Digest) ([]Piece, error) {
+	c := &collector{source: s, opts: opts, named: n, about: about}
 	err := parallel(ctx, parallelReads, []func(context.Context) error{
 		c.listReferrers, c.readFallback, c.readAtt, c.readIndex, c.readFiles,
 	})
@@ -128,7 +137,7 @@ func (c *collector) unreadable(ctx context.Context, p Piece, err error) error {
 
 // tooMuch is more evidence than is read. It is no mark on one piece: which of
 // them counts cannot be told.
-type tooMuch struct{ about attest.Digest }
+type tooMuch struct{ about string }
 
 func (e *tooMuch) Error() string {
 	return fmt.Sprintf("reading evidence for %s: more than the %d pieces or %d MB that are read", e.about, attest.MaxEvidence, attest.MaxEvidenceSum>>20)
@@ -184,7 +193,7 @@ func (c *collector) readFallback(ctx context.Context) error {
 		return nil
 	}
 	if len(doc.Manifests) > attest.MaxReferrers {
-		return &tooMuch{c.about}
+		return &tooMuch{string(c.about)}
 	}
 	c.enqueue(SourceTag, doc.Manifests)
 	return nil
@@ -248,7 +257,7 @@ func (c *collector) readTasks(ctx context.Context) error {
 		work = append(work, func(ctx context.Context) error { return c.readTask(ctx, p, t.desc) })
 	}
 	if len(work) > attest.MaxEvidence {
-		return &tooMuch{c.about}
+		return &tooMuch{string(c.about)}
 	}
 	return parallel(ctx, parallelReads, work)
 }
@@ -318,7 +327,7 @@ func (c *collector) readTask(ctx context.Context, p Piece, desc v1.Descriptor) e
 // readLayers takes every layer of an evidence manifest as a piece.
 func (c *collector) readLayers(ctx context.Context, p Piece, doc *document) error {
 	if len(doc.Layers) > attest.MaxEvidence {
-		return &tooMuch{c.about}
+		return &tooMuch{string(c.about)}
 	}
 	for _, layer := range doc.Layers {
 		p := p
@@ -335,7 +344,7 @@ func (c *collector) readLayers(ctx context.Context, p Piece, doc *document) erro
 			continue
 		}
 		if layer.Size >= 0 && layer.Size <= attest.MaxBundle && c.bytes.Add(layer.Size) > attest.MaxEvidenceSum {
-			return &tooMuch{c.about}
+			return &tooMuch{string(c.about)}
 		}
 		raw, err := readBlob(ctx, c, layer, attest.MaxBundle)
 		if err != nil {
@@ -364,5 +373,5 @@ func (c *collector) sorted() []Piece {
 }
 
 func order(origin string) int {
-	return slices.Index([]string{SourceReferrer, SourceTag, SourceAtt, SourceIndex, SourceFile}, origin)
+	return slices.Index([]string{SourceReferrer, SourceTag, SourceAtt, SourceIndex, SourceFile, SourceNotes, SourceSig}, origin)
 }

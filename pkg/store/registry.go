@@ -30,6 +30,7 @@ type registry struct {
 	repo   name.Repository
 	polite http.RoundTripper
 	auth   authn.Keychain
+	named  *named
 
 	mu        sync.Mutex
 	client    *http.Client   // logged in for reading; nil before the first use
@@ -60,7 +61,7 @@ func openRegistry(ref Reference, opts Options) (*registry, error) {
 	}
 	return &registry{
 		ref: ref, opts: opts, repo: repo, polite: newTransport(opts),
-		auth: authn.DefaultKeychain, manifests: map[attest.Digest]cached{},
+		auth: authn.DefaultKeychain, named: newNamed(opts.Evidence), manifests: map[attest.Digest]cached{},
 	}, nil
 }
 
