@@ -81,8 +81,10 @@ func collect(ctx context.Context, s source, opts Options, n *named, about attest
 	if err != nil {
 		return nil, err
 	}
-	if err := c.readTasks(ctx); err != nil {
-		return nil, err
+	for _, next := range []func(context.Context) error{c.readTasks, c.readNotes, c.readSig} {
+		if err := next(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return c.sorted(), nil
 }
@@ -208,6 +210,30 @@ func (c *collector) readAtt(ctx context.Context) error {
 	return c.readLayers(ctx, Piece{Source: SourceAtt, Where: string(d)}, doc)
 }
 
+// aSignature says what there is in place of evidence.
+const aSignature = "a signature, not an attestation: it says nothing of how the image was built"
+
+// readSig lists what is under cosign's tag for signatures, which is evidence of
+// nothing that is judged here. So it is asked for only by who wants everything,
+// and where there is nothing else to show.
+func (c *collector) readSig(ctx context.Context) error {
+	wanted := c.opts.Want == nil || c.opts.Want(cosigntypes.SimpleSigningMediaType)
+	if !wanted && len(c.pieces) > 0 {
+		return nil
+	}
+	doc, d, err := c.readTag(ctx, SourceSig, fallbackTag(c.about)+".sig")
+	if doc == nil || err != nil {
+		return err
+	}
+	for i, layer := range doc.Layers {
+		if i == attest.MaxEvidence {
+			break // which of them counts is no question: none does
+		}
+		c.add(Piece{Source: SourceSig, Where: string(d), Digest: attest.Digest(layer.Digest.String()), Skipped: aSignature})
+	}
+	return nil
+}
+
 // readIndex looks for BuildKit's attestation manifests in the index that was
 // asked for.
 func (c *collector) readIndex(ctx context.Context) error {
@@ -272,6 +298,9 @@ func (c *collector) decline(p *Piece, artifactType string, annotations map[strin
 		"", emptyMediaType, imageConfigMediaType,
 		cosigntypes.DssePayloadType, cosigntypes.IntotoPayloadType, "application/vnd.dev.cosign.artifact.att.v1+json",
 	}, artifactType):
+	case artifactType == cosigntypes.SimpleSigningMediaType || strings.HasPrefix(artifactType, "application/vnd.dev.cosign.artifact.sig."):
+		p.Skipped = aSignature
+		return true
 	default:
 		p.Skipped = fmt.Sprintf("artifact type %q is no evidence that waxseal reads", oneLine(artifactType))
 		return true
@@ -334,6 +363,11 @@ func (c *collector) readLayers(ctx context.Context, p Piece, doc *document) erro
 		p.Digest = attest.Digest(layer.Digest.String())
 		mediaType := string(layer.MediaType)
 		signed := strings.HasPrefix(mediaType, bundleMediaPrefix) || mediaType == cosigntypes.DssePayloadType
+		if mediaType == cosigntypes.SimpleSigningMediaType {
+			p.Skipped = aSignature
+			c.add(p)
+			continue
+		}
 		if !signed && mediaType != cosigntypes.IntotoPayloadType {
 			p.Skipped = fmt.Sprintf("a layer of type %q is no evidence that waxseal reads", oneLine(mediaType))
 			c.add(p)

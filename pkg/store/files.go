@@ -282,7 +282,7 @@ func (c *collector) readFiles(ctx context.Context) error {
 	if len(mine) > attest.MaxEvidence {
 		return &tooMuch{string(c.about)}
 	}
-	aside := aside{}
+	unread, foreign := aside{what: "cannot be read"}, aside{what: "are about something else"}
 	for i := range c.named.docs {
 		d := &c.named.docs[i]
 		switch {
@@ -291,12 +291,14 @@ func (c *collector) readFiles(ctx context.Context) error {
 				return err
 			}
 		case others[i], d.commits:
-		case aside.room(d):
+		case d.skipped != "" && unread.room(d), d.skipped == "" && foreign.room(d):
 			c.add(d.piece())
 		}
 	}
-	if aside.left > 0 {
-		c.add(Piece{Source: SourceFile, Where: aside.from, Skipped: fmt.Sprintf("from here on, %d more documents that are about something else or cannot be read", aside.left)})
+	for _, a := range []aside{unread, foreign} {
+		if a.left > 0 {
+			c.add(Piece{Source: SourceFile, Where: a.from, Skipped: fmt.Sprintf("from here on, %d more documents that %s", a.left, a.what)})
+		}
 	}
 	return nil
 }
@@ -315,6 +317,7 @@ func (c *collector) readFile(d *fileDoc) error {
 
 // aside counts what is shown though it is not about the image.
 type aside struct {
+	what   string
 	pieces int
 	bytes  int64
 	left   int
@@ -322,14 +325,18 @@ type aside struct {
 }
 
 func (a *aside) room(d *fileDoc) bool {
-	if a.pieces == maxAside || a.bytes+d.size > max(maxAsideBytes, d.size) {
+	size := d.size
+	if d.skipped != "" {
+		size = 0 // it is not read
+	}
+	if a.pieces == maxAside || a.pieces > 0 && a.bytes+size > maxAsideBytes {
 		if a.left++; a.left == 1 {
 			a.from = d.where()
 		}
 		return false
 	}
 	a.pieces++
-	a.bytes += d.size
+	a.bytes += size
 	return true
 }
 

@@ -336,3 +336,134 @@ func treeEntries(raw []byte, width int) iter.Seq2[treeEntry, error] {
 		}
 	}
 }
+
+const (
+	// revision names the commit that an image was built from, as an annotation
+	// of its manifest or a label of its configuration.
+	// https://github.com/opencontainers/image-spec/blob/v1.1.1/annotations.md
+	revision = "org.opencontainers.image.revision"
+	// maxCommits bounds the commits whose notes one image makes us read.
+	maxCommits = 16
+)
+
+// readNotes takes from the notes what is about the image. A repository may have
+// a million of them, so only those are read that are on a commit which the
+// image names as its revision, or a statement about it as what it was built
+// from. None of that is verified: it only says where to look.
+func (c *collector) readNotes(ctx context.Context) error {
+	if len(c.named.notes) == 0 {
+		return nil
+	}
+	commits, err := c.commits(ctx)
+	if err != nil {
+		return err
+	}
+	for _, commit := range commits {
+		for _, n := range c.named.notes {
+			pieces, err := n.about(ctx, commit)
+			if err != nil {
+				return err
+			}
+			for _, p := range pieces {
+				if err := c.readNote(p); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (c *collector) readNote(p Piece) error {
+	if p.Raw != nil {
+		st := statementOf(p.Raw)
+		if st == nil || !st.Binds(c.about) {
+			return nil // it is about the commit, or about another image
+		}
+		if c.unwanted(&p, p.PredicateType) {
+			p.Raw = nil
+		}
+	}
+	if c.bytes.Add(int64(len(p.Raw))) > attest.MaxEvidenceSum {
+		return &tooMuch{string(c.about)}
+	}
+	c.add(p)
+	return nil
+}
+
+// commits are those whose notes may speak of the image, in a stable order.
+func (c *collector) commits(ctx context.Context) ([]gitID, error) {
+	found := map[gitID]bool{}
+	take := func(s string) {
+		if id, err := parseGitID(s); err == nil {
+			found[id] = true
+		}
+	}
+	names, err := c.revisions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		take(name)
+	}
+	type dependency struct {
+		Digest map[string]string `json:"digest"`
+	}
+	for _, p := range c.pieces {
+		st := statementOf(p.Raw)
+		if st == nil || !st.Binds(c.about) {
+			continue
+		}
+		// SLSA provenance v1, and v0.2 or v0.1.
+		var predicate struct {
+			BuildDefinition struct {
+				ResolvedDependencies []dependency `json:"resolvedDependencies"`
+			} `json:"buildDefinition"`
+			Materials []dependency `json:"materials"`
+		}
+		if attest.UnmarshalStrict(st.Predicate, &predicate) != nil {
+			continue
+		}
+		for _, d := range slices.Concat(predicate.BuildDefinition.ResolvedDependencies, predicate.Materials) {
+			take(d.Digest["gitCommit"])
+			take(d.Digest["sha1"])
+		}
+	}
+	all := slices.Sorted(maps.Keys(found))
+	return all[:min(len(all), maxCommits)], nil
+}
+
+// revisions is what the image itself says it was built from. An image that
+// cannot be read says nothing.
+func (c *collector) revisions(ctx context.Context) ([]string, error) {
+	nothing := func(err error) ([]string, error) {
+		if ctx.Err() != nil || errors.Is(err, ErrUnavailable) {
+			return nil, err
+		}
+		return nil, nil
+	}
+	doc, _, err := readDocument(ctx, c, c.about)
+	if err != nil {
+		return nothing(err)
+	}
+	out := []string{doc.Annotations[revision]}
+	if doc.Config == nil {
+		return out, nil
+	}
+	raw, err := readBlob(ctx, c, *doc.Config, attest.MaxConfig)
+	if err != nil {
+		if out[0] != "" {
+			return out, nil
+		}
+		return nothing(err)
+	}
+	var config struct {
+		Config struct {
+			Labels map[string]string `json:"Labels"`
+		} `json:"config"`
+	}
+	if attest.UnmarshalStrict(raw, &config) == nil {
+		out = append(out, config.Config.Labels[revision])
+	}
+	return out, nil
+}
