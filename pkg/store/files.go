@@ -90,6 +90,9 @@ func (n *named) load(ctx context.Context) error {
 		if err != nil {
 			return pathError("reading evidence", d.path, err)
 		}
+		if attest.DigestOf(raw) != d.digest {
+			return &Error{Place: d.path, Action: "reading evidence", Cause: (&mismatch{want: d.digest}).Error(), Way: "the archive was changed; do not use it"}
+		}
 		if err := fresh.add(d, raw); err != nil {
 			return err
 		}

@@ -202,12 +202,16 @@ func (a *archive) read(ctx context.Context) error {
 		return err
 	}
 	for _, m := range index.Manifests {
-		if m.ArtifactType != archiveType && m.ArtifactType != trustType {
-			continue
-		}
 		d, err := digest(m)
 		if err != nil {
 			return err
+		}
+		// What was cut off might have counted against the image.
+		if _, ok := a.layout.tar.files["blobs/sha256/"+d.Hex()]; !ok {
+			return fmt.Errorf("it is not whole: %s is listed, and not there", d)
+		}
+		if m.ArtifactType != archiveType && m.ArtifactType != trustType {
+			continue
 		}
 		doc, _, err := readDocument(ctx, a.layout, d)
 		if err != nil {
@@ -237,7 +241,7 @@ func (a *archive) read(ctx context.Context) error {
 			return fmt.Errorf("its evidence %s is not there, or not as large as stated", d)
 		}
 		a.layout.named.more = append(a.layout.named.more, fileDoc{
-			path: a.layout.dir + ":" + oneLine(f.Annotations[fileTitle]), from: a.layout.tar.f, offset: at.offset, size: at.size,
+			path: a.layout.dir + ":" + oneLine(f.Annotations[fileTitle]), from: a.layout.tar.f, offset: at.offset, size: at.size, digest: d,
 		})
 	}
 	return nil
