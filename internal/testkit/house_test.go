@@ -22,7 +22,7 @@ const module = "github.com/waxseal/waxseal/"
 var rooms = map[string]string{
 	"cmd/waxseal":          "internal/cli",
 	"cmd/waxseal-engine":   "internal/engine",
-	"internal/cli":         "attestations pkg/attest pkg/build pkg/gate pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/verify",
+	"internal/cli":         "attestations pkg/attest pkg/build pkg/gate pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
 	"internal/engine":      "pkg/egress pkg/lock pkg/catalog pkg/sbom pkg/attest attestations",
 	"internal/conformance": "pkg/attest pkg/verify",
 	"internal/testkit":     "*",
@@ -36,6 +36,7 @@ var rooms = map[string]string{
 	"pkg/catalog":          "pkg/sbom pkg/attest",
 	"pkg/sign":             "pkg/attest",
 	"pkg/store":            "pkg/attest",
+	"pkg/trust":            "pkg/attest",
 	"pkg/verify":           "pkg/attest attestations",
 	"pkg/policy":           "pkg/verify pkg/sbom pkg/attest attestations",
 	"pkg/gate":             "pkg/store pkg/verify pkg/policy pkg/attest attestations",
@@ -48,22 +49,24 @@ var rooms = map[string]string{
 // guests is where each third party may be imported, by the longest prefix.
 // What stands nowhere here is not imported at all.
 var guests = map[string]string{
-	"github.com/spf13/cobra":                 "internal/cli",
-	"github.com/spf13/pflag":                 "internal/cli",
-	"github.com/sirupsen/logrus":             "internal/cli internal/engine", // BuildKit's client logs through it
-	"github.com/moby/buildkit":               "internal/engine pkg/build",
-	"github.com/containerd":                  "internal/engine",
-	"github.com/anchore/syft":                "pkg/catalog",
-	"modernc.org/sqlite":                     "pkg/catalog", // what Syft reads RPM databases with
-	"github.com/CycloneDX/cyclonedx-go":      "pkg/sbom",
-	"github.com/spdx/tools-golang":           "pkg/sbom",
-	"github.com/google/go-containerregistry": "pkg/store",
-	"github.com/sigstore/cosign/v2":          "pkg/sign pkg/verify",
-	"github.com/sigstore/cosign/v2/pkg/oci":  "pkg/store",
-	"github.com/sigstore/sigstore":           "pkg/sign pkg/verify",
-	"github.com/sigstore/sigstore-go":        "pkg/verify",
-	"go.yaml.in/yaml/v3":                     "pkg/policy",
-	"cel.dev/cel-go":                         "pkg/policy",
+	"github.com/spf13/cobra":                  "internal/cli",
+	"github.com/spf13/pflag":                  "internal/cli",
+	"github.com/sirupsen/logrus":              "internal/cli internal/engine", // BuildKit's client logs through it
+	"github.com/moby/buildkit":                "internal/engine pkg/build",
+	"github.com/containerd":                   "internal/engine",
+	"github.com/anchore/syft":                 "pkg/catalog",
+	"modernc.org/sqlite":                      "pkg/catalog", // what Syft reads RPM databases with
+	"github.com/CycloneDX/cyclonedx-go":       "pkg/sbom",
+	"github.com/spdx/tools-golang":            "pkg/sbom",
+	"github.com/google/go-containerregistry":  "pkg/store",
+	"github.com/sigstore/cosign/v2":           "pkg/sign pkg/verify",
+	"github.com/sigstore/cosign/v2/pkg/oci":   "pkg/store",
+	"github.com/sigstore/sigstore":            "pkg/sign pkg/verify",
+	"github.com/sigstore/sigstore-go":         "pkg/verify",
+	"github.com/sigstore/sigstore-go/pkg/tuf": "pkg/trust",
+	"github.com/theupdateframework/go-tuf/v2": "pkg/trust",
+	"go.yaml.in/yaml/v3":                      "pkg/policy",
+	"cel.dev/cel-go":                          "pkg/policy",
 
 	// The formats of evidence.
 	"github.com/in-toto/in-toto-golang":                           "attestations pkg/attest",

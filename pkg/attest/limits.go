@@ -15,6 +15,7 @@ const (
 	MaxPolicy       = 1 << 20   // bytes of a policy file
 	MaxKey          = 64 << 10  // bytes of a key file
 	MaxTrustedRoot  = 1 << 20   // bytes of a trusted root or a file of certificates
+	MaxTUF          = 2 << 20   // bytes of one file of a TUF repository's metadata
 	MaxJSONDepth    = 128       // nesting of any JSON document
 	MaxContextFiles = 1 << 20   // files in a build context
 	MaxLock         = 64 << 20  // bytes of a lock file
