@@ -102,7 +102,7 @@ the source, the build type, the parameters that were set, and the SBOMs.`,
 	fl.StringVarP(&out, "out", "o", "", "write to `FILE`, which must not exist (default: standard output)")
 	fl.StringArrayVar(&match, "match", nil, "image name `PATTERN` the policy is for; repeatable\n(default: REF without tag and digest)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		req, err := flags.request(s, args[0])
+		req, err := flags.request(cmd.Context(), s, args[0])
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"github.com/waxseal/waxseal/pkg/gate"
 	"github.com/waxseal/waxseal/pkg/report"
 	"github.com/waxseal/waxseal/pkg/store"
+	"github.com/waxseal/waxseal/pkg/trust"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
@@ -41,7 +43,7 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 
 // request reads the files that the flags name. Its errors are of usage: the
 // command was given the wrong thing.
-func (f *judgeFlags) request(s *Streams, ref string) (gate.Request, error) {
+func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.Request, error) {
 	req := gate.Request{Reference: ref, Store: store.Options{Insecure: f.insecure, Evidence: f.evidence, Images: imageHome(s.Env)}}
 	level, err := parseLevel(f.level)
 	if err != nil {
@@ -51,8 +53,12 @@ func (f *judgeFlags) request(s *Streams, ref string) (gate.Request, error) {
 	if req.Policy, err = signedPolicy(f.policy, f.policyKeys); err != nil {
 		return req, exitError{ExitUsage, err}
 	}
-	if err := f.read(&req); err != nil {
-		return req, exitError{ExitUsage, err}
+	if err := f.read(ctx, s, &req); err != nil {
+		var missing *trust.UnavailableError
+		if !errors.As(err, &missing) {
+			return req, exitError{ExitUsage, err}
+		}
+		req.Missing = err
 	}
 	return req, nil
 }
@@ -141,7 +147,7 @@ Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		if err := checkOutput(*output); err != nil {
 			return err
 		}
-		req, err := flags.request(s, args[0])
+		req, err := flags.request(cmd.Context(), s, args[0])
 		if err != nil {
 			return err
 		}

@@ -53,6 +53,9 @@ type Request struct {
 	// policy's own signers name.
 	Roots []*verify.Root
 	CAs   []*verify.CA
+	// Missing is why something that is to be trusted could not be fetched: the
+	// verdict then is undecided, whatever the evidence.
+	Missing error
 	// Store says how to reach the image, and where else to look for evidence.
 	Store store.Options
 	// At is the moment to judge as of: what has expired, come into effect or
@@ -97,6 +100,7 @@ func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 		v.PolicyDigest = req.Policy.Digest()
 	}
 	v.TrustDigest = trustDigest(c)
+	v.Roots = rootsOf(c.trust)
 	if err := contain(func() error { return g.judge(ctx, c, v) }); err != nil {
 		v.undecided(err)
 	}
@@ -130,6 +134,12 @@ func (e *panicError) Error() string {
 	}
 	return fmt.Sprintf("internal error: %v%s (please report it)", e.value, where)
 }
+
+// missingError is trust that could not be fetched.
+type missingError struct{ err error }
+
+func (e *missingError) Error() string { return e.err.Error() }
+func (e *missingError) Unwrap() error { return e.err }
 
 // check is a prepared request.
 type check struct {
@@ -181,13 +191,19 @@ func prepareAt(req Request, now time.Time, judging bool) (*check, error) {
 		// Build L1 asks for no authenticity, and the caller for no more.
 		c.trustedBy = TrustedByNobody
 		c.trust = verify.Trust{Unsigned: true}
-	case judging:
+	case judging && req.Missing == nil:
 		return nil, usagef("nothing to judge %s against: give --policy FILE, --key PUB, or --certificate-identity with --trusted-root (or --level 1, which believes provenance that nobody signed)", ref)
 	default:
 		c.trustedBy = TrustedByNobody
 	}
 	if req.Level != nil {
 		c.declared = max(c.declared, *req.Level)
+	}
+	if req.Missing != nil {
+		if !judging {
+			return nil, req.Missing
+		}
+		return c, nil // what there is of the trust may not hold together
 	}
 	if len(req.Identities) > 0 && len(req.Roots)+len(req.CAs)+len(c.trust.Roots)+len(c.trust.CAs) == 0 {
 		return nil, usagef("an identity is proved by a certificate, and there is no trusted root to check one with: give --trusted-root FILE")
@@ -254,6 +270,9 @@ func (g Gate) open(ctx context.Context, c *check) (store.Repo, error) {
 }
 
 func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
+	if c.Missing != nil {
+		return &missingError{c.Missing}
+	}
 	found, err := g.find(ctx, c, look{rule: c.rule})
 	if err != nil {
 		if found != nil {
@@ -284,9 +303,12 @@ func (v *Verdict) undecided(err error) {
 	v.Platforms = []Subject{}
 	code := CodeUnreadable
 	var p *panicError
+	var missing *missingError
 	switch {
 	case errors.As(err, &p):
 		code = CodeInternal
+	case errors.As(err, &missing):
+		code = CodeTrust
 	case errors.Is(err, context.DeadlineExceeded):
 		code = CodeTimeout
 	case errors.Is(err, context.Canceled):

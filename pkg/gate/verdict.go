@@ -48,6 +48,7 @@ const (
 	CodeTimeout     = "timeout"
 	CodeCanceled    = "canceled"
 	CodeInternal    = "internal" // a bug
+	CodeTrust       = "trust"    // something that is to be trusted could not be fetched
 )
 
 // Levels holds one level for each SLSA track.
@@ -75,12 +76,31 @@ type Verdict struct {
 	Waived       []Waived      `json:"waived,omitempty"`
 	PolicyDigest attest.Digest `json:"policyDigest,omitempty"`
 	TrustDigest  attest.Digest `json:"trustDigest"`
+	Roots        []Root        `json:"roots,omitempty"` // the Sigstore instances it was given under
 	DecidedAt    time.Time     `json:"decidedAt"`
 	// AsOf is the moment it was judged as of, where that was not DecidedAt.
 	AsOf time.Time `json:"asOf,omitzero"`
 
 	request Request
 	used    [][]attest.Digest // bundles each subject's answer rests on; the image first
+}
+
+// Root is a trusted root that a verdict was given under.
+type Root struct {
+	Name   string        `json:"name"`
+	Digest attest.Digest `json:"digest"`
+	// Of one that was fetched: when, and until when it may be used.
+	FetchedAt  time.Time `json:"fetchedAt,omitzero"`
+	ValidUntil time.Time `json:"validUntil,omitzero"`
+}
+
+func rootsOf(t verify.Trust) []Root {
+	var out []Root
+	for _, r := range t.Roots {
+		o := r.Origin()
+		out = append(out, Root{Name: printable(r.Name()), Digest: r.ID(), FetchedAt: o.FetchedAt.UTC().Truncate(time.Second), ValidUntil: o.ValidUntil.UTC()})
+	}
+	return out
 }
 
 // Subject is what was found about one digest.

@@ -71,6 +71,12 @@ func At(address string, root []byte) (Sigstore, error) {
 // Name is what people call the instance.
 func (s Sigstore) Name() string { return s.name }
 
+// Unusable is the error of a root that the instance publishes and that cannot
+// be read.
+func Unusable(s Sigstore, err error) error {
+	return &UnavailableError{"using the trusted root of " + s.name, err, "a newer waxseal may be able to; or give --trusted-root FILE"}
+}
+
 // folder is the instance's own in a cache: one that is reached from another
 // root shares nothing with it. No text of a repository's gets into a path.
 func (s Sigstore) folder(cache string) string {
