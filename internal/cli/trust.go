@@ -45,7 +45,7 @@ func (f *rootFlags) register(cmd *cobra.Command) {
 
 func (f *trustFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.keys, "key", nil, "public key `FILE` that signs the evidence; repeatable; with --policy, only these of its keys count")
+	fl.StringArrayVar(&f.keys, "key", nil, "public key `FILE` that signs the evidence, or the key of a KMS: awskms://, azurekms://, gcpkms://, hashivault://, openbao://, each with @sha256:… to take no other; repeatable; with --policy, only these of its keys count")
 	fl.StringVar(&f.identity, "certificate-identity", "", "the `NAME` (URI or mail address) that the certificate was issued to; with --policy, only such of its signers count")
 	fl.StringVar(&f.regexp, "certificate-identity-regexp", "", "the same as a regular expression `RE` of the whole name, ^ to $")
 	fl.StringVar(&f.issuer, "certificate-oidc-issuer", "", "the OpenID Connect issuer `URL` that the certificate names")
@@ -54,51 +54,49 @@ func (f *trustFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.intermediates, "ca-intermediates", "", "`FILE` (PEM) with intermediate certificates of the --ca-roots")
 }
 
-// read puts what the flags name into req.
+// read puts what the flags name into req. What is right and cannot be had goes
+// to req.Missing.
 func (f *trustFlags) read(ctx context.Context, s *Streams, req *gate.Request) error {
 	for _, path := range f.keys {
-		raw, err := readSmall(path, attest.MaxKey)
-		if err != nil {
-			return fmt.Errorf("reading public key %q: %w", path, err)
+		k, err := readKey(ctx, s, path)
+		if errors.As(err, new(*trust.UnavailableError)) {
+			req.Missing = err
+			continue
 		}
-		k, err := verify.ParseKey(path, raw)
 		if err != nil {
 			return err
 		}
 		req.Keys = append(req.Keys, k)
 	}
-	// Last comes what may not be had: all else is then known to be right.
-	missing, err := f.readRoots(ctx, s, req)
-	if err != nil {
+	if err := f.readRoots(ctx, s, req); err != nil {
 		return err
 	}
 	if err := f.readCA(req); err != nil {
 		return err
 	}
-	if err := f.readIdentity(req); err != nil {
-		return err
-	}
-	return missing
+	return f.readIdentity(req)
 }
 
-// readRoots puts the roots into req. missing is why one could not be had.
-func (f *rootFlags) readRoots(ctx context.Context, s *Streams, req *gate.Request) (missing, err error) {
+// readRoots puts the roots into req.
+func (f *rootFlags) readRoots(ctx context.Context, s *Streams, req *gate.Request) error {
 	for _, path := range f.roots {
 		roots, _, err := readRoot(path)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		req.Roots = append(req.Roots, roots...)
 	}
 	instance, err := f.instance()
 	if err != nil || instance == nil {
-		return nil, err
+		return err
 	}
-	r, _, missing := fetchRoot(ctx, s, *instance, trust.FetchOptions{Offline: f.offline})
-	if missing == nil {
-		req.Roots = append(req.Roots, r)
+	r, _, err := fetchRoot(ctx, s, *instance, trust.FetchOptions{Offline: f.offline})
+	if err != nil {
+		req.Missing = err
+		return nil
 	}
-	return missing, nil
+	req.Roots = append(req.Roots, r)
+	return nil
 }
 
 // instance is the Sigstore instance that is to be fetched from; nil: none.

@@ -55,12 +55,11 @@ func newTrustShowCmd(s *Streams) *cobra.Command {
 			return err
 		}
 		var req gate.Request
-		missing, err := flags.readRoots(cmd.Context(), s, &req)
-		switch {
+		switch err := flags.readRoots(cmd.Context(), s, &req); {
 		case err != nil:
 			return exitError{ExitUsage, err}
-		case missing != nil:
-			return exitError{ExitUndecided, missing}
+		case req.Missing != nil:
+			return exitError{ExitUndecided, req.Missing}
 		case len(req.Roots) == 0:
 			return usagef("there is nothing to show: give --trusted-root FILE or --sigstore public")
 		}
@@ -129,7 +128,8 @@ its digest, the form of --trusted-root that takes no other bytes.
 With --replace FILE may be there already; a root that trusts again, or for
 longer, what FILE had ended the trust in is refused all the same.`,
 		Example: `  waxseal trust fetch --sigstore public -o trusted_root.json
-  waxseal trust fetch --sigstore https://tuf.acme.example --sigstore-root root.json -o trusted_root.json`,
+  waxseal trust fetch --sigstore https://tuf.acme.example \
+    --sigstore-root root.json -o trusted_root.json`,
 		Args: cobra.NoArgs,
 	}
 	fl := cmd.Flags()
@@ -202,7 +202,7 @@ func newTrustPinCmd(s *Streams) *cobra.Command {
 		Long: `pin reads trusted roots and prints each as FILE@sha256:DIGEST. --trusted-root
 takes that, and refuses FILE when its bytes are no longer the same.`,
 		Example: `  waxseal trust pin trusted_root.json
-  waxseal verify --trusted-root trusted_root.json@sha256:9c1f… --certificate-identity … registry.example/app:1.0`,
+  waxseal trust show --trusted-root trusted_root.json@sha256:9c1f…`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			for _, path := range args {

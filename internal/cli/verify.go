@@ -50,15 +50,14 @@ func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.
 		return req, exitError{ExitUsage, err}
 	}
 	req.Level = level
-	if req.Policy, err = signedPolicy(f.policy, f.policyKeys); err != nil {
+	var missing *trust.UnavailableError
+	if req.Policy, err = signedPolicy(ctx, s, f.policy, f.policyKeys); errors.As(err, &missing) {
+		req.Missing = err
+	} else if err != nil {
 		return req, exitError{ExitUsage, err}
 	}
 	if err := f.read(ctx, s, &req); err != nil {
-		var missing *trust.UnavailableError
-		if !errors.As(err, &missing) {
-			return req, exitError{ExitUsage, err}
-		}
-		req.Missing = err
+		return req, exitError{ExitUsage, err}
 	}
 	return req, nil
 }

@@ -22,9 +22,11 @@ const module = "github.com/waxseal/waxseal/"
 var rooms = map[string]string{
 	"cmd/waxseal":          "internal/cli",
 	"cmd/waxseal-engine":   "internal/engine",
+	"cmd/waxseal-kms":      "internal/kms",
 	"internal/cli":         "attestations pkg/attest pkg/build pkg/gate pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
 	"internal/engine":      "pkg/egress pkg/lock pkg/catalog pkg/sbom pkg/attest attestations",
 	"internal/conformance": "pkg/attest pkg/verify",
+	"internal/kms":         "",
 	"internal/testkit":     "*",
 	"attestations":         "",
 	"pkg/attest":           "attestations",
@@ -67,6 +69,14 @@ var guests = map[string]string{
 	"github.com/theupdateframework/go-tuf/v2": "pkg/trust",
 	"go.yaml.in/yaml/v3":                      "pkg/policy",
 	"cel.dev/cel-go":                          "pkg/policy",
+
+	// Key management services: a program of their own.
+	"github.com/sigstore/sigstore/pkg/signature/kms":     "internal/kms",
+	"github.com/sigstore/sigstore/pkg/signature/options": "internal/kms",
+	"github.com/Azure/azure-sdk-for-go":                  "internal/kms",
+	"github.com/hashicorp/vault/api":                     "internal/kms",
+	"google.golang.org/grpc/codes":                       "internal/engine internal/kms pkg/build",
+	"google.golang.org/grpc/status":                      "internal/engine internal/kms pkg/build",
 
 	// The formats of evidence.
 	"github.com/in-toto/in-toto-golang":                           "attestations pkg/attest",
@@ -213,6 +223,9 @@ func TestTheCommandLinksNoServer(t *testing.T) {
 		"github.com/vishvananda/netlink":                        "the gateway belongs to the engine",
 		"software.sslmate.com/src/go-pkcs12":                    "the gateway belongs to the engine",
 		"go.etcd.io/bbolt":                                      "the engine's databases belong to the engine",
+		module + "internal/kms":                                 "the services' clients are another process: they would take 10 MiB before main",
+		"github.com/sigstore/sigstore/pkg/signature/kms/aws":    "the services' clients are another process",
+		"github.com/sigstore/sigstore/pkg/signature/kms/gcp":    "the services' clients are another process",
 	}
 	for _, p := range list(t, "-deps", "./cmd/waxseal") {
 		for prefix, why := range forbidden {

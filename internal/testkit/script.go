@@ -138,6 +138,7 @@ func Script(t *testing.T, dir string, update bool) {
 			"tamper":   cmdTamper,
 			"sigstore": cmdSigstore,
 			"tuf":      cmdTUF,
+			"kms":      cmdKMS,
 			"json":     cmdJSON,
 			"big":      cmdBig,
 		},
