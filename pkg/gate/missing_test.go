@@ -18,7 +18,7 @@ func (hinted) Hint() string { return "ask again" }
 // nothing is asked for.
 func TestMissingTrustIsUndecided(t *testing.T) {
 	w := newWorld(t)
-	three := 3
+	three := verify.Demand{Levels: verify.Levels{Build: 3}}
 	missing := hinted{errors.New("no root to be had")}
 	id, err := verify.NewIdentity(verify.IdentityOptions{Issuer: "https://token.example", SAN: "a@acme.example"})
 	w.must(err)
