@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/report"
 	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/trust"
@@ -25,6 +26,8 @@ type judgeFlags struct {
 	trustFlags
 	evidence []string
 	insecure bool
+	depth    int
+	asked    []string // registries of dependencies
 }
 
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
@@ -34,6 +37,8 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	f.trustFlags.register(cmd)
 	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a folder that build --out wrote; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
+	fl.IntVar(&f.depth, "dependencies", 0, "judge the images that it was built from as well, and those that they were built from, down to depth `N`")
+	fl.StringArrayVar(&f.asked, "dependency-registry", nil, "with --dependencies: images that may be asked about, as HOST/`PATTERN` with stars (default: those that the policy allows, else the image's own registry); repeatable")
 	if withLevel {
 		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, 1 to 3; source=N, 1 to 4; both with a comma between them; 4 for the ladder of SLSA v0.1: Build L3, inputs complete, hermetic, source reviewed by two (default: what the policy declares, or Build L1)")
 	}
@@ -47,7 +52,13 @@ func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.
 	if err != nil {
 		return req, exitError{ExitUsage, err}
 	}
-	req.Level = level
+	req.Level, req.Dependencies = level, f.depth
+	for _, p := range f.asked {
+		if p, err = policy.Registries(p); err != nil {
+			return req, usagef("--dependency-registry: %w", err)
+		}
+		req.DependencyRegistries = append(req.DependencyRegistries, p)
+	}
 	var missing *trust.UnavailableError
 	if req.Policy, err = signedPolicy(ctx, s, f.policy, f.policyKeys); errors.As(err, &missing) {
 		req.Missing = err

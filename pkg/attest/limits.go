@@ -11,6 +11,7 @@ const (
 	MaxEvidence     = 1024      // pieces of evidence read for one digest
 	MaxReferrers    = 2048      // referrer descriptors listed for one digest
 	MaxEvidenceSum  = 256 << 20 // bytes of all evidence read for one digest
+	MaxDependencies = 256       // images below one image that are looked at
 	MaxPlatforms    = 64        // manifests below one index
 	MaxPolicy       = 1 << 20   // bytes of a policy file
 	MaxKey          = 64 << 10  // bytes of a key file

@@ -56,11 +56,29 @@ type Request struct {
 	// Missing is why something that is to be trusted could not be fetched: the
 	// verdict then is undecided, whatever the evidence.
 	Missing error
+	// Dependencies is how far the images that it was built from are looked at,
+	// and those that they were built from: up to policy.MaxDepth. It can go
+	// deeper than a policy says, and not less deep.
+	Dependencies int
+	// DependencyRegistries are patterns, each from policy.Registries, of images
+	// that may be asked about besides those that the policy allows. Where neither
+	// allows any, those in the image's own registry may.
+	DependencyRegistries []string
 	// Store says how to reach the image, and where else to look for evidence.
 	Store store.Options
 	// At is the moment to judge as of: what has expired, come into effect or
 	// grown old by then. Zero: now.
 	At time.Time
+
+	// below: it is a dependency of another image.
+	below bool
+}
+
+func (r Request) moment(now time.Time) time.Time {
+	if !r.At.IsZero() {
+		return r.At
+	}
+	return now
 }
 
 // UsageError is a request that cannot be judged whatever the evidence.
@@ -75,11 +93,7 @@ func usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(fo
 // that goes wrong is in the verdict, as "undecided".
 func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 	now := g.now()
-	at := now
-	if !req.At.IsZero() {
-		at = req.At
-	}
-	c, err := prepareAt(req, at, true)
+	c, err := prepareAt(req, req.moment(now), true)
 	if err != nil {
 		return nil, err
 	}
@@ -162,6 +176,9 @@ func prepareAt(req Request, now time.Time, judging bool) (*check, error) {
 	ref, err := store.Parse(req.Reference)
 	if err != nil {
 		return nil, &UsageError{err}
+	}
+	if req.Dependencies < 0 || req.Dependencies > policy.MaxDepth {
+		return nil, usagef("dependencies are looked at up to %d deep, not %d", policy.MaxDepth, req.Dependencies)
 	}
 	c := &check{Request: req, ref: ref, name: req.Name, at: now}
 	if c.name == "" {
@@ -294,8 +311,13 @@ func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
 		}
 		below = append(below, verify.Platform{Name: subjects[i].Platform, Rows: subjects[i].Requirements})
 	}
-	v.Subject, v.Platforms = subjects[0], subjects[1:]
 	v.used = used
+	if !c.below {
+		if err := g.depend(ctx, c, v, subjects); err != nil {
+			return err
+		}
+	}
+	v.Subject, v.Platforms = subjects[0], subjects[1:]
 	v.conclude(c)
 	return nil
 }
@@ -339,4 +361,5 @@ func (v *Verdict) undecided(err error) {
 	}
 	v.Reasons, v.Warnings, v.Waived = []Reason{r}, nil, nil
 	v.used = nil
+	v.Dependencies, v.DependencyLevels, v.lacking = nil, nil, nil
 }

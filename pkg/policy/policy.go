@@ -63,6 +63,7 @@ type image struct {
 	parameters   map[string]allowed
 	sbom         bool
 	formats      []string
+	dependencies *dependencies
 	demands
 }
 
