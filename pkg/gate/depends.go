@@ -132,8 +132,6 @@ type walk struct {
 
 	known map[attest.Digest]*node
 	order []*node
-	// full: there were more than may be looked at.
-	full bool
 }
 
 // node is one dependency and what came of it.
@@ -142,7 +140,7 @@ type node struct {
 	verdict *Verdict // nil: not looked at
 	below   []input  // what its accepted provenance names
 	rule    policy.Dependencies
-	entered bool // what is below it was followed
+	listed  bool // its provenance says what is below it
 	refused bool // not looked at because nobody allows it, or nothing says where
 }
 
@@ -173,7 +171,6 @@ func (g Gate) depend(ctx context.Context, c *check, v *Verdict, subjects []Subje
 		}
 		next = nil
 		for _, n := range fresh {
-			n.entered = depth < rule.Depth
 			next = append(next, n.below...)
 		}
 	}
@@ -197,7 +194,19 @@ func (g Gate) depend(ctx context.Context, c *check, v *Verdict, subjects []Subje
 		}
 	}
 	v.lacking = w.lacking(top, rule, own)
+	for _, s := range subjects {
+		if rule.Demands() && !s.listed {
+			v.lacking = append(v.lacking, unlisted(s))
+		}
+	}
 	return nil
+}
+
+// unlisted is what stands against an image that nothing says of what it was
+// built from, where that is asked.
+func unlisted(s Subject) Reason {
+	return Reason{Code: policy.CodeDependency, Platform: s.Platform, Digest: s.Digest,
+		Message: "no provenance that counts lists what it was built from, and a level is demanded of that"}
 }
 
 // enter makes nodes of the inputs that are images and were not met before.
@@ -208,8 +217,7 @@ func (w *walk) enter(inputs []input, depth int, own map[attest.Digest]bool) []*n
 			continue
 		}
 		if len(w.order) == attest.MaxDependencies {
-			w.full = true
-			return fresh
+			return fresh // of the rest nothing is known
 		}
 		n := &node{Dependency: Dependency{URI: printable(in.uri), Digest: in.digest, Of: in.of, Depth: depth, Decision: Undecided}}
 		switch {
@@ -282,8 +290,10 @@ func (w *walk) judge(ctx context.Context, n *node) error {
 	if v.Decision != Pass && len(v.Reasons) > 0 {
 		n.Message = v.Reasons[0].Message
 	}
+	n.listed = true
 	for _, s := range append([]Subject{v.Subject}, v.Platforms...) {
 		n.below = append(n.below, s.inputs...)
+		n.listed = n.listed && s.listed
 	}
 	return nil
 }
@@ -294,14 +304,17 @@ func (w *walk) settle(n *node, own map[attest.Digest]bool) {
 	if n.verdict == nil || n.Decision != Pass || !n.rule.Demands() {
 		return
 	}
-	if !n.entered && slices.ContainsFunc(n.below, func(in input) bool { return in.image }) {
-		n.Decision, n.Message = Undecided, "its own entry of the policy demands a level of the images that it was built from, which are deeper than was looked"
+	if !n.listed {
+		n.Decision, n.Message = Deny, unlisted(n.verdict.Subject).Message
 		return
 	}
-	if lacking := w.lacking(n.below, n.rule, own); len(lacking) > 0 {
-		n.Decision, n.Message = Deny, lacking[0].Message
-		if lacking[0].undecided {
-			n.Decision = Undecided
+	for _, r := range w.lacking(n.below, n.rule, own) {
+		switch {
+		case !r.undecided:
+			n.Decision, n.Message = Deny, r.Message
+			return
+		case n.Decision == Pass:
+			n.Decision, n.Message = Undecided, r.Message
 		}
 	}
 }
@@ -344,7 +357,7 @@ func short(in input, n *node, rule policy.Dependencies) (Reason, bool) {
 	switch {
 	case n == nil:
 		r.undecided = true
-		r.Message = fmt.Sprintf("built from %s, of which nothing is known: there are more than %d images to look at", name, attest.MaxDependencies)
+		r.Message = fmt.Sprintf("built from %s, which was not looked at: it lies deeper than was asked, or behind the first %d images", name, attest.MaxDependencies)
 	case n.verdict == nil:
 		// Nothing to wait for: the policy, or the provenance, has to change.
 		r.undecided = !n.refused
@@ -381,14 +394,14 @@ func (w *walk) levels(inputs []input, own map[attest.Digest]bool) map[string]uin
 			seen[key] = true
 			level := 0
 			if n := w.known[in.digest]; n != nil {
-				if n.verdict != nil && n.Decision == Undecided || !n.entered && len(n.below) > 0 {
+				if n.verdict != nil && n.Decision == Undecided {
 					return nil
 				}
 				if n.Decision == Pass {
 					level = n.Reached.Build
 				}
 				below = append(below, n.below...)
-			} else if w.full && in.image {
+			} else if in.image && in.digest != "" {
 				return nil
 			}
 			out[fmt.Sprintf("SLSA_BUILD_LEVEL_%d", level)]++

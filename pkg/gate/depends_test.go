@@ -196,11 +196,17 @@ func TestDemandsOfDependencies(t *testing.T) {
 		{"a base with the level", w.built(w.ours, purl(root)), pol(1, 2, ""), gate.Pass, ""},
 		{"no base", w.built(w.ours), pol(1, 2, ""), gate.Pass, ""},
 		{"a base below it", w.built(w.ours, purl(root)), pol(1, 3, ""), gate.Deny, "carries Build L2; each image must carry Build L3"},
-		{"a base without evidence", w.built(w.ours, purl(bare)), pol(1, 1, ""), gate.Deny, "carries Build L0"},
+		{"a base without evidence", w.built(w.ours, purl(bare)), pol(1, 1, ""), gate.Deny, "is denied: no provenance that counts"},
 		{"the base of a base", w.built(w.ours, purl(base)), pol(2, 2, ""), gate.Pass, ""},
-		{"the base of a base, without evidence", w.built(w.ours, purl(onBare)), pol(2, 1, ""), gate.Deny, "carries Build L0"},
+		{"the base of a base, without evidence", w.built(w.ours, purl(onBare)), pol(2, 1, ""), gate.Deny, "is denied: built from"},
 		// Its own entry demands what lies deeper than the image's says.
-		{"a base whose own demand lies deeper", w.built(w.ours, purl(base)), pol(1, 2, ""), gate.Undecided, "deeper than was looked"},
+		{"a base whose own demand lies deeper", w.built(w.ours, purl(base)), pol(1, 2, ""), gate.Undecided, "deeper than was asked"},
+		{"no provenance", w.single(), pol(1, 1, ""), gate.Deny, "no provenance that counts lists what it was built from"},
+		{"a list that means nothing", func() *image {
+			i := w.single()
+			i.attach(w.ours, i.desc, attestations.ProvenanceV1, strings.Replace(builtFrom(ci), attestations.ContainerBuildType, "https://other.example/build/v1", 1))
+			return i
+		}(), pol(1, 1, ""), gate.Deny, "no provenance that counts lists what it was built from"},
 		{"a base that nothing pins", w.built(w.ours, unpinned), pol(1, 1, ""), gate.Deny, "does not pin it by digest"},
 		{"waived", w.built(w.ours, purl(bare)), pol(1, 1, "    waivers: [{requirement: dependency, reason: r, owner: o, expires: 2099-01-01}]\n"), gate.Pass, ""},
 	} {
