@@ -560,14 +560,15 @@ func TestRequiredSBOM(t *testing.T) {
 	// What nobody asked for is not even fetched.
 	w.must(w.faults.Set())
 	w.want(w.judge(gate.Request{Reference: i.ref, Keys: []verify.Key{w.ours.key}}), gate.Pass, 2)
-	blobs := 0
+	fetched := 0
 	for _, r := range w.faults.Seen() {
-		if strings.Contains(r, "/blobs/") {
-			blobs++
+		if strings.Contains(r, "/blobs/") || strings.Contains(r, "/manifests/sha256:") {
+			fetched++
 		}
 	}
-	if blobs != 3 {
-		t.Errorf("%d blobs fetched for three statements of provenance: %q", blobs, w.faults.Seen())
+	// Each manifest carries its statement with it.
+	if fetched != 3 {
+		t.Errorf("%d fetched for three statements of provenance: %q", fetched, w.faults.Seen())
 	}
 }
 
@@ -576,12 +577,15 @@ func TestUndecided(t *testing.T) {
 	w := newWorld(t)
 	i := w.single()
 	i.attach(w.ours, i.desc, attestations.ProvenanceV1, provenance(ci))
+	// And one whose bytes do not come along with its manifest.
+	i.referrer(i.desc, w.bundle(w.ours, digestOf(i.desc), attestations.ProvenanceV1, provenance(ci)).Raw(), nil)
 	req := gate.Request{Reference: i.ref, Keys: []verify.Key{w.ours.key}}
 	for _, c := range []struct{ kind, match, code string }{
 		{"401", "", gate.CodeUnavailable},
 		{"429", "referrers", gate.CodeUnavailable},
 		{"500", "referrers", gate.CodeUnavailable},
 		{"500", `GET .*/blobs/`, gate.CodeUnavailable},
+		{"500", `GET .*/manifests/sha256:`, gate.CodeUnavailable},
 		{"404", `manifests/v1`, gate.CodeNotFound},
 		{"referrers=10000", "referrers", gate.CodeUnreadable},
 	} {

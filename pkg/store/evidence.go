@@ -39,6 +39,9 @@ type source interface {
 }
 
 func (r *registry) Evidence(ctx context.Context, d attest.Digest) ([]Piece, error) {
+	if r.opts.Cache != nil {
+		return collect(ctx, sharing{r}, r.opts, d)
+	}
 	return collect(ctx, r, r.opts, d)
 }
 

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -44,6 +46,12 @@ type cached struct {
 	desc v1.Descriptor
 }
 
+// login is the right to read a repository.
+type login struct {
+	puller *remote.Puller
+	client *http.Client
+}
+
 // maxCached bounds how many manifests one place keeps: an index and its
 // platforms, which several questions are asked about.
 const maxCached = attest.MaxPlatforms + 2
@@ -58,8 +66,12 @@ func openRegistry(ref Reference, opts Options) (*registry, error) {
 	if err != nil {
 		return nil, &ReferenceError{Input: ref.String(), Cause: plain(err).Error()}
 	}
+	polite := newTransport(opts)
+	if opts.Cache != nil {
+		polite = opts.Cache.transport(opts)
+	}
 	return &registry{
-		ref: ref, opts: opts, repo: repo, polite: newTransport(opts),
+		ref: ref, opts: opts, repo: repo, polite: polite,
 		auth: authn.DefaultKeychain, manifests: map[attest.Digest]cached{},
 	}, nil
 }
@@ -80,6 +92,10 @@ func (r *registry) login(ctx context.Context) (*remote.Puller, *http.Client, err
 	if r.puller != nil {
 		return r.puller, r.client, nil
 	}
+	if l, ok := recall[login](r, "login", ""); ok {
+		r.puller, r.client = l.puller, l.client
+		return r.puller, r.client, nil
+	}
 	auth, err := authn.Resolve(ctx, r.auth, r.repo)
 	if err != nil {
 		return nil, nil, &Error{Place: r.ref.Place, Action: "finding docker's credentials", Cause: oneLine(err.Error()),
@@ -97,6 +113,7 @@ func (r *registry) login(ctx context.Context) (*remote.Puller, *http.Client, err
 		return nil, nil, err
 	}
 	r.puller, r.client = puller, &http.Client{Transport: inner}
+	r.keep("login", "", login{r.puller, r.client}, loginSize)
 	return r.puller, r.client, nil
 }
 
@@ -161,6 +178,9 @@ func (r *registry) Manifest(ctx context.Context, d attest.Digest) ([]byte, v1.De
 	r.mu.Lock()
 	c, ok := r.manifests[d]
 	r.mu.Unlock()
+	if !ok {
+		c, ok = recall[cached](r, "manifest", string(d))
+	}
 	if ok {
 		return c.raw, c.desc, nil
 	}
@@ -194,6 +214,7 @@ func (r *registry) get(ctx context.Context, action string, ref name.Reference) (
 		return nil, v1.Descriptor{}, &Error{Place: place, Action: action, Cause: err.Error(), Err: err}
 	}
 	c := cached{got.Manifest, describe(got.Manifest, doc.MediaType)}
+	r.keep("manifest", string(d), c, len(c.raw))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.manifests) < maxCached {
@@ -203,6 +224,9 @@ func (r *registry) get(ctx context.Context, action string, ref name.Reference) (
 }
 
 func (r *registry) Blob(ctx context.Context, d attest.Digest) (io.ReadCloser, error) {
+	if raw, ok := recall[[]byte](r, "blob", string(d)); ok {
+		return io.NopCloser(bytes.NewReader(raw)), nil
+	}
 	action := "reading blob " + string(d)
 	puller, _, err := r.login(ctx)
 	if err != nil {
@@ -216,7 +240,11 @@ func (r *registry) Blob(ctx context.Context, d attest.Digest) (io.ReadCloser, er
 	if err != nil {
 		return nil, r.explain(ctx, action, err)
 	}
-	return &explained{ReadCloser: rc, explain: func(err error) error { return r.explain(ctx, action, err) }}, nil
+	rc = &explained{ReadCloser: rc, explain: func(err error) error { return r.explain(ctx, action, err) }}
+	if r.opts.Cache != nil {
+		rc = &keeping{ReadCloser: rc, most: r.opts.Cache.share(), keep: func(raw []byte) { r.keep("blob", string(d), raw, len(raw)) }}
+	}
+	return rc, nil
 }
 
 // explained turns the errors of a stream into errors of the place.
@@ -262,27 +290,32 @@ const linkPattern = `<([^>]*)>\s*;[^,]*rel="?next"?`
 // answers 404, which is an empty list: the fallback tag is asked for apart.
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers
 func (r *registry) referrers(ctx context.Context, d attest.Digest) ([]v1.Descriptor, error) {
+	found, _, err := r.listReferrers(ctx, d)
+	return found, err
+}
+
+// listReferrers also says that the registry has not heard of the API.
+func (r *registry) listReferrers(ctx context.Context, d attest.Digest) (out []v1.Descriptor, missing bool, err error) {
 	action := "listing referrers of " + string(d)
 	_, client, err := r.login(ctx)
 	if err != nil {
-		return nil, r.explain(ctx, action, err)
+		return nil, false, r.explain(ctx, action, err)
 	}
 	next := &url.URL{Scheme: r.repo.Scheme(), Host: r.repo.RegistryStr(), Path: fmt.Sprintf("/v2/%s/referrers/%s", r.repo.RepositoryStr(), d)}
-	var out []v1.Descriptor
 	for page := 0; next != nil; page++ {
 		if page > attest.MaxReferrers {
-			return nil, r.tooMany(action)
+			return nil, false, r.tooMany(action)
 		}
-		list, following, err := r.referrersPage(ctx, client, next)
+		list, following, none, err := r.referrersPage(ctx, client, next)
 		if err != nil {
-			return nil, r.explain(ctx, action, err)
+			return nil, false, r.explain(ctx, action, err)
 		}
 		if out = append(out, list...); len(out) > attest.MaxReferrers {
-			return nil, r.tooMany(action)
+			return nil, false, r.tooMany(action)
 		}
-		next = following
+		next, missing = following, none
 	}
-	return out, nil
+	return out, missing, nil
 }
 
 func (r *registry) tooMany(action string) error {
@@ -290,43 +323,65 @@ func (r *registry) tooMany(action string) error {
 		Way: "delete referrers that nobody needs, or promote the image to a clean repository"}
 }
 
-func (r *registry) referrersPage(ctx context.Context, client *http.Client, page *url.URL) ([]v1.Descriptor, *url.URL, error) {
+func (r *registry) referrersPage(ctx context.Context, client *http.Client, page *url.URL) (list []v1.Descriptor, following *url.URL, missing bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page.String(), nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	req.Header.Set("Accept", string(types.OCIImageIndex))
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	defer resp.Body.Close()
 	// Registries from before the API answer in one of these ways.
 	if err := transport.CheckError(resp, http.StatusOK, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable); err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
-	if resp.StatusCode != http.StatusOK || !strings.HasPrefix(resp.Header.Get("Content-Type"), string(types.OCIImageIndex)) {
-		return nil, nil, nil
+	if resp.StatusCode != http.StatusOK {
+		return nil, nil, hasNoReferrers(resp), nil
+	}
+	if !strings.HasPrefix(resp.Header.Get("Content-Type"), string(types.OCIImageIndex)) {
+		return nil, nil, false, nil
 	}
 	raw, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	var index v1.IndexManifest
 	if err := attest.UnmarshalStrict(raw, &index); err != nil {
-		return nil, nil, fmt.Errorf("the list of referrers cannot be read: %w", err)
+		return nil, nil, false, fmt.Errorf("the list of referrers cannot be read: %w", err)
 	}
+	following, err = nextPage(page, resp)
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("the next page of referrers has no address: %w", err)
+	}
+	return index.Manifests, following, false, nil
+}
+
+// hasNoReferrers reports whether a refusal is about the API, and not about the
+// repository or the digest.
+func hasNoReferrers(resp *http.Response) bool {
+	var te *transport.Error
+	return resp.StatusCode == http.StatusNotFound && errors.As(transport.CheckError(resp), &te) &&
+		!slices.ContainsFunc(te.Errors, func(d transport.Diagnostic) bool {
+			return d.Code == transport.NameUnknownErrorCode || d.Code == transport.ManifestUnknownErrorCode
+		})
+}
+
+// nextPage is where an answer's Link header leads on to; nil at the end.
+func nextPage(page *url.URL, resp *http.Response) (*url.URL, error) {
 	m := regexp.MustCompile(linkPattern).FindStringSubmatch(resp.Header.Get("Link"))
 	if m == nil {
-		return index.Manifests, nil, nil
+		return nil, nil
 	}
 	following, err := page.Parse(m[1])
 	if err != nil {
-		return nil, nil, fmt.Errorf("the next page of referrers has no address: %w", err)
+		return nil, err
 	}
 	// Another host would be sent this one's credentials.
 	following.Scheme, following.Host = page.Scheme, page.Host
-	return index.Manifests, following, nil
+	return following, nil
 }
 
 func (r *registry) PutBlob(ctx context.Context, b Blob) error {
