@@ -44,7 +44,7 @@ const ci = "https://ci.example.org/builder"
 
 // world is a registry with images, and people who sign.
 type world struct {
-	*testing.T
+	testing.TB
 	faults  *testkit.Faults
 	addr    string
 	ours    person
@@ -58,9 +58,9 @@ type person struct {
 	pem []byte
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{T: t, faults: new(testkit.Faults)}
+	w := &world{TB: t, faults: new(testkit.Faults)}
 	r, err := testkit.NewRegistry(testkit.RegistryOptions{Faults: w.faults})
 	w.must(err)
 	t.Cleanup(r.Close)
@@ -523,7 +523,7 @@ func TestPolicy(t *testing.T) {
 		{name: "an SBOM is required", images: `{` + match + `, level: {build: 1}, parameters: {buildArgs: any}, sbom: {required: true}}`, decision: gate.Deny, build: 3, reasons: []string{"sbom"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := &world{T: t, faults: w.faults, addr: w.addr, ours: w.ours, strange: w.strange}
+			w := &world{TB: t, faults: w.faults, addr: w.addr, ours: w.ours, strange: w.strange}
 			if c.builders == nil {
 				c.builders = []string{trusted(3)}
 			}
