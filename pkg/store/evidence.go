@@ -217,7 +217,7 @@ func (c *collector) readIndex(ctx context.Context) error {
 	if err != nil || !top.MediaType.IsIndex() {
 		return err
 	}
-	doc, _, err := readDocument(ctx, c, td)
+	doc, _, err := readDocument(ctx, c.source, td)
 	if err != nil {
 		return err
 	}
@@ -298,7 +298,7 @@ func (c *collector) readTask(ctx context.Context, p Piece, desc v1.Descriptor) e
 	if desc.Size > attest.MaxManifest {
 		return c.unreadable(ctx, p, &oversize{desc.Size, attest.MaxManifest})
 	}
-	doc, _, err := readDocument(ctx, c, d)
+	doc, _, err := readDocument(ctx, c.source, d)
 	if err != nil {
 		return c.unreadable(ctx, p, err)
 	}

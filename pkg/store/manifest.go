@@ -87,6 +87,11 @@ func digest(d v1.Descriptor) (attest.Digest, error) { return attest.ParseDigest(
 
 // readDocument fetches a manifest and parses it.
 func readDocument(ctx context.Context, r Repository, d attest.Digest) (*document, v1.Descriptor, error) {
+	if p, ok := r.(interface {
+		document(ctx context.Context, d attest.Digest) (*document, v1.Descriptor, error)
+	}); ok {
+		return p.document(ctx, d)
+	}
 	raw, desc, err := r.Manifest(ctx, d)
 	if err != nil {
 		return nil, desc, err

@@ -44,6 +44,7 @@ type registry struct {
 type cached struct {
 	raw  []byte
 	desc v1.Descriptor
+	doc  *document // of raw; nobody changes it
 }
 
 // login is the right to read a repository.
@@ -175,6 +176,17 @@ func (r *registry) Resolve(ctx context.Context) (v1.Descriptor, error) {
 }
 
 func (r *registry) Manifest(ctx context.Context, d attest.Digest) ([]byte, v1.Descriptor, error) {
+	c, err := r.manifest(ctx, d)
+	return c.raw, c.desc, err
+}
+
+// document is Manifest, parsed once.
+func (r *registry) document(ctx context.Context, d attest.Digest) (*document, v1.Descriptor, error) {
+	c, err := r.manifest(ctx, d)
+	return c.doc, c.desc, err
+}
+
+func (r *registry) manifest(ctx context.Context, d attest.Digest) (cached, error) {
 	r.mu.Lock()
 	c, ok := r.manifests[d]
 	r.mu.Unlock()
@@ -182,16 +194,17 @@ func (r *registry) Manifest(ctx context.Context, d attest.Digest) ([]byte, v1.De
 		c, ok = recall[cached](r, "manifest", string(d))
 	}
 	if ok {
-		return c.raw, c.desc, nil
+		return c, nil
 	}
 	return r.get(ctx, "reading manifest "+string(d), r.repo.Digest(string(d)))
 }
 
 func (r *registry) tagged(ctx context.Context, tag string) ([]byte, v1.Descriptor, error) {
-	return r.get(ctx, fmt.Sprintf("reading tag %q", tag), r.repo.Tag(tag))
+	c, err := r.get(ctx, fmt.Sprintf("reading tag %q", tag), r.repo.Tag(tag))
+	return c.raw, c.desc, err
 }
 
-func (r *registry) get(ctx context.Context, action string, ref name.Reference) ([]byte, v1.Descriptor, error) {
+func (r *registry) get(ctx context.Context, action string, ref name.Reference) (cached, error) {
 	place := r.ref.Place
 	if r.ref.Tag == ref.Identifier() {
 		// The reference as it was typed says more than its parts.
@@ -199,28 +212,28 @@ func (r *registry) get(ctx context.Context, action string, ref name.Reference) (
 	}
 	puller, _, err := r.login(ctx)
 	if err != nil {
-		return nil, v1.Descriptor{}, r.explainAt(ctx, place, action, err)
+		return cached{}, r.explainAt(ctx, place, action, err)
 	}
 	got, err := puller.Get(ctx, ref)
 	if err != nil {
-		return nil, v1.Descriptor{}, r.explainAt(ctx, place, action, err)
+		return cached{}, r.explainAt(ctx, place, action, err)
 	}
 	d := attest.DigestOf(got.Manifest)
 	if by, ok := ref.(name.Digest); ok && by.DigestStr() != string(d) {
-		return nil, v1.Descriptor{}, r.explain(ctx, action, &mismatch{want: attest.Digest(by.DigestStr())})
+		return cached{}, r.explain(ctx, action, &mismatch{want: attest.Digest(by.DigestStr())})
 	}
 	doc, err := parseDocument(got.Manifest, got.MediaType)
 	if err != nil {
-		return nil, v1.Descriptor{}, &Error{Place: place, Action: action, Cause: err.Error(), Err: err}
+		return cached{}, &Error{Place: place, Action: action, Cause: err.Error(), Err: err}
 	}
-	c := cached{got.Manifest, describe(got.Manifest, doc.MediaType)}
-	r.keep("manifest", string(d), c, len(c.raw))
+	c := cached{got.Manifest, describe(got.Manifest, doc.MediaType), doc}
+	r.keep("manifest", string(d), c, 2*len(c.raw))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.manifests) < maxCached {
 		r.manifests[d] = c
 	}
-	return c.raw, c.desc, nil
+	return c, nil
 }
 
 func (r *registry) Blob(ctx context.Context, d attest.Digest) (io.ReadCloser, error) {
@@ -371,7 +384,11 @@ func hasNoReferrers(resp *http.Response) bool {
 
 // nextPage is where an answer's Link header leads on to; nil at the end.
 func nextPage(page *url.URL, resp *http.Response) (*url.URL, error) {
-	m := regexp.MustCompile(linkPattern).FindStringSubmatch(resp.Header.Get("Link"))
+	link := resp.Header.Get("Link")
+	if link == "" {
+		return nil, nil
+	}
+	m := regexp.MustCompile(linkPattern).FindStringSubmatch(link)
 	if m == nil {
 		return nil, nil
 	}
