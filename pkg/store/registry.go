@@ -47,6 +47,12 @@ type cached struct {
 	doc  *document // of raw; nobody changes it
 }
 
+// keptManifest is a manifest as it was served, for places opened later.
+type keptManifest struct {
+	raw    []byte
+	served types.MediaType
+}
+
 // login is the right to read a repository.
 type login struct {
 	puller *remote.Puller
@@ -190,11 +196,11 @@ func (r *registry) manifest(ctx context.Context, d attest.Digest) (cached, error
 	r.mu.Lock()
 	c, ok := r.manifests[d]
 	r.mu.Unlock()
-	if !ok {
-		c, ok = recall[cached](r, "manifest", string(d))
-	}
 	if ok {
 		return c, nil
+	}
+	if known, ok := recall[keptManifest](r, "manifest", string(d)); ok {
+		return r.remember(known)
 	}
 	return r.get(ctx, "reading manifest "+string(d), r.repo.Digest(string(d)))
 }
@@ -222,16 +228,26 @@ func (r *registry) get(ctx context.Context, action string, ref name.Reference) (
 	if by, ok := ref.(name.Digest); ok && by.DigestStr() != string(d) {
 		return cached{}, r.explain(ctx, action, &mismatch{want: attest.Digest(by.DigestStr())})
 	}
-	doc, err := parseDocument(got.Manifest, got.MediaType)
+	m := keptManifest{got.Manifest, got.MediaType}
+	c, err := r.remember(m)
 	if err != nil {
 		return cached{}, &Error{Place: place, Action: action, Cause: err.Error(), Err: err}
 	}
-	c := cached{got.Manifest, describe(got.Manifest, doc.MediaType), doc}
-	r.keep("manifest", string(d), c, 2*len(c.raw))
+	r.keep("manifest", string(d), m, len(m.raw))
+	return c, nil
+}
+
+// remember parses a manifest that was checked against its digest.
+func (r *registry) remember(m keptManifest) (cached, error) {
+	doc, err := parseDocument(m.raw, m.served)
+	if err != nil {
+		return cached{}, err
+	}
+	c := cached{m.raw, describe(m.raw, doc.MediaType), doc}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.manifests) < maxCached {
-		r.manifests[d] = c
+		r.manifests[attest.Digest(c.desc.Digest.String())] = c
 	}
 	return c, nil
 }
