@@ -28,7 +28,7 @@ import (
 // Options.Since or later. What a tag points to and what refers to a digest is
 // asked anew every time.
 type Cache struct {
-	// Max bounds the bytes of what is kept; default 64 MiB. What was not used
+	// Max bounds the bytes of what is kept; default DefaultCache. What was not used
 	// longest goes first.
 	Max int64
 
@@ -46,8 +46,10 @@ type keptValue struct {
 	size  int64
 }
 
+// DefaultCache is how many bytes a Cache keeps when Max says nothing.
+const DefaultCache = 64 << 20
+
 const (
-	defaultCache = 64 << 20
 	// maxShare is the part of a Cache that one value may take: a large SBOM
 	// must not push out the provenance of a thousand images.
 	maxShare = 16
@@ -83,7 +85,7 @@ func (c *Cache) limit() int64 {
 	if c.Max > 0 {
 		return c.Max
 	}
-	return defaultCache
+	return DefaultCache
 }
 
 // share is the most that one value may take.
