@@ -263,14 +263,18 @@ func sourceProblem(held *lock.File, s lock.Source) string {
 	return fmt.Sprintf("%s: expected %s, got %s", name, expected, s.Digest)
 }
 
-// makeLock makes this build's own lock, in mode record.
+// makeLock makes this build's own lock, in mode record. In another it completes
+// the store with the headers that go with the lock in force.
 func (t *intake) makeLock(all []taken) error {
-	if t.choice.mode() != attestations.InputsRecord {
-		return nil
-	}
 	records := make([]*attestations.Inputs, len(all))
 	for i, x := range all {
 		records[i] = x.record
+	}
+	if t.choice.mode() != attestations.InputsRecord {
+		if t.lacksHeaders() {
+			return t.held.RestoreReplay(t.store, records...)
+		}
+		return nil
 	}
 	f, err := lock.FromInputs(t.store, records...)
 	if err != nil {
@@ -283,6 +287,12 @@ func (t *intake) makeLock(all []taken) error {
 	}
 	t.made = f.Marshal()
 	return nil
+}
+
+// lacksHeaders reports whether the store has not what the lock in force needs
+// for a build offline.
+func (t *intake) lacksHeaders() bool {
+	return t.held != nil && t.held.Replay != "" && !t.store.Has(t.held.Replay)
 }
 
 // inForce is the lock that belongs to this build: the one it was held to, or
@@ -300,8 +310,8 @@ func (t *intake) writeLock(n *notes) bool {
 	if t.blind && t.place != "" {
 		n.add("no lock was written: some of what came in nobody watched, and a lock would forbid it")
 	}
-	if t.held != nil && t.held.Replay != "" && !t.store.Has(t.held.Replay) {
-		n.add("--inputs offline will not work from this store: it lacks the headers that the lock was recorded with, and only waxseal store import brings them")
+	if t.lacksHeaders() {
+		n.add("--inputs offline will not work from this store: it lacks the headers that the lock was recorded with, and the ones that came now are others; waxseal store import brings them")
 	}
 	if t.made == nil || t.place == "" || bytes.Equal(t.made, t.raw) {
 		return false
