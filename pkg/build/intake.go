@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -293,6 +294,29 @@ func (t *intake) makeLock(all []taken) error {
 // for a build offline.
 func (t *intake) lacksHeaders() bool {
 	return t.held != nil && t.held.Replay != "" && !t.store.Has(t.held.Replay)
+}
+
+// mediaType is the one among the headers of a remote file that the engine put
+// into the store; "" where there are none.
+func (t *intake) mediaType(tree string) string {
+	if t.store == nil || tree == "" {
+		return ""
+	}
+	b, err := t.store.OpenVerified(attest.Digest(tree))
+	if err != nil {
+		return ""
+	}
+	defer b.Close()
+	headers := map[string]string{}
+	if err := json.NewDecoder(io.LimitReader(b, attest.MaxInputText)).Decode(&headers); err != nil {
+		return ""
+	}
+	for k, v := range headers {
+		if strings.EqualFold(k, "content-type") {
+			return v
+		}
+	}
+	return ""
 }
 
 // inForce is the lock that belongs to this build: the one it was held to, or
