@@ -32,6 +32,7 @@ type registry struct {
 	repo   name.Repository
 	polite http.RoundTripper
 	auth   authn.Keychain
+	named  *named
 
 	mu        sync.Mutex
 	client    *http.Client   // logged in for reading; nil before the first use
@@ -79,7 +80,7 @@ func openRegistry(ref Reference, opts Options) (*registry, error) {
 	}
 	return &registry{
 		ref: ref, opts: opts, repo: repo, polite: polite,
-		auth: authn.DefaultKeychain, manifests: map[attest.Digest]cached{},
+		auth: authn.DefaultKeychain, named: openNamed(opts), manifests: map[attest.Digest]cached{},
 	}, nil
 }
 
@@ -315,6 +316,9 @@ func fallbackTag(d attest.Digest) string { return "sha256-" + d.Hex() }
 // linkPattern finds the address in a Link header that leads on.
 const linkPattern = `<([^>]*)>\s*;[^,]*rel="?next"?`
 
+// maxReferrerPages bounds the pages of one list of referrers.
+const maxReferrerPages = 256
+
 // referrers asks the referrers API, page after page. A registry without it
 // answers 404, which is an empty list: the fallback tag is asked for apart.
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers
@@ -331,10 +335,16 @@ func (r *registry) listReferrers(ctx context.Context, d attest.Digest) (out []v1
 		return nil, false, r.explain(ctx, action, err)
 	}
 	next := &url.URL{Scheme: r.repo.Scheme(), Host: r.repo.RegistryStr(), Path: fmt.Sprintf("/v2/%s/referrers/%s", r.repo.RepositoryStr(), d)}
-	for page := 0; next != nil; page++ {
-		if page > attest.MaxReferrers {
+	seen := map[string]bool{}
+	for next != nil {
+		// A list may lead on for ever, or in a circle.
+		if len(seen) == maxReferrerPages {
 			return nil, false, r.tooMany(action)
 		}
+		if seen[next.RawQuery] {
+			return nil, false, &Error{Place: r.ref.Place, Action: action, Cause: "the registry's list of referrers leads back to a page that has been read"}
+		}
+		seen[next.RawQuery] = true
 		list, following, none, err := r.referrersPage(ctx, client, next)
 		if err != nil {
 			return nil, false, r.explain(ctx, action, err)
@@ -412,9 +422,12 @@ func nextPage(page *url.URL, resp *http.Response) (*url.URL, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Another host would be sent this one's credentials.
-	following.Scheme, following.Host = page.Scheme, page.Host
-	return following, nil
+	// Another host would be sent this one's credentials; and behind a proxy a
+	// registry may not know its own name, nor the path that it is reached under.
+	// So only the question is taken from what it says.
+	onward := *page
+	onward.RawQuery = following.RawQuery
+	return &onward, nil
 }
 
 func (r *registry) PutBlob(ctx context.Context, b Blob) error {
