@@ -27,7 +27,7 @@ import (
 // It answers only what cannot have changed: content that was checked against
 // its digest before it was kept, and a list of tags that was asked for at
 // Options.Since or later. What a tag points to and what refers to a digest is
-// asked anew every time.
+// asked anew every time. Who shares one shares the right to read, too.
 type Cache struct {
 	// Max bounds the bytes of what is kept; default DefaultCache. What was not used
 	// longest goes first.
@@ -188,8 +188,11 @@ func (p *pings) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// key names a value of this repository.
-func (r *registry) key(kind, id string) string { return kind + " " + r.ref.Place + " " + id }
+// key names a value of this repository. What came without a certificate that
+// holds is nothing for who asks for one.
+func (r *registry) key(kind, id string) string {
+	return fmt.Sprintf("%s %t %s %s", kind, r.opts.Insecure, r.ref.Place, id)
+}
 
 // recall looks a value of this repository up in the shared cache.
 func recall[V any](r *registry, kind, id string) (v V, ok bool) {

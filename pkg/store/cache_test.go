@@ -234,6 +234,10 @@ func TestCacheKeepsNoLies(t *testing.T) {
 	if _, err := open(t, strings.Replace(pinned, "/a@", "/b@", 1), opts).Resolve(t.Context()); err == nil {
 		t.Error("an image was found in a repository that does not have it")
 	}
+	opts.Insecure = true
+	if _, err := open(t, pinned, opts).Resolve(t.Context()); err == nil {
+		t.Error("what came over one kind of connection was taken over another")
+	}
 }
 
 // A manifest that carries something else than its layer is read like one that
