@@ -35,12 +35,15 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
 	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public key `FILE` that must have signed the policy (\"waxseal policy sign\"); repeatable, one of them is enough")
 	f.trustFlags.register(cmd)
-	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a folder that build --out wrote; repeatable")
+	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, a folder, or git:DIR for the notes of a repository; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	fl.IntVar(&f.depth, "dependencies", 0, "judge the images that it was built from as well, and those that they were built from, down to depth `N`")
 	fl.StringArrayVar(&f.asked, "dependency-registry", nil, "with --dependencies: images that may be asked about, as HOST/`PATTERN` with stars (default: those that the policy allows, else the image's own registry); repeatable")
 	if withLevel {
-		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, 1 to 3; source=N, 1 to 4; both with a comma between them; 4 for the ladder of SLSA v0.1: Build L3, inputs complete, hermetic, source reviewed by two (default: what the policy declares, or Build L1)")
+		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, source=N, build=N,source=N, or 4 (default: what the policy declares, or build=1)")
+		_ = cmd.RegisterFlagCompletionFunc("level", cobra.FixedCompletions([]cobra.Completion{
+			"1", "2", "3", "4\tBuild L3, inputs complete, hermetic, source reviewed by two", "source=1", "source=2", "source=3", "source=4",
+		}, cobra.ShellCompDirectiveNoFileComp)) // fails for flags that do not exist
 	}
 }
 
@@ -116,10 +119,13 @@ func newVerifyCmd(s *Streams) *cobra.Command {
 		Use:   "verify [flags] REF",
 		Short: "Say which SLSA level an image's evidence carries, and whether that is enough",
 		Long: `verify finds the evidence attached to an image, checks the signatures, and
-computes the SLSA v1.2 Build level with a row for each requirement. An index is
-judged with every platform below it, and is as good as the worst of them.
+computes the SLSA v1.2 Build and Source levels and the verified properties with
+a row for each requirement ("waxseal levels" lists them). An index is judged
+with every platform below it, and is as good as the worst of them.
 
-REF is a registry reference, oci:PATH[:TAG][@DIGEST] or docker:NAME.
+REF is a registry reference, oci:PATH[:TAG][@DIGEST], docker:NAME, or archive:FILE
+for what "waxseal bundle export" wrote; then --as says which image the policy is
+to take it for, and --bundled-trust whom of those inside to trust.
 
 With --policy, only builders that the policy names count, up to the level it
 gives them, and source, parameters and SBOMs must be as it expects. With --key
@@ -128,10 +134,15 @@ certificate carries Build L1 for an unhosted builder and L2 for another; Build
 L3 needs a policy. With neither, --level 1 asks only whether there is
 provenance, whoever wrote it.
 
+--level raises what a policy declares, and never lowers it: N or build=N,
+source=N, both with a comma between them, or 4, the fourth level of SLSA v0.1:
+Build L3, inputs complete, hermetic, and the source reviewed by two.
+
 A certificate counts when it leads to a --trusted-root or to --ca-roots, names
 the identity, and a log or a time-stamping authority of a --trusted-root proves
 that it was used while it was valid. Nothing is fetched but the image's
-evidence.
+evidence, unless --sigstore asks for a root, --dependencies for the images it
+was built from, or a key is in a KMS: waxseal-kms, a child, fetches that.
 
 Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		Example: `  waxseal verify --key waxseal.pub registry.example/app:1.0
@@ -142,6 +153,8 @@ Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 	}
 	flags.register(cmd, true)
 	output := outputFlag(cmd)
+	archived := archiveFlags{}
+	archived.register(cmd)
 	cmd.Flags().DurationVar(&deadline, "deadline", 0, "give up after `TIME`, as 30s, and say undecided (default: never)")
 	at := cmd.Flags().String("at", "", "judge as of `TIME`, as 2026-12-01 or 2026-12-01T12:00:00Z: what\nhas expired or come into effect by then (default: now)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -154,6 +167,9 @@ Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		}
 		if req.At, err = parseMoment(*at); err != nil {
 			return err
+		}
+		if err := archived.read(cmd.Context(), &req); err != nil {
+			return exitError{ExitUsage, err}
 		}
 		ctx := cmd.Context()
 		if deadline > 0 {
