@@ -81,19 +81,10 @@ type Dependency struct {
 }
 
 // ReadProvenance returns what rules see of an accepted provenance statement.
-func ReadProvenance(p *verify.Provenance, predicate json.RawMessage) (*ProvenanceFacts, error) {
-	var in struct {
-		Definition struct {
-			Dependencies []Dependency `json:"resolvedDependencies"`
-		} `json:"buildDefinition"`
-		Materials []Dependency `json:"materials"`
-	}
-	if err := attest.UnmarshalStrict(predicate, &in); err != nil {
-		return nil, fmt.Errorf("reading the dependencies of a provenance: %w", err)
-	}
-	out := &ProvenanceFacts{
-		BuilderID: p.BuilderID.Value, BuildType: p.BuildType.Value,
-		ExternalParameters: map[string]any{}, Dependencies: append(in.Definition.Dependencies, in.Materials...),
+func ReadProvenance(p *verify.Provenance) (*ProvenanceFacts, error) {
+	out := &ProvenanceFacts{BuilderID: p.BuilderID.Value, BuildType: p.BuildType.Value, ExternalParameters: map[string]any{}}
+	for _, d := range p.Dependencies {
+		out.Dependencies = append(out.Dependencies, Dependency{Name: d.Name, URI: d.URI, Digest: d.Digest})
 	}
 	for name, raw := range p.External {
 		var v any

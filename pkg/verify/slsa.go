@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"strings"
@@ -163,7 +164,7 @@ func assess(t Trust, c *Candidate) Result {
 	limit := Cap{Reason: "no signature on it was verified, so nobody vouches for its builder"}
 	switch {
 	case c.Signer != nil:
-		limit = t.Cap(*c.Signer, p.BuilderID.Value)
+		limit = t.CapOf(*c.Signer, p)
 	case t.Unsigned:
 		limit = t.Cap(Signer{}, p.BuilderID.Value)
 		limit.Level = 1
@@ -213,7 +214,8 @@ func answer(id string, c *Candidate, limit Cap) (Status, string, []string) {
 		return Met, "built by " + clip(p.BuilderID.Value), []string{builder}
 
 	case RowProcess:
-		if u, err := url.Parse(p.BuildType.Value); err != nil || u.Scheme == "" {
+		// Tekton's build types before v1 are no URIs, and known all the same.
+		if u, err := url.Parse(p.BuildType.Value); p.Form == "" && (err != nil || u.Scheme == "") {
 			return NotMet, fmt.Sprintf("buildType %q is not a URI, so its parameters mean nothing to a verifier", clip(p.BuildType.Value)), []string{kind}
 		}
 		return Met, "its buildType says what the parameters mean", []string{kind, external}
@@ -253,6 +255,8 @@ func answer(id string, c *Candidate, limit Cap) (Status, string, []string) {
 		switch {
 		case limit.Unhosted:
 			return NotMet, "builder.id says the build ran on a machine of somebody's own", []string{builder}
+		case limit.SelfHosted:
+			return NotMet, onSelfHosted, []string{cmp.Or(p.Runner.Pointer, builder)}
 		case limit.Level >= 2:
 			return Met, limit.Reason, []string{builder}
 		}
@@ -286,6 +290,9 @@ func answer(id string, c *Candidate, limit Cap) (Status, string, []string) {
 func notVouched(limit Cap, level int) string {
 	if limit.Level < 1 && limit.Reason != "" {
 		return limit.Reason
+	}
+	if limit.Lowered != "" {
+		return limit.Lowered
 	}
 	return fmt.Sprintf("evidence cannot show it: trust in this builder ends at Build L%d, this asks for L%d", limit.Level, level)
 }
