@@ -10,6 +10,7 @@ const (
 	MaxSubjects     = 1024      // subjects of one statement
 	MaxEvidence     = 1024      // pieces of evidence read for one digest
 	MaxReferrers    = 2048      // referrer descriptors listed for one digest
+	MaxGCB          = 64        // signatures in one description of an image by Google Cloud
 	MaxEvidenceSum  = 256 << 20 // bytes of all evidence read for one digest
 	MaxPlatforms    = 64        // manifests below one index
 	MaxPolicy       = 1 << 20   // bytes of a policy file

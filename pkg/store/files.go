@@ -71,6 +71,9 @@ func (c *collector) readFilePiece(ctx context.Context, where string, raw []byte,
 		return c.unreadable(ctx, p, &oversize{int64(len(raw)), attest.MaxBundle})
 	}
 	st := statementOf(raw)
+	if st == nil && attest.LooksLikeGCB(raw) {
+		return c.readGCB(ctx, where, raw, family)
+	}
 	if st == nil {
 		p.Skipped = "neither a bundle, nor a DSSE envelope, nor a statement"
 		c.add(p)
@@ -88,6 +91,30 @@ func (c *collector) readFilePiece(ctx context.Context, where string, raw []byte,
 	}
 	p.Raw = raw
 	c.add(p)
+	return nil
+}
+
+// readGCB takes the signed envelopes in what Google Cloud says of an image, a
+// piece for each signature.
+func (c *collector) readGCB(ctx context.Context, where string, raw []byte, family []attest.Digest) error {
+	p := Piece{Source: SourceFile, Where: where, Digest: attest.DigestOf(raw)}
+	envelopes, err := attest.ParseGCB(raw)
+	if err != nil {
+		p.Skipped = err.Error()
+		c.add(p)
+		return nil
+	}
+	for _, e := range envelopes {
+		p.Where = where + " " + e.Pointer
+		if e.DSSE == nil {
+			p.Skipped = e.Problem
+			c.add(p)
+			continue
+		}
+		if err := c.readFilePiece(ctx, p.Where, e.DSSE, family); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
