@@ -45,7 +45,7 @@ const (
 
 // Library lists the well-known builders.
 func Library() []WellKnown {
-	any := []string{}
+	free := []string{} // any value
 	return []WellKnown{{
 		Name:  "slsa-github-generator",
 		Title: "The generators and builders of slsa-framework/slsa-github-generator on GitHub Actions",
@@ -78,7 +78,7 @@ func Library() []WellKnown {
 		},
 		Events:     []string{"create", "push", "release", "schedule", "workflow_dispatch"},
 		Hosted:     true,
-		Parameters: map[string][]string{"configSource/entryPoint": any, "configPath": any},
+		Parameters: map[string][]string{"configSource/entryPoint": free, "configPath": free},
 		Policy: `- use: slsa-github-generator
   root: trusted_root.json   # of Sigstore's public good instance`,
 	}, {
@@ -157,7 +157,7 @@ func Library() []WellKnown {
 			"https://cloudbuild.googleapis.com/CloudBuildSteps@*",
 		},
 		Parameters: map[string][]string{
-			"buildConfigSource/ref": any, "buildConfigSource/path": any, "sourceToBuild/ref": any, "entryPoint": any,
+			"buildConfigSource/ref": free, "buildConfigSource/path": free, "sourceToBuild/ref": free, "entryPoint": free,
 		},
 		Policy: `# gcloud kms keys versions get-public-key 1 --project verified-builder --location global \
 #   --keyring attestor --key google-hosted-worker --output-file google-hosted-worker.pub
@@ -183,7 +183,7 @@ func Library() []WellKnown {
 		BuildTypes: []string{"https://gitlab.com/gitlab-org/gitlab-runner/-/blob/*/PROVENANCE.md", "https://docs.gitlab.com/ci/pipeline_security/slsa/provenance_v1"},
 		Events:     []string{"push", "schedule", "web"},
 		Hosted:     true,
-		Parameters: map[string][]string{"entryPoint": any, "configSource/entryPoint": any},
+		Parameters: map[string][]string{"entryPoint": free, "configSource/entryPoint": free},
 		Policy: `- use: gitlab
   san: https://gitlab.com/GROUP/PROJECT//.gitlab-ci.yml@refs/tags/v*
   root: trusted_root.json   # of Sigstore's public good instance`,
@@ -293,12 +293,16 @@ func (w WellKnown) Explain() string {
 				line("")
 				line("%s", head)
 			}
-			line("  %s", s)
+			for j, l := range fold(s, 76) {
+				line("  %s%s", strings.Repeat("  ", min(j, 1)), l)
+			}
 		}
 	}
 	line("%s: %s", w.Name, w.Title)
 	line("")
-	line("Build L%d at most. %s", w.Level, w.Why)
+	for _, l := range fold(fmt.Sprintf("Build L%d at most. %s", w.Level, w.Why), 80) {
+		line("%s", l)
+	}
 	each("What makes it less:", w.Lowers)
 	ids := w.IDs
 	if len(ids) == 0 && w.Issuer != "" {
@@ -306,7 +310,7 @@ func (w WellKnown) Explain() string {
 	}
 	each("builder.id:", ids)
 	if w.Issuer != "" {
-		each("Signer:", []string{"issuer " + w.Issuer, "name   " + w.SAN})
+		each("Signer:", []string{"issuer " + w.Issuer, "name " + w.SAN})
 	}
 	each("Build types:", w.BuildTypes)
 	each("Events:", w.Events)
@@ -330,6 +334,23 @@ func (w WellKnown) Explain() string {
 		}
 	}
 	return b.String()
+}
+
+// fold breaks text into lines of at most width bytes, where it has words as
+// short as that.
+func fold(text string, width int) []string {
+	var lines []string
+	line := ""
+	for _, w := range strings.Fields(text) {
+		if line != "" && len(line)+1+len(w) > width {
+			lines, line = append(lines, line), ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += w
+	}
+	return append(lines, line)
 }
 
 // allowed is the parameters in the form of a policy's.

@@ -271,7 +271,9 @@ func (t Trust) lookup(signer Signer, p *Provenance) Cap {
 			nearer(late, fmt.Sprintf("%s signed for builder.id %q at a time when the policy does not trust it to", signer, clip(id)))
 		default:
 			c := b.judge(signer, p)
-			if c.Level > best.Level {
+			// Of two that are worth the same, the one that could be worth more
+			// has more to say.
+			if c.Level > best.Level || c.Level == best.Level && best.Lowered == "" {
 				best = c
 			}
 			nearer(part, c.Reason)
