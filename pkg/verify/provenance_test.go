@@ -128,6 +128,9 @@ func FuzzParseProvenance(f *testing.F) {
 		f.Add(attestations.ProvenanceV1, []byte(s))
 		f.Add(attestations.ProvenanceV02, []byte(s))
 	}
+	for _, form := range forms() {
+		f.Add(form.kind, []byte(form.in))
+	}
 	f.Fuzz(func(t *testing.T, kind string, predicate []byte) {
 		p, err := verify.ParseProvenance(&attest.Statement{PredicateType: kind, Predicate: predicate})
 		if err != nil {
@@ -143,5 +146,6 @@ func FuzzParseProvenance(f *testing.F) {
 		for _, s := range p.Sources {
 			verify.SameRepository(s.Repository, s.Repository)
 		}
+		verify.Contradictions(p, verify.Signer{SAN: "x", Run: verify.Run{Repository: "https://example.org/x", Ref: "refs/heads/x"}})
 	})
 }

@@ -34,16 +34,16 @@ func runOf(c *certificate.Summary) Run {
 	return r
 }
 
-// CodeRun is of a provenance that says something else than the certificate it
-// is signed with.
-const CodeRun = "certificate"
+// CodeContradiction is of a provenance that says something else than the
+// certificate it is signed with.
+const CodeContradiction = "contradiction"
 
 // Contradictions lists where a provenance says something else of its run than
 // the certificate that signed it. None where the certificate says nothing.
 func Contradictions(p *Provenance, s Signer) []Problem {
 	var out []Problem
 	differ := func(claimed Field, what, proved string) {
-		out = append(out, Problem{Code: CodeRun, Pointer: claimed.Pointer,
+		out = append(out, Problem{Code: CodeContradiction, Pointer: claimed.Pointer,
 			Message: fmt.Sprintf("it says %s %q, and its certificate was issued to %q", what, clip(claimed.Value), clip(proved))})
 	}
 	// These forms describe the run itself, not whatever the run has built.
