@@ -86,6 +86,9 @@ type Provenance struct {
 	// CacheImports points to where it says that a cache from elsewhere was
 	// used; empty when it does not.
 	CacheImports string
+	// Claims points to where it says of itself that its inputs are complete or
+	// that the build was hermetic. Nothing is believed of it.
+	Claims []string
 }
 
 // Echoes names external parameters that a known Form also gives as another
@@ -123,6 +126,7 @@ func ParseProvenance(st *attest.Statement) (*Provenance, error) {
 		return nil, rejectf(CodePredicate, "its provenance cannot be read: %v", clip(err.Error()))
 	}
 	p.PredicateType = st.PredicateType
+	p.Claims = claims(st.Predicate)
 	return p, nil
 }
 
