@@ -25,8 +25,10 @@ with use ("waxseal builders list"); each can have buildTypes, parameters, events
 runners: hosted|any, and a window of its signer. source of an entry can have a
 ref, such as refs/tags/v*, and a workflow.
 
-Beside level, source, buildTypes and parameters, an entry can have:
+level is {build: N, source: N}. Beside it, and source, buildTypes and parameters,
+an entry can have:
 
+  properties       verified properties by name ("waxseal levels" lists them)
   sbom             required, formats, forbidden packages, licenses allow|deny
   vulnerabilities  limits and an sla by severity, fixableOnly, maxAge of a scan
   hardening        nonRoot: true|numeric, noSecrets: true
