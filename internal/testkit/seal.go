@@ -34,6 +34,8 @@ type sealed struct {
 	// of a bundle: "ours" is signed with the key, "also" by somebody else before
 	// that, "text" has only the text that nobody signed.
 	GCB string `json:"gcb"`
+	// Unsigned writes the statement alone.
+	Unsigned bool `json:"unsigned"`
 }
 
 // Seal signs statements about the one image in an OCI layout, as a list says,
@@ -123,6 +125,9 @@ func (one sealed) sign(instance *virtual.Sigstore, key *ecdsa.PrivateKey, sum, d
 	statement, err := statementAbout(sum, kind, one.Type, predicate)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", one.File, err)
+	}
+	if one.Unsigned {
+		return statement, nil
 	}
 	if one.SAN != "" {
 		return instance.Seal(statement, virtual.Options{SAN: one.SAN, Issuer: one.Issuer, Run: one.Run})

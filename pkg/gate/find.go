@@ -373,6 +373,9 @@ func says(st *attest.Statement) string {
 				line += " (changed)"
 			}
 		}
+		if p.Runner.Value != "" {
+			line += ", on a " + p.Runner.Value + " runner"
+		}
 		return printable(line + ", " + plural(len(p.Dependencies), "dependency", "dependencies"))
 	case policy.SBOMFormat(st.PredicateType) != "":
 		version, n, err := policy.SBOMContent(policy.SBOMFormat(st.PredicateType), st.Predicate)

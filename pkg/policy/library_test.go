@@ -18,7 +18,7 @@ import (
 // inPolicy is a policy with entries below trust.builders and below images.
 func inPolicy(t testing.TB, builders, image string) *policy.Policy {
 	t.Helper()
-	text := "apiVersion: waxseal.dev/v1\nkind: Policy\ntrust:\n  builders:\n    " + strings.ReplaceAll(builders, "\n", "\n    ") + "\nimages:\n  - " + image + "\n"
+	text := around(builders, image)
 	p, err := policy.Parse([]byte(text), policy.ParseOptions{ReadKey: func(name string) ([]byte, error) {
 		if strings.HasSuffix(name, ".json") {
 			return os.ReadFile("testdata/root.json")
@@ -29,6 +29,10 @@ func inPolicy(t testing.TB, builders, image string) *policy.Policy {
 		t.Fatalf("%v\n%s", err, text)
 	}
 	return p
+}
+
+func around(builders, image string) string {
+	return "apiVersion: waxseal.dev/v1\nkind: Policy\ntrust:\n  builders:\n    " + strings.ReplaceAll(builders, "\n", "\n    ") + "\nimages:\n  - " + image + "\n"
 }
 
 const everything = `{match: "**", level: {build: 1}}`
@@ -56,6 +60,13 @@ func TestLibraryCanBeUsed(t *testing.T) {
 				}
 			}
 			p := inPolicy(t, w.Policy, everything)
+			doc, err := plainly(t, []byte(around(w.Policy, everything)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := schema(t).Validate(doc); err != nil {
+				t.Errorf("the schema refuses it: %v", err)
+			}
 			trust := p.Trust()
 			if len(trust.Builders) != max(1, len(w.IDs)) {
 				t.Errorf("%d builders", len(trust.Builders))

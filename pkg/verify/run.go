@@ -72,29 +72,33 @@ func Contradictions(p *Provenance, s Signer) []Problem {
 	return out
 }
 
-// runner is where the build ran: by the certificate, or by what the provenance
-// says.
-func runner(s Signer, p *Provenance) string {
-	if s.Run.Runner != "" {
-		return s.Run.Runner
-	}
-	return p.Runner.Value
-}
+// runner is where the build ran and event what started it: by the certificate,
+// or by what the provenance says. Where an issuer vouches for the signer's runs,
+// proof is the certificate alone: the provenance may be the job's own word.
+func (b Builder) runner(s Signer, p *Provenance) string { return b.proved(s.Run.Runner, p.Runner) }
 
-func event(s Signer, p *Provenance) string {
-	if s.Run.Event != "" {
-		return s.Run.Event
+func (b Builder) event(s Signer, p *Provenance) string { return b.proved(s.Run.Event, p.Event) }
+
+func (b Builder) proved(run string, said Field) string {
+	if run != "" || b.Identity != nil && b.Identity.issuer != "" {
+		return run
 	}
-	return p.Event.Value
+	return said.Value
 }
 
 // hosted reports whether a runner is one of the platform's own: each names them
 // after itself.
 func hosted(runner string) bool {
-	return strings.HasSuffix(runner, "-hosted") && !selfHosted(runner)
+	return strings.HasSuffix(runner, "-hosted") && runner != onesOwn
 }
 
-func selfHosted(runner string) bool { return runner == "self-hosted" }
+// selfHosted reports whether anybody says that a run was on a runner of
+// somebody's own: of that, the job's word is enough.
+func selfHosted(s Signer, p *Provenance) bool {
+	return s.Run.Runner == onesOwn || p.Runner.Value == onesOwn
+}
+
+const onesOwn = "self-hosted"
 
 // called reports whether the certificate shows that the workflow that signed
 // was called by another one: a reusable workflow, which the caller's jobs cannot

@@ -63,18 +63,17 @@ func (b Builder) judge(s Signer, p *Provenance) Cap {
 	if len(b.BuildTypes) > 0 && !slices.ContainsFunc(b.BuildTypes, func(t Pattern) bool { return t.Match(p.BuildType.Value) }) {
 		return Cap{Reason: fmt.Sprintf("the policy trusts builder.id %q, but not for the build type %q", clip(p.BuilderID.Value), clip(p.BuildType.Value))}
 	}
-	if e := event(s, p); len(b.Events) > 0 && !slices.Contains(b.Events, e) {
+	if e := b.event(s, p); len(b.Events) > 0 && !slices.Contains(b.Events, e) {
 		if e == "" {
 			return Cap{Reason: "nothing says which event started the run, and the policy trusts this builder for some only"}
 		}
 		return Cap{Reason: fmt.Sprintf("the run was started by %q, and the policy does not trust this builder for that", clip(e))}
 	}
 	c := Cap{Level: b.MaxLevel, Reason: b.reason()}
-	r := runner(s, p)
 	switch {
-	case selfHosted(r) && !b.SelfHosted:
+	case selfHosted(s, p) && !b.SelfHosted:
 		c.selfHosted()
-	case b.Hosted && !hosted(r):
+	case b.Hosted && !hosted(b.runner(s, p)):
 		c.lower(1, "nothing says that it ran on one of the platform's own runners")
 	case b.Called && !s.called():
 		c.lower(2, "the certificate does not show that a workflow signed which the caller cannot change")
@@ -242,7 +241,7 @@ func (t Trust) lookup(signer Signer, p *Provenance) Cap {
 	id := p.BuilderID.Value
 	if t.Builders == nil {
 		c := Cap{Level: 2, Reason: "the trusted " + signer.kind() + " signs for this builder.id; Build L3 needs a policy that says so"}
-		if selfHosted(runner(signer, p)) {
+		if selfHosted(signer, p) {
 			c.selfHosted()
 		}
 		return c

@@ -42,6 +42,7 @@ func TestCapOf(t *testing.T) {
 	called := own(func(b *verify.Builder) { b.Called = true })
 	byID := verify.Trust{Builders: []verify.Builder{{IDs: &ids[0], Key: keyA, MaxLevel: 2}}}
 	plain := own(func(*verify.Builder) {})
+	keyed := verify.Trust{Builders: []verify.Builder{{ID: "b:c", Key: keyA, MaxLevel: 3, Events: []string{"push"}, Hosted: true}}}
 	fleet := own(func(b *verify.Builder) { b.SelfHosted = true })
 	bare := verify.Trust{}
 	for _, c := range []struct {
@@ -68,15 +69,19 @@ func TestCapOf(t *testing.T) {
 		{"a build type in another case", typed, certificate(verify.Run{}), is(san, "https://example.org/T/1", "", ""), 0, "not for the build type"},
 
 		{"an event of the certificate", pushed, certificate(verify.Run{Event: "push"}), is(san, "x:y", "", ""), 3, ""},
-		{"an event of the provenance", pushed, certificate(verify.Run{}), is(san, "x:y", "", "push"), 3, ""},
+		{"an event of the provenance alone", pushed, certificate(verify.Run{}), is(san, "x:y", "", "push"), 0, "nothing says which event"},
+		{"an event under a key", keyed, verify.Signer{Key: keyA}, is("b:c", "x:y", "z-hosted", "push"), 3, ""},
+		{"no event under a key", keyed, verify.Signer{Key: keyA}, is("b:c", "x:y", "z-hosted", ""), 0, "nothing says which event"},
 		{"the certificate counts before it", pushed, certificate(verify.Run{Event: "pull_request"}), is(san, "x:y", "", "push"), 0, `started by "pull_request"`},
 		{"no event", pushed, certificate(verify.Run{}), is(san, "x:y", "", ""), 0, "nothing says which event"},
 
 		{"hosted", hosted, certificate(verify.Run{Runner: "github-hosted"}), is(san, "x:y", "", ""), 3, ""},
-		{"hosted, by the provenance", hosted, certificate(verify.Run{}), is(san, "x:y", "gitlab-hosted", ""), 3, ""},
+		{"hosted, by the provenance alone", hosted, certificate(verify.Run{}), is(san, "x:y", "gitlab-hosted", ""), 1, "nothing says that it ran"},
+		{"no runner under a key", keyed, verify.Signer{Key: keyA}, is("b:c", "x:y", "", "push"), 1, "nothing says that it ran"},
+		{"self-hosted, by the provenance", hosted, certificate(verify.Run{Runner: "github-hosted"}), is(san, "x:y", "self-hosted", ""), 1, "self-hosted runner"},
 		{"self-hosted, by the certificate", hosted, certificate(verify.Run{Runner: "self-hosted"}), is(san, "x:y", "github-hosted", ""), 1, "self-hosted runner"},
 		{"no runner", hosted, certificate(verify.Run{}), is(san, "x:y", "", ""), 1, "nothing says that it ran"},
-		{"a runner with a word of its own", hosted, certificate(verify.Run{}), is(san, "x:y", "hosted", ""), 1, "nothing says that it ran"},
+		{"a runner with a word of its own", hosted, certificate(verify.Run{Runner: "hosted"}), is(san, "x:y", "", ""), 1, "nothing says that it ran"},
 		{"self-hosted, nobody asked", plain, certificate(verify.Run{}), is(san, "x:y", "self-hosted", ""), 1, "self-hosted runner"},
 		{"self-hosted, and it may", fleet, certificate(verify.Run{}), is(san, "x:y", "self-hosted", ""), 3, ""},
 		{"self-hosted, without a policy", bare, certificate(verify.Run{}), is(san, "x:y", "self-hosted", ""), 1, "self-hosted runner"},
