@@ -61,10 +61,10 @@ func (b builder) settled() builder {
 	for _, name := range keys(b.parameters) {
 		a := b.parameters[name]
 		if a.any {
-			terms = append(terms, name)
+			terms = append(terms, fmt.Sprintf("%q", name))
 			continue
 		}
-		terms = append(terms, fmt.Sprintf("%s=%q", name, a.values))
+		terms = append(terms, fmt.Sprintf("%q=%q", name, a.values))
 	}
 	b.trust.Terms = strings.Join(terms, " ")
 	return b
