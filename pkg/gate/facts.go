@@ -172,7 +172,7 @@ func (c *check) facts(f *found, chosen *verify.Candidate) policy.Facts {
 		return out
 	}
 	var err error
-	if out.Provenance, err = policy.ReadProvenance(chosen.Provenance, predicate); err != nil {
+	if out.Provenance, err = policy.ReadProvenance(chosen.Provenance); err != nil {
 		_ = f.known.cannot(policy.FactProvenance, err) // a rule that asks says it
 		out.Unreadable = f.known.unreadable
 	}

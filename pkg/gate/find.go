@@ -254,7 +254,7 @@ func (f *found) provenance(e Evidence, c *check, st *attest.Statement, signer ve
 		e.Code, e.Message = verify.CodePredicate, printable(err.Error())
 		return e
 	}
-	if limit := c.trust.Cap(signer, p.BuilderID.Value); limit.Level < 1 {
+	if limit := c.trust.CapOf(signer, p); limit.Level < 1 {
 		e.Code, e.Message = verify.CodeBuilder, printable(limit.Reason)
 		return e
 	}
@@ -266,7 +266,7 @@ func (f *found) provenance(e Evidence, c *check, st *attest.Statement, signer ve
 	f.keep(c, st, e.Bundle)
 	f.candidates = append(f.candidates, verify.Candidate{
 		Bundle: e.Bundle, Where: e.Source, Provenance: p, Signer: &signer,
-		Expected: c.Policy != nil, Problems: c.expect(p),
+		Expected: c.Policy != nil, Problems: c.expect(p, signer),
 	})
 	return e
 }
@@ -284,13 +284,13 @@ func (f *found) unsigned(e Evidence, st *attest.Statement, message string) Evide
 	return e
 }
 
-// expect compares provenance with the policy. An image that the policy does
-// not know meets no expectation.
-func (c *check) expect(p *verify.Provenance) []verify.Problem {
+// expect compares provenance with the certificate that signed it and with the
+// policy. An image that the policy does not know meets no expectation.
+func (c *check) expect(p *verify.Provenance, signer verify.Signer) []verify.Problem {
 	if c.Policy != nil && !c.matched {
 		return []verify.Problem{{Code: CodeNoRule, Pointer: "/subject", Message: "the policy has no entry for this image"}}
 	}
-	return c.rule.Expect(p)
+	return append(verify.Contradictions(p, signer), c.rule.Expect(p, signer)...)
 }
 
 // why says what there is instead of provenance that counts.
@@ -373,7 +373,10 @@ func says(st *attest.Statement) string {
 				line += " (changed)"
 			}
 		}
-		return printable(line + ", " + plural(p.Dependencies, "dependency", "dependencies"))
+		if p.Runner.Value != "" {
+			line += ", on a " + p.Runner.Value + " runner"
+		}
+		return printable(line + ", " + plural(len(p.Dependencies), "dependency", "dependencies"))
 	case policy.SBOMFormat(st.PredicateType) != "":
 		version, n, err := policy.SBOMContent(policy.SBOMFormat(st.PredicateType), st.Predicate)
 		if err != nil {

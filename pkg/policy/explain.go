@@ -133,6 +133,12 @@ func (i image) sentences(at time.Time) []string {
 		}
 		say(now, "must be built from %q%s", i.repository, tree)
 	}
+	if i.ref != nil {
+		say(now, "must be built from the branch or tag %q", i.ref)
+	}
+	if i.workflow != nil {
+		say(now, "must be built by starting %q", i.workflow)
+	}
 	if len(i.buildTypes) > 0 {
 		say(now, "must have the build type %s", list(i.buildTypes))
 	}

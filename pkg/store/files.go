@@ -55,13 +55,21 @@ type fileDoc struct {
 	digest       attest.Digest
 	skipped      string // why it is not read
 	commits      bool   // it is about commits only
+	// part counts the signatures in what Google Cloud says of an image, from 1,
+	// and at is where this one stands; 0: the whole document.
+	part int
+	at   string
 }
 
 func (d *fileDoc) where() string {
-	if d.line == 0 {
-		return d.path
+	where := d.path
+	if d.line > 0 {
+		where = fmt.Sprintf("%s:%d", d.path, d.line)
 	}
-	return fmt.Sprintf("%s:%d", d.path, d.line)
+	if d.part > 0 {
+		where += " " + d.at
+	}
+	return where
 }
 
 func imageKey(d attest.Digest) string { return "image " + d.Hex() }
@@ -197,35 +205,61 @@ func (n *named) lines(ctx context.Context, path string, f io.Reader) error {
 
 // add enters a document, with what it is about.
 func (n *named) add(d fileDoc, raw []byte) error {
+	trimmed := bytes.TrimSpace(raw)
+	if len(raw) > 0 {
+		d.offset += int64(len(raw) - len(bytes.TrimLeft(raw, " \t\r\n")))
+		d.size = int64(len(trimmed))
+	} else if d.skipped == "" {
+		d.skipped = "it is empty"
+	}
+	st := statementOf(trimmed)
+	if st != nil || d.skipped != "" || !attest.LooksLikeGCB(trimmed) {
+		return n.put(d, trimmed, st)
+	}
+	envelopes, err := attest.ParseGCB(trimmed)
+	if err != nil {
+		d.skipped = oneLine(err.Error())
+		return n.put(d, nil, nil)
+	}
+	for i, e := range envelopes {
+		one := d
+		one.part, one.at, one.skipped = i+1, e.Pointer, e.Problem
+		if err := n.put(one, e.DSSE, statementOf(e.DSSE)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// put enters a document that was read: its bytes, and the statement in them.
+func (n *named) put(d fileDoc, raw []byte, st *attest.Statement) error {
 	if len(n.docs) == attest.MaxEvidenceDocs {
 		return tooMany(d.path, attest.MaxEvidenceDocs, "documents")
 	}
-	if trimmed := bytes.TrimSpace(raw); len(raw) > 0 {
-		d.offset += int64(len(raw) - len(bytes.TrimLeft(raw, " \t\r\n")))
-		d.size = int64(len(trimmed))
-		d.digest = attest.DigestOf(trimmed)
-		if st := statementOf(trimmed); st != nil {
-			d.commits = true
-			for _, s := range st.Subject {
-				for alg, value := range s.Digest {
-					switch alg {
-					case "gitCommit", "sha1":
-						if id, err := parseGitID(value); err == nil {
-							n.enter(commitKey(id))
-						}
-					case "sha256":
-						d.commits = false
-						n.enter(imageKey(attest.Digest("sha256:" + value)))
-					default:
-						d.commits = false
+	if len(raw) > 0 {
+		d.digest = attest.DigestOf(raw)
+	}
+	if st != nil {
+		d.commits = true
+		for _, s := range st.Subject {
+			for alg, value := range s.Digest {
+				switch alg {
+				case "gitCommit", "sha1":
+					if id, err := parseGitID(value); err == nil {
+						n.enter(commitKey(id))
 					}
+				case "sha256":
+					d.commits = false
+					n.enter(imageKey(attest.Digest("sha256:" + value)))
+				default:
+					d.commits = false
 				}
 			}
-		} else if err := attest.UnmarshalStrict(trimmed, nil); err != nil {
+		}
+	} else if len(raw) > 0 {
+		if err := attest.UnmarshalStrict(raw, nil); err != nil {
 			d.skipped = oneLine(err.Error())
 		}
-	} else if d.skipped == "" {
-		d.skipped = "it is empty"
 	}
 	n.docs = append(n.docs, d)
 	if len(n.about) > attest.MaxEvidenceDocs*4 {
@@ -273,8 +307,14 @@ func (d *fileDoc) bytes() ([]byte, error) {
 		from = f
 	}
 	raw := make([]byte, d.size)
-	_, err := from.ReadAt(raw, d.offset)
-	return raw, err
+	if _, err := from.ReadAt(raw, d.offset); err != nil || d.part == 0 {
+		return raw, err
+	}
+	envelopes, err := attest.ParseGCB(raw)
+	if err != nil || len(envelopes) < d.part {
+		return nil, errors.New("the file was changed while it was read")
+	}
+	return envelopes[d.part-1].DSSE, nil
 }
 
 // readFiles takes the evidence that the caller named. A document speaks of
