@@ -6,7 +6,7 @@ DEPS   := bash internal/testkit/deps.sh
 BUILD_PACKAGES := runc ca-certificates git
 TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev docker.io
 
-.PHONY: build install test attack demo bench lint docs clean
+.PHONY: build install test attack fuzz demo bench lint docs clean
 
 build: ## the binaries into bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine ./cmd/waxseal-kms
@@ -34,6 +34,9 @@ test: ## every test but the attacks, with the race detector; says at the end wha
 attack: ## builds every hostile Dockerfile of testdata/attack and looks for what got out
 	@$(DEPS) $(TEST_PACKAGES)
 	go test -count=1 -timeout 30m -v -run '^TestAttacks$$' ./internal/testkit
+
+fuzz: ## every parser against what a fuzzer makes up, FUZZTIME (1m) each
+	@internal/testkit/fuzz.sh
 
 bench: build ## waxseal against buildctl and cosign, the gateway against none, as ratios
 	@$(DEPS) $(TEST_PACKAGES)
