@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
