@@ -61,7 +61,7 @@ func openRegistry(ref Reference, opts Options) (*registry, error) {
 	}
 	return &registry{
 		ref: ref, opts: opts, repo: repo, polite: newTransport(opts),
-		auth: authn.DefaultKeychain, named: newNamed(opts.Evidence), manifests: map[attest.Digest]cached{},
+		auth: authn.DefaultKeychain, named: opts.evidenceNamed(), manifests: map[attest.Digest]cached{},
 	}, nil
 }
 
