@@ -50,7 +50,7 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 // request reads the files that the flags name. Its errors are of usage: the
 // command was given the wrong thing.
 func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.Request, error) {
-	req := gate.Request{Reference: ref, Store: store.Options{Insecure: f.insecure, Evidence: f.evidence, Images: imageHome(s.Env)}}
+	req := gate.Request{Reference: ref, Store: store.Options{Insecure: f.insecure, Evidence: f.evidence, Images: imageHome(s.Env)}.ReadOnce()}
 	level, err := parseLevel(f.level)
 	if err != nil {
 		return req, exitError{ExitUsage, err}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/policy"
+	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
@@ -178,7 +179,7 @@ func (v *Verdict) conclude(c *check) {
 	v.Reasons = []Reason{}
 	if c.Policy != nil && !c.matched {
 		v.Reasons = append(v.Reasons, Reason{Code: CodeNoRule,
-			Message: fmt.Sprintf("no entry of the policy matches the image %q (it has %s)", c.name, patterns(c.Policy.Patterns()))})
+			Message: fmt.Sprintf("no entry of the policy matches the image %q (it has %s)", c.name, patterns(c.Policy.Patterns())), Hint: c.nameHint()})
 	}
 	excused := false
 	for _, r := range v.lacking {
@@ -211,6 +212,14 @@ func (v *Verdict) conclude(c *check) {
 	if passed {
 		v.Decision = Pass
 	}
+}
+
+// nameHint is the way out for an image that lies where no policy knows it.
+func (c *check) nameHint() string {
+	if c.ref.Kind == store.Archive && c.Name == "" {
+		return "say which image the archive holds: --as HOST/REPO"
+	}
+	return ""
 }
 
 func patterns(list []string) string {

@@ -45,7 +45,23 @@ type Options struct {
 	// tag is asked for.
 	Since time.Time
 
-	net network // what tests replace
+	named *named  // what ReadOnce shares
+	net   network // what tests replace
+}
+
+// ReadOnce returns the same options, with what Evidence names read through once
+// for all places that are opened with them, and again only when it changes.
+func (o Options) ReadOnce() Options {
+	o.named = newNamed(o.Evidence)
+	return o
+}
+
+// evidenceNamed is what Evidence names, shared or for one place.
+func (o Options) evidenceNamed() *named {
+	if o.named != nil {
+		return o.named
+	}
+	return newNamed(o.Evidence)
 }
 
 // Descriptor names content in a place: media type, digest and size.
