@@ -58,6 +58,8 @@ type Request struct {
 	// At is the moment to judge as of: what has expired, come into effect or
 	// grown old by then. Zero: now.
 	At time.Time
+	// For says where the image is to run.
+	For Workload
 }
 
 // UsageError is a request that cannot be judged whatever the evidence.
@@ -68,8 +70,9 @@ func (e *UsageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(format, args...)} }
 
-// Judge gives the verdict. The error is a *UsageError or nil: anything else
-// that goes wrong is in the verdict, as "undecided".
+// Judge gives the verdict, at the latest shortly after ctx has ended. The error
+// is a *UsageError or nil: anything else that goes wrong is in the verdict, as
+// "undecided".
 func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 	now := g.now()
 	at := now
@@ -97,9 +100,11 @@ func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 		v.PolicyDigest = req.Policy.Digest()
 	}
 	v.TrustDigest = trustDigest(c)
-	if err := contain(func() error { return g.judge(ctx, c, v) }); err != nil {
-		v.undecided(err)
+	if w := req.For; w.Namespace != "" || w.Use != "" || len(w.Labels) > 0 {
+		v.For = &w
 	}
+	v = g.within(ctx, c, *v)
+	v.ValidUntil = v.validUntil(c.trust.Changes(now))
 	return v, nil
 }
 
