@@ -60,6 +60,9 @@ type Request struct {
 	At time.Time
 	// For says where the image is to run.
 	For Workload
+	// Explain adds the verdict's Explanation, and what each piece of evidence
+	// says.
+	Explain bool
 }
 
 // UsageError is a request that cannot be judged whatever the evidence.
@@ -102,6 +105,9 @@ func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 	v.TrustDigest = trustDigest(c)
 	if w := req.For; w.Namespace != "" || w.Use != "" || len(w.Labels) > 0 {
 		v.For = &w
+	}
+	if req.Explain {
+		v.Explanation = c.explain()
 	}
 	v = g.within(ctx, c, *v)
 	v.ValidUntil = v.validUntil(c.trust.Changes(now))
@@ -259,7 +265,7 @@ func (g Gate) open(ctx context.Context, c *check) (store.Repo, error) {
 }
 
 func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
-	found, err := g.find(ctx, c, look{rule: c.rule})
+	found, err := g.find(ctx, c, look{rule: c.rule, says: c.Explain})
 	if err != nil {
 		if found != nil {
 			v.Digest = found[0].digest // where it got to

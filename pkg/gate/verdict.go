@@ -83,6 +83,8 @@ type Verdict struct {
 	ValidUntil time.Time `json:"validUntil,omitzero"`
 	// For is where the image is to run, where the request said so.
 	For *Workload `json:"for,omitempty"`
+	// Explanation is there where the request asked for it.
+	Explanation *Explanation `json:"explanation,omitempty"`
 
 	request Request
 	used    [][]attest.Digest // bundles each subject's answer rests on; the image first

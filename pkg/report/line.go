@@ -1,0 +1,110 @@
+package report
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/gate"
+)
+
+// LineSchema names the form of a Line and a Trailer.
+const LineSchema = "https://waxseal.dev/schemas/verdict-line/v1.json"
+
+//go:embed verdict-line.schema.json
+var verdictLineSchema string
+
+// VerdictLineSchema is the JSON Schema of a line of a stream: a Line or a
+// Trailer.
+func VerdictLineSchema() []byte { return []byte(verdictLineSchema) }
+
+// CodeUsage is the reason of a request that cannot be judged as it is.
+const CodeUsage = "usage"
+
+// maxLineReasons bounds the reasons of one line.
+const maxLineReasons = 16
+
+// Line is a verdict in one line of JSON, for whoever asks about many images.
+// It says what the verdict says, without the evidence.
+type Line struct {
+	Schema   string        `json:"schema"`
+	ID       string        `json:"id,omitempty"` // the request's own
+	Image    string        `json:"image"`        // as it was asked about
+	Digest   attest.Digest `json:"digest,omitempty"`
+	Decision gate.Decision `json:"decision"`
+	Declared gate.Levels   `json:"declared"`
+	Reached  gate.Levels   `json:"reached"`
+	Reasons  []LineReason  `json:"reasons"`
+	// MoreReasons is how many there are beside Reasons.
+	MoreReasons  int            `json:"moreReasons,omitempty"`
+	For          *gate.Workload `json:"for,omitempty"`
+	PolicyDigest attest.Digest  `json:"policyDigest,omitempty"`
+	TrustDigest  attest.Digest  `json:"trustDigest,omitempty"`
+	DecidedAt    time.Time      `json:"decidedAt"`
+	ValidUntil   time.Time      `json:"validUntil,omitzero"`
+}
+
+// LineReason is a gate.Reason, as short as a program needs it.
+type LineReason struct {
+	Code        string `json:"code"`
+	Requirement string `json:"requirement,omitempty"`
+	Platform    string `json:"platform,omitempty"`
+	Message     string `json:"message"`
+}
+
+// Trailer is the last line of a stream. Without one, the stream broke off.
+type Trailer struct {
+	Schema    string `json:"schema"`
+	Done      int    `json:"done"` // how many lines were answered
+	Passed    int    `json:"passed"`
+	Denied    int    `json:"denied"`
+	Undecided int    `json:"undecided"`
+	// Complete: everything that was asked has its line.
+	Complete bool `json:"complete"`
+}
+
+// Count adds an answer.
+func (t *Trailer) Count(d gate.Decision) {
+	t.Schema, t.Done = LineSchema, t.Done+1
+	switch d {
+	case gate.Pass:
+		t.Passed++
+	case gate.Deny:
+		t.Denied++
+	default:
+		t.Undecided++
+	}
+}
+
+// NewLine is the line of a verdict; id and image are the request's.
+func NewLine(id, image string, v *gate.Verdict) Line {
+	l := Line{
+		Schema: LineSchema, ID: id, Image: image, Digest: v.Digest, Decision: v.Decision, Declared: v.Declared, Reached: v.Reached,
+		Reasons: []LineReason{}, For: v.For, PolicyDigest: v.PolicyDigest, TrustDigest: v.TrustDigest, DecidedAt: v.DecidedAt, ValidUntil: v.ValidUntil,
+	}
+	for i, r := range v.Reasons {
+		if i == maxLineReasons {
+			l.MoreReasons = len(v.Reasons) - i
+			break
+		}
+		l.Reasons = append(l.Reasons, LineReason{Code: r.Code, Requirement: r.Requirement, Platform: r.Platform, Message: r.Message})
+	}
+	return l
+}
+
+// Unanswered is the line of a request that could not be judged as it is.
+func Unanswered(id, image string, cause error, at time.Time) Line {
+	return Line{Schema: LineSchema, ID: id, Image: clean(image), Decision: gate.Undecided, DecidedAt: at.UTC().Truncate(time.Second),
+		Reasons: []LineReason{{Code: CodeUsage, Message: clean(cause.Error())}}}
+}
+
+// Marshal is a Line or a Trailer as one line, with its end.
+func Marshal[T Line | Trailer](line T) ([]byte, error) {
+	raw, err := json.Marshal(line)
+	if err != nil {
+		return nil, fmt.Errorf("writing JSON: %w", err)
+	}
+	return append(raw, '\n'), nil
+}
