@@ -114,6 +114,13 @@ func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 	return v, nil
 }
 
+// Check says what Judge would refuse to judge, whatever the image: nothing but a
+// *UsageError, or nil.
+func Check(req Request) error {
+	_, err := prepare(req, true)
+	return err
+}
+
 // contain turns a panic into an error: hostile evidence that finds a bug must
 // not end in an exit code that somebody takes for an answer.
 func contain(f func() error) (err error) {

@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -107,4 +108,28 @@ func Marshal[T Line | Trailer](line T) ([]byte, error) {
 		return nil, fmt.Errorf("writing JSON: %w", err)
 	}
 	return append(raw, '\n'), nil
+}
+
+// LineText is a line for people: the answer, the level, the image by digest, and
+// the first reason.
+func LineText(l Line, opts TextOptions) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s%s %-9s %s", opts.decision(l.Decision), strings.Repeat(" ", 9-len(l.Decision)), levels(l.Reached), clean(l.Image))
+	if l.Digest != "" && !strings.Contains(l.Image, string(l.Digest)) {
+		b.WriteString("@" + string(l.Digest))
+	}
+	b.WriteByte('\n')
+	for i, r := range l.Reasons {
+		if i == 2 {
+			fmt.Fprintf(&b, "          and %s\n", more(len(l.Reasons)+l.MoreReasons-i, "reason"))
+			break
+		}
+		fmt.Fprintf(&b, "          - %s\n", on(clean(r.Platform), clean(r.Message)))
+	}
+	return b.String()
+}
+
+// Counts is a trailer in words.
+func Counts(t Trailer) string {
+	return fmt.Sprintf("%d judged: %d passed, %d denied, %d undecided", t.Done, t.Passed, t.Denied, t.Undecided)
 }

@@ -60,7 +60,7 @@ func openRegistry(ref Reference, opts Options) (*registry, error) {
 	}
 	return &registry{
 		ref: ref, opts: opts, repo: repo, polite: newTransport(opts),
-		auth: authn.DefaultKeychain, manifests: map[attest.Digest]cached{},
+		auth: keychain(opts), manifests: map[attest.Digest]cached{},
 	}, nil
 }
 
