@@ -25,7 +25,7 @@ func Explain(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 	}
 	b.WriteString(strings.Join(o.head(v), "\n") + "\n")
 	title("1. What was asked")
-	item("- ", "does %s carry what is declared: %s", v.Image, levels(v.Declared))
+	item("- ", "does %s carry what is declared: %s", v.Image, v.Declared)
 	if v.Digest != "" {
 		item("- ", "the reference is the digest %s; everything below is about it and what is below it", v.Digest)
 	}
@@ -106,18 +106,21 @@ func provedAt(s *verify.Signer) string {
 }
 
 func (o TextOptions) explainRows(item sayer, v *gate.Verdict, p part) {
-	item("- ", "%s reaches %s:", p.name, levels(p.Reached))
-	for _, r := range p.Requirements {
+	item("- ", "%s reaches %s:", p.name, verify.Demand{Levels: p.Reached, Properties: p.Properties})
+	for _, r := range rows(v, p.Subject) {
 		need := "not asked"
-		if asked(v, r) {
+		if r.AskedBy(v.Declared) {
 			need = "asked"
 		}
-		item("  - ", "L%d %s (%s, %s): %s", r.Level, r.Title, r.ID, need, r.Status)
+		item("  - ", "%s%s (%s, %s): %s", rung(r.Level), r.Title, r.ID, need, r.Status)
 		item("    ", "%s", r.Reason)
 		for _, e := range r.Evidence {
 			item("    ", "rests on %s#%s", verify.Short(e.Bundle), e.Pointer)
 		}
 		item("    ", "%s", r.Clause)
+		if r.Hint != "" {
+			item("    ", "the shortest way: %s", r.Hint)
+		}
 	}
 }
 
@@ -151,10 +154,10 @@ func conclusion(v *gate.Verdict) string {
 	case v.Decision == gate.Undecided:
 		return "UNDECIDED: nothing stands against it, but a demand gave neither yes nor no, and that is no pass"
 	case v.Decision == gate.Deny:
-		return fmt.Sprintf("DENIED: one reason is enough, and there are %d; the level counted is that of the weakest part, %s", len(v.Reasons), levels(v.Reached))
+		return fmt.Sprintf("DENIED: one reason is enough, and there are %d; the level counted is that of the weakest part, %s", len(v.Reasons), carried(v))
 	}
 	if len(v.Waived) > 0 {
-		return fmt.Sprintf("PASSED: the level is min(trust, evidence) of the weakest part, %s, declared is %s, and what is missing is waived", levels(v.Reached), levels(v.Declared))
+		return fmt.Sprintf("PASSED: the level is min(trust, evidence) of the weakest part, %s, declared is %s, and what is missing is waived", carried(v), v.Declared)
 	}
-	return fmt.Sprintf("PASSED: the level is min(trust, evidence) of the weakest part, %s, declared is %s, and nothing stands against it", levels(v.Reached), levels(v.Declared))
+	return fmt.Sprintf("PASSED: the level is min(trust, evidence) of the weakest part, %s, declared is %s, and nothing stands against it", carried(v), v.Declared)
 }

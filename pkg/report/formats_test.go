@@ -51,7 +51,7 @@ func rich(t *testing.T) *gate.Verdict {
 func undecided(t *testing.T) *gate.Verdict {
 	t.Helper()
 	v := verdict(t, 2, hosted)
-	v.Decision, v.Subject, v.Reached = gate.Undecided, gate.Subject{Requirements: []verify.Row{}, Evidence: []gate.Evidence{}}, gate.Levels{}
+	v.Decision, v.Subject, v.Reached = gate.Undecided, gate.Subject{Properties: []string{}, Requirements: []verify.Row{}, Evidence: []gate.Evidence{}}, gate.Levels{}
 	v.Reasons = []gate.Reason{{Code: gate.CodeUnavailable, Message: "the registry answered 401", Hint: "log in"}}
 	return v
 }

@@ -117,12 +117,12 @@ func texts(reasons []gate.Reason) []string {
 
 func junitRows(v *gate.Verdict, p part) []junitCase {
 	var out []junitCase
-	for _, row := range p.Requirements {
+	for _, row := range rows(v, p.Subject) {
 		c := junitCase{Name: row.ID + ": " + row.Title}
 		text := &junitText{Message: clean(row.Reason), Type: string(row.Status), Text: row.Clause}
 		switch {
 		case row.Status == verify.Met:
-		case p.Decision != gate.Pass && asked(v, row):
+		case p.Decision != gate.Pass && row.AskedBy(v.Declared):
 			c.Failure = text
 		default:
 			c.Skipped = text // not asked, or waived

@@ -9,6 +9,7 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/verify"
 )
 
 // LineSchema names the form of a Line and a Trailer.
@@ -35,9 +36,11 @@ type Line struct {
 	Image    string        `json:"image"`        // as it was asked about
 	Digest   attest.Digest `json:"digest,omitempty"`
 	Decision gate.Decision `json:"decision"`
-	Declared gate.Levels   `json:"declared"`
+	Declared verify.Demand `json:"declared"`
 	Reached  gate.Levels   `json:"reached"`
-	Reasons  []LineReason  `json:"reasons"`
+	// Properties are the verified ones that every part has.
+	Properties []string     `json:"properties"`
+	Reasons    []LineReason `json:"reasons"`
 	// MoreReasons is how many there are beside Reasons.
 	MoreReasons  int            `json:"moreReasons,omitempty"`
 	For          *gate.Workload `json:"for,omitempty"`
@@ -82,7 +85,7 @@ func (t *Trailer) Count(d gate.Decision) {
 // NewLine is the line of a verdict; id and image are the request's.
 func NewLine(id, image string, v *gate.Verdict) Line {
 	l := Line{
-		Schema: LineSchema, ID: id, Image: image, Digest: v.Digest, Decision: v.Decision, Declared: v.Declared, Reached: v.Reached,
+		Schema: LineSchema, ID: id, Image: image, Digest: v.Digest, Decision: v.Decision, Declared: v.Declared, Reached: v.Reached, Properties: append([]string{}, v.Properties...),
 		Reasons: []LineReason{}, For: v.For, PolicyDigest: v.PolicyDigest, TrustDigest: v.TrustDigest, DecidedAt: v.DecidedAt, ValidUntil: v.ValidUntil,
 	}
 	for i, r := range v.Reasons {
@@ -97,7 +100,7 @@ func NewLine(id, image string, v *gate.Verdict) Line {
 
 // Unanswered is the line of a request that could not be judged as it is.
 func Unanswered(id, image string, cause error, at time.Time) Line {
-	return Line{Schema: LineSchema, ID: id, Image: clean(image), Decision: gate.Undecided, DecidedAt: at.UTC().Truncate(time.Second),
+	return Line{Schema: LineSchema, ID: id, Image: clean(image), Decision: gate.Undecided, Properties: []string{}, DecidedAt: at.UTC().Truncate(time.Second),
 		Reasons: []LineReason{{Code: CodeUsage, Message: clean(cause.Error())}}}
 }
 

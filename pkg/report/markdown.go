@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/verify"
 )
 
 // Markdown writes a verdict for a job's summary or a comment on a pull request
@@ -68,14 +69,14 @@ func mdTables(line func(string, ...any), v *gate.Verdict) {
 		}
 	}
 	s, name := weakest(v)
-	if len(s.Requirements) > 0 {
+	if all := rows(v, s); len(all) > 0 {
 		title := ""
 		if len(v.Platforms) > 0 {
 			title = " (" + code(clean(name)) + ")"
 		}
 		line("\n**Requirements**%s\n\n| level | requirement | answer | why |\n|---|---|---|---|", title)
-		for _, r := range s.Requirements {
-			line("| L%d | [%s](%s) | %s | %s |", r.Level, r.Title, r.Clause, r.Status, cell(r.Reason))
+		for _, r := range all {
+			line("| %s | [%s](%s) | %s | %s |", tier(r), r.Title, r.Clause, r.Status, cell(r.Reason))
 		}
 	}
 	n := 0
@@ -112,3 +113,14 @@ func code(s string) string {
 
 // cell is code in a table, where even in code a bar would end the cell.
 func cell(s string) string { return code(strings.ReplaceAll(s, "|", "¦")) }
+
+// tier is the level that asks for a row, or its property.
+func tier(r verify.Row) string {
+	switch r.Track {
+	case verify.TrackBuild:
+		return fmt.Sprintf("Build L%d", r.Level)
+	case verify.TrackSource:
+		return fmt.Sprintf("Source L%d", r.Level)
+	}
+	return "property"
+}

@@ -90,7 +90,7 @@ type sarifSuppression struct {
 // pass without warnings has no results. version is the program's own.
 func SARIF(w io.Writer, v *gate.Verdict, version string) error {
 	run := sarifRun{Results: []sarifResult{}, Properties: map[string]any{
-		"image": clean(v.Image), "digest": v.Digest, "decision": v.Decision, "declared": v.Declared, "reached": v.Reached,
+		"image": clean(v.Image), "digest": v.Digest, "decision": v.Decision, "declared": v.Declared, "reached": v.Reached, "properties": v.Properties,
 		"policyDigest": v.PolicyDigest, "trustDigest": v.TrustDigest,
 	}}
 	run.Tool.Driver.Name, run.Tool.Driver.Version, run.Tool.Driver.InformationURI = "waxseal", version, "https://waxseal.dev"

@@ -1,8 +1,6 @@
 package report
 
 import (
-	"fmt"
-
 	"github.com/waxseal/waxseal/pkg/gate"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
@@ -11,14 +9,27 @@ import (
 func summary(v *gate.Verdict) string {
 	switch v.Decision {
 	case gate.Pass:
-		return fmt.Sprintf("PASSED: carries SLSA %s, declared %s", levels(v.Reached), levels(v.Declared))
+		return "PASSED: carries SLSA " + carried(v) + ", declared " + v.Declared.String()
 	case gate.Deny:
-		return fmt.Sprintf("DENIED: carries SLSA %s, declared %s", levels(v.Reached), levels(v.Declared))
+		return "DENIED: carries SLSA " + carried(v) + ", declared " + v.Declared.String()
 	}
-	return fmt.Sprintf("UNDECIDED: could not be decided; declared %s", levels(v.Declared))
+	return "UNDECIDED: could not be decided; declared " + v.Declared.String()
 }
 
-func levels(l gate.Levels) string { return fmt.Sprintf("Build L%d", l.Build) }
+// carried is what all parts of the image carry.
+func carried(v *gate.Verdict) string {
+	return verify.Demand{Levels: v.Reached, Properties: v.Properties}.String()
+}
 
-// asked reports whether the declared level includes a requirement.
-func asked(v *gate.Verdict, r verify.Row) bool { return r.Level <= v.Declared.Build }
+func levels(l gate.Levels) string { return verify.Demand{Levels: l}.String() }
+
+// rows are those of a part that somebody asked about, or something is known of.
+func rows(v *gate.Verdict, s gate.Subject) []verify.Row {
+	var out []verify.Row
+	for _, r := range s.Requirements {
+		if shown(r, v) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
