@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/waxseal/waxseal/internal/cli"
@@ -29,5 +30,9 @@ func run() (code int) {
 	defer stop()
 	// After the first signal the default action is back: a second one kills.
 	context.AfterFunc(ctx, stop)
-	return cli.Main(ctx, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, LookupEnv: os.LookupEnv})
+	streams := cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, LookupEnv: os.LookupEnv}
+	if filepath.Base(os.Args[0]) == cli.VerifierName {
+		return cli.Verifier(ctx, os.Args[1:], streams)
+	}
+	return cli.Main(ctx, os.Args[1:], streams)
 }

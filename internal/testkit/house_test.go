@@ -63,7 +63,7 @@ var guests = map[string]string{
 	"github.com/sigstore/cosign/v2/pkg/oci":  "pkg/store",
 	"github.com/sigstore/sigstore":           "pkg/sign pkg/verify",
 	"github.com/sigstore/sigstore-go":        "pkg/verify",
-	"go.yaml.in/yaml/v3":                     "pkg/policy",
+	"go.yaml.in/yaml/v3":                     "pkg/policy internal/cli", // the verifier's configuration
 	"cel.dev/cel-go":                         "pkg/policy",
 
 	// The formats of evidence.

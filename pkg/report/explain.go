@@ -24,7 +24,7 @@ func Explain(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 		}
 	}
 	b.WriteString(strings.Join(o.head(v), "\n") + "\n")
-	title("1. What was asked")
+	title("What was asked")
 	item("- ", "does %s carry what is declared: %s", v.Image, v.Declared)
 	if v.Digest != "" {
 		item("- ", "the reference is the digest %s; everything below is about it and what is below it", v.Digest)
@@ -37,11 +37,11 @@ func Explain(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 		item("- ", "it was judged as of %s", v.AsOf.UTC().Format(time.RFC3339))
 	}
 	if e := v.Explanation; e != nil {
-		title("2. Who is believed")
+		title("Who is believed")
 		for _, s := range e.Trust {
 			item("- ", "%s", s)
 		}
-		title("3. What is demanded")
+		title("What is demanded")
 		if len(e.Demands) == 0 {
 			item("- ", "the declared level, and nothing else: there is no policy, or none of its entries is for this image")
 		}
@@ -49,17 +49,17 @@ func Explain(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 			item("- ", "%s", s)
 		}
 	}
-	title("4. The evidence, each piece on its own")
+	title("The evidence, each piece on its own")
 	for _, p := range parts(v) {
 		o.explainEvidence(item, p)
 	}
-	title("5. The requirements")
+	title("The requirements")
 	for _, p := range parts(v) {
 		o.explainRows(item, v, p)
 	}
-	title("6. What stands against it, and what does not count")
+	title("What stands against it, and what does not count")
 	explainReasons(item, v)
-	title("7. So the decision is")
+	title("So the decision is")
 	item("- ", "%s", conclusion(v))
 	if !v.ValidUntil.IsZero() {
 		item("- ", "the answer may be kept until %s, for this digest under this policy and trust", v.ValidUntil.UTC().Format(time.RFC3339))

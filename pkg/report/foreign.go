@@ -12,8 +12,9 @@ import (
 
 // Bounds of the renderings that other programs show. JSON has everything.
 const (
-	maxRenderedText = 400 // runes of one message or name
-	maxRendered     = 50  // reasons, notes or pieces of evidence
+	maxRenderedText = 400  // runes of one message or name
+	maxRendered     = 50   // reasons, notes or pieces of evidence
+	maxBrief        = 1000 // runes of a verdict in one line
 )
 
 // clean makes foreign text one line of printable characters, of a length to show.

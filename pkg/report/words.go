@@ -33,3 +33,20 @@ func rows(v *gate.Verdict, s gate.Subject) []verify.Row {
 	}
 	return out
 }
+
+// Brief is a verdict in one line with its first reason, for a log.
+func Brief(v *gate.Verdict) string {
+	text := summary(v) + " (" + oneLine(v.Image) + ")"
+	for i, r := range v.Reasons {
+		if i == 0 {
+			text += ": " + said(r)
+		} else {
+			text += "; and " + more(len(v.Reasons)-1, "reason")
+			break
+		}
+	}
+	return Clip(text)
+}
+
+// Clip makes text one printable line that fits a log.
+func Clip(text string) string { return clip(oneLine(text), maxBrief) }
