@@ -115,6 +115,7 @@ type verdictLine struct {
 	Done                        *int
 	Passed, Denied, Undecided   int
 	Complete                    bool
+	Earlier                     struct{ Done, Passed, Denied int }
 }
 
 func readLines(t *testing.T, out string) (lines []verdictLine, trailer *verdictLine) {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,8 @@ const maxJobs = 64
 type question struct {
 	id, image string
 	work      gate.Workload
-	err       error // why it cannot be judged as it is
+	err       error  // why it cannot be judged
+	code      string // of err; default report.CodeUsage
 }
 
 // batch judges many images with one gate, each by itself, and prints a line for
@@ -39,6 +41,8 @@ type batch struct {
 	print func(question, report.Line) error
 	// trailer writes the last line.
 	trailer func(report.Trailer) error
+	// earlier is what was answered before this run.
+	earlier report.Tally
 }
 
 // newBatch checks what all images have in common, before the first is asked for.
@@ -111,6 +115,9 @@ func (b *batch) answer(ctx context.Context, ask func(context.Context, func(quest
 		close(lines)
 	}()
 	trailer := report.Trailer{Schema: report.LineSchema}
+	if b.earlier.Done > 0 {
+		trailer.Earlier = &b.earlier
+	}
 	var failed error
 	for a := range lines {
 		if failed != nil {
@@ -139,7 +146,7 @@ func (b *batch) answer(ctx context.Context, ask func(context.Context, func(quest
 		return exitError{ExitUndecided, errors.New("interrupted: not everything was answered")}
 	case failed != nil:
 		return exitError{ExitUndecided, failed}
-	case trailer.Denied > 0:
+	case trailer.Denied+b.earlier.Denied > 0:
 		return exitError{code: ExitDenied}
 	case trailer.Undecided > 0:
 		return exitError{code: ExitUndecided}
@@ -156,12 +163,11 @@ type answer struct {
 func (b *batch) judge(ctx context.Context, q question) (l report.Line) {
 	defer func() {
 		if p := recover(); p != nil {
-			l = report.Unanswered(q.id, q.image, fmt.Errorf("internal error: %v (please report it)", p), time.Now())
-			l.Reasons[0].Code = gate.CodeInternal
+			l = report.Unanswered(q.id, q.image, gate.CodeInternal, fmt.Errorf("internal error: %v (please report it)", p), time.Now())
 		}
 	}()
 	if q.err != nil {
-		return report.Unanswered(q.id, q.image, q.err, time.Now())
+		return report.Unanswered(q.id, q.image, cmp.Or(q.code, report.CodeUsage), q.err, time.Now())
 	}
 	req := b.req
 	req.Reference, req.For = q.image, q.work
@@ -172,7 +178,7 @@ func (b *batch) judge(ctx context.Context, q question) (l report.Line) {
 	}
 	v, err := b.gate.Judge(ctx, req)
 	if err != nil {
-		return report.Unanswered(q.id, q.image, err, time.Now())
+		return report.Unanswered(q.id, q.image, report.CodeUsage, err, time.Now())
 	}
 	return report.NewLine(q.id, q.image, v)
 }
@@ -186,7 +192,7 @@ type printer struct {
 	watch   *os.File // nil: nobody watches
 	next    time.Time
 	drawn   bool
-	counted report.Trailer
+	counted report.Tally
 }
 
 // newPrinter shows progress, where watched, from the second second on.
@@ -225,7 +231,14 @@ func (p *printer) bytes(l report.Line) ([]byte, error) {
 func (p *printer) trailer(t report.Trailer) error {
 	p.clear()
 	if p.text {
-		_, err := fmt.Fprintln(p.s.Out, report.Counts(t))
+		text := report.Counts(t.Tally)
+		if t.Earlier != nil {
+			text += "; before: " + report.Counts(*t.Earlier)
+		}
+		if !t.Complete {
+			text += "; not complete"
+		}
+		_, err := fmt.Fprintln(p.s.Out, text)
 		return err
 	}
 	raw, err := report.Marshal(t)

@@ -12,6 +12,7 @@ const (
 	MaxReferrers    = 2048      // referrer descriptors listed for one digest
 	MaxEvidenceSum  = 256 << 20 // bytes of all evidence read for one digest
 	MaxPlatforms    = 64        // manifests below one index
+	MaxListed       = 1 << 20   // repositories of a registry, or tags of a repository, that are walked
 	MaxPolicy       = 1 << 20   // bytes of a policy file
 	MaxKey          = 64 << 10  // bytes of a key file
 	MaxTrustedRoot  = 1 << 20   // bytes of a trusted root or a file of certificates

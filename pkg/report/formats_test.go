@@ -306,12 +306,12 @@ func TestLine(t *testing.T) {
 			t.Errorf("%s", raw)
 		}
 	}
-	raw, err := report.Marshal(report.Unanswered("7", hostile, errors.New(hostile), time.Now()))
+	raw, err := report.Marshal(report.Unanswered("7", hostile, report.CodeUsage, errors.New(hostile), time.Now()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	validate(t, string(report.VerdictLineSchema()), raw)
-	var trailer report.Trailer
+	trailer := report.Trailer{Schema: report.LineSchema, Earlier: &report.Tally{Done: 1, Denied: 1}}
 	for _, d := range []gate.Decision{gate.Pass, gate.Deny, gate.Undecided, ""} {
 		trailer.Count(d)
 	}

@@ -60,18 +60,26 @@ type LineReason struct {
 
 // Trailer is the last line of a stream. Without one, the stream broke off.
 type Trailer struct {
-	Schema    string `json:"schema"`
-	Done      int    `json:"done"` // how many lines were answered
-	Passed    int    `json:"passed"`
-	Denied    int    `json:"denied"`
-	Undecided int    `json:"undecided"`
+	Schema string `json:"schema"`
+	Tally
+	// Earlier is what was answered before the run that this ends, where it is
+	// one that was resumed.
+	Earlier *Tally `json:"earlier,omitempty"`
 	// Complete: everything that was asked has its line.
 	Complete bool `json:"complete"`
 }
 
+// Tally counts answers.
+type Tally struct {
+	Done      int `json:"done"` // all of them
+	Passed    int `json:"passed"`
+	Denied    int `json:"denied"`
+	Undecided int `json:"undecided"`
+}
+
 // Count adds an answer.
-func (t *Trailer) Count(d gate.Decision) {
-	t.Schema, t.Done = LineSchema, t.Done+1
+func (t *Tally) Count(d gate.Decision) {
+	t.Done++
 	switch d {
 	case gate.Pass:
 		t.Passed++
@@ -98,10 +106,11 @@ func NewLine(id, image string, v *gate.Verdict) Line {
 	return l
 }
 
-// Unanswered is the line of a request that could not be judged as it is.
-func Unanswered(id, image string, cause error, at time.Time) Line {
+// Unanswered is the line of a request that could not be judged, with a code of
+// gate's, or CodeUsage for one that cannot be judged as it is.
+func Unanswered(id, image, code string, cause error, at time.Time) Line {
 	return Line{Schema: LineSchema, ID: id, Image: clean(image), Decision: gate.Undecided, Properties: []string{}, DecidedAt: at.UTC().Truncate(time.Second),
-		Reasons: []LineReason{{Code: CodeUsage, Message: clean(cause.Error())}}}
+		Reasons: []LineReason{{Code: code, Message: clean(cause.Error())}}}
 }
 
 // Marshal is a Line or a Trailer as one line, with its end.
@@ -132,7 +141,7 @@ func LineText(l Line, opts TextOptions) string {
 	return b.String()
 }
 
-// Counts is a trailer in words.
-func Counts(t Trailer) string {
+// Counts is a tally in words.
+func Counts(t Tally) string {
 	return fmt.Sprintf("%d judged: %d passed, %d denied, %d undecided", t.Done, t.Passed, t.Denied, t.Undecided)
 }
