@@ -329,6 +329,20 @@ func TestStreamEnds(t *testing.T) {
 			t.Errorf("exit code %d after %s", code, took)
 		}
 	})
+	t.Run("one image, asked to end", func(t *testing.T) {
+		g.must(g.faults.Set(testkit.Fault{Kind: "hang", Match: "/hang/"}))
+		cmd := g.command("verify", "--key", g.key, "--output", "json", g.hang)
+		var out bytes.Buffer
+		cmd.Stdout = &out
+		g.must(cmd.Start())
+		g.must(g.faults.Await(t.Context(), regexp.MustCompile("/hang/")))
+		g.must(cmd.Process.Signal(syscall.SIGTERM))
+		code := exitCode(cmd.Wait())
+		var l verdictLine
+		if err := json.Unmarshal(out.Bytes(), &l); err != nil || code != 4 || l.Decision != "undecided" || l.Reasons[0].Code != "canceled" {
+			t.Errorf("exit code %d, %v: %s", code, err, out.String())
+		}
+	})
 	t.Run("asked to end while nobody reads", func(t *testing.T) {
 		s := g.stream()
 		go func() {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -189,7 +190,7 @@ type printer struct {
 	s       *Streams
 	text    bool
 	color   bool
-	watch   *os.File // nil: nobody watches
+	watch   io.Writer // nil: nobody watches
 	next    time.Time
 	drawn   bool
 	counted report.Tally
