@@ -299,7 +299,7 @@ func TestStreamEnds(t *testing.T) {
 			{`{"id":"f","Image":"x"}`, "f", "Image"},
 			{`{"id":"g","image":"` + strings.Repeat("x", 70_000) + `"}`, "g", "longer"},
 			{g.pass, "", "JSON"},
-			{`{"image":"oci:no/such/layout","id":"h"}`, "h", "not found"},
+			{`{"image":"oci:no/such/layout","id":"h"}`, "h", "not an image of a registry"},
 		} {
 			s.ask(g, c.line)
 			if l := s.line(g); l.Decision != "undecided" || l.ID != c.id || len(l.Reasons) != 1 || !strings.Contains(l.Reasons[0].Message, c.want) {

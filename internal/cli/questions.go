@@ -13,6 +13,7 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/store"
 )
 
 const (
@@ -86,6 +87,18 @@ func parseQuestion(line []byte, long, plain bool) question {
 		return question{id: in.ID, image: in.Image, err: fmt.Errorf("use %q: it is one of %s", in.Use, strings.Join(gate.Uses(), ", "))}
 	}
 	return question{id: in.ID, image: in.Image, work: gate.Workload{Namespace: in.Namespace, Labels: in.Labels, Use: in.Use}}
+}
+
+// remote refuses an image that is not in a registry. Who names images to a
+// co-process, the author of a pod, is not to name files of this machine.
+func remote(q question) question {
+	if q.err != nil {
+		return q
+	}
+	if ref, err := store.Parse(q.image); err == nil && ref.Kind != store.Registry {
+		q.err = errors.New("it is not an image of a registry, and a stream judges no other")
+	}
+	return q
 }
 
 // questionID finds the id at the top of a request that cannot be read whole, so

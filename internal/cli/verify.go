@@ -32,7 +32,7 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
 	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public key `FILE` that must have signed the policy (\"waxseal policy sign\"); repeatable, one of them is enough")
 	f.trustFlags.register(cmd)
-	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a folder that build --out wrote; repeatable")
+	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, a folder, or git:DIR for the notes of a repository; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	if withLevel {
 		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, source=N, build=N,source=N, or 4 (default: what the policy declares, or build=1)")
@@ -101,6 +101,7 @@ func textOptions(s *Streams) report.TextOptions {
 // verifyFlags are what `waxseal verify` takes beside the judge's flags.
 type verifyFlags struct {
 	judge    judgeFlags
+	archived archiveFlags
 	output   string
 	explain  bool
 	deadline time.Duration
@@ -119,7 +120,9 @@ computes the SLSA v1.2 Build and Source levels and the verified properties with
 a row for each requirement ("waxseal levels" lists them). An index is judged
 with every platform below it, and is as good as the worst of them.
 
-REF is a registry reference, oci:PATH[:TAG][@DIGEST] or docker:NAME.
+REF is a registry reference, oci:PATH[:TAG][@DIGEST], docker:NAME, or archive:FILE
+for what "waxseal bundle export" wrote; then --as says which image the policy is
+to take it for, and --bundled-trust whom of those inside to trust.
 
 With --policy, only builders that the policy names count, up to the level it
 gives them, and source, parameters and SBOMs must be as it expects. With --key
@@ -141,7 +144,8 @@ With "-", references are read from standard input, one a line, or requests as
 {"id":"1","image":"REF","namespace":"prod","labels":{},"use":"volume"}, and each
 is answered with one line of JSON as soon as it is decided, in any order. The
 last line counts them: {"done":N,...,"complete":true}. --stream keeps verify as
-a co-process: requests only, no progress, and no credential helper is started.
+a co-process: requests for images of registries only, no progress, and no
+credential helper is started.
 The end of standard input ends it; SIGTERM answers what is in flight as
 undecided and ends it within a second. A caller's --deadline is best some 300 ms
 below its own.
@@ -164,6 +168,7 @@ together with a complete answer that says the same: anything else is a death.`,
 	fl.StringVar(&flags.at, "at", "", "judge as of `TIME`, as 2026-12-01 or 2026-12-01T12:00:00Z: what\nhas expired or come into effect by then (default: now)")
 	fl.BoolVar(&flags.stream, "stream", false, "stay and answer requests from standard input until it ends; REF is \"-\"")
 	fl.IntVar(&flags.jobs, "jobs", 8, "with \"-\": judge `N` images at the same time")
+	flags.archived.register(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if args[0] == "-" {
 			if !fl.Changed("output") {
@@ -191,6 +196,9 @@ func (f *verifyFlags) verifyOne(ctx context.Context, s *Streams, ref string) err
 	req, err := f.request(s, ref)
 	if err != nil {
 		return err
+	}
+	if err := f.archived.read(ctx, &req); err != nil {
+		return exitError{ExitUsage, err}
 	}
 	req.Explain = f.explain
 	if f.deadline > 0 {
@@ -224,8 +232,8 @@ func (f *verifyFlags) verifyMany(ctx context.Context, s *Streams) error {
 		return usagef("--output %q: many images are answered as json or text, a line each", f.output)
 	case f.stream && f.output != "json":
 		return usagef("--output %q: --stream speaks json", f.output)
-	case f.explain:
-		return usagef("--explain is for one image")
+	case f.explain || f.archived != archiveFlags{}:
+		return usagef("--explain, --as and --bundled-trust are for one image")
 	}
 	// The reference is a stand-in: what is wrong with the rest of the command
 	// line is said before anything is read.
@@ -244,6 +252,9 @@ func (f *verifyFlags) verifyMany(ctx context.Context, s *Streams) error {
 	err = b.run(ctx, func(ctx context.Context, yield func(question) bool) error {
 		return readQuestions(ctx, s.In, !f.stream, func(q question) bool {
 			asked = true
+			if f.stream {
+				q = remote(q)
+			}
 			return yield(q)
 		})
 	})
