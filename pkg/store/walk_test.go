@@ -90,7 +90,10 @@ func TestWalk(t *testing.T) {
 			host := strings.TrimPrefix(server.URL, "http://")
 			var got []string
 			for ref, err := range Walk(t.Context(), host+c.prefix, Options{}) {
-				name := strings.TrimPrefix(strings.TrimPrefix(ref.String(), host), "/")
+				name := ""
+				if ref.Place != "" {
+					name = strings.TrimPrefix(strings.TrimPrefix(ref.String(), host), "/")
+				}
 				if err != nil {
 					name = "!" + name + ": " + err.Error()
 				}
