@@ -8,12 +8,12 @@ TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev docker.io
 
 .PHONY: build install test attack demo bench lint docs clean
 
-build: ## both binaries into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine
+build: ## the binaries into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine ./cmd/waxseal-kms
 
 install: build docs ## binaries, manual pages and completions below PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	install bin/waxseal bin/waxseal-engine $(DESTDIR)$(PREFIX)/bin/
+	install bin/waxseal bin/waxseal-engine bin/waxseal-kms $(DESTDIR)$(PREFIX)/bin/
 	ln -sf waxseal $(DESTDIR)$(PREFIX)/bin/waxseal-verifier
 	install -m 644 bin/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 bin/completion/waxseal $(DESTDIR)$(PREFIX)/share/bash-completion/completions/

@@ -68,7 +68,7 @@ func (f *auditFlags) audit(ctx context.Context, s *Streams, place string) error 
 	if err := checkOutput(f.output); err != nil {
 		return err
 	}
-	req, err := f.judge.request(s, "registry.invalid/any")
+	req, err := f.judge.request(ctx, s, "registry.invalid/any")
 	if err != nil {
 		return err
 	}

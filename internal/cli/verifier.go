@@ -203,7 +203,7 @@ func verifierJudge(ctx context.Context, s *Streams, config *verifierFile, q veri
 			say = answer(ExitUndecided, fmt.Sprintf("not decided: internal error: %v (please report it)", p))
 		}
 	}()
-	req, err := config.flags.request(s, q.ref)
+	req, err := config.flags.request(ctx, s, q.ref)
 	if err != nil {
 		return answer(ExitUsage, "not decided: "+err.Error())
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -12,8 +13,10 @@ import (
 	"golang.org/x/term"
 
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/report"
 	"github.com/waxseal/waxseal/pkg/store"
+	"github.com/waxseal/waxseal/pkg/trust"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
@@ -25,6 +28,8 @@ type judgeFlags struct {
 	trustFlags
 	evidence []string
 	insecure bool
+	depth    int
+	asked    []string // registries of dependencies
 }
 
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
@@ -34,6 +39,8 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	f.trustFlags.register(cmd)
 	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, a folder, or git:DIR for the notes of a repository; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
+	fl.IntVar(&f.depth, "dependencies", 0, "judge the images that it was built from as well, and those that they were built from, down to depth `N`")
+	fl.StringArrayVar(&f.asked, "dependency-registry", nil, "with --dependencies: images that may be asked about, as HOST/`PATTERN` with stars (default: those that the policy allows, else the image's own registry); repeatable")
 	if withLevel {
 		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, source=N, build=N,source=N, or 4 (default: what the policy declares, or build=1)")
 		_ = cmd.RegisterFlagCompletionFunc("level", cobra.FixedCompletions([]cobra.Completion{
@@ -44,17 +51,26 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 
 // request reads the files that the flags name. Its errors are of usage: the
 // command was given the wrong thing.
-func (f *judgeFlags) request(s *Streams, ref string) (gate.Request, error) {
+func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.Request, error) {
 	req := gate.Request{Reference: ref, Store: store.Options{Insecure: f.insecure, Evidence: f.evidence, Images: imageHome(s.Env)}}
 	level, err := parseLevel(f.level)
 	if err != nil {
 		return req, exitError{ExitUsage, err}
 	}
-	req.Level = level
-	if req.Policy, err = signedPolicy(f.policy, f.policyKeys); err != nil {
+	req.Level, req.Dependencies = level, f.depth
+	for _, p := range f.asked {
+		if p, err = policy.Registries(p); err != nil {
+			return req, usagef("--dependency-registry: %w", err)
+		}
+		req.DependencyRegistries = append(req.DependencyRegistries, p)
+	}
+	var missing *trust.UnavailableError
+	if req.Policy, err = signedPolicy(ctx, s, f.policy, f.policyKeys); errors.As(err, &missing) {
+		req.Missing = err
+	} else if err != nil {
 		return req, exitError{ExitUsage, err}
 	}
-	if err := f.read(&req); err != nil {
+	if err := f.read(ctx, s, &req); err != nil {
 		return req, exitError{ExitUsage, err}
 	}
 	return req, nil
@@ -193,7 +209,7 @@ func (f *verifyFlags) verifyOne(ctx context.Context, s *Streams, ref string) err
 	case f.stream:
 		return usagef("--stream reads its requests from standard input: give \"-\" and no reference")
 	}
-	req, err := f.request(s, ref)
+	req, err := f.request(ctx, s, ref)
 	if err != nil {
 		return err
 	}
@@ -217,8 +233,8 @@ func (f *verifyFlags) verifyOne(ctx context.Context, s *Streams, ref string) err
 	return printVerdict(s, v, output)
 }
 
-func (f *verifyFlags) request(s *Streams, ref string) (gate.Request, error) {
-	req, err := f.judge.request(s, ref)
+func (f *verifyFlags) request(ctx context.Context, s *Streams, ref string) (gate.Request, error) {
+	req, err := f.judge.request(ctx, s, ref)
 	if err == nil {
 		req.At, err = parseMoment(f.at)
 	}
@@ -237,7 +253,7 @@ func (f *verifyFlags) verifyMany(ctx context.Context, s *Streams) error {
 	}
 	// The reference is a stand-in: what is wrong with the rest of the command
 	// line is said before anything is read.
-	req, err := f.request(s, "registry.invalid/any")
+	req, err := f.request(ctx, s, "registry.invalid/any")
 	if err != nil {
 		return err
 	}
