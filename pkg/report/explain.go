@@ -57,6 +57,13 @@ func Explain(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 	for _, p := range parts(v) {
 		o.explainRows(item, v, p)
 	}
+	if v.Dependencies != nil {
+		title("What it was built from")
+		item("- ", "%s", v.DependenciesByLevel())
+		for _, d := range v.Dependencies {
+			item("- ", "%s: %s %s", d.URI, d.Decision, d.Message)
+		}
+	}
 	title("What stands against it, and what does not count")
 	explainReasons(item, v)
 	title("So the decision is")
