@@ -39,7 +39,7 @@ attack: ## builds every hostile Dockerfile of testdata/attack and looks for what
 fuzz: ## every parser against what a fuzzer makes up, FUZZTIME (1m) each
 	@internal/testkit/fuzz.sh
 
-bench: build ## waxseal against buildctl and cosign, the gateway against none, as ratios
+bench: build ## waxseal against sigstore-go, slsa-verifier, cosign and buildctl, the gateway against none, as ratios
 	@$(DEPS) $(TEST_PACKAGES)
 	@$(KIT) bench
 

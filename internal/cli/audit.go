@@ -72,6 +72,7 @@ func (f *auditFlags) audit(ctx context.Context, s *Streams, place string) error 
 	if err != nil {
 		return err
 	}
+	req.Store.Cache, req.Store.Since = new(store.Cache), time.Now()
 	b, err := newBatch(req, f.jobs, f.deadline)
 	if err != nil {
 		return err

@@ -258,7 +258,10 @@ func (f *verifyFlags) verifyMany(ctx context.Context, s *Streams) error {
 	if err != nil {
 		return err
 	}
-	req.Store.NoHelpers = f.stream
+	req.Store.NoHelpers, req.Store.Cache = f.stream, new(store.Cache)
+	if !f.stream {
+		req.Store.Since = time.Now() // a list is judged as of its start, or later
+	}
 	p := newPrinter(s, f.output == "text", !f.stream)
 	b, err := newBatch(req, f.jobs, f.deadline)
 	if err != nil {
