@@ -17,6 +17,7 @@ const (
 	MaxTrustFiles    = 256       // files of whom to trust in one archive
 	MaxDependencies  = 256       // images below one image that are looked at
 	MaxPlatforms     = 64        // manifests below one index
+	MaxListed        = 1 << 20   // repositories of a registry, or tags of a repository, that are walked
 	MaxPolicy        = 1 << 20   // bytes of a policy file
 	MaxKey           = 64 << 10  // bytes of a key file
 	MaxTrustedRoot   = 1 << 20   // bytes of a trusted root or a file of certificates

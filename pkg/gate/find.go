@@ -26,6 +26,8 @@ type look struct {
 	level verify.Demand
 	// all reads what no decision needs, too: for Inspect and for drafts.
 	all bool
+	// says puts the content of each piece in a line.
+	says bool
 }
 
 // needs reports whether anything depends on evidence of this type.
@@ -179,7 +181,7 @@ func (f *found) read(p *store.Piece, c *check, l look) Evidence {
 			return reject(verify.CodeUnreadable, err.Error())
 		}
 		e.PredicateType = printable(st.PredicateType)
-		if l.all {
+		if l.all || l.says {
 			e.Says = says(st)
 		}
 		if !st.Binds(f.digest) {
@@ -192,9 +194,10 @@ func (f *found) read(p *store.Piece, c *check, l look) Evidence {
 	}
 	st := b.Statement()
 	e.PredicateType, e.KeyHint = printable(st.PredicateType), printable(b.KeyHint())
-	if l.all {
+	if l.all || l.says {
 		e.Says = says(st)
-	} else if !l.needs(st.PredicateType) {
+	}
+	if !l.needs(st.PredicateType) {
 		return reject(CodeNotNeeded, "not checked: nothing that was asked depends on it")
 	}
 	ok, err := c.checker.Check(b, f.digest)

@@ -90,6 +90,13 @@ type Verdict struct {
 	DecidedAt        time.Time         `json:"decidedAt"`
 	// AsOf is the moment it was judged as of, where that was not DecidedAt.
 	AsOf time.Time `json:"asOf,omitzero"`
+	// ValidUntil is how long the answer may be kept, for the same digest under
+	// the same policy and trust. Zero: not at all.
+	ValidUntil time.Time `json:"validUntil,omitzero"`
+	// For is where the image is to run, where the request said so.
+	For *Workload `json:"for,omitempty"`
+	// Explanation is there where the request asked for it.
+	Explanation *Explanation `json:"explanation,omitempty"`
 
 	request Request
 	used    [][]attest.Digest // bundles each subject's answer rests on; the image first
@@ -129,6 +136,8 @@ type Subject struct {
 	waived   []Waived
 	// excused: a waiver stands in for a requirement of the level.
 	excused bool
+	// until is the next moment at which time alone changes what was found.
+	until time.Time
 	// inputs are what it was built from, where that is looked at.
 	inputs           []input
 	listed           bool

@@ -40,6 +40,18 @@ func (p *Policy) Explain(at time.Time) string {
 	return b.String()
 }
 
+// Sentences says in words what every entry that matches the image says of it, as
+// of a moment.
+func (r Rule) Sentences(at time.Time) []string {
+	var out []string
+	for _, e := range r.entries {
+		for _, s := range e.sentences(at) {
+			out = append(out, fmt.Sprintf("%q: it %s", e.match, s))
+		}
+	}
+	return out
+}
+
 // summary names the demands, each with a comma before it.
 func (d demands) summary() string {
 	var b strings.Builder

@@ -35,6 +35,9 @@ type Options struct {
 	// its descriptor states ("" when it states none; it is not verified). Nil
 	// wants all. A piece that is not wanted is listed with Unwanted set.
 	Want func(predicateType string) bool
+	// NoHelpers starts none of docker's credential helpers: credentials are
+	// those that its configuration itself holds.
+	NoHelpers bool
 
 	// Cache is shared with other places that are opened for reading. Nil: this
 	// place keeps to itself.

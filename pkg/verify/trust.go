@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -181,6 +182,28 @@ func (b Builder) terms() string {
 		fmt.Fprintf(&out, " terms %q", b.Terms)
 	}
 	return out.String()
+}
+
+// Changes is the next moment after at when the window of a key opens or ends:
+// what it signed without a proven time counts from or until then. Zero: never.
+// The windows of identities and roots are held against proven times, which stay.
+func (t Trust) Changes(at time.Time) time.Time {
+	var next time.Time
+	windows := make([]Window, 0, len(t.Keys)+len(t.Builders))
+	for _, k := range t.Keys {
+		windows = append(windows, k.window)
+	}
+	for _, b := range t.Builders {
+		windows = append(windows, b.Window)
+	}
+	for _, w := range windows {
+		for _, moment := range []time.Time{w.From, w.Until} {
+			if moment.After(at) && (next.IsZero() || moment.Before(next)) {
+				next = moment
+			}
+		}
+	}
+	return next
 }
 
 // Cap is the highest level a (signer, builder.id) pair can reach, and why.
