@@ -25,29 +25,6 @@ const (
 	CodeName     Code = "name"     // lacks a name that is demanded of verifiedLevels
 )
 
-// The tracks whose levels a verification summary is read for.
-const (
-	TrackBuild  = "BUILD"
-	TrackSource = "SOURCE"
-)
-
-// MaxSourceLevel is the highest level of the SLSA v1.2 Source track.
-const MaxSourceLevel = 4
-
-// The verified properties: the two of
-// https://slsa.dev/spec/v1.2/verified-properties, and waxseal's own.
-const (
-	PropertyReproduced     = "SLSA_BUILD_REPRODUCED"
-	PropertyTwoParty       = "SLSA_SOURCE_TWO_PARTY_REVIEWED"
-	PropertyInputsComplete = "WAXSEAL_INPUTS_COMPLETE"
-	PropertyHermetic       = "WAXSEAL_HERMETIC"
-)
-
-// Properties lists the verified properties.
-func Properties() []string {
-	return []string{PropertyReproduced, PropertyTwoParty, PropertyInputsComplete, PropertyHermetic}
-}
-
 // Unevaluated is the level of a track that a summary says it did not look at.
 const Unevaluated = -1
 
@@ -63,7 +40,7 @@ type VSA struct {
 	Inputs int
 	Passed bool
 	// Levels maps a track of SLSA v1.2 to its level, or to Unevaluated.
-	Levels     map[string]int
+	Levels     map[Track]int
 	Properties []string
 	// Custom are names that the verifier made up, Tracks the levels of tracks
 	// that SLSA v1.2 does not have. Neither means anything by itself.
@@ -77,7 +54,7 @@ type VSA struct {
 
 // Level is the level that the summary gives in a track; 0 where it gives none
 // or did not look.
-func (v *VSA) Level(track string) int { return max(v.Levels[track], 0) }
+func (v *VSA) Level(track Track) int { return max(v.Levels[track], 0) }
 
 // IsVSA reports whether ParseVSA reads this predicate type.
 // https://slsa.dev/spec/v1.2/verification_summary#how-to-verify, step 3
@@ -142,7 +119,7 @@ func parseVSA(raw []byte) (*VSA, error) {
 	}
 	v := &VSA{
 		VerifierID: in.Verifier.ID, ResourceURI: in.ResourceURI, Inputs: len(in.InputAttestations),
-		PolicyURI: in.Policy.URI, PolicyDigest: in.Policy.Digest, Levels: map[string]int{},
+		PolicyURI: in.Policy.URI, PolicyDigest: in.Policy.Digest, Levels: map[Track]int{},
 	}
 	for alg, hex := range in.Policy.Digest {
 		if err := checkDigest(alg, hex); err != nil {
@@ -187,7 +164,7 @@ func parseVSA(raw []byte) (*VSA, error) {
 	case attestations.VSAFailed:
 		for _, track := range slices.Sorted(maps.Keys(v.Levels)) {
 			if v.Levels[track] != Unevaluated {
-				return nil, fmt.Errorf(`"/predicate/verificationResult" is FAILED, and "/predicate/verifiedLevels" has a level of %s`, track)
+				return nil, fmt.Errorf(`"/predicate/verificationResult" is FAILED, and "/predicate/verifiedLevels" has a level of the %s track`, track)
 			}
 		}
 		if len(v.Properties) > 0 {
@@ -218,7 +195,7 @@ func checkDigest(alg, hex string) error {
 // results sorts the names of verifiedLevels.
 // https://slsa.dev/spec/v1.2/verification_summary#slsaresult
 func (v *VSA) results(names []string) (failed bool, err error) {
-	seen := map[string]string{}
+	seen := map[Track]string{}
 	for i, name := range names {
 		at := fmt.Sprintf(`"/predicate/verifiedLevels/%d"`, i)
 		r, err := parseResult(name)
@@ -271,7 +248,7 @@ func (v *VSA) dependencies(counts *map[string]*uint64) error {
 
 // result is one name of verifiedLevels. Only a level has a track.
 type result struct {
-	track string
+	track Track
 	level int // or Unevaluated
 }
 
@@ -286,10 +263,11 @@ func parseResult(name string) (result, error) {
 	case !slsa || slices.Contains(Properties(), name):
 		return result{}, nil
 	}
-	track, level, ok := strings.Cut(rest, "_LEVEL_")
-	if !ok || track == "" || track[0] < 'A' || track[0] > 'Z' || strings.Trim(track, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != "" {
+	upper, level, ok := strings.Cut(rest, "_LEVEL_")
+	if !ok || upper == "" || upper[0] < 'A' || upper[0] > 'Z' || strings.Trim(upper, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != "" {
 		return result{}, fmt.Errorf("%q is neither a level nor a property of SLSA v1.2, and no other name may begin with SLSA_", clip(name))
 	}
+	track := Track(strings.ToLower(upper))
 	if level == "UNEVALUATED" {
 		return result{track, Unevaluated}, nil
 	}
@@ -446,13 +424,13 @@ func (w *Word) say(v *VSA, want VSAOptions) *Word {
 	believed := w.Properties
 	w.Properties = nil
 	note := func(format string, args ...any) { w.Notes = append(w.Notes, fmt.Sprintf(format, args...)) }
-	limit := func(track string, most int) int {
+	limit := func(track Track, most int) int {
 		level, stated := v.Levels[track]
 		switch {
 		case stated && level == Unevaluated:
-			note("%s was not evaluated", strings.ToLower(track))
+			note("%s was not evaluated", track)
 		case level > most:
-			note("trust in this verifier ends at %s L%d, it says L%d", strings.ToLower(track), most, level)
+			note("trust in this verifier ends at %s L%d, it says L%d", track, most, level)
 		}
 		return min(max(level, 0), most)
 	}
@@ -513,4 +491,99 @@ func quoted(list []string) string {
 		out[i] = fmt.Sprintf("%q", clip(s))
 	}
 	return strings.Join(out, " or ")
+}
+
+// Delegates says what of a verdict may rest on somebody's verification summary.
+type Delegates struct {
+	Build, Source, Properties bool
+	// Expects: something is expected of source, build type or parameters. That
+	// is never delegated, so there must be provenance to show it.
+	Expects bool
+}
+
+// Some reports whether anything is delegated.
+func (d Delegates) Some() bool { return d.Build || d.Source || d.Properties }
+
+// Summary is a verification summary of the image that counts.
+type Summary struct {
+	Bundle attest.Digest
+	Word   Word
+}
+
+// Delegate puts a summary's word in the place of the rows that the evidence
+// itself does not answer, as far as they are delegated. Of several the one that
+// leaves least open of what is asked stands; they are not added up. It returns
+// the bundle that the result rests on, "" where it rests on none. Without a
+// summary, why says what there is instead.
+func (r Result) Delegate(d Delegates, summaries []Summary, asked Demand, why string) (Result, attest.Digest) {
+	if !d.Some() {
+		return r, ""
+	}
+	best, bundle := r, attest.Digest("")
+	for _, s := range summaries {
+		n := r.stand(d, s)
+		left, least := open(n.Rows, asked), open(best.Rows, asked)
+		if left < least || left == least && bundle != "" && s.Bundle < bundle {
+			best, bundle = n, s.Bundle
+		}
+	}
+	if bundle == "" {
+		best.Rows = slices.Clone(r.Rows)
+		if len(summaries) > 0 {
+			why = fmt.Sprintf("the verification summary of %s does not stand in for it", clip(summaries[0].Word.VerifierID))
+		}
+		for i, row := range best.Rows {
+			if row.Status != Met && d.leaves(row) && why != "" {
+				best.Rows[i].Reason += "; " + why
+			}
+		}
+	}
+	return best, bundle
+}
+
+// leaves reports whether a row may be answered by a summary.
+func (d Delegates) leaves(r Row) bool {
+	switch r.Track {
+	case TrackBuild:
+		return d.Build && r.ID != RowExpectations
+	case TrackSource:
+		return d.Source
+	}
+	return d.Properties
+}
+
+func (r Result) stand(d Delegates, s Summary) Result {
+	out := r
+	out.Rows = slices.Clone(r.Rows)
+	w := s.Word
+	for i, row := range out.Rows {
+		says := row.Track == TrackBuild && row.Level <= w.Build || row.Track == TrackSource && row.Level <= w.Source ||
+			row.Track == TrackProperty && (slices.Contains(w.Properties, row.Property) || row.ID == RowTwoParty && w.Source >= 4)
+		// Where nothing is expected of the source, the build type and the
+		// parameters, their being unknown is nothing against the image.
+		unexpected := row.ID == RowExpectations && d.Build && r.Candidate == nil && !d.Expects
+		if row.Status == Met || !says || !d.leaves(row) && !unexpected {
+			continue
+		}
+		out.Rows[i].Status, out.Rows[i].Hint = Met, ""
+		if out.Rows[i].Reason = "by VSA of " + clip(w.VerifierID); unexpected {
+			out.Rows[i].Reason += "; the policy expects nothing of source, build type and parameters"
+		}
+		out.Rows[i].Evidence = []Evidence{{Bundle: s.Bundle, Pointer: "/predicate/verifiedLevels"}}
+	}
+	// No further than the summary goes: what it leaves open is not closed by
+	// provenance that did not carry the levels below.
+	if d.Build {
+		out.Build = max(r.Build, min(w.Build, reached(out.Rows, TrackBuild, MaxLevel)))
+	}
+	if d.Source {
+		out.Source = max(r.Source, min(w.Source, reached(out.Rows, TrackSource, MaxSourceLevel)))
+	}
+	out.Properties = nil
+	for _, row := range out.Rows {
+		if row.Property != "" && row.Status == Met {
+			out.Properties = append(out.Properties, row.Property)
+		}
+	}
+	return out
 }
