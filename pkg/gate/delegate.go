@@ -2,7 +2,6 @@ package gate
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -11,10 +10,6 @@ import (
 	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
-
-// CodeSummary is of an image without the verification summary that its policy
-// requires.
-const CodeSummary = "vsa"
 
 // summarise weighs a verification summary of the image whose signature held. It
 // counts where it is what every entry of the policy wants.
@@ -84,7 +79,9 @@ func (c *check) delegate(f *found, res verify.Result, s *Subject) (verify.Result
 	res, bundle := res.Delegate(c.rule.Delegates(), f.summaries, c.declared, why)
 	if required := slices.ContainsFunc(c.rule.Summary(), func(s policy.Summary) bool { return s.Required }); required {
 		if len(f.summaries) == 0 {
-			s.reasons = append(s.reasons, Reason{Code: CodeSummary, Message: fmt.Sprintf("a verification summary is required, and %s", why)})
+			if r := (Reason{Code: policy.CodeSummary, Message: "a verification summary is required, and " + why}); !c.waived(s, policy.CodeSummary, &r) {
+				s.reasons = append(s.reasons, r)
+			}
 		} else if bundle == "" {
 			bundle = f.summaries[0].Bundle
 		}

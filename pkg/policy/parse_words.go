@@ -97,13 +97,6 @@ func (d *decoder) reviewer(n *yaml.Node) {
 	if d.err != nil {
 		return
 	}
-	for _, o := range d.out.reviewers {
-		// One person under two names would be two who reviewed.
-		if o.signer.line() == r.signer.line() {
-			d.fail(n, "reviewer %q has the signer of %q; one person stands once, with all aliases", clip(r.name), clip(o.name))
-			return
-		}
-	}
 	d.out.reviewers = append(d.out.reviewers, r)
 	d.out.signers.add(r.signer)
 }
@@ -185,8 +178,16 @@ func (d *decoder) summary(n *yaml.Node) *summary {
 	return s
 }
 
-// trusted refuses an image whose summaries nobody could give.
+// trusted refuses reviewers who are one person, and an image whose summaries
+// nobody could give.
 func (d *decoder) trusted(n *yaml.Node) {
+	for i, r := range d.out.reviewers {
+		for _, o := range d.out.reviewers[:i] {
+			if o.name != r.name && o.signer.line() == r.signer.line() {
+				d.fail(n, "the reviewers %q and %q have one signer; a person stands under one name, with all aliases", clip(o.name), clip(r.name))
+			}
+		}
+	}
 	for _, i := range d.out.images {
 		if i.vsa == nil {
 			continue

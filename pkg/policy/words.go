@@ -154,8 +154,8 @@ func (v verifier) about() string {
 	return strings.Join(append(parts, v.properties...), ", ")
 }
 
-// sentences says what the summary must be like and what it stands in for.
-func (s *summary) sentences() []string {
+// sentence says what the summary must be like and what it stands in for.
+func (s *summary) sentence() string {
 	by := "a trusted verifier"
 	if len(s.verifiers) > 0 {
 		by = list(s.verifiers)
@@ -176,13 +176,47 @@ func (s *summary) sentences() []string {
 	if len(s.names) > 0 {
 		text += ", that says " + strings.Join(s.names, " and ")
 	}
-	var out []string
-	if s.required {
-		out = append(out, "must have a "+text)
-	}
+	var what []string
 	for _, d := range s.delegates {
-		what := map[string]string{delegateBuild: "Build level", delegateSource: "Source level", delegateProperties: "properties"}[d]
-		out = append(out, fmt.Sprintf("may have its %s shown by a %s", what, text))
+		what = append(what, map[string]string{delegateBuild: "Build level", delegateSource: "Source level", delegateProperties: "properties"}[d])
+	}
+	shown := strings.Join(what, " and ")
+	switch {
+	case !s.required:
+		return fmt.Sprintf("may have its %s shown by a %s", shown, text)
+	case shown == "":
+		return "must have a " + text
+	}
+	return fmt.Sprintf("must have a %s; it may show its %s", text, shown)
+}
+
+// brief is the summary in a few words, with a comma before it.
+func (s *summary) brief() string {
+	switch {
+	case s == nil:
+		return ""
+	case len(s.delegates) == 0:
+		return ", a VSA"
+	case s.required:
+		return ", a VSA, which can show " + strings.Join(s.delegates, " and ")
+	}
+	return ", " + strings.Join(s.delegates, " and ") + " by VSA"
+}
+
+// warnings says what of an entry nothing can fulfil.
+func (p *Policy) warnings(i image) []string {
+	var out []string
+	build := i.level.Build == 0 || p.reaches(i.level.Build)
+	source := i.level.Source == 0 || slices.ContainsFunc(p.systems, func(s system) bool { return s.maxLevel >= i.level.Source })
+	for _, v := range p.verifiers {
+		build = build || i.vsa != nil && slices.Contains(i.vsa.delegates, delegateBuild) && v.levels.Build >= i.level.Build
+		source = source || v.levels.Source >= i.level.Source
+	}
+	if !build {
+		out = append(out, fmt.Sprintf("no builder is trusted up to Build L%d, so nothing can fulfil this", i.level.Build))
+	}
+	if !source {
+		out = append(out, fmt.Sprintf("nobody is trusted about the source up to Source L%d, so nothing can fulfil this", i.level.Source))
 	}
 	return out
 }
