@@ -102,7 +102,7 @@ func parseSourceProvenance(st *attest.Statement) (*SourceProvenance, error) {
 		return nil, fmt.Errorf("the branch or tag %q is no full reference", clip(p.Ref))
 	}
 	var err error
-	if p.CreatedOn, err = time.Parse(time.RFC3339, created); err != nil {
+	if p.CreatedOn, err = time.Parse(time.RFC3339, created); err != nil || p.CreatedOn.IsZero() {
 		return nil, fmt.Errorf(`"/predicate/created_on" is %q, which is no time`, clip(created))
 	}
 	for i, c := range in.Controls {
