@@ -34,7 +34,10 @@ func (f *found) summarise(e Evidence, c *check, st *attest.Statement, signer ver
 		}
 	}
 	e.Accepted = true
-	e.Says = printable(strings.Join(word.Notes, "; "))
+	if e.Says != "" && len(word.Notes) > 0 {
+		e.Says += "; "
+	}
+	e.Says = printable(e.Says + strings.Join(word.Notes, "; "))
 	f.summaries = append(f.summaries, verify.Summary{Bundle: e.Bundle, Word: *word})
 	return e
 }

@@ -420,6 +420,8 @@ func says(st *attest.Statement) string {
 			return printable(err.Error())
 		}
 		return printable(v.Says())
+	case st.PredicateType == attestations.ReviewV1, verify.IsSourceProvenance(st.PredicateType):
+		return saysSource(st)
 	case st.PredicateType == attestations.VSAV1:
 		var v attestations.VSA
 		if err := attest.UnmarshalStrict(st.Predicate, &v); err != nil {

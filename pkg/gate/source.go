@@ -291,3 +291,19 @@ func (f *found) whySource(commit string) string {
 	}
 	return why
 }
+
+// saysSource is a review or source provenance in one line.
+func saysSource(st *attest.Statement) string {
+	if st.PredicateType == attestations.ReviewV1 {
+		r, err := verify.ParseReview(st)
+		if err != nil {
+			return printable(err.Error())
+		}
+		return printable(fmt.Sprintf("%s: %s@%s", r.Decision, r.Repository, r.Commit[:12]))
+	}
+	p, err := verify.ParseSourceProvenance(st)
+	if err != nil {
+		return printable(err.Error())
+	}
+	return printable(fmt.Sprintf("%s on %s by %s, %s", p.Repository, p.Ref, cmp.Or(p.Actor, "nobody named"), plural(len(p.Controls), "control", "controls")))
+}
