@@ -153,7 +153,7 @@ func TestDelegation(t *testing.T) {
 	if v.Reached.Source != 3 || !slices.Equal(v.Properties, []string{verify.PropertyHermetic}) {
 		t.Errorf("%+v %v", v.Reached, v.Properties)
 	}
-	w.want(judge(alone, delegated+"\n    source: {repository: \""+repo+"\"}"), gate.Deny, 0, "build.l1.expectations", "there is no provenance to tell it from")
+	w.want(judge(alone, delegated+"\n    source: {repository: \""+repo+"\"}"), gate.Deny, 0, "build.l1.expectations", "no summary can show that source")
 
 	// One that does not count is as good as none, and says why.
 	for _, c := range []struct {
@@ -244,14 +244,14 @@ func TestSourceTrack(t *testing.T) {
 		t.Errorf("%+v, used %q", r, used(v))
 	}
 	source(judge(i, 4, "", summary), gate.Deny, 3, "carries Source L3")
-	// Nobody asks: it is not read.
-	if v := judge(i, 0, "", summary); v.Decision != gate.Pass || !strings.Contains(w.codes(v.Evidence), string(gate.CodeNotNeeded)) {
-		t.Errorf("%+v", v.Evidence)
-	}
 	// Attached to the image by a tool that does not mind what it attaches.
 	attached := w.built()
 	attached.referrer(attached.desc, summary, nil)
 	source(judge(attached, 3, ""), gate.Pass, 3)
+	// Nobody asks: it is not read.
+	if v := judge(attached, 0, ""); v.Decision != gate.Pass || !strings.Contains(w.codes(v.Evidence), string(gate.CodeNotNeeded)) {
+		t.Errorf("%+v", v.Evidence)
+	}
 	// sha1 is an older name of the same.
 	older := w.single()
 	older.attach(w.ours, older.desc, attestations.ProvenanceV1, strings.Replace(pinned(repo, head), "gitCommit", "sha1", 1))
@@ -268,7 +268,6 @@ func TestSourceTrack(t *testing.T) {
 		code   verify.Code
 		reason string
 	}{
-		{"another commit", w.about(verifier, strings.Repeat("b", 40), main, attestations.VSAV1, vsa("git+"+repo, "SLSA_SOURCE_LEVEL_3")), "", verify.CodeSubject, "the provenance names " + head},
 		{"another repository", w.about(verifier, head, main, attestations.VSAV1, vsa("git+"+repo+"-evil", "SLSA_SOURCE_LEVEL_3")), "", verify.CodeResource, "it was made for"},
 		{"a stranger's", w.about(w.strange, head, main, attestations.VSAV1, vsa("git+"+repo, "SLSA_SOURCE_LEVEL_3")), "", verify.CodeSignature, ""},
 		{"a reviewer's", w.about(ann, head, main, attestations.VSAV1, vsa("git+"+repo, "SLSA_SOURCE_LEVEL_3")), "", verify.CodeVerifier, ""},
@@ -291,6 +290,15 @@ func TestSourceTrack(t *testing.T) {
 				t.Errorf("%+v", v.Evidence)
 			}
 		})
+	}
+
+	// About another commit, attached to the image.
+	stray := w.built()
+	stray.referrer(stray.desc, w.about(verifier, strings.Repeat("b", 40), main, attestations.VSAV1, vsa("git+"+repo, "SLSA_SOURCE_LEVEL_3")), nil)
+	v = judge(stray, 2, "")
+	source(v, gate.Deny, 0, "the provenance names "+head)
+	if !strings.Contains(w.codes(v.Evidence), string(verify.CodeSubject)) {
+		t.Errorf("%+v", v.Evidence)
 	}
 
 	// The commit is that of provenance that counts, from a tree that is its own.

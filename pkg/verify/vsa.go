@@ -561,7 +561,12 @@ func (r Result) stand(d Delegates, s Summary) Result {
 			row.Track == TrackProperty && (slices.Contains(w.Properties, row.Property) || row.ID == RowTwoParty && w.Source >= 4)
 		// Where nothing is expected of the source, the build type and the
 		// parameters, their being unknown is nothing against the image.
-		unexpected := row.ID == RowExpectations && d.Build && r.Candidate == nil && !d.Expects
+		expectations := row.ID == RowExpectations && d.Build && r.Candidate == nil
+		unexpected := expectations && !d.Expects
+		if expectations && d.Expects {
+			out.Rows[i].Reason = "no summary can show that source, build type and parameters are as expected, and there is no provenance that counts"
+			out.Rows[i].Hint = "attach the provenance, and trust its builder in the policy"
+		}
 		if row.Status == Met || !says || !d.leaves(row) && !unexpected {
 			continue
 		}
