@@ -191,7 +191,11 @@ func TestReproducedByAnother(t *testing.T) {
 	}
 	i := w.single()
 	own := i.attach(w.ours, i.desc, attestations.ProvenanceV1, provenance(ci)).Hex()
-	w.want(judge(i), gate.Deny, 3, "SLSA_BUILD_REPRODUCED) cannot be told: only one builder says")
+	v := judge(i)
+	w.want(v, gate.Deny, 3, "SLSA_BUILD_REPRODUCED) cannot be told: only one builder says")
+	if r := v.Requirements[len(v.Requirements)-1]; !strings.Contains(r.Reason, "was not read") {
+		t.Errorf("%+v", r)
+	}
 	// The builder's own word, and that of a builder under another's key, are
 	// no second.
 	i.attach(w.ours, i.desc, attestations.ProvenanceV1, provenanceWith(ci, `{"target":"x"}`))
@@ -203,7 +207,7 @@ func TestReproducedByAnother(t *testing.T) {
 	i.attach(third, i.desc, attestations.ProvenanceV1, provenance(elsewhere))
 	w.want(judge(i), gate.Deny, 3, "property.reproduced")
 	again := i.attach(w.strange, i.desc, attestations.RebuildV1, rebuild(digestOf(i.desc))).Hex()
-	v := judge(i)
+	v = judge(i)
 	w.want(v, gate.Pass, 3)
 	if got := w.levels(v, []string{own, again}); got[0] != "SLSA_BUILD_LEVEL_3 SLSA_BUILD_REPRODUCED" {
 		t.Errorf("verified %s", got)

@@ -160,6 +160,11 @@ func (o TextOptions) head(v *gate.Verdict) []string {
 	if !v.AsOf.IsZero() {
 		lines[0] += o.paint(yellow, " as of "+v.AsOf.Format(time.RFC3339))
 	}
+	// Levels of both tracks leave no room for whose trust it is.
+	if by := " (trust: " + trust(v) + ")"; visible(lines[0]) > o.Width {
+		lines[0] = strings.Replace(lines[0], by, "", 1)
+		lines = append(lines, "  trust: "+trust(v))
+	}
 	if v.Digest != "" {
 		lines = append(lines, "  "+string(v.Digest))
 	}

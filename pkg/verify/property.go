@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -85,6 +86,10 @@ func readEquivalence(st *attest.Statement, digest attest.Digest) (Rebuild, error
 // complete or that it is hermetic. Nothing is believed of it: BuildKit sets its
 // flags from what was asked for, not from what was seen.
 func claims(predicate []byte) []string {
+	// Most have none, and need no second reading. It is only said, not believed.
+	if !bytes.Contains(predicate, []byte("hermetic")) && !bytes.Contains(predicate, []byte("ompleteness")) {
+		return nil
+	}
 	var in struct {
 		Run struct {
 			Metadata map[string]json.RawMessage `json:"metadata"`
@@ -177,12 +182,12 @@ func (w *weighing) worst(id string) answer {
 // record is the record of inputs, when there is one that may be judged, else
 // the answer that there is without.
 func (w *weighing) record() (*attestations.Inputs, answer) {
-	switch {
-	case w.Signer == nil:
-		return nil, say(Unknown, "no signature on the provenance was verified, and so nobody vouches for what it names")
-	case w.Inputs == nil:
+	if why := w.unvouched(); why != "" {
+		return nil, say(Unknown, why)
+	}
+	if w.Inputs == nil {
 		reason := w.NoInputs
-		if w.findings.Unread {
+		if w.findings.unread(PropertyInputsComplete) && w.findings.unread(PropertyHermetic) {
 			reason = unread
 		} else if reason == "" {
 			reason = "the provenance names no record of inputs"
@@ -249,6 +254,8 @@ func checkTwoParty(w *weighing) answer {
 		a = w.source(RowSourceReview)
 	}
 	switch {
+	case w.unvouched() != "":
+		return a
 	case w.Source.TwoParty && a.status != Met:
 		return answer{status: Met}
 	case !w.Source.TwoParty && a.status == Met:
@@ -269,13 +276,10 @@ type party struct {
 // built the same digest. No expectation is compared with what they say: the
 // bytes are the same, whatever made them.
 func checkReproduced(w *weighing) answer {
-	if w.Signer == nil {
-		return say(Unknown, "no signature on the provenance was verified, so nobody vouches for its builder")
+	if why := w.unvouched(); why != "" {
+		return say(Unknown, why)
 	}
 	own := party{w.Bundle, *w.Signer, w.Provenance.BuilderID}
-	if w.limit.Level < 1 {
-		return say(NotMet, w.limit.Reason)
-	}
 	var others []party
 	var doubts []string
 	for _, c := range w.findings.Candidates {
@@ -309,7 +313,7 @@ func checkReproduced(w *weighing) answer {
 		return say(Met, "built to the same digest by "+strings.Join(names[:min(len(names), 3)], ", ")+", independently of "+clip(own.builder.Value), agree...)
 	case len(doubts) > 0:
 		return say(NotMet, "only one builder that counts says that it built this digest: "+doubts[0], agree...)
-	case w.findings.Unread:
+	case w.findings.unread(PropertyReproduced):
 		return say(Unknown, unread)
 	}
 	return say(Unknown, "", agree...)

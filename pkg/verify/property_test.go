@@ -11,6 +11,8 @@ import (
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
+const keyC = attest.Digest("sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc")
+
 const other = "https://rebuild.example.org/b"
 
 // twoBuilders trusts two builders with a key each, and a third with the first
@@ -80,6 +82,7 @@ func TestPropertiesOfInputs(t *testing.T) {
 		{"BuildKit's word for it", candidate(t, attestations.ProvenanceV1, claims, keyA), verify.Unknown, verify.Unknown, "that it says so itself does not count"},
 		{"v0.2's word for it", candidate(t, attestations.ProvenanceV02, strings.Replace(goodV02, `"parameters":true`, `"parameters":true,"materials":true`, 1), keyA), verify.Unknown, verify.Unknown, "that it says so itself does not count"},
 		{"nobody's signature", with(inputs(attestations.InputsNone), ""), verify.Unknown, verify.Unknown, "nobody vouches"},
+		{"a stranger's signature", with(inputs(attestations.InputsNone), keyC), verify.Unknown, verify.Unknown, "is not the one trusted"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			res := verify.Assess(twoBuilders(), verify.Findings{Candidates: []verify.Candidate{c.candidate}})
@@ -270,6 +273,27 @@ func TestSource(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What is said of a source says nothing of an image when nobody trusted says
+// that it was built from it.
+func TestSourceThatNobodyVouchesFor(t *testing.T) {
+	var rows []verify.Row
+	for _, q := range verify.Requirements() {
+		if q.Track == verify.TrackSource {
+			rows = append(rows, verify.Row{ID: q.ID, Status: verify.Met})
+		}
+	}
+	for _, signer := range []attest.Digest{"", keyC} {
+		for _, trust := range []verify.Trust{policyTrust(3), {Unsigned: true, Builders: []verify.Builder{}}} {
+			k := candidate(t, attestations.ProvenanceV1, goodV1, signer)
+			k.Source = &verify.SourceResult{Level: 4, TwoParty: true, Rows: rows}
+			res := verify.Assess(trust, verify.Findings{Candidates: []verify.Candidate{k}})
+			if res.Source != 0 || len(res.Properties) > 0 {
+				t.Errorf("signed by %q: Source L%d, %v", signer, res.Source, res.Properties)
+			}
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -62,17 +63,21 @@ func (a answer) by(way string) answer {
 }
 
 // row is the requirement with an answer.
-func (q Requirement) row(a answer) Row {
+func (q *Requirement) row(a answer) Row {
 	r := Row{
 		ID: q.ID, Track: q.Track, Level: q.Level, Property: q.Property, Title: q.Title, Clause: q.Clause,
 		Status: a.status, Reason: a.reason, Evidence: a.evidence,
 	}
-	if r.Reason == "" {
-		r.Reason = map[Status]string{Met: q.Met, NotMet: q.NotMet, Unknown: q.Unknown}[r.Status]
+	switch r.Status {
+	case Met:
+		r.Reason = cmp.Or(r.Reason, q.Met)
+		return r
+	case NotMet:
+		r.Reason = cmp.Or(r.Reason, q.NotMet)
+	default:
+		r.Status, r.Reason = Unknown, cmp.Or(r.Reason, q.Unknown)
 	}
-	if r.Status != Met {
-		r.Hint = cmp.Or(a.way, q.Way)
-	}
+	r.Hint = cmp.Or(a.way, q.Way)
 	return r
 }
 
@@ -143,10 +148,12 @@ type Findings struct {
 	// Asked is what the image must carry. It changes no answer: where several
 	// candidates stand, the one that leaves least of it open is taken.
 	Asked Demand
-	// Unread: the evidence that properties rest on was not looked at, because
-	// nothing asks for it.
-	Unread bool
+	// Unread are the properties whose evidence was not looked at, because nothing
+	// asks for them.
+	Unread []string
 }
+
+func (f Findings) unread(property string) bool { return slices.Contains(f.Unread, property) }
 
 // Platform is what was found of one platform of an index.
 type Platform struct {
@@ -216,7 +223,8 @@ func met(rows []Row) int {
 
 func absent(why string) []Row {
 	var rows []Row
-	for _, q := range Requirements() {
+	for i := range table() {
+		q := &table()[i]
 		a := answer{status: Unknown, reason: "there is no provenance to tell it from"}
 		switch q.ID {
 		case RowExists:
@@ -250,13 +258,15 @@ func assess(t Trust, f Findings, c *Candidate) Result {
 		w.limit.Level = 1
 	}
 	w.inputs, w.without = w.record()
-	res := Result{Candidate: c}
-	for _, q := range Requirements() {
-		check := q.check
-		if check == nil {
-			check = func(w *weighing) answer { return w.source(q.ID) }
+	res := Result{Candidate: c, Rows: make([]Row, 0, len(table()))}
+	for i := range table() {
+		q := &table()[i]
+		var r Row
+		if q.check != nil {
+			r = q.row(q.check(&w))
+		} else {
+			r = q.row(w.source(q.ID))
 		}
-		r := q.row(check(&w))
 		res.Rows = append(res.Rows, r)
 		if r.Property != "" && r.Status == Met {
 			res.Properties = append(res.Properties, r.Property)
@@ -389,14 +399,29 @@ func checkIsolated(w *weighing) answer {
 	return say(Unknown, notVouched(w.limit, 3), at...)
 }
 
+// unvouched says why what the provenance names says nothing of the image: nobody
+// trusted says that it names the right things.
+func (w *weighing) unvouched() string {
+	switch {
+	case w.Signer == nil:
+		return "no signature on the provenance was verified, so nobody vouches for what it names"
+	case w.limit.Level < 1:
+		return w.limit.Reason
+	}
+	return ""
+}
+
 // source is the answer that came with the candidate for a requirement of the
 // Source track.
 func (w *weighing) source(id string) answer {
 	if w.Source == nil {
-		if w.findings.Unread && w.findings.Asked.Source == 0 {
+		if w.findings.unread(PropertyTwoParty) && w.findings.Asked.Source == 0 {
 			return say(Unknown, unread)
 		}
 		return say(Unknown, "no evidence about the source")
+	}
+	if why := w.unvouched(); why != "" {
+		return say(Unknown, why)
 	}
 	for _, r := range w.Source.Rows {
 		if r.ID == id {
