@@ -576,14 +576,8 @@ func (r Result) stand(d Delegates, s Summary) Result {
 		}
 		out.Rows[i].Evidence = []Evidence{{Bundle: s.Bundle, Pointer: "/predicate/verifiedLevels"}}
 	}
-	// No further than the summary goes: what it leaves open is not closed by
-	// provenance that did not carry the levels below.
-	if d.Build {
-		out.Build = max(r.Build, min(w.Build, reached(out.Rows, TrackBuild, MaxLevel)))
-	}
-	if d.Source {
-		out.Source = max(r.Source, min(w.Source, reached(out.Rows, TrackSource, MaxSourceLevel)))
-	}
+	out.Build = max(r.Build, reached(out.Rows, TrackBuild, MaxLevel))
+	out.Source = max(r.Source, reached(out.Rows, TrackSource, MaxSourceLevel))
 	out.Properties = nil
 	for _, row := range out.Rows {
 		if row.Property != "" && row.Status == Met {
