@@ -349,11 +349,11 @@ func JudgeVSA(v *VSA, signer Signer, trusted []Verifier, want VSAOptions) (*Word
 		return nil, r
 	}
 	if len(want.Verifiers) > 0 && !slices.Contains(want.Verifiers, v.VerifierID) {
-		return nil, rejectf(CodeVerifier, "it is by verifier %q, and the policy wants one by %s", clip(v.VerifierID), quoted(want.Verifiers))
+		return nil, rejectf(CodeVerifier, "it is by verifier %q, and the policy wants one by %s", clip(v.VerifierID), oneOf(want.Verifiers))
 	}
 	// Step 5: resourceUri is what is expected.
 	if !want.names(v.ResourceURI) {
-		return nil, rejectf(CodeResource, "it was made for %q, not for %s", clip(v.ResourceURI), quoted(want.places()))
+		return nil, rejectf(CodeResource, "it was made for %q, not for %s", clip(v.ResourceURI), oneOf(want.places()))
 	}
 	// #policy: the exact version, where one is demanded.
 	switch {
@@ -485,7 +485,7 @@ func (o VSAOptions) places() []string {
 	return out
 }
 
-func quoted(list []string) string {
+func oneOf(list []string) string {
 	out := make([]string, len(list))
 	for i, s := range list {
 		out[i] = fmt.Sprintf("%q", clip(s))
