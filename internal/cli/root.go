@@ -124,7 +124,7 @@ Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
 	})
 	addGroup(root, "Make", newBuildCmd(s), newRebuildCmd(s), newAttestCmd(s), newSBOMCmd(s), newKeyCmd(s))
 	addGroup(root, "Judge", newVerifyCmd(s), newInspectCmd(s), newLevelsCmd(s), newPolicyCmd(s), newPromoteCmd(s))
-	addGroup(root, "Keep", newLockCmd(s), newStoreCmd(s))
+	addGroup(root, "Keep", newLockCmd(s), newStoreCmd(s), newBundleCmd(s))
 	addGroup(root, "Other", newVersionCmd(s), newManCmd())
 	root.AddCommand(newCompareLayoutsCmd(s))
 	root.SetHelpCommandGroupID("Other")

@@ -30,7 +30,7 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
 	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public key `FILE` that must have signed the policy (\"waxseal policy sign\"); repeatable, one of them is enough")
 	f.trustFlags.register(cmd)
-	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a folder that build --out wrote; repeatable")
+	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, a folder, or git:DIR for the notes of a repository; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	if withLevel {
 		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, source=N, build=N,source=N, or 4 (default: what the policy declares, or build=1)")
@@ -107,7 +107,9 @@ computes the SLSA v1.2 Build and Source levels and the verified properties with
 a row for each requirement ("waxseal levels" lists them). An index is judged
 with every platform below it, and is as good as the worst of them.
 
-REF is a registry reference, oci:PATH[:TAG][@DIGEST] or docker:NAME.
+REF is a registry reference, oci:PATH[:TAG][@DIGEST], docker:NAME, or archive:FILE
+for what "waxseal bundle export" wrote; then --as says which image the policy is
+to take it for, and --bundled-trust whom of those inside to trust.
 
 With --policy, only builders that the policy names count, up to the level it
 gives them, and source, parameters and SBOMs must be as it expects. With --key
@@ -134,6 +136,8 @@ Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 	}
 	flags.register(cmd, true)
 	output := outputFlag(cmd)
+	archived := archiveFlags{}
+	archived.register(cmd)
 	cmd.Flags().DurationVar(&deadline, "deadline", 0, "give up after `TIME`, as 30s, and say undecided (default: never)")
 	at := cmd.Flags().String("at", "", "judge as of `TIME`, as 2026-12-01 or 2026-12-01T12:00:00Z: what\nhas expired or come into effect by then (default: now)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -146,6 +150,9 @@ Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		}
 		if req.At, err = parseMoment(*at); err != nil {
 			return err
+		}
+		if err := archived.read(cmd.Context(), &req); err != nil {
+			return exitError{ExitUsage, err}
 		}
 		ctx := cmd.Context()
 		if deadline > 0 {

@@ -84,7 +84,7 @@ var guests = map[string]string{
 	"github.com/distribution/reference":                "internal/engine pkg/build",
 	"github.com/docker/cli/cli/config":                 "pkg/build",
 	"github.com/docker/go-units":                       "pkg/build",
-	"github.com/klauspost/compress":                    "internal/engine pkg/build pkg/rebuild",
+	"github.com/klauspost/compress":                    "internal/engine pkg/build pkg/rebuild pkg/store",
 	"github.com/moby/patternmatcher":                   "pkg/build",
 	"github.com/opencontainers":                        "internal/engine pkg/build pkg/catalog",
 	"github.com/tonistiigi":                            "pkg/build",

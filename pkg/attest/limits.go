@@ -13,6 +13,7 @@ const (
 	MaxEvidenceDocs  = 200_000   // documents looked at in such files
 	MaxReferrers     = 2048      // referrer descriptors listed for one digest
 	MaxEvidenceSum   = 256 << 20 // bytes of all evidence read for one digest
+	MaxTrustFiles    = 256       // files of whom to trust in one archive
 	MaxPlatforms     = 64        // manifests below one index
 	MaxPolicy        = 1 << 20   // bytes of a policy file
 	MaxKey           = 64 << 10  // bytes of a key file

@@ -147,6 +147,8 @@ func Open(ctx context.Context, ref Reference, opts Options) (Repo, error) {
 		return openLayout(ctx, ref, opts, false)
 	case Docker:
 		return openDocker(ctx, ref, opts)
+	case Archive:
+		return openArchive(ctx, ref, opts)
 	}
 	return nil, &Error{Place: ref.String(), Cause: "not a place that images are read from"}
 }
@@ -161,7 +163,10 @@ func OpenWritable(ctx context.Context, ref Reference, opts Options) (Writable, e
 		return openLayout(ctx, ref, opts, true)
 	}
 	cause := "images are not written there"
-	if ref.Kind == Docker {
+	switch ref.Kind {
+	case Archive:
+		cause = "an archive is written by \"waxseal bundle export\" alone"
+	case Docker:
 		cause = "the Docker daemon keeps no attachments, so waxseal writes nothing there"
 	}
 	return nil, &Error{Place: ref.String(), Cause: cause,
