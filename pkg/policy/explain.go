@@ -131,11 +131,10 @@ func (i image) sentences(at time.Time) []string {
 		if i.allowChanges {
 			tree = ""
 		}
-		on := ""
-		if i.ref != "" {
-			on = fmt.Sprintf(", on %q", i.ref)
-		}
-		say(now, "must be built from %q%s%s", i.repository, on, tree)
+		say(now, "must be built from %q%s", i.repository, tree)
+	}
+	if i.ref != "" {
+		say(now, "must be built from the branch or tag %q", i.ref)
 	}
 	if i.reviewAge > 0 {
 		say(now, "must have reviews of its source not older than %s, where they count", span(i.reviewAge))

@@ -341,7 +341,7 @@ func (p *Policy) Summary() string {
 		if i.repository != "" {
 			fmt.Fprintf(&b, ", source %q", i.repository)
 			if i.ref != "" {
-				fmt.Fprintf(&b, " on %q", i.ref)
+				fmt.Fprintf(&b, " at %q", i.ref)
 			}
 		}
 		if len(i.buildTypes) > 0 {
