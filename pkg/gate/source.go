@@ -46,10 +46,10 @@ func (r *revised) is(o verify.Revision) bool {
 	return r.Commit == o.Commit && verify.SameRepository(r.Repository, o.Repository)
 }
 
-// asksSource reports whether something that is declared rests on evidence about
-// the source.
+// asksSource reports whether something that is declared or expected rests on
+// evidence about the source.
 func (c *check) asksSource() bool {
-	return c.Policy != nil && (c.declared.Source > 0 || slices.Contains(c.declared.Properties, verify.PropertyTwoParty))
+	return c.Policy != nil && (c.declared.Source > 0 || slices.Contains(c.declared.Properties, verify.PropertyTwoParty) || !c.rule.OnRef(nil))
 }
 
 // aboutSource reports whether a statement is evidence about a source revision:
@@ -295,6 +295,10 @@ func (c *check) assessSources(f *found) {
 			}
 		}
 		f.candidates[i].Source = verify.AssessSource(in)
+		// What counts was on the branch or tag that is expected, or would not.
+		if len(in.Records) > 0 || slices.ContainsFunc(in.Summaries, func(s verify.SourceSummary) bool { return s.Word.Source > 0 }) {
+			f.candidates[i].Problems = slices.DeleteFunc(slices.Clone(f.candidates[i].Problems), func(p verify.Problem) bool { return p.Unsaid })
+		}
 	}
 }
 
