@@ -522,7 +522,7 @@ func (r Result) Delegate(d Delegates, summaries []Summary, asked Demand, why str
 	best, bundle := r, attest.Digest("")
 	for _, s := range summaries {
 		n := r.stand(d, s)
-		left, least := open(n.Rows, asked), open(best.Rows, asked)
+		left, least := lacking(n.Rows, asked), lacking(best.Rows, asked)
 		if left < least || left == least && bundle != "" && s.Bundle < bundle {
 			best, bundle = n, s.Bundle
 		}
@@ -539,6 +539,17 @@ func (r Result) Delegate(d Delegates, summaries []Summary, asked Demand, why str
 		}
 	}
 	return best, bundle
+}
+
+// lacking counts the rows that are asked for and not met.
+func lacking(rows []Row, asked Demand) int {
+	n := 0
+	for _, r := range rows {
+		if r.Status != Met && r.AskedBy(asked) {
+			n++
+		}
+	}
+	return n
 }
 
 // leaves reports whether a row may be answered by a summary.
