@@ -132,6 +132,9 @@ type Problem struct {
 	Code    string // stable, for programs
 	Pointer string
 	Message string
+	// Unsaid: the provenance does not say the branch or tag. Evidence about the
+	// commit that counts says it as well.
+	Unsaid bool
 }
 
 // Findings are what Assess weighs.
