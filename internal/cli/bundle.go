@@ -84,7 +84,7 @@ gives the same bytes. It judges nothing. The digest that it prints for --policy,
 		if opts.Compression, err = compression(flags.file); err != nil {
 			return err
 		}
-		if opts.Trust, err = flags.trust(); err != nil {
+		if opts.Trust, err = flags.trust(cmd.Context(), s); err != nil {
 			return exitError{ExitUsage, err}
 		}
 		src, err := store.Open(cmd.Context(), ref, store.Options{Insecure: flags.insecure, Evidence: flags.evidence, Images: imageHome(s.Env)})
@@ -122,10 +122,10 @@ func compression(file string) (string, error) {
 
 // trust reads the files that are carried along. Each is parsed: what nobody
 // could use over there is refused here.
-func (f *exportFlags) trust() ([]store.TrustFile, error) {
+func (f *exportFlags) trust(ctx context.Context, s *Streams) ([]store.TrustFile, error) {
 	var out []store.TrustFile
 	if f.policy != "" {
-		_, files, err := policy.LoadFiles(f.policy)
+		_, files, err := policy.LoadFiles(f.policy, loadOptions(ctx, s))
 		if err != nil {
 			return nil, err
 		}
@@ -134,7 +134,7 @@ func (f *exportFlags) trust() ([]store.TrustFile, error) {
 		}
 	}
 	for _, path := range f.keys {
-		raw, err := readSmall(path, attest.MaxKey)
+		raw, err := readKeyPEM(ctx, s, path)
 		if err != nil {
 			return nil, fmt.Errorf("reading public key %q: %w", path, err)
 		}

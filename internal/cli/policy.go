@@ -10,6 +10,7 @@ import (
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
 	"github.com/waxseal/waxseal/pkg/policy"
+	"github.com/waxseal/waxseal/pkg/trust"
 )
 
 func newPolicyCmd(s *Streams) *cobra.Command {
@@ -111,18 +112,18 @@ the source, the build type, the parameters that were set, and the SBOMs.`,
 	fl.StringVarP(&out, "out", "o", "", "write to `FILE`, which must not exist (default: standard output)")
 	fl.StringArrayVar(&match, "match", nil, "image name `PATTERN` the policy is for; repeatable\n(default: REF without tag and digest)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		req, err := flags.request(s, args[0])
+		req, err := flags.request(cmd.Context(), s, args[0])
 		if err != nil {
 			return err
 		}
 		draft := gate.DraftRequest{Request: req, Match: match, KeyFiles: map[attest.Digest]string{}, KeyPEM: map[attest.Digest][]byte{}}
 		for i, k := range req.Keys {
-			if draft.KeyPEM[k.ID()], err = readSmall(flags.keys[i], attest.MaxKey); err != nil {
+			if draft.KeyPEM[k.ID()], err = readKeyPEM(cmd.Context(), s, flags.keys[i]); err != nil {
 				return exitError{ExitUsage, fmt.Errorf("reading public key %q: %w", flags.keys[i], err)}
 			}
 			// A file's policy names the key's file. One that goes to standard
 			// output has no place yet, and carries the key in itself.
-			if out != "" {
+			if out != "" && !trust.IsKMS(flags.keys[i]) {
 				draft.KeyFiles[k.ID()] = relativeTo(filepath.Dir(out), flags.keys[i])
 			}
 		}
@@ -169,10 +170,10 @@ func newPolicyCheckCmd(s *Streams) *cobra.Command {
 and what it expects. Exit code 64 and the place in the file if it is wrong.`,
 		Example: `  waxseal policy check policy.yaml`,
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			p, err := policy.Load(args[0])
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := loadPolicy(cmd.Context(), s, args[0])
 			if err != nil {
-				return exitError{ExitUsage, err}
+				return policyError(err)
 			}
 			_, err = fmt.Fprintf(s.Out, "%s\n%s", p.Digest(), p.Summary())
 			return err

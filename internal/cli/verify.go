@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -10,8 +11,10 @@ import (
 	"golang.org/x/term"
 
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/report"
 	"github.com/waxseal/waxseal/pkg/store"
+	"github.com/waxseal/waxseal/pkg/trust"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
@@ -23,6 +26,8 @@ type judgeFlags struct {
 	trustFlags
 	evidence []string
 	insecure bool
+	depth    int
+	asked    []string // registries of dependencies
 }
 
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
@@ -32,6 +37,8 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	f.trustFlags.register(cmd)
 	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, a folder, or git:DIR for the notes of a repository; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
+	fl.IntVar(&f.depth, "dependencies", 0, "judge the images that it was built from as well, and those that they were built from, down to depth `N`")
+	fl.StringArrayVar(&f.asked, "dependency-registry", nil, "with --dependencies: images that may be asked about, as HOST/`PATTERN` with stars (default: those that the policy allows, else the image's own registry); repeatable")
 	if withLevel {
 		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, source=N, build=N,source=N, or 4 (default: what the policy declares, or build=1)")
 		_ = cmd.RegisterFlagCompletionFunc("level", cobra.FixedCompletions([]cobra.Completion{
@@ -42,17 +49,26 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 
 // request reads the files that the flags name. Its errors are of usage: the
 // command was given the wrong thing.
-func (f *judgeFlags) request(s *Streams, ref string) (gate.Request, error) {
+func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.Request, error) {
 	req := gate.Request{Reference: ref, Store: store.Options{Insecure: f.insecure, Evidence: f.evidence, Images: imageHome(s.Env)}}
 	level, err := parseLevel(f.level)
 	if err != nil {
 		return req, exitError{ExitUsage, err}
 	}
-	req.Level = level
-	if req.Policy, err = signedPolicy(f.policy, f.policyKeys); err != nil {
+	req.Level, req.Dependencies = level, f.depth
+	for _, p := range f.asked {
+		if p, err = policy.Registries(p); err != nil {
+			return req, usagef("--dependency-registry: %w", err)
+		}
+		req.DependencyRegistries = append(req.DependencyRegistries, p)
+	}
+	var missing *trust.UnavailableError
+	if req.Policy, err = signedPolicy(ctx, s, f.policy, f.policyKeys); errors.As(err, &missing) {
+		req.Missing = err
+	} else if err != nil {
 		return req, exitError{ExitUsage, err}
 	}
-	if err := f.read(&req); err != nil {
+	if err := f.read(ctx, s, &req); err != nil {
 		return req, exitError{ExitUsage, err}
 	}
 	return req, nil
@@ -144,7 +160,7 @@ Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		if err := checkOutput(*output); err != nil {
 			return err
 		}
-		req, err := flags.request(s, args[0])
+		req, err := flags.request(cmd.Context(), s, args[0])
 		if err != nil {
 			return err
 		}

@@ -30,6 +30,8 @@ const (
 	MaxInputText     = 64 << 10  // bytes of a step's name, or of one answer's headers
 	MaxBlob          = 64 << 30  // bytes of one blob taken from an archive
 	MaxBlobs         = 1 << 20   // blobs taken from one archive
+	MaxDependencies  = 256       // images below one image that are looked at
+	MaxTUF           = 2 << 20   // bytes of one file of a TUF repository's metadata
 
 	MaxConfig   = 4 << 20  // bytes of an image configuration
 	MaxScan     = 20 << 20 // bytes of one attested vulnerability scan

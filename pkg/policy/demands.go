@@ -542,7 +542,7 @@ func waivable() []string {
 	}
 	return append(out,
 		CodeSource, CodeBuildType, CodeParameter,
-		CodeSBOM, CodePackage, CodeLicense, CodeVulnerability, CodeScan, CodeRoot, CodeSecret)
+		CodeSBOM, CodePackage, CodeLicense, CodeVulnerability, CodeScan, CodeRoot, CodeSecret, CodeDependency)
 }
 
 // meant says what somebody who named a requirement that is none can name.

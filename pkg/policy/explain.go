@@ -149,6 +149,9 @@ func (i image) sentences(at time.Time) []string {
 			say(now, "may have the build parameter %q set to %s", name, list(a.values))
 		}
 	}
+	if i.dependencies != nil {
+		say(now, "%s", i.dependencies.sentence())
+	}
 	if i.sbom {
 		since := now
 		if i.later() {

@@ -9,7 +9,7 @@ import (
 
 // File is a policy's own file, or one that it names.
 type File struct {
-	Kind string // FilePolicy, FileExtends or FileKey
+	Kind string // FilePolicy, FileExtends, FileKey or FileKMS
 	// Name is what the policy that names it calls it, NamedBy that policy's
 	// digest. The first policy has its file's name and is named by nobody.
 	Name    string
@@ -22,17 +22,18 @@ const (
 	FilePolicy  = "policy"  // the first
 	FileExtends = "extends" // a policy that another extends
 	FileKey     = "key"     // a signer's key, trusted root or CA file
+	FileKMS     = "kms"     // the public key (PEM) of a key management service, named by reference
 )
 
-// LoadFiles is Load, and returns every file that the policy consists of, so
+// LoadFiles is LoadWith, and returns every file that the policy consists of, so
 // that ParseFiles gives the same policy elsewhere.
-func LoadFiles(path string) (*Policy, []File, error) {
+func LoadFiles(path string, opts LoadOptions) (*Policy, []File, error) {
 	raw, err := readFile(path, attest.MaxPolicy)
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading policy %q: %w", path, err)
 	}
 	files := []File{{Kind: FilePolicy, Name: filepath.Base(path), Raw: raw}}
-	p, err := Parse(raw, recording(fileOptions(path), attest.DigestOf(raw), &files))
+	p, err := Parse(raw, recording(fileOptions(path, opts), attest.DigestOf(raw), &files))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -57,6 +58,15 @@ func recording(inner ParseOptions, by attest.Digest, files *[]File) ParseOptions
 			keep(FileKey, name, raw)
 		}
 		return raw, err
+	}
+	if inner.ReadKMS != nil {
+		out.ReadKMS = func(ref string) ([]byte, error) {
+			raw, err := inner.ReadKMS(ref)
+			if err == nil {
+				keep(FileKMS, ref, raw)
+			}
+			return raw, err
+		}
 	}
 	out.ReadPolicy = func(name string) ([]byte, ParseOptions, error) {
 		raw, next, err := inner.ReadPolicy(name)
@@ -101,6 +111,7 @@ func gathered(files []File, name string, by attest.Digest) ParseOptions {
 	return ParseOptions{
 		Name:    name,
 		ReadKey: func(name string) ([]byte, error) { return find(FileKey, name) },
+		ReadKMS: func(ref string) ([]byte, error) { return find(FileKMS, ref) },
 		ReadPolicy: func(next string) ([]byte, ParseOptions, error) {
 			raw, err := find(FileExtends, next)
 			return raw, gathered(files, filepath.Join(filepath.Dir(name), next), attest.DigestOf(raw)), err

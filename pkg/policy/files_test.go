@@ -32,12 +32,15 @@ func TestFilesMakeTheSamePolicy(t *testing.T) {
 		return attest.DigestOf([]byte(text))
 	}
 	const text = "apiVersion: waxseal.dev/v1\nkind: Policy\n%strust:\n  builders:\n    - id: https://ci.acme.example/%s\n      signer: {key: k.pub}\n      maxLevel: 2\nimages:\n  - {match: a/%s, level: {build: 1}}\n"
-	// Two keys under one name, each beside the policy that names it.
+	// Two keys under one name, each beside the policy that names it, and one that
+	// no file has.
 	put("k.pub", pemKey(t))
 	put("base/k.pub", pemKey(t))
-	base := put("base/p.yaml", fmt.Sprintf(text, "", "base", "base"))
+	kms := "    - {id: https://ci.acme.example/kms, signer: {kms: hashivault://release}, maxLevel: 1}\n"
+	base := put("base/p.yaml", strings.Replace(fmt.Sprintf(text, "", "base", "base"), "images:\n", kms+"images:\n", 1))
 	put("p.yaml", fmt.Sprintf(text, "extends: {file: base/p.yaml, digest: "+string(base)+"}\n", "top", "top"))
-	whole, files, err := policy.LoadFiles(filepath.Join(dir, "p.yaml"))
+	service := pemKey(t)
+	whole, files, err := policy.LoadFiles(filepath.Join(dir, "p.yaml"), policy.LoadOptions{ReadKMS: func(string) ([]byte, error) { return []byte(service), nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +49,7 @@ func TestFilesMakeTheSamePolicy(t *testing.T) {
 		names = append(names, f.Kind+" "+f.Name)
 	}
 	slices.Sort(names)
-	if got, want := strings.Join(names, ", "), "extends base/p.yaml, key k.pub, key k.pub, policy p.yaml"; got != want {
+	if got, want := strings.Join(names, ", "), "extends base/p.yaml, key k.pub, key k.pub, kms hashivault://release, policy p.yaml"; got != want {
 		t.Fatalf("files %s, want %s", got, want)
 	}
 	again, err := policy.ParseFiles("in the archive", files)
@@ -56,8 +59,8 @@ func TestFilesMakeTheSamePolicy(t *testing.T) {
 	if again.Digest() != whole.Digest() || again.Summary() != whole.Summary() {
 		t.Errorf("another policy:\n%s\nwant\n%s", again.Summary(), whole.Summary())
 	}
-	if b := again.Trust().Builders; len(b) != 2 || b[0].Key == b[1].Key {
-		t.Errorf("builders %+v, want two keys", b)
+	if b := again.Trust().Builders; len(b) != 3 || b[0].Key == b[1].Key || b[1].Key == b[2].Key {
+		t.Errorf("builders %+v, want three keys", b)
 	}
 	// Nothing but the files is read.
 	for name, c := range map[string]struct {
@@ -67,6 +70,7 @@ func TestFilesMakeTheSamePolicy(t *testing.T) {
 		"none":      {nil, "there is none"},
 		"two":       {append(slices.Clone(files), files[0]), "there are two"},
 		"no key":    {slices.DeleteFunc(slices.Clone(files), func(f policy.File) bool { return f.Kind == policy.FileKey }), "not among the files that came along"},
+		"no kms":    {slices.DeleteFunc(slices.Clone(files), func(f policy.File) bool { return f.Kind == policy.FileKMS }), "not among the files that came along"},
 		"no base":   {slices.DeleteFunc(slices.Clone(files), func(f policy.File) bool { return f.Kind == policy.FileExtends }), "not among the files that came along"},
 		"other key": {renamed(files), "not among the files that came along"},
 	} {

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -57,11 +56,18 @@ func (e *ReferenceError) Hint() string {
 	return "a reference is HOST/REPO[:TAG][@DIGEST], oci:PATH[:TAG][@DIGEST], docker:NAME or archive:FILE[@DIGEST]"
 }
 
-// tagPattern is the distribution specification's rule for tags.
+// validTag is the distribution specification's rule for tags. It is asked for
+// every reference, which is why it is no regular expression.
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests
-const tagPattern = `^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`
-
-func validTag(tag string) bool { return regexp.MustCompile(tagPattern).MatchString(tag) }
+func validTag(tag string) bool {
+	for i, c := range []byte(tag) {
+		word := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
+		if !word && (i == 0 || c != '.' && c != '-') {
+			return false
+		}
+	}
+	return tag != "" && len(tag) <= 128
+}
 
 // Parse reads REF: a registry reference, oci:PATH[:TAG][@DIGEST], docker:NAME or
 // archive:FILE[@DIGEST]. The error is a *ReferenceError: it says what is wrong and shows

@@ -166,15 +166,15 @@ func checkHermetic(w *weighing) answer {
 func (w *weighing) worst(id string) answer {
 	var evidence []Evidence
 	for _, p := range w.findings.Platforms {
-		for _, r := range p.Rows {
-			if r.ID != id {
-				continue
-			}
-			if r.Status != Met {
-				return say(r.Status, p.Name+": "+r.Reason, r.Evidence...)
-			}
-			evidence = append(evidence, r.Evidence...)
+		i := slices.IndexFunc(p.Rows, func(r Row) bool { return r.ID == id })
+		if i < 0 {
+			return say(Unknown, p.Name+" was not judged")
 		}
+		r := p.Rows[i]
+		if r.Status != Met {
+			return say(r.Status, p.Name+": "+r.Reason, r.Evidence...)
+		}
+		evidence = append(evidence, r.Evidence...)
 	}
 	return say(Met, "so it is for every platform", evidence...)
 }
@@ -234,7 +234,9 @@ func gap(in *attestations.Inputs) string {
 	}
 	add("", in.Gaps)
 	for i := range in.Steps {
-		add(fmt.Sprintf(" in %q", clip(in.Steps[i].Name)), in.Steps[i].Gaps)
+		if st := &in.Steps[i]; len(st.Gaps) > 0 {
+			add(fmt.Sprintf(" in %q", clip(st.Name)), st.Gaps)
+		}
 	}
 	switch n {
 	case 0:
@@ -257,7 +259,12 @@ func checkTwoParty(w *weighing) answer {
 	case w.unvouched() != "":
 		return a
 	case w.Source.TwoParty && a.status != Met:
-		return answer{status: Met}
+		// The word for it stands elsewhere than in a row of its own.
+		out := answer{status: Met}
+		for _, r := range w.Source.Rows {
+			out.evidence = append(out.evidence, r.Evidence...)
+		}
+		return out
 	case !w.Source.TwoParty && a.status == Met:
 		// One of the two is wrong, and doubt does not pass.
 		return answer{status: Unknown, reason: "the evidence about the source does not say by whom it was reviewed", evidence: a.evidence}
@@ -279,6 +286,12 @@ func (p party) limit(t Trust) Cap {
 		return t.CapOf(p.signer, p.made)
 	}
 	return t.Cap(p.signer, p.builder.Value)
+}
+
+// says reports whether another's word is the party's own: the same signer for
+// the same builder.
+func (p party) says(o party) bool {
+	return p.builder.Value == o.builder.Value && p.signer.Key == o.signer.Key && p.signer.SAN == o.signer.SAN && p.signer.Issuer == o.signer.Issuer
 }
 
 // checkReproduced counts the parties, independent of the candidate's own, who
@@ -309,6 +322,9 @@ func checkReproduced(w *weighing) answer {
 		if limit := o.limit(w.trust); limit.Level < 1 {
 			doubts = append(doubts, limit.Reason)
 			continue
+		}
+		if own.says(o) {
+			continue // the builder itself, once more
 		}
 		if one := w.trust.together(own, o); one != "" {
 			doubts = append(doubts, one)

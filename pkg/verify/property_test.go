@@ -117,6 +117,7 @@ func TestPropertiesOfAnIndex(t *testing.T) {
 		{[]verify.Platform{good, good}, []string{verify.PropertyInputsComplete, verify.PropertyHermetic}},
 		{[]verify.Platform{good, bad}, []string{verify.PropertyInputsComplete}},
 		{[]verify.Platform{good, {Name: "linux/riscv64", Rows: verify.Assess(twoBuilders(), verify.Findings{}).Rows}}, nil},
+		{[]verify.Platform{good, {Name: "linux/s390x"}}, nil},
 	} {
 		res := verify.Assess(twoBuilders(), verify.Findings{Candidates: []verify.Candidate{own}, Platforms: c.platforms})
 		if !slices.Equal(res.Properties, c.want) {
@@ -149,6 +150,7 @@ func TestReproduced(t *testing.T) {
 	}{
 		{"two builders, two keys", twoBuilders(), []verify.Candidate{by(ci, keyA), by(other, keyB)}, nil, verify.Met, "built to the same digest by " + other},
 		{"one builder", twoBuilders(), []verify.Candidate{by(ci, keyA)}, nil, verify.Unknown, "only one builder says"},
+		{"one builder, two provenances", twoBuilders(), []verify.Candidate{by(ci, keyA), candidate(t, v1, strings.Replace(goodV1, "2026-01-01", "2026-01-02", 1), keyA)}, nil, verify.Unknown, "only one builder says"},
 		{"the same provenance twice", twoBuilders(), []verify.Candidate{by(ci, keyA), by(ci, keyA)}, nil, verify.Unknown, "only one builder says"},
 		{"one key for both builders", twoBuilders(), []verify.Candidate{by(ci, keyA), by(other, keyA)}, nil, verify.NotMet, "one key signed for both"},
 		{"one builder but for a slash", twoBuilders(), []verify.Candidate{by(ci, keyA), by(ci+"/", keyB)}, nil, verify.NotMet, "both have the builder.id"},
@@ -297,8 +299,8 @@ func TestSourceThatNobodyVouchesFor(t *testing.T) {
 	}
 }
 
-// Of several pieces the one that leaves least of what is asked for open counts;
-// it is still judged alone.
+// Of several pieces one that carries all that is asked for counts; it is still
+// judged alone.
 func TestAssessTakesWhatIsAskedFor(t *testing.T) {
 	plain := candidate(t, attestations.ProvenanceV1, goodV1, keyA)
 	sealed := candidate(t, attestations.ProvenanceV1, strings.Replace(goodV1, ci, other, 1), keyB)

@@ -145,8 +145,8 @@ type Findings struct {
 	// Platforms are the rows of what an index holds. Steps are theirs, so the
 	// index has of the properties of steps what the worst of them has.
 	Platforms []Platform
-	// Asked is what the image must carry. It changes no answer: where several
-	// candidates stand, the one that leaves least of it open is taken.
+	// Asked is what the image must carry. It changes no answer: of several
+	// candidates, one that carries all of it is taken.
 	Asked Demand
 	// Unread are the properties whose evidence was not looked at, because nothing
 	// asks for them.
@@ -185,8 +185,8 @@ func Assess(t Trust, f Findings) Result {
 }
 
 func better(a, b Result, asked Demand) bool {
-	if oa, ob := open(a.Rows, asked), open(b.Rows, asked); oa != ob {
-		return oa < ob
+	if fa, fb := asked.Fulfilled(a.Levels, a.Properties), asked.Fulfilled(b.Levels, b.Properties); fa != fb {
+		return fa
 	}
 	if a.Build != b.Build {
 		return a.Build > b.Build
@@ -198,17 +198,6 @@ func better(a, b Result, asked Demand) bool {
 		return ma > mb
 	}
 	return a.Candidate.Bundle < b.Candidate.Bundle
-}
-
-// open counts the rows that are asked for and not met.
-func open(rows []Row, asked Demand) int {
-	n := 0
-	for _, r := range rows {
-		if r.Status != Met && r.AskedBy(asked) {
-			n++
-		}
-	}
-	return n
 }
 
 func met(rows []Row) int {

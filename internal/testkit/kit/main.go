@@ -5,7 +5,8 @@
 //	kit tamper LAYOUT PREDICATETYPE OLD NEW     changes evidence in a layout, as an attacker would
 //	kit sigstore DIR LAYOUT PREDICATETYPE PREDICATE SAN ISSUER   bundles and roots of a Sigstore instance in memory
 //	kit summary                                 reads `go test -json`, prints what matters and what was skipped
-//	kit bench [start|builds|verify|inputs]      measures waxseal against buildctl and cosign, and the gateway against none
+//	kit bench [start|bundles|images|verify|builds|inputs [N]]   measures waxseal against sigstore-go, slsa-verifier, cosign and
+//	                                            buildctl, and the gateway against none; images takes their number
 package main
 
 import (
@@ -53,7 +54,7 @@ func run(ctx context.Context, args []string) error {
 	case "summary":
 		return summarize(os.Stdin, os.Stdout, testkit.OnCI())
 	case "bench":
-		return runBench(ctx, os.Stdout, args[1])
+		return runBench(ctx, os.Stdout, args[1], args[2])
 	}
 	return errors.New("usage: kit base|registry|tamper|summary|bench ARGUMENTS")
 }
