@@ -34,12 +34,15 @@ an entry can have:
   vulnerabilities  limits and an sla by severity, fixableOnly, maxAge of a scan
   hardening        nonRoot: true|numeric, noSecrets: true
   rules            name, expr, message: what these words cannot say, in CEL
+  dependencies     of the images it was built from: registries that may be
+                   asked, depth, and the level that each must carry
   waivers          requirement|rule|vulnerability, reason, owner, expires
 
 sbom, vulnerabilities, hardening and each rule can have an effective date; until
 then what they would deny is a warning. trust.attesters names who else signs
-SBOMs and scans, and who alone signs OpenVEX. extends: {file, digest} takes over
-all of another policy.
+SBOMs and scans, and who alone signs OpenVEX. A signer is a key (a file), pem,
+kms (as awskms://…), or a san with an issuer or ca. extends: {file, digest} takes
+over all of another policy.
 
 A rule must give true or false. It sees:
 

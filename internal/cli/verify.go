@@ -141,7 +141,8 @@ Build L3, inputs complete, hermetic, and the source reviewed by two.
 A certificate counts when it leads to a --trusted-root or to --ca-roots, names
 the identity, and a log or a time-stamping authority of a --trusted-root proves
 that it was used while it was valid. Nothing is fetched but the image's
-evidence.
+evidence, unless --sigstore asks for a root, --dependencies for the images it
+was built from, or a key is in a KMS: waxseal-kms, a child, fetches that.
 
 Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		Example: `  waxseal verify --key waxseal.pub registry.example/app:1.0

@@ -22,7 +22,11 @@ func readKeyPEM(ctx context.Context, s *Streams, name string) ([]byte, error) {
 	if !trust.IsKMS(name) {
 		return readSmall(name, attest.MaxKey)
 	}
-	return trust.PublicKey(ctx, name, trust.KeyOptions{Cache: xdgDir(s.Env, "XDG_CACHE_HOME", ".cache"), Environ: os.Environ()})
+	return fetchKey(ctx, s, name)
+}
+
+func fetchKey(ctx context.Context, s *Streams, ref string) ([]byte, error) {
+	return trust.PublicKey(ctx, ref, trust.KeyOptions{Cache: xdgDir(s.Env, "XDG_CACHE_HOME", ".cache"), Environ: os.Environ()})
 }
 
 func readKey(ctx context.Context, s *Streams, name string) (verify.Key, error) {
@@ -41,8 +45,20 @@ func loadPolicy(ctx context.Context, s *Streams, path string) (*policy.Policy, e
 	return policy.LoadWith(path, loadOptions(ctx, s))
 }
 
+// loadOptions fetches each key of a policy once, however many builders it signs
+// for.
 func loadOptions(ctx context.Context, s *Streams) policy.LoadOptions {
-	return policy.LoadOptions{ReadKMS: func(ref string) ([]byte, error) { return readKeyPEM(ctx, s, ref) }}
+	fetched := map[string][]byte{}
+	return policy.LoadOptions{ReadKMS: func(ref string) ([]byte, error) {
+		if raw, ok := fetched[ref]; ok {
+			return raw, nil
+		}
+		raw, err := fetchKey(ctx, s, ref)
+		if err == nil {
+			fetched[ref] = raw
+		}
+		return raw, err
+	}}
 }
 
 // policyError gives the error of a policy that cannot be loaded its exit code.

@@ -15,10 +15,12 @@ const (
 	MaxGCB           = 64        // signatures in one description of an image by Google Cloud
 	MaxEvidenceSum   = 256 << 20 // bytes of all evidence read for one digest
 	MaxTrustFiles    = 256       // files of whom to trust in one archive
+	MaxDependencies  = 256       // images below one image that are looked at
 	MaxPlatforms     = 64        // manifests below one index
 	MaxPolicy        = 1 << 20   // bytes of a policy file
 	MaxKey           = 64 << 10  // bytes of a key file
 	MaxTrustedRoot   = 1 << 20   // bytes of a trusted root or a file of certificates
+	MaxTUF           = 2 << 20   // bytes of one file of a TUF repository's metadata
 	MaxJSONDepth     = 128       // nesting of any JSON document
 	MaxContextFiles  = 1 << 20   // files in a build context
 	MaxLock          = 64 << 20  // bytes of a lock file
@@ -30,8 +32,6 @@ const (
 	MaxInputText     = 64 << 10  // bytes of a step's name, or of one answer's headers
 	MaxBlob          = 64 << 30  // bytes of one blob taken from an archive
 	MaxBlobs         = 1 << 20   // blobs taken from one archive
-	MaxDependencies  = 256       // images below one image that are looked at
-	MaxTUF           = 2 << 20   // bytes of one file of a TUF repository's metadata
 
 	MaxConfig   = 4 << 20  // bytes of an image configuration
 	MaxScan     = 20 << 20 // bytes of one attested vulnerability scan

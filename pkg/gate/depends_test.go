@@ -141,7 +141,7 @@ func TestWhoseRegistryIsAsked(t *testing.T) {
 	elsewhere, err := testkit.NewRegistry(testkit.RegistryOptions{Faults: faults})
 	w.must(err)
 	t.Cleanup(elsewhere.Close)
-	there := &world{T: t, addr: elsewhere.Addr, faults: faults, ours: w.ours, strange: w.strange}
+	there := &world{TB: t, addr: elsewhere.Addr, faults: faults, ours: w.ours, strange: w.strange}
 	outside := there.built(w.ours)
 	forms := []map[string]any{
 		purl(outside),

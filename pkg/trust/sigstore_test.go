@@ -388,3 +388,30 @@ func TestAddressesThatAreRefused(t *testing.T) {
 		t.Error("the public instance has no name")
 	}
 }
+
+// https://www.cve.org/CVERecord?id=CVE-2026-24137: a repository's name was a
+// path of the cache.
+func TestNoNameLeavesTheCache(t *testing.T) {
+	r := serve(t)
+	r.publish(testkit.TUFOptions{})
+	base := r.url
+	for _, path := range []string{"/../../outside", "/%2e%2e/%2e%2e/outside", "/..\\..\\outside"} {
+		r.url = base + path
+		_, _ = r.fetch(trust.FetchOptions{}) // whether it is there does not matter
+	}
+	r.url = base
+	r.good(trust.FetchOptions{}, "{}")
+	entries, err := os.ReadDir(r.cache)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "sigstore" {
+		t.Fatalf("in the cache %v, %v", entries, err)
+	}
+	folders, err := os.ReadDir(filepath.Join(r.cache, "sigstore"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range folders {
+		if strings.Trim(f.Name(), "0123456789abcdef") != "" {
+			t.Errorf("folder %q", f.Name())
+		}
+	}
+}
