@@ -36,6 +36,8 @@ an entry can have:
   rules            name, expr, message: what these words cannot say, in CEL
   dependencies     of the images it was built from: registries that may be
                    asked, depth, and the level that each must carry
+  vsa              verifiers, policy {uri, digest}, maxAge, resourceUri, names,
+                   required, delegates: build|source|properties
   waivers          requirement|rule|vulnerability, reason, owner, expires
 
 sbom, vulnerabilities, hardening and each rule can have an effective date; until
@@ -43,6 +45,15 @@ then what they would deny is a warning. trust.attesters names who else signs
 SBOMs and scans, and who alone signs OpenVEX. A signer is a key (a file), pem,
 kms (as awskms://…), or a san with an issuer or ca. extends: {file, digest} takes
 over all of another policy.
+
+trust.verifiers names whose verification summaries (VSA) count, and for how
+much; a summary of the image stands in for no more than vsa.delegates says, and
+what is expected of source, build type and parameters is never delegated. A
+summary of the commit that the provenance names shows the Source level; so does
+the source provenance of trust.sources. source.ref is the branch or tag that
+either must name. Two reviews of the commit by different trust.reviewers, neither
+its author nor the builder, show SLSA_SOURCE_TWO_PARTY_REVIEWED ("waxseal attest
+--type review" signs one).
 
 A rule must give true or false. It sees:
 

@@ -40,6 +40,7 @@ const (
 	MaxPackages = 50_000   // packages of one SBOM that rules look at
 	MaxVEX      = 4 << 20  // bytes of one OpenVEX document
 	MaxRuleText = 4096     // bytes of one rule's expression
+	MaxSummary  = 1 << 20  // bytes of a verification summary, a source provenance or a review
 
 	// Of comparing two images.
 	MaxLayer        = 128 << 30 // bytes of one unpacked layer

@@ -134,7 +134,7 @@ func TestPropertiesOfAnImage(t *testing.T) {
 	req := w.two(`level: {build: 2}, waivers: [{requirement: property.hermetic, reason: a, owner: b, expires: 2999-01-01}]`)
 	req.Level = &ladder
 	v = judge(req, open)
-	w.want(v, gate.Deny, 3, "property.hermetic", "level  property.two-party-reviewed: Source reviewed by two (SLSA_SOURCE_TWO_PARTY_REVIEWED) cannot be told: no evidence about the source")
+	w.want(v, gate.Deny, 3, "property.hermetic", "level  property.two-party-reviewed: Source reviewed by two (SLSA_SOURCE_TWO_PARTY_REVIEWED) cannot be told: the provenance pins no commit")
 	if v.Declared.String() != ladder.String() || len(v.Reasons) != 2 {
 		t.Errorf("declared %s, %d reasons", v.Declared, len(v.Reasons))
 	}
@@ -260,8 +260,8 @@ func TestSourceWithoutEvidence(t *testing.T) {
 	req := w.two(`level: {build: 2, source: 3}`)
 	req.Reference = i.ref
 	v := w.judge(req)
-	w.want(v, gate.Deny, 3, "level  source.l1.source-control-system: Source control system (Source L1) cannot be told: no evidence about the source")
-	if v.Declared.Source != 3 || v.Reached.Source != 0 || len(v.Reasons) != 1 {
+	w.want(v, gate.Deny, 3, "level  source.l1.source-control-system: Source control system (Source L1) cannot be told: the provenance pins no commit", "source.l1.revision-ids: Revisions are immutable (Source L1) not met")
+	if v.Declared.Source != 3 || v.Reached.Source != 0 || len(v.Reasons) != 3 {
 		t.Errorf("declared %s, reached %+v, %+v", v.Declared, v.Reached, v.Reasons)
 	}
 	if got := w.levels(v); got[0] != "FAILED" {

@@ -643,11 +643,19 @@ func TestLoadCase(t *testing.T) {
 	if x := levels.Expect; *x.Level != 2 || *x.Source != 3 || x.Properties == nil || len(x.Properties) > 0 || c.Expect.Properties != nil || c.Expect.Source != nil {
 		t.Errorf("%+v", x)
 	}
+	words, err := policy.LoadCase("testdata/cases/words.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := words.Evidence; len(e) != 4 || e[0].Commit != "" || e[1].Type != attestations.VSAV1 || e[1].Commit == "" || e[1].Refs[0] != "refs/tags/v1" ||
+		e[2].Type != attestations.ReviewV1 || e[3].Type != attestations.SourceProvenanceV1 {
+		t.Errorf("%+v", e)
+	}
 	good, err := os.ReadFile("testdata/cases/good.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"identity", "levels", "good"} {
+	for _, name := range []string{"identity", "levels", "words", "good"} {
 		if raw, err := os.ReadFile("testdata/cases/" + name + ".yaml"); err != nil || !fits(raw) {
 			t.Error("the schema refuses a good case", name, err)
 		}

@@ -151,6 +151,12 @@ func (i image) sentences(at time.Time) []string {
 	if i.workflow != nil {
 		say(now, "must be built by starting %q", i.workflow)
 	}
+	if i.reviewAge > 0 {
+		say(now, "must have reviews of its source not older than %s, where they count", span(i.reviewAge))
+	}
+	if i.vsa != nil {
+		say(now, "%s", i.vsa.sentence())
+	}
 	if len(i.buildTypes) > 0 {
 		say(now, "must have the build type %s", list(i.buildTypes))
 	}

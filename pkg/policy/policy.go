@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -44,6 +45,9 @@ type Policy struct {
 	// is the Fact.
 	speakers  []verify.Builder
 	attesters []attester
+	verifiers []verifier
+	systems   []system
+	reviewers []reviewer
 	extends   []attest.Digest // the policies it extends, the nearest first
 	path      string
 }
@@ -56,6 +60,8 @@ type image struct {
 	allowChanges bool
 	ref          *verify.Pattern // what it may be built from; nil: any
 	workflow     *verify.Pattern // what may have been started; nil: anything
+	reviewAge    time.Duration   // how old a review of the source may be; 0: any age
+	vsa          *summary        // nil: not asked about
 	buildTypes   []string
 	parameters   map[string]allowed
 	sbom         bool
@@ -311,7 +317,7 @@ func (e image) sourceRef(s verify.Source, by verify.Signer) (verify.Problem, boo
 	case e.ref == nil || e.ref.Match(ref):
 		return verify.Problem{}, false
 	case ref == "":
-		return verify.Problem{Code: CodeSource, Pointer: pointer, Message: fmt.Sprintf("nothing says from which branch or tag it was built, expected %q", e.ref)}, true
+		return verify.Problem{Code: CodeSource, Pointer: pointer, Unsaid: true, Message: fmt.Sprintf("nothing says from which branch or tag it was built, expected %q", e.ref)}, true
 	}
 	return verify.Problem{Code: CodeSource, Pointer: pointer, Message: fmt.Sprintf("built from %q, expected %q", clip(ref), e.ref)}, true
 }
@@ -397,6 +403,9 @@ func (p *Policy) Summary() string {
 	for _, d := range p.builders {
 		fmt.Fprintf(&b, "trusts %s\n", d)
 	}
+	for _, line := range p.words() {
+		b.WriteString(line + "\n")
+	}
 	for _, i := range p.images {
 		fmt.Fprintf(&b, "expects of %q: %s", i.match, i.level)
 		if i.repository != "" {
@@ -414,10 +423,10 @@ func (p *Policy) Summary() string {
 				fmt.Fprintf(&b, " (%s)", strings.Join(i.formats, ", "))
 			}
 		}
-		b.WriteString(i.summary())
+		b.WriteString(i.vsa.brief() + i.summary())
 		b.WriteByte('\n')
-		if !p.reaches(i.level.Build) {
-			fmt.Fprintf(&b, "  warning: no builder is trusted up to Build L%d, so nothing can fulfil this\n", i.level.Build)
+		for _, line := range p.warnings(i) {
+			b.WriteString("  warning: " + line + "\n")
 		}
 		if slices.Contains(i.level.Properties, verify.PropertyReproduced) && len(p.builders) < 2 {
 			fmt.Fprintf(&b, "  warning: one builder alone is trusted, so nothing can be %s\n", verify.PropertyReproduced)
