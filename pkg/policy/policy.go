@@ -58,10 +58,10 @@ type image struct {
 	repository string
 	// allowChanges accepts a tree that is not exactly the commit's.
 	allowChanges bool
-	reviewAge    time.Duration   // how old a review of the source may be; 0: any age
-	vsa          *summary        // nil: not asked about
 	ref          *verify.Pattern // what it may be built from; nil: any
 	workflow     *verify.Pattern // what may have been started; nil: anything
+	reviewAge    time.Duration   // how old a review of the source may be; 0: any age
+	vsa          *summary        // nil: not asked about
 	buildTypes   []string
 	parameters   map[string]allowed
 	sbom         bool
