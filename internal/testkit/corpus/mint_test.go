@@ -53,10 +53,8 @@ const (
 	imageName  = "registry.example/acme/app"
 )
 
-// minted is when everything is signed, unless a case says otherwise; asked is
-// when it is judged.
+// minted is when everything is signed, unless a case says otherwise.
 func minted() time.Time { return time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC) }
-func asked() time.Time  { return time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC) }
 
 // entry is a case to mint: what it is called, what it stands for, and how it is
 // made. A draft begins as an image of one platform that must pass at Build L3,
@@ -252,8 +250,6 @@ func (i *image) tag(tag string, d descriptor) {
 
 func digestOf(raw []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(raw)) }
 
-func hexOf(digest string) string { return strings.TrimPrefix(digest, "sha256:") }
-
 func compact(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -284,7 +280,7 @@ func (w *world) draft(t testing.TB, e entry) *draft {
 	if e.stands != "" {
 		d.c.StandsFor = strings.Split(e.stands, ", ")
 	}
-	d.c.Question = Question{Image: "image", At: asked(), Level: Levels{Build: 3}}
+	d.c.Question = Question{Image: "image", At: usual(), Level: Levels{Build: 3}}
 	d.c.Expect = Expect{Decision: Pass, Reached: Levels{Build: 3}}
 	d.trustKey("ours", ciID, 3)
 	return d
@@ -642,7 +638,7 @@ func (d *draft) signer(b Builder) string {
 }
 
 func allEntries() []entry {
-	return slices.Concat(bindingCases(), envelopeCases(), timeCases(), identityCases(), builderCases(), discoveryCases(), gateCases(), trustCases())
+	return slices.Concat(bindingCases(), envelopeCases(), timeCases(), identityCases(), builderCases(), discoveryCases(), gateCases(), trustCases(), acceptedCases())
 }
 
 // TestMint compares what the table says with what is committed, and with

@@ -197,7 +197,7 @@ func discoveryCases() []entry {
 		faulty("manifest-404", "The registry does not have the image.", "kpromo: 404 counts as verified", "not-found", "GET .*/manifests/v1", "404"),
 		faulty("blob-503", "The registry lists the evidence and does not give it.", "", "unavailable", "GET .*/blobs/", "503"),
 		faulty("blob-cut", "The connection ends in the middle of the evidence.", "", "unavailable", "GET .*/blobs/", "cut"),
-		faulty("endless-referrers", "Ten thousand referrers that lead nowhere.", "CVE-2023-46737, CVE-2023-42813", "unreadable", "GET .*/referrers/", "referrers=10000"),
+		faulty("endless-referrers", "Ten thousand referrers that lead nowhere.", "CVE-2023-46737, CVE-2023-42813, CVE-2023-42814, CVE-2023-42815, CVE-2023-42816", "unreadable", "GET .*/referrers/", "referrers=10000"),
 	}
 }
 
@@ -298,7 +298,7 @@ func gateCases() []entry {
 			d.good()
 		}),
 		ask("rule-come-into-effect", "The same rule, judged as of a later day.", "Conforma effective_on", "rules:\n  - {name: later, expr: 'image.digest == \"\"', effective: 2026-12-01}", func(d *draft) {
-			d.c.Question.At = asked().AddDate(1, 0, 0)
+			d.c.Question.At = usual().AddDate(1, 0, 0)
 			d.deny(3, "rule rule:later")
 			d.good()
 		}),

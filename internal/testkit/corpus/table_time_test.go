@@ -189,7 +189,7 @@ func timeCases() []entry {
 		windowed("time/key-ended-before", "The key was retired a day before it signed.", "CVE-2026-54787", "time", time.Time{}, minted().Add(-day), true),
 		windowed("time/key-not-begun", "The key came into use a day after it signed.", "", "time", minted().Add(day), time.Time{}, true),
 		windowed("time/key-ended-and-no-stamp", "The key was retired since, and nothing proves that it signed before.", "CVE-2024-23332", "time", time.Time{}, minted().Add(day), false),
-		windowed("time/key-not-ended-and-no-stamp", "The key is in use; nothing proves when it signed, and nothing needs to.", "", Accepted, minted().Add(-day), asked().Add(day), false),
+		windowed("time/key-not-ended-and-no-stamp", "The key is in use; nothing proves when it signed, and nothing needs to.", "", Accepted, minted().Add(-day), usual().Add(day), false),
 		{"time/key-stamped-by-another", "The key was retired since, and the time stamp is of an authority that is not trusted.", "", func(d *draft) {
 			d.nothing()
 			d.c.Trust.Keys[0].Until = minted().Add(day)
