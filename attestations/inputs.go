@@ -126,9 +126,12 @@ type InputGap struct {
 	Detail string `json:"detail"`
 }
 
+// GatewayName is the Name of our own gateway.
+const GatewayName = "waxseal"
+
 // InputGateway says what watched.
 type InputGateway struct {
-	Name     string    `json:"name"` // "waxseal" or "buildkit-proxy", or "" for none
+	Name     string    `json:"name"` // GatewayName or "buildkit-proxy", or "" for none
 	Version  string    `json:"version,omitempty"`
 	CA       string    `json:"ca,omitempty"` // "sha256:…" of the CA certificate of this build, DER
 	NotAfter time.Time `json:"caNotAfter,omitzero"`

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,7 +33,7 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a folder that build --out wrote; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	if withLevel {
-		fl.StringVar(&f.level, "level", "", "SLSA Build level that is asked for: `N` or build=N, 1 to 3 (default: what the policy declares, or 1)")
+		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, 1 to 3; source=N, 1 to 4; both with a comma between them; 4 for the ladder of SLSA v0.1: Build L3, inputs complete, hermetic, source reviewed by two (default: what the policy declares, or Build L1)")
 	}
 }
 
@@ -57,23 +55,16 @@ func (f *judgeFlags) request(s *Streams, ref string) (gate.Request, error) {
 	return req, nil
 }
 
-// parseLevel reads "N" or "build=N"; nothing gives nil.
-func parseLevel(s string) (*int, error) {
+// parseLevel reads the value of --level; nothing gives nil.
+func parseLevel(s string) (*verify.Demand, error) {
 	if s == "" {
 		return nil, nil
 	}
-	track, number, ok := strings.Cut(s, "=")
-	if !ok {
-		track, number = "build", s
+	d, err := verify.ParseDemand(s)
+	if err != nil {
+		return nil, fmt.Errorf("--%w", err)
 	}
-	if track != "build" {
-		return nil, fmt.Errorf("--level %q: this version judges the build track only; give N or build=N", s)
-	}
-	n, err := strconv.Atoi(number)
-	if err != nil || n < 1 || n > verify.MaxLevel {
-		return nil, fmt.Errorf("--level %q: the build level is a number from 1 to %d", s, verify.MaxLevel)
-	}
-	return &n, nil
+	return &d, nil
 }
 
 // outputFlag adds --output text|json and returns where its value will be.

@@ -149,7 +149,7 @@ func (g *Gateway) Close() error {
 // Describe is what the record says of this gateway.
 func (g *Gateway) Describe() attestations.InputGateway {
 	return attestations.InputGateway{
-		Name: "waxseal", Version: g.opts.Version,
+		Name: attestations.GatewayName, Version: g.opts.Version,
 		CA: attest.DigestOf(g.ca.cert.Raw).String(), NotAfter: g.ca.cert.NotAfter,
 	}
 }

@@ -38,6 +38,7 @@ type known struct {
 	scans      []policy.Scan
 	vex        []policy.VEX
 	inputs     []record
+	rebuilds   []verify.Rebuild
 	predicates map[attest.Digest]json.RawMessage // of provenance, by bundle
 	unreadable map[policy.Fact]string
 }
@@ -68,7 +69,7 @@ func (f *found) fact(c *check, st *attest.Statement, signer verify.Signer, bundl
 		}
 		f.sboms = append(f.sboms, sbom{format: format, bundle: bundle})
 	}
-	if !c.rule.Needs(kind) {
+	if !c.rule.Needs(kind) && !(kind == policy.FactInputs && c.weighed().Records()) {
 		return nil
 	}
 	switch kind {
@@ -101,7 +102,7 @@ func (f *found) fact(c *check, st *attest.Statement, signer verify.Signer, bundl
 
 // keep holds on to a provenance's predicate where a rule asks about it.
 func (f *found) keep(c *check, st *attest.Statement, bundle attest.Digest) {
-	if c.rule.Needs(policy.FactProvenance) || c.rule.Needs(policy.FactInputs) {
+	if c.rule.Needs(policy.FactProvenance) || c.rule.Needs(policy.FactInputs) || c.weighed().Records() {
 		if f.known.predicates == nil {
 			f.known.predicates = map[attest.Digest]json.RawMessage{}
 		}
@@ -176,20 +177,84 @@ func (c *check) facts(f *found, chosen *verify.Candidate) policy.Facts {
 		out.Unreadable = f.known.unreadable
 	}
 	out.Signer = chosen.Signer
-	// A record counts when this provenance names it and the same signer made
-	// it: anybody could write a clean one.
-	if named := policy.InputsDigest(predicate); named != "" {
-		for _, r := range f.known.inputs {
-			if r.statement != named || !same(r.signer, *chosen.Signer) {
-				continue
-			}
-			if out.Inputs, err = policy.ReadInputs(r.predicate); err != nil {
-				_ = f.known.cannot(policy.FactInputs, err) // a rule that asks says it
-				out.Unreadable = f.known.unreadable
-			}
+	if chosen.Inputs != nil {
+		out.Inputs = chosen.Inputs.Inputs
+	} else if r, _ := f.named(chosen); r != nil {
+		if out.Inputs, err = policy.ReadInputs(r.predicate); err != nil {
+			_ = f.known.cannot(policy.FactInputs, err) // a rule that asks says it
+			out.Unreadable = f.known.unreadable
 		}
 	}
 	return out
+}
+
+// named is the record of inputs that counts for a provenance: this provenance
+// names it and the same signer made it, for anybody could write a clean one.
+// Without one it says why, where there is more to say than that none is named.
+func (f *found) named(c *verify.Candidate) (*record, string) {
+	if c.Signer == nil || f.index {
+		return nil, ""
+	}
+	digest := policy.InputsDigest(f.known.predicates[c.Bundle])
+	if digest == "" {
+		return nil, ""
+	}
+	why := "the record of inputs that the provenance names is not there, or nobody trusted signed it"
+	for i := range f.known.inputs {
+		r := &f.known.inputs[i]
+		switch {
+		case r.statement != digest:
+		case same(r.signer, *c.Signer):
+			return r, ""
+		default:
+			why = "the record of inputs that the provenance names was signed by " + r.signer.String() + ", and not by the provenance's signer"
+		}
+	}
+	return nil, why
+}
+
+// weighed is the demand whose evidence is read. Without a policy that is the
+// evidence of every property, so that people see what there is; a policy says
+// what is worth the reading.
+func (c *check) weighed() verify.Demand {
+	if c.Policy == nil && !c.trust.Unsigned {
+		return c.declared.And(verify.Demand{Properties: verify.Properties()})
+	}
+	return c.declared
+}
+
+// findings are what is to be weighed about a digest.
+func (f *found) findings(c *check, below []verify.Platform) verify.Findings {
+	out := verify.Findings{Candidates: f.candidates, Why: f.why(), Rebuilds: f.known.rebuilds, Asked: c.declared, Unread: len(c.weighed().Properties) == 0}
+	if f.index {
+		out.Platforms = below
+	}
+	for i := range out.Candidates {
+		k := &out.Candidates[i]
+		r, why := f.named(k)
+		if r == nil {
+			k.NoInputs = why
+			continue
+		}
+		in, err := policy.ReadInputs(r.predicate)
+		if err != nil {
+			k.NoInputs = printable(err.Error())
+			continue
+		}
+		k.Inputs = &verify.InputsRecord{Bundle: r.bundle, Inputs: in}
+	}
+	return out
+}
+
+// inherit gives a platform what is said of having built its index again: the
+// digest of the index covers it.
+func (f *found) inherit(top *found) {
+	f.known.rebuilds = append(f.known.rebuilds, top.known.rebuilds...)
+	for _, c := range top.candidates {
+		if c.Signer != nil {
+			f.known.rebuilds = append(f.known.rebuilds, verify.Rebuild{Bundle: c.Bundle, Signer: *c.Signer, BuilderID: c.Provenance.BuilderID})
+		}
+	}
 }
 
 func same(a, b verify.Signer) bool {

@@ -22,7 +22,8 @@ const maxParallel = 4
 
 // look says how closely to read.
 type look struct {
-	rule policy.Rule
+	rule  policy.Rule
+	level verify.Demand
 	// all reads what no decision needs, too: for Inspect and for drafts.
 	all bool
 }
@@ -34,6 +35,12 @@ func (l look) needs(predicateType string) bool {
 	}
 	if l.rule.Needs(policy.FactOf(predicateType)) {
 		return true
+	}
+	switch predicateType {
+	case attestations.InputsV1:
+		return l.level.Records()
+	case attestations.RebuildV1:
+		return slices.Contains(l.level.Properties, verify.PropertyReproduced)
 	}
 	f := policy.SBOMFormat(predicateType)
 	required, formats := l.rule.SBOM()
@@ -104,6 +111,9 @@ func (g Gate) find(ctx context.Context, c *check, l look) ([]*found, error) {
 		return all[:1], err
 	}
 	top.borrow(all[1:], c)
+	for _, f := range all[1:] {
+		f.inherit(top)
+	}
 	return all, nil
 }
 
@@ -213,11 +223,28 @@ func (f *found) accept(e Evidence, c *check, st *attest.Statement, signer verify
 		e.Code, e.Message = CodeRole, printable(fmt.Sprintf("the policy trusts %s, but not for evidence of the kind %q", signer, kind))
 		return e
 	}
+	if st.PredicateType == attestations.RebuildV1 {
+		return f.rebuild(e, st, signer)
+	}
 	if err := f.fact(c, st, signer, e.Bundle); err != nil {
 		e.Code, e.Message = verify.CodePredicate, printable(err.Error())
 		return e
 	}
 	e.Accepted = true
+	return e
+}
+
+// rebuild takes somebody's word that they built the digest again. Whether it
+// counts is for the assessment to say: it depends on who built it first.
+func (f *found) rebuild(e Evidence, st *attest.Statement, signer verify.Signer) Evidence {
+	r, err := verify.ReadRebuild(st, f.digest)
+	if err != nil {
+		e.Code, e.Message = verify.CodePredicate, printable(err.Error())
+		return e
+	}
+	e.Accepted = true
+	r.Bundle, r.Signer = e.Bundle, signer
+	f.known.rebuilds = append(f.known.rebuilds, r)
 	return e
 }
 
@@ -230,6 +257,10 @@ func (f *found) provenance(e Evidence, c *check, st *attest.Statement, signer ve
 	if limit := c.trust.Cap(signer, p.BuilderID.Value); limit.Level < 1 {
 		e.Code, e.Message = verify.CodeBuilder, printable(limit.Reason)
 		return e
+	}
+	if p.Compares() {
+		e.Message = "it says that artifacts are alike, and not how one was built"
+		return f.rebuild(e, st, signer)
 	}
 	e.Accepted = true
 	f.keep(c, st, e.Bundle)

@@ -42,9 +42,9 @@ type Request struct {
 	// Policy holds the trust and the expectations. Without one, Keys and
 	// Identities alone are trusted, and no builder above Build L2.
 	Policy *policy.Policy
-	// Level asks for a Build level, 1 to 3. It can raise what a policy
-	// declares, and not lower it. Nil without a policy: 1.
-	Level *int
+	// Level asks for levels and properties. It can raise what a policy
+	// declares, and not lower it. Nil without a policy: Build L1.
+	Level *verify.Demand
 	// Keys are PEM public keys, Identities those whose certificates count. With
 	// a policy they narrow it: evidence must be signed by one of them as well.
 	Keys       []verify.Key
@@ -84,7 +84,7 @@ func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 		Schema:    VerdictSchema,
 		Image:     c.ref.String(),
 		Decision:  Undecided,
-		Declared:  Levels{Build: c.declared},
+		Declared:  c.declared,
 		TrustedBy: c.trustedBy,
 		Platforms: []Subject{},
 		Reasons:   []Reason{},
@@ -92,7 +92,7 @@ func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 		AsOf:      req.At.UTC(),
 		request:   req,
 	}
-	v.Subject = Subject{Decision: Undecided, Requirements: []verify.Row{}, Evidence: []Evidence{}}
+	v.Subject, v.Properties = nothing(""), []string{}
 	if req.Policy != nil {
 		v.PolicyDigest = req.Policy.Digest()
 	}
@@ -141,7 +141,7 @@ type check struct {
 	trustedBy string
 	rule      policy.Rule
 	matched   bool
-	declared  int
+	declared  verify.Demand
 	at        time.Time // the moment to judge as of
 }
 
@@ -157,9 +157,12 @@ func prepareAt(req Request, now time.Time, judging bool) (*check, error) {
 	if c.name == "" {
 		c.name = Name(ref)
 	}
-	if req.Level != nil && (*req.Level < 1 || *req.Level > verify.MaxLevel) {
-		return nil, usagef("level %d does not exist: SLSA v1.2 has Build L1 to L%d", *req.Level, verify.MaxLevel)
+	if req.Level != nil {
+		if err := req.Level.Check(); err != nil {
+			return nil, &UsageError{err}
+		}
 	}
+	one := verify.Demand{Levels: Levels{Build: 1}}
 	switch {
 	case req.Policy != nil:
 		c.trustedBy = TrustedByPolicy
@@ -172,12 +175,12 @@ func prepareAt(req Request, now time.Time, judging bool) (*check, error) {
 	case len(req.Keys) > 0:
 		c.trustedBy = TrustedByKeys
 		c.trust = verify.Trust{Keys: req.Keys, Identities: req.Identities}
-		c.declared = 1
+		c.declared = one
 	case len(req.Identities) > 0:
 		c.trustedBy = TrustedByIdentities
 		c.trust = verify.Trust{Identities: req.Identities}
-		c.declared = 1
-	case req.Level != nil && *req.Level == 1:
+		c.declared = one
+	case req.Level != nil && req.Level.Levels == one.Levels && len(req.Level.Properties) == 0:
 		// Build L1 asks for no authenticity, and the caller for no more.
 		c.trustedBy = TrustedByNobody
 		c.trust = verify.Trust{Unsigned: true}
@@ -187,7 +190,7 @@ func prepareAt(req Request, now time.Time, judging bool) (*check, error) {
 		c.trustedBy = TrustedByNobody
 	}
 	if req.Level != nil {
-		c.declared = max(c.declared, *req.Level)
+		c.declared = c.declared.And(*req.Level)
 	}
 	if len(req.Identities) > 0 && len(req.Roots)+len(req.CAs)+len(c.trust.Roots)+len(c.trust.CAs) == 0 {
 		return nil, usagef("an identity is proved by a certificate, and there is no trusted root to check one with: give --trusted-root FILE")
@@ -254,7 +257,7 @@ func (g Gate) open(ctx context.Context, c *check) (store.Repo, error) {
 }
 
 func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
-	found, err := g.find(ctx, c, look{rule: c.rule})
+	found, err := g.find(ctx, c, look{rule: c.rule, level: c.weighed()})
 	if err != nil {
 		if found != nil {
 			v.Digest = found[0].digest // where it got to
@@ -263,11 +266,14 @@ func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
 	}
 	subjects := make([]Subject, len(found))
 	used := make([][]attest.Digest, len(found))
-	for i, f := range found {
-		if subjects[i], used[i], err = c.decide(ctx, f); err != nil {
+	// The image itself comes last: an index is what its platforms are.
+	var below []verify.Platform
+	for i := len(found) - 1; i >= 0; i-- {
+		if subjects[i], used[i], err = c.decide(ctx, found[i], below); err != nil {
 			v.Digest = found[0].digest
 			return err
 		}
+		below = append(below, verify.Platform{Name: subjects[i].Platform, Rows: subjects[i].Requirements})
 	}
 	v.Subject, v.Platforms = subjects[0], subjects[1:]
 	v.used = used
@@ -275,11 +281,16 @@ func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
 	return nil
 }
 
+// nothing is what is known of a digest that was not judged.
+func nothing(d attest.Digest) Subject {
+	return Subject{Digest: d, Decision: Undecided, Properties: []string{}, Requirements: []verify.Row{}, Evidence: []Evidence{}}
+}
+
 // undecided records why there is no decision. What was found so far is no
 // answer, so none of it is kept but the digest.
 func (v *Verdict) undecided(err error) {
 	d := v.Digest
-	v.Subject = Subject{Digest: d, Decision: Undecided, Requirements: []verify.Row{}, Evidence: []Evidence{}}
+	v.Subject, v.Properties = nothing(d), []string{}
 	v.Decision = Undecided
 	v.Platforms = []Subject{}
 	code := CodeUnreadable

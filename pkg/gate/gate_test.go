@@ -242,7 +242,7 @@ func trusted(level int) string {
 	return fmt.Sprintf(`{id: %q, signer: {key: ours.pub}, maxLevel: %d}`, ci, level)
 }
 
-func level(n int) *int { return &n }
+func level(n int) *verify.Demand { return &verify.Demand{Levels: verify.Levels{Build: n}} }
 
 // judge judges and checks what holds for every verdict: its JSON is what the
 // schema says, and its text fits the screen.
@@ -409,20 +409,20 @@ func TestIndexIsAsGoodAsItsWorstPart(t *testing.T) {
 		worse.attach(w.ours, d, attestations.ProvenanceV1, provenance([]string{ci, ci, attestations.UnhostedBuilderID}[n]))
 	}
 	v = w.judge(gate.Request{Reference: worse.ref, Keys: keys, Level: level(2)})
-	w.want(v, gate.Deny, 1, "level linux/arm64 hosted")
+	w.want(v, gate.Deny, 1, "level linux/arm64 build.l2.hosted")
 	if v.Platforms[0].Decision != gate.Pass || v.Platforms[1].Decision != gate.Deny {
 		t.Errorf("platforms %+v", v.Platforms)
 	}
 
 	onlyIndex := w.index(false)
 	onlyIndex.attach(w.ours, onlyIndex.desc, attestations.ProvenanceV1, provenance(ci))
-	w.want(w.judge(gate.Request{Reference: onlyIndex.ref, Keys: keys}), gate.Deny, 0, "level linux/amd64 provenance-exists")
+	w.want(w.judge(gate.Request{Reference: onlyIndex.ref, Keys: keys}), gate.Deny, 0, "level linux/amd64 build.l1.provenance-exists")
 
 	onlyPlatforms := w.index(false)
 	for _, d := range onlyPlatforms.platforms {
 		onlyPlatforms.attach(w.ours, d, attestations.ProvenanceV1, provenance(ci))
 	}
-	w.want(w.judge(gate.Request{Reference: onlyPlatforms.ref, Keys: keys}), gate.Deny, 0, "level  provenance-exists")
+	w.want(w.judge(gate.Request{Reference: onlyPlatforms.ref, Keys: keys}), gate.Deny, 0, "level  build.l1.provenance-exists")
 	// A platform by its own digest is an image of its own.
 	w.want(w.judge(gate.Request{Reference: onlyPlatforms.place.Reference().Place + "@" + string(digestOf(onlyPlatforms.platforms[0])), Keys: keys}), gate.Pass, 2)
 
@@ -433,7 +433,7 @@ func TestIndexIsAsGoodAsItsWorstPart(t *testing.T) {
 		sibling.attach(w.ours, d, attestations.ProvenanceV1, provenance(ci))
 	}
 	sibling.referrer(sibling.platforms[1], w.bundle(w.ours, digestOf(sibling.platforms[0]), attestations.ProvenanceV1, provenance(ci)).Raw(), nil)
-	w.want(w.judge(gate.Request{Reference: sibling.ref, Keys: keys}), gate.Deny, 0, "level linux/arm64 provenance-exists", "not this digest")
+	w.want(w.judge(gate.Request{Reference: sibling.ref, Keys: keys}), gate.Deny, 0, "level linux/arm64 build.l1.provenance-exists", "not this digest")
 }
 
 // Strangers may attach what they like: the bad does not deny, the good does
@@ -499,7 +499,7 @@ func TestPolicy(t *testing.T) {
 	match := fmt.Sprintf("match: %q", i.place.Reference().Place)
 	for _, c := range []struct {
 		name, images string
-		level        *int
+		level        *verify.Demand
 		keys         []verify.Key
 		as           string
 		builders     []string
@@ -508,8 +508,8 @@ func TestPolicy(t *testing.T) {
 		reasons      []string
 	}{
 		{name: "fulfilled", images: `{` + match + `, level: {build: 3}, parameters: {buildArgs: [VERSION]}, source: {repository: "https://git.example.org/acme/app"}}`, decision: gate.Pass, build: 3},
-		{name: "a parameter not allowed", images: `{` + match + `, level: {build: 1}}`, decision: gate.Deny, build: 0, reasons: []string{"parameter  expectations", "buildArgs/VERSION"}},
-		{name: "another source", images: `{` + match + `, level: {build: 1}, parameters: {buildArgs: any}, source: {repository: "https://git.example.org/acme/other"}}`, decision: gate.Deny, build: 0, reasons: []string{"source  expectations"}},
+		{name: "a parameter not allowed", images: `{` + match + `, level: {build: 1}}`, decision: gate.Deny, build: 0, reasons: []string{"parameter  build.l1.expectations", "buildArgs/VERSION"}},
+		{name: "another source", images: `{` + match + `, level: {build: 1}, parameters: {buildArgs: any}, source: {repository: "https://git.example.org/acme/other"}}`, decision: gate.Deny, build: 0, reasons: []string{"source  build.l1.expectations"}},
 		{name: "another build type", images: `{` + match + `, level: {build: 1}, parameters: {buildArgs: any}, buildTypes: ["https://other.example/t"]}`, decision: gate.Deny, build: 0, reasons: []string{"build-type"}},
 		{name: "no entry for the image", images: `{match: "other.example/**", level: {build: 1}}`, decision: gate.Deny, build: 0, reasons: []string{"no-rule"}},
 		{name: "judged under another name", images: `{match: "other.example/**", level: {build: 1}, parameters: {buildArgs: any}}`, as: "other.example/app", decision: gate.Pass, build: 3},
@@ -776,8 +776,8 @@ func TestDraft(t *testing.T) {
 	p, err := policy.Parse(raw, policy.ParseOptions{ReadKey: func(string) ([]byte, error) { return w.ours.pem, nil }})
 	w.must(err)
 	w.want(w.judge(gate.Request{Reference: i.ref, Policy: p}), gate.Pass, 1)
-	if rule, ok := p.For(i.place.Reference().Place); !ok || rule.Level() != 1 {
-		t.Errorf("level %d in\n%s", rule.Level(), raw)
+	if rule, ok := p.For(i.place.Reference().Place); !ok || rule.Level().String() != "Build L1" {
+		t.Errorf("level %s in\n%s", rule.Level(), raw)
 	} else if required, formats := rule.SBOM(); !required || !slices.Equal(formats, []string{"spdx"}) {
 		t.Errorf("sbom %v in\n%s", formats, raw)
 	}

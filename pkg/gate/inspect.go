@@ -93,22 +93,26 @@ func (g Gate) Draft(ctx context.Context, req DraftRequest) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := policy.DraftInput{Image: c.ref.String(), Match: req.Match, Level: verify.MaxLevel, SBOM: []string{policy.FormatSPDX, policy.FormatCycloneDX}}
+	in := policy.DraftInput{Image: c.ref.String(), Match: req.Match, SBOM: []string{policy.FormatSPDX, policy.FormatCycloneDX}}
 	if len(in.Match) == 0 {
 		in.Match = []string{Name(c.ref)}
 	}
+	in.Level = verify.Demand{Levels: Levels{Build: verify.MaxLevel}, Properties: []string{verify.PropertyInputsComplete, verify.PropertyHermetic}}
 	for _, f := range all {
-		res := verify.Assess(c.trust, f.candidates, f.why())
+		res := verify.Assess(c.trust, f.findings(c, nil))
 		if res.Candidate == nil {
 			return nil, fmt.Errorf("drafting a policy from %q: %w", c.ref, errors.New(subjectName(f)+": "+f.why()))
 		}
-		in.Level = min(in.Level, res.Level)
+		in.Level.Build = min(in.Level.Build, res.Build)
 		in.Provenance = append(in.Provenance, res.Candidate.Provenance)
 		b := policy.DraftBuilder{ID: res.Candidate.Provenance.BuilderID.Value, KeyFile: req.KeyFiles[res.Candidate.Signer.Key], PEM: req.KeyPEM[res.Candidate.Signer.Key]}
 		if !slices.ContainsFunc(in.Builders, func(o policy.DraftBuilder) bool { return o.ID == b.ID && o.KeyFile == b.KeyFile }) {
 			in.Builders = append(in.Builders, b)
 		}
 		if !f.index {
+			// Of the properties only those that the builders drafted here are
+			// enough for.
+			in.Level.Properties = slices.DeleteFunc(in.Level.Properties, func(name string) bool { return !slices.Contains(res.Properties, name) })
 			in.SBOM = slices.DeleteFunc(in.SBOM, func(format string) bool {
 				return !slices.ContainsFunc(f.sboms, func(s sbom) bool { return s.format == format })
 			})

@@ -181,8 +181,8 @@ func TestWaivedAndWarned(t *testing.T) {
       - {name: later, expr: "false", effective: 2030-06-01}
     waivers:
       - {rule: r, reason: it is old, owner: o@example.org, expires: 2030-01-01}
-      - {requirement: isolated, reason: moving, owner: o@example.org, expires: 2030-01-01}
-      - {requirement: provenance-unforgeable, reason: moving, owner: o@example.org, expires: 2030-01-01}`, trusted(2))
+      - {requirement: build.l3.isolated, reason: moving, owner: o@example.org, expires: 2030-01-01}
+      - {requirement: build.l3.provenance-unforgeable, reason: moving, owner: o@example.org, expires: 2030-01-01}`, trusted(2))
 	at := func(s string) *gate.Verdict { return w.judge(gate.Request{Reference: i.ref, Policy: p, At: day(s)}) }
 
 	v := at("2029-12-31")
@@ -217,12 +217,12 @@ func TestWaivedAndWarned(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	// What the caller asks for beyond the policy, the policy cannot waive.
-	p = w.policy(`  - {match: "**", level: {build: 2}, waivers: [{requirement: isolated, reason: a, owner: b, expires: 2030-01-01}, {requirement: provenance-unforgeable, reason: a, owner: b, expires: 2030-01-01}]}`, trusted(2))
+	p = w.policy(`  - {match: "**", level: {build: 2}, waivers: [{requirement: build.l3.isolated, reason: a, owner: b, expires: 2030-01-01}, {requirement: build.l3.provenance-unforgeable, reason: a, owner: b, expires: 2030-01-01}]}`, trusted(2))
 	w.want(w.judge(gate.Request{Reference: i.ref, Policy: p, Level: level(3)}), gate.Deny, 2, "Isolated")
 
 	// No provenance at all: one waiver does not let everything through.
 	bare := w.single()
-	p = w.policy(`  - {match: "**", level: {build: 2}, waivers: [{requirement: provenance-exists, reason: a, owner: b, expires: 2030-01-01}]}`, trusted(2))
+	p = w.policy(`  - {match: "**", level: {build: 2}, waivers: [{requirement: build.l1.provenance-exists, reason: a, owner: b, expires: 2030-01-01}]}`, trusted(2))
 	w.want(w.judge(gate.Request{Reference: bare.ref, Policy: p}), gate.Deny, 0, "Hosted")
 
 	// A parameter, a source: waived by what they are.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,8 +30,8 @@ func (g Gate) Try(ctx context.Context, t *policy.Case) (*Verdict, error) {
 	c.rule, c.matched = t.Policy.For(c.name)
 	c.declared = c.rule.Level()
 	v := &Verdict{
-		Schema: VerdictSchema, Image: t.Image, Decision: Undecided, Declared: Levels{Build: c.declared}, TrustedBy: c.trustedBy,
-		Subject:   Subject{Requirements: []verify.Row{}, Evidence: []Evidence{}},
+		Schema: VerdictSchema, Image: t.Image, Decision: Undecided, Declared: c.declared, TrustedBy: c.trustedBy,
+		Subject: nothing(""), Properties: []string{},
 		Platforms: []Subject{}, Reasons: []Reason{}, PolicyDigest: t.Policy.Digest(), TrustDigest: trustDigest(c),
 		DecidedAt: now.UTC().Truncate(time.Second), AsOf: t.At.UTC(),
 	}
@@ -71,7 +72,7 @@ func (c *check) try(ctx context.Context, t *policy.Case, f *found, v *Verdict) e
 		piece := Evidence{Source: store.SourceFile, Where: fmt.Sprintf("evidence %d", i+1), Bundle: st.Digest(), PredicateType: printable(st.PredicateType)}
 		f.evidence = append(f.evidence, f.accept(piece, c, st, c.supposed(e.Signer)))
 	}
-	subject, used, err := c.decide(ctx, f)
+	subject, used, err := c.decide(ctx, f, nil)
 	if err != nil {
 		return err
 	}
@@ -96,6 +97,12 @@ func Differences(x policy.Expectation, v *Verdict) []string {
 	}
 	if x.Level != nil && *x.Level != v.Reached.Build {
 		out = append(out, fmt.Sprintf("- level: %d", *x.Level), fmt.Sprintf("+ level: %d", v.Reached.Build))
+	}
+	if x.Source != nil && *x.Source != v.Reached.Source {
+		out = append(out, fmt.Sprintf("- source level: %d", *x.Source), fmt.Sprintf("+ source level: %d", v.Reached.Source))
+	}
+	if x.Properties != nil && !slices.Equal(x.Properties, v.Properties) {
+		out = append(out, "- properties: "+strings.Join(x.Properties, ", "), "+ properties: "+strings.Join(v.Properties, ", "))
 	}
 	var reasons, warnings, waived []string
 	for _, r := range v.Reasons {

@@ -51,21 +51,23 @@ const (
 )
 
 // Levels holds one level for each SLSA track.
-type Levels struct {
-	Build int `json:"build"`
-}
+type Levels = verify.Levels
 
 // Verdict is the answer about one image. In JSON the fields of Subject, about
 // the reference's own digest, stand beside the others.
 type Verdict struct {
-	Schema    string   `json:"schema"`
-	Image     string   `json:"image"` // the reference that was asked about
-	Decision  Decision `json:"decision"`
-	Declared  Levels   `json:"declared"`
-	Reached   Levels   `json:"reached"` // the lowest of all parts
-	TrustedBy string   `json:"trustedBy"`
-	// Subject is the image's own part. Its decision and level are not shown:
-	// those above stand for the image with all its platforms.
+	Schema   string   `json:"schema"`
+	Image    string   `json:"image"` // the reference that was asked about
+	Decision Decision `json:"decision"`
+	// Declared is what it must carry: what the policy declares, and what was
+	// asked for.
+	Declared  verify.Demand `json:"declared"`
+	Reached   Levels        `json:"reached"` // the lowest of all parts
+	TrustedBy string        `json:"trustedBy"`
+	// Properties are the verified ones that every part has.
+	Properties []string `json:"properties"`
+	// Subject is the image's own part. Its decision, level and properties are
+	// not shown: those above stand for the image with all its platforms.
 	Subject
 	Platforms []Subject `json:"platforms"`
 	Reasons   []Reason  `json:"reasons"` // why it is not a pass; empty for one
@@ -89,6 +91,7 @@ type Subject struct {
 	Platform     string        `json:"platform,omitempty"` // "" for the image itself
 	Decision     Decision      `json:"decision"`
 	Reached      Levels        `json:"reached"`
+	Properties   []string      `json:"properties"` // the verified ones, by their names in a VSA
 	Requirements []verify.Row  `json:"requirements"`
 	Evidence     []Evidence    `json:"evidence"`
 
@@ -147,8 +150,11 @@ func (v *Verdict) conclude(c *check) {
 			Message: fmt.Sprintf("no entry of the policy matches the image %q (it has %s)", c.name, patterns(c.Policy.Patterns()))})
 	}
 	excused := false
+	v.Properties = slices.Clone(v.Subject.Properties)
 	for _, s := range all {
 		v.Reached.Build = min(v.Reached.Build, s.Reached.Build)
+		v.Reached.Source = min(v.Reached.Source, s.Reached.Source)
+		v.Properties = slices.DeleteFunc(v.Properties, func(name string) bool { return !slices.Contains(s.Properties, name) })
 		v.Reasons = append(v.Reasons, s.reasons...)
 		v.Warnings = append(v.Warnings, s.warnings...)
 		v.Waived = append(v.Waived, s.waived...)
@@ -161,7 +167,7 @@ func (v *Verdict) conclude(c *check) {
 	}
 	// Pass is the one that needs a proof: no reason against, every part
 	// decided for, and the level there.
-	passed := len(v.Reasons) == 0 && (v.Reached.Build >= v.Declared.Build || excused)
+	passed := len(v.Reasons) == 0 && (v.Declared.Fulfilled(v.Reached, v.Properties) || excused)
 	for _, s := range all {
 		passed = passed && s.Decision == Pass
 	}
@@ -186,15 +192,15 @@ func patterns(list []string) string {
 	return b.String()
 }
 
-// decide judges one digest and returns the bundles the answer rests on.
-func (c *check) decide(ctx context.Context, f *found) (Subject, []attest.Digest, error) {
-	s := Subject{Digest: f.digest, Platform: f.platform, Evidence: f.evidence}
-	res := verify.Assess(c.trust, f.candidates, f.why())
-	s.Reached.Build = res.Level
-	s.Requirements = res.Rows
-	var used []attest.Digest
+// decide judges one digest, an index with the rows of its platforms, and
+// returns the bundles the answer rests on.
+func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (Subject, []attest.Digest, error) {
+	s := Subject{Digest: f.digest, Platform: f.platform, Evidence: f.evidence, Properties: []string{}}
+	res := verify.Assess(c.trust, f.findings(c, below))
+	s.Reached, s.Requirements = res.Levels, res.Rows
+	s.Properties = append(s.Properties, res.Properties...)
+	used := c.rests(res)
 	if res.Candidate != nil {
-		used = append(used, res.Candidate.Bundle)
 		for _, p := range res.Candidate.Problems {
 			if p.Code == CodeNoRule {
 				continue // said once for the whole image
@@ -208,26 +214,8 @@ func (c *check) decide(ctx context.Context, f *found) (Subject, []attest.Digest,
 			s.reasons = append(s.reasons, r)
 		}
 	}
-	nothing := false
-	for _, r := range res.Rows {
-		if r.Level > c.declared || r.Status == verify.Met || (r.ID == verify.RowExpectations && res.Candidate != nil) {
-			continue
-		}
-		// One reason is enough where there is nothing to judge.
-		if nothing {
-			continue
-		}
-		reason := Reason{Code: CodeLevel, Requirement: r.ID, Message: fmt.Sprintf("%s (Build L%d) %s: %s", r.Title, r.Level, r.Status, r.Reason)}
-		if len(r.Evidence) > 0 {
-			reason.Bundle, reason.Pointer = r.Evidence[0].Bundle, r.Evidence[0].Pointer
-		}
-		if r.Level <= c.rule.Level() && c.waived(&s, r.ID, &reason) {
-			s.excused = true
-			continue
-		}
-		nothing = res.Candidate == nil && r.ID == verify.RowExists
-		s.reasons = append(s.reasons, reason)
-	}
+	f.ways(res.Rows, c.declared)
+	c.short(&s, res)
 	if required, formats := c.rule.SBOM(); required && !f.index {
 		bundles, missing := f.sbom(formats)
 		used = append(used, bundles...)
@@ -260,10 +248,93 @@ func (c *check) decide(ctx context.Context, f *found) (Subject, []attest.Digest,
 	switch {
 	case len(s.reasons) > 0 && !slices.ContainsFunc(s.reasons, func(r Reason) bool { return !r.undecided }):
 		s.Decision = Undecided
-	case len(s.reasons) == 0 && (s.Reached.Build >= c.declared || s.excused) && (c.Policy == nil || c.matched):
+	case len(s.reasons) == 0 && (c.declared.Fulfilled(s.Reached, s.Properties) || s.excused) && (c.Policy == nil || c.matched):
 		s.Decision = Pass
 	}
 	return s, used, nil
+}
+
+// short adds what the rows lack of what is declared to the subject's reasons.
+func (c *check) short(s *Subject, res verify.Result) {
+	nothing := false
+	var last verify.Row
+	for _, r := range res.Rows {
+		if !r.AskedBy(c.declared) || r.Status == verify.Met || (r.ID == verify.RowExpectations && res.Candidate != nil) {
+			continue
+		}
+		// One reason is enough where there is nothing to judge.
+		if nothing {
+			continue
+		}
+		reason := Reason{Code: CodeLevel, Requirement: r.ID, Message: fmt.Sprintf("%s (%s) %s: %s", r.Title, part(r), r.Status, r.Reason), Hint: r.Hint}
+		if len(r.Evidence) > 0 {
+			reason.Bundle, reason.Pointer = r.Evidence[0].Bundle, r.Evidence[0].Pointer
+		}
+		if r.AskedBy(c.rule.Level()) && c.waived(s, r.ID, &reason) {
+			s.excused = true
+			continue
+		}
+		// Nor do all the requirements of the source need saying one by one
+		// where there is one cause.
+		if r.Track == verify.TrackSource && last.Track == r.Track && last.Status == r.Status && last.Reason == r.Reason {
+			continue
+		}
+		last = r
+		nothing = res.Candidate == nil && r.ID == verify.RowExists
+		s.reasons = append(s.reasons, reason)
+	}
+}
+
+// ways leaves the way out where it is asked for, and makes it say what to do
+// about evidence that is there and does not count.
+func (f *found) ways(rows []verify.Row, declared verify.Demand) {
+	for i := range rows {
+		if !rows[i].AskedBy(declared) {
+			rows[i].Hint = ""
+		}
+	}
+	i := slices.IndexFunc(rows, func(r verify.Row) bool { return r.ID == verify.RowExists })
+	if i < 0 || rows[i].Hint == "" {
+		return
+	}
+	for _, e := range f.evidence {
+		switch {
+		case !verify.IsProvenance(e.PredicateType) || e.Accepted:
+		case e.Code == verify.CodeBuilder:
+			rows[i].Hint = "if this builder is to be trusted, add it to the policy"
+			return
+		case e.Code == verify.CodeSignature:
+			rows[i].Hint = "give the key that signed it, or have it built by a trusted builder"
+		}
+	}
+}
+
+// part names what a row is part of.
+func part(r verify.Row) string {
+	switch r.Track {
+	case verify.TrackBuild:
+		return fmt.Sprintf("Build L%d", r.Level)
+	case verify.TrackSource:
+		return fmt.Sprintf("Source L%d", r.Level)
+	}
+	return r.Property
+}
+
+// rests lists the bundles that levels and properties rest on.
+func (c *check) rests(res verify.Result) []attest.Digest {
+	var out []attest.Digest
+	if res.Candidate != nil {
+		out = append(out, res.Candidate.Bundle)
+	}
+	for _, r := range res.Rows {
+		if r.Track == verify.TrackBuild || r.Status != verify.Met && !r.AskedBy(c.declared) {
+			continue
+		}
+		for _, e := range r.Evidence {
+			out = append(out, e.Bundle)
+		}
+	}
+	return out
 }
 
 // trustDigest names the trust that a verdict was given under, whatever file it
@@ -271,7 +342,7 @@ func (c *check) decide(ctx context.Context, f *found) (Subject, []attest.Digest,
 func trustDigest(c *check) attest.Digest {
 	lines := c.trust.Lines()
 	slices.Sort(lines)
-	lines = append(lines, fmt.Sprintf("builders %t unsigned %t declared %d", c.trust.Builders != nil, c.trust.Unsigned, c.declared))
+	lines = append(lines, fmt.Sprintf("builders %t unsigned %t declared %s", c.trust.Builders != nil, c.trust.Unsigned, c.declared))
 	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))
 	return attest.Digest("sha256:" + hex.EncodeToString(sum[:]))
 }

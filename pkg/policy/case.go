@@ -54,11 +54,13 @@ type CaseEvidence struct {
 // warning or waived demand, as "CODE: MESSAGE", and there may be no more than
 // those.
 type Expectation struct {
-	Decision string // "pass", "deny" or "undecided"
-	Level    *int   // the Build level reached
-	Reasons  []string
-	Warnings []string
-	Waived   []string
+	Decision   string   // "pass", "deny" or "undecided"
+	Level      *int     // the Build level reached
+	Source     *int     // the Source level reached
+	Properties []string // verified: these and no others; nil: any
+	Reasons    []string
+	Warnings   []string
+	Waived     []string
 }
 
 // IsCase reports whether a file looks like a test of a policy, and not like a
@@ -221,6 +223,8 @@ func caseType(s string) string {
 		return attestations.OpenVEX
 	case FactInputs:
 		return attestations.InputsV1
+	case "rebuild":
+		return attestations.RebuildV1
 	case FormatSPDX:
 		return attestations.SPDX
 	case FormatCycloneDX:
@@ -244,8 +248,25 @@ func (d *caseDecoder) expect(n *yaml.Node) {
 			}
 		},
 		"level": func(n *yaml.Node) {
-			l := d.number(n, "expect.level", 0, verify.MaxLevel)
-			x.Level = &l
+			level := func(to **int, what string, most int) func(*yaml.Node) {
+				return func(n *yaml.Node) {
+					l := d.number(n, what, 0, most)
+					*to = &l
+				}
+			}
+			if n.Kind != yaml.MappingNode {
+				level(&x.Level, "expect.level", verify.MaxLevel)(n)
+				return
+			}
+			d.object(n, "expect.level", nil, map[string]func(*yaml.Node){
+				"build":  level(&x.Level, "expect.level.build", verify.MaxLevel),
+				"source": level(&x.Source, "expect.level.source", verify.MaxSourceLevel),
+			})
+		},
+		"properties": func(n *yaml.Node) {
+			if x.Properties = []string{}; n.Kind != yaml.SequenceNode || len(n.Content) > 0 {
+				x.Properties = d.properties(n, "expect.properties")
+			}
 		},
 		"reasons":  texts(&x.Reasons, "expect.reasons"),
 		"warnings": texts(&x.Warnings, "expect.warnings"),

@@ -174,6 +174,7 @@ func (r Rule) Needs(k Fact) bool {
 		if slices.ContainsFunc(e.rules, func(x rule) bool { return slices.Contains(x.needs, k) }) ||
 			k == FactSBOM && e.packages != nil ||
 			(k == FactScan || k == FactVEX) && e.vulns != nil ||
+			k == FactInputs && e.level.Records() ||
 			k == FactConfig && e.hardening != nil {
 			return true
 		}
@@ -532,10 +533,28 @@ func rooted(c *ImageConfig, numeric bool) string {
 // waivable are the requirements that a waiver can name, beside rules and
 // vulnerabilities.
 func waivable() []string {
-	return []string{
-		verify.RowExists, verify.RowPlatform, verify.RowProcess, verify.RowDistributed,
-		verify.RowAuthentic, verify.RowHosted, verify.RowUnforgeable, verify.RowIsolated,
-		CodeSource, CodeBuildType, CodeParameter,
-		CodeSBOM, CodePackage, CodeLicense, CodeVulnerability, CodeScan, CodeRoot, CodeSecret,
+	var out []string
+	for _, q := range verify.Requirements() {
+		// What is not as expected is waived by what it is: see below.
+		if q.ID != verify.RowExpectations {
+			out = append(out, q.ID)
+		}
 	}
+	return append(out,
+		CodeSource, CodeBuildType, CodeParameter,
+		CodeSBOM, CodePackage, CodeLicense, CodeVulnerability, CodeScan, CodeRoot, CodeSecret)
+}
+
+// meant says what somebody who named a requirement that is none can name.
+func meant(requirement string) string {
+	if near := verify.Nearest(requirement); slices.Contains(waivable(), near) {
+		return fmt.Sprintf("it may be %q that is meant (\"waxseal levels\" lists all)", near)
+	}
+	var codes []string
+	for _, name := range waivable() {
+		if !strings.Contains(name, ".") {
+			codes = append(codes, name)
+		}
+	}
+	return "there are the requirements that \"waxseal levels\" lists, and " + strings.Join(codes, ", ")
 }

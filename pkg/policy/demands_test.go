@@ -480,7 +480,7 @@ func TestWaivers(t *testing.T) {
       - {rule: r, reason: a, owner: b, expires: 2026-12-01}
       - {rule: s, reason: a, owner: b, expires: 2026-11-01}
       - {vulnerability: CVE-1, reason: a, owner: b, expires: 2026-12-01}
-      - {requirement: hosted, reason: a, owner: b, expires: 2026-12-01}
+      - {requirement: build.l2.hosted, reason: a, owner: b, expires: 2026-12-01}
       - {requirement: scan, reason: a, owner: b, expires: 2026-11-22T12:00:00Z}`).For("x")
 	day := func(d int) time.Time { return time.Date(2026, 11, d, 0, 0, 0, 0, time.UTC) }
 	for _, c := range []struct {
@@ -562,8 +562,8 @@ func TestExtends(t *testing.T) {
 		t.Errorf("%v %v", p.Extends(), p.Patterns())
 	}
 	r, _ := p.For("registry.example.org/prod/app")
-	if r.Level() != 3 { // the base asks for more, and it holds
-		t.Errorf("level %d", r.Level())
+	if r.Level().Build != 3 { // the base asks for more, and it holds
+		t.Errorf("level %s", r.Level())
 	}
 	text := p.Explain(now())
 	for _, want := range []string{"takes over all of the policy", "a warning until 2026-12-01", `is excused from rule "no telnet"`, "24h", "believes OpenVEX"} {

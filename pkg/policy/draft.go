@@ -13,9 +13,9 @@ import (
 
 // DraftInput is what an image's own evidence shows, for Draft.
 type DraftInput struct {
-	Image    string   // where the evidence was read from, for the first comment
-	Match    []string // patterns of image names that the policy is for
-	Level    int      // Build level to declare: the one the evidence carries
+	Image    string        // where the evidence was read from, for the first comment
+	Match    []string      // patterns of image names that the policy is for
+	Level    verify.Demand // to declare: what the evidence carries
 	Builders []DraftBuilder
 	// Provenance is that of the image and of each of its platforms.
 	Provenance []*verify.Provenance
@@ -69,7 +69,7 @@ func Draft(in DraftInput) ([]byte, error) {
 		} else {
 			p("      # 1: its provenance is a help; 2: a hosted platform signs it;")
 			p("      # 3: that platform also keeps builds apart and the key away from them.")
-			p("      maxLevel: %d", max(in.Level, 1))
+			p("      maxLevel: %d", max(in.Level.Build, 1))
 		}
 	}
 	p("")
@@ -79,7 +79,15 @@ func Draft(in DraftInput) ([]byte, error) {
 	for _, m := range in.Match {
 		p("  # The name without tag and digest: * within one part, ** across parts.")
 		p("  - match: %s", quote(m))
-		p("    level: {build: %d}", in.Level)
+		if in.Level.Source > 0 {
+			p("    level: {build: %d, source: %d}", in.Level.Build, in.Level.Source)
+		} else {
+			p("    level: {build: %d}", in.Level.Build)
+		}
+		if len(in.Level.Properties) > 0 {
+			p("    # What was verified beside that; \"waxseal levels\" says what each name means.")
+			p("    properties: [%s]", strings.Join(in.Level.Properties, ", "))
+		}
 		sourced := draftSource(p, in.Provenance)
 		p("    # How the image is made; the parameters below mean what this type says.")
 		p("    buildTypes: [%s]", strings.Join(each(buildTypes(in.Provenance), quote), ", "))

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/waxseal/waxseal/pkg/verify"
 )
 
 // Explain says in words, a sentence a line, whom the policy trusts and what it
@@ -94,6 +96,11 @@ func (f Fact) plural() string {
 	return map[Fact]string{FactSBOM: "SBOMs", FactScan: "vulnerability scans", FactVEX: "OpenVEX, which can excuse from vulnerabilities,"}[f]
 }
 
+// lower makes a sentence a part of one.
+func lower(s string) string {
+	return strings.ToLower(s[:1]) + strings.TrimSuffix(s[1:], ".")
+}
+
 func (i image) sentences(at time.Time) []string {
 	var out []string
 	say := func(effective time.Time, format string, args ...any) {
@@ -104,10 +111,20 @@ func (i image) sentences(at time.Time) []string {
 		out = append(out, s)
 	}
 	now := time.Time{}
-	if i.level > 0 {
-		say(now, "must carry SLSA Build L%d", i.level)
-	} else {
+	switch l := i.level.Levels; {
+	case l.Build > 0 && l.Source > 0:
+		say(now, "must carry SLSA Build L%d and Source L%d", l.Build, l.Source)
+	case l.Build > 0:
+		say(now, "must carry SLSA Build L%d", l.Build)
+	case l.Source > 0:
+		say(now, "must carry SLSA Source L%d", l.Source)
+	default:
 		say(now, "need not carry any SLSA level")
+	}
+	for _, q := range verify.Requirements() {
+		if q.Property != "" && q.AskedBy(i.level) {
+			say(now, "must have the verified property %s: %s", q.Property, lower(q.Asks))
+		}
 	}
 	if i.repository != "" {
 		tree := ", from a tree that is exactly a commit's"

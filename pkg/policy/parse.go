@@ -286,9 +286,11 @@ func (d *decoder) image(n *yaml.Node) {
 		},
 		"level": func(n *yaml.Node) {
 			d.object(n, "level", []string{"build"}, map[string]func(*yaml.Node){
-				"build": func(n *yaml.Node) { i.level = d.number(n, "level.build", 0, verify.MaxLevel) },
+				"build":  func(n *yaml.Node) { i.level.Build = d.number(n, "level.build", 0, verify.MaxLevel) },
+				"source": func(n *yaml.Node) { i.level.Source = d.number(n, "level.source", 0, verify.MaxSourceLevel) },
 			})
 		},
+		"properties": func(n *yaml.Node) { i.level.Properties = d.properties(n, "properties") },
 		"source": func(n *yaml.Node) {
 			d.object(n, "source", []string{"repository"}, map[string]func(*yaml.Node){
 				"repository": func(n *yaml.Node) {
@@ -328,6 +330,23 @@ func (d *decoder) image(n *yaml.Node) {
 	})
 	i.agree()
 	d.out.images = append(d.out.images, i)
+}
+
+// properties reads names of verified properties, each once.
+func (d *decoder) properties(n *yaml.Node, what string) []string {
+	var out []string
+	d.list(n, what, len(verify.Properties()), func(n *yaml.Node) {
+		name := d.text(n, what)
+		switch {
+		case d.err != nil:
+		case slices.Contains(out, name):
+			d.fail(n, "%s: %q stands twice", what, clip(name))
+		case !slices.Contains(verify.Properties(), name):
+			d.fail(n, "%s: %q is not a property that this version verifies; those are %s", what, clip(name), strings.Join(verify.Properties(), ", "))
+		}
+		out = append(out, name)
+	})
+	return verify.Demand{Properties: out}.And(verify.Demand{}).Properties
 }
 
 func (d *decoder) parameters(n *yaml.Node) map[string]allowed {

@@ -348,7 +348,7 @@ func (d *decoder) waivers(n *yaml.Node, out *demands) {
 				w.Requirement = d.text(n, "waiver.requirement")
 				targets++
 				if d.err == nil && !slices.Contains(waivable(), w.Requirement) {
-					d.fail(n, "waiver.requirement %q is none that can be waived; there are %s", clip(w.Requirement), strings.Join(waivable(), ", "))
+					d.fail(n, "waiver.requirement %q is none that can be waived; %s", clip(w.Requirement), meant(w.Requirement))
 				}
 			},
 			"rule":          func(n *yaml.Node) { w.Rule = d.text(n, "waiver.rule"); targets++ },

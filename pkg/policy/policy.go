@@ -55,7 +55,7 @@ type builder struct {
 
 type image struct {
 	match      string
-	level      int
+	level      verify.Demand // levels and properties
 	repository string
 	// allowChanges accepts a tree that is not exactly the commit's.
 	allowChanges bool
@@ -182,11 +182,12 @@ func (p *Policy) For(name string) (Rule, bool) {
 	return r, len(r.entries) > 0
 }
 
-// Level is the Build level declared for the image.
-func (r Rule) Level() int {
-	level := 0
+// Level is what is declared for the image: a level of each track, and the
+// properties.
+func (r Rule) Level() verify.Demand {
+	var level verify.Demand
 	for _, e := range r.entries {
-		level = max(level, e.level)
+		level = level.And(e.level)
 	}
 	return level
 }
@@ -326,7 +327,7 @@ func (p *Policy) Summary() string {
 		fmt.Fprintf(&b, "trusts %q, signed by %s, up to Build L%d\n", d.id, d.signer, d.maxLevel)
 	}
 	for _, i := range p.images {
-		fmt.Fprintf(&b, "expects of %q: Build L%d", i.match, i.level)
+		fmt.Fprintf(&b, "expects of %q: %s", i.match, i.level)
 		if i.repository != "" {
 			fmt.Fprintf(&b, ", source %q", i.repository)
 		}
@@ -341,8 +342,11 @@ func (p *Policy) Summary() string {
 		}
 		b.WriteString(i.summary())
 		b.WriteByte('\n')
-		if !p.reaches(i.level) {
-			fmt.Fprintf(&b, "  warning: no builder is trusted up to Build L%d, so nothing can fulfil this\n", i.level)
+		if !p.reaches(i.level.Build) {
+			fmt.Fprintf(&b, "  warning: no builder is trusted up to Build L%d, so nothing can fulfil this\n", i.level.Build)
+		}
+		if slices.Contains(i.level.Properties, verify.PropertyReproduced) && len(p.builders) < 2 {
+			fmt.Fprintf(&b, "  warning: one builder alone is trusted, so nothing can be %s\n", verify.PropertyReproduced)
 		}
 	}
 	return b.String()

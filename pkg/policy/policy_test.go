@@ -287,13 +287,13 @@ func TestPatterns(t *testing.T) {
 // Every entry that matches counts, not only the first.
 func TestEntriesHoldTogether(t *testing.T) {
 	p := parse(t, `
-  - {match: "**", level: {build: 1}, sbom: {required: true, formats: [spdx]}}
+  - {match: "**", level: {build: 1, source: 2}, properties: [WAXSEAL_HERMETIC], sbom: {required: true, formats: [spdx]}}
   - {match: "r.example/prod/**", level: {build: 3}, buildTypes: ["https://other.example/type"], sbom: {required: true, formats: [cyclonedx]}}
-  - {match: "r.example/prod/app", level: {build: 2}, source: {repository: "https://other.example/repo"}}
+  - {match: "r.example/prod/app", level: {build: 2, source: 1}, properties: [WAXSEAL_HERMETIC, SLSA_BUILD_REPRODUCED], source: {repository: "https://other.example/repo"}}
 `)
 	r, ok := p.For("r.example/prod/app")
-	if !ok || r.Level() != 3 {
-		t.Errorf("level %d", r.Level())
+	if want := "Build L3, Source L2, SLSA_BUILD_REPRODUCED, WAXSEAL_HERMETIC"; !ok || r.Level().String() != want {
+		t.Errorf("level %s", r.Level())
 	}
 	if required, formats := r.SBOM(); !required || !slices.Equal(formats, []string{"cyclonedx", "spdx"}) {
 		t.Errorf("sbom %v", formats)
@@ -437,10 +437,10 @@ func TestDraft(t *testing.T) {
 		name string
 		in   policy.DraftInput
 	}{
-		{"build", policy.DraftInput{Image: "r.example/app:1\nkind: Evil", Match: []string{"r.example/app"}, Level: 1, SBOM: []string{"spdx", "cyclonedx"},
+		{"build", policy.DraftInput{Image: "r.example/app:1\nkind: Evil", Match: []string{"r.example/app"}, Level: verify.Demand{Levels: verify.Levels{Build: 1}}, SBOM: []string{"spdx", "cyclonedx"},
 			Builders:   []policy.DraftBuilder{{ID: attestations.UnhostedBuilderID, KeyFile: "keys/release.pub", PEM: key}},
 			Provenance: []*verify.Provenance{build, build}}},
-		{"foreign", policy.DraftInput{Image: "r.example/app:1", Match: []string{"r.example/app", "oci:**"}, Level: 2,
+		{"foreign", policy.DraftInput{Image: "r.example/app:1", Match: []string{"r.example/app", "oci:**"}, Level: verify.Demand{Levels: verify.Levels{Build: 2, Source: 3}, Properties: []string{verify.PropertyReproduced}},
 			Builders:   []policy.DraftBuilder{{ID: "https://ci.example.org/b", PEM: key}},
 			Provenance: []*verify.Provenance{foreign}}},
 	} {
@@ -454,8 +454,8 @@ func TestDraft(t *testing.T) {
 				t.Fatalf("%v in:\n%s", err, raw)
 			}
 			r, ok := p.For("r.example/app")
-			if !ok || r.Level() != c.in.Level {
-				t.Errorf("level %d", r.Level())
+			if !ok || r.Level().String() != c.in.Level.String() {
+				t.Errorf("level %s", r.Level())
 			}
 			for _, prov := range c.in.Provenance {
 				if b := r.Expect(prov); len(b) > 0 {

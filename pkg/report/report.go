@@ -90,14 +90,15 @@ func (o TextOptions) paint(c color, s string) string {
 func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 	o := opts.sized()
 	head, next := o.head(v), o.next(v)
-	parts, rows, reasons, notes := o.parts(v, 4), o.rows(v, false), o.reasons(v, 6), o.notes(v, 6)
+	parts, rows, reasons, notes := o.parts(v, 4), o.rows(v, each), o.reasons(v, 6), o.notes(v, 6)
 	// What gives way when the screen is full, in this order: a line for each
-	// row, then what is waived or to come, then reasons, then platforms. All of
-	// it is in JSON.
+	// row, then what is waived or to come, then reasons, then the rows that are
+	// met, then platforms. All of it is in JSON.
 	for _, shorter := range []func(){
-		func() { rows = o.rows(v, true) },
+		func() { rows = o.rows(v, grouped) },
 		func() { notes = o.notes(v, 2) },
 		func() { reasons = o.reasons(v, 4) },
+		func() { rows = o.rows(v, open) },
 		func() { notes = o.notes(v, 1) },
 		func() { reasons = o.reasons(v, 2) },
 		func() { parts = o.parts(v, 2) },
@@ -150,9 +151,10 @@ func visible(s string) int {
 func (o TextOptions) head(v *gate.Verdict) []string {
 	word := map[gate.Decision]string{gate.Pass: "PASSED", gate.Deny: "DENIED", gate.Undecided: "UNDECIDED"}[v.Decision]
 	c := map[gate.Decision]color{gate.Pass: green, gate.Deny: red, gate.Undecided: yellow}[v.Decision]
-	levels := fmt.Sprintf("carries SLSA Build L%d, declared Build L%d", v.Reached.Build, v.Declared.Build)
+	declared := verify.Demand{Levels: v.Declared.Levels}.String()
+	levels := "carries SLSA " + verify.Demand{Levels: v.Reached}.String() + ", declared " + declared
 	if v.Decision == gate.Undecided {
-		levels = fmt.Sprintf("could not be decided; declared Build L%d", v.Declared.Build)
+		levels = "could not be decided; declared " + declared
 	}
 	lines := []string{o.paint(c, word) + "  " + o.paint(bold, levels) + " (trust: " + trust(v) + ")", "  " + v.Image}
 	if !v.AsOf.IsZero() {
@@ -161,10 +163,31 @@ func (o TextOptions) head(v *gate.Verdict) []string {
 	if v.Digest != "" {
 		lines = append(lines, "  "+string(v.Digest))
 	}
+	if v.Decision != gate.Undecided {
+		lines = append(lines, o.properties(v)...)
+	}
 	for _, name := range certified(v) {
 		// The name alone can be as wide as the screen.
 		at := strings.LastIndex(name, " (")
 		lines = append(lines, "  signed by "+name[:at], "     under "+strings.Trim(name[at:], " ()"))
+	}
+	return lines
+}
+
+// properties names those that are verified, and those that are asked for and
+// are not.
+func (o TextOptions) properties(v *gate.Verdict) []string {
+	var lines, without []string
+	for _, name := range v.Declared.Properties {
+		if !slices.Contains(v.Properties, name) {
+			without = append(without, name)
+		}
+	}
+	if len(v.Properties) > 0 {
+		lines = o.wrap("  with ", strings.Join(v.Properties, ", "))
+	}
+	if len(without) > 0 {
+		lines = append(lines, o.wrap("  without ", strings.Join(without, ", "))...)
 	}
 	return lines
 }
@@ -247,29 +270,72 @@ func weakest(v *gate.Verdict) (gate.Subject, string) {
 	return worst, name
 }
 
-func (o TextOptions) rows(v *gate.Verdict, short bool) []string {
+// How rows are shown.
+type detail int
+
+const (
+	each    detail = iota // a line for each
+	grouped               // those with the same level and answer together
+	open                  // the same, without those that are met
+)
+
+func (o TextOptions) rows(v *gate.Verdict, d detail) []string {
 	s, name := weakest(v)
 	if len(s.Requirements) == 0 {
 		return nil
 	}
-	title := "SLSA v1.2 Build"
-	if len(v.Platforms) > 0 {
-		title += ", " + name
-	}
-	if short {
-		return append([]string{"", o.paint(dim, title)}, o.grouped(s.Requirements)...)
-	}
-	lines := []string{"", o.paint(dim, fmt.Sprintf("%-31s %-15s %s", title, "answer", "rests on"))}
-	for _, r := range s.Requirements {
-		lines = append(lines, strings.TrimRight(fmt.Sprintf("L%d %-28s %s %s", r.Level, r.Title, o.status(r.Status), restsOn(r, o.Width-48)), " "))
+	var lines []string
+	for _, t := range []struct {
+		track verify.Track
+		title string
+	}{{verify.TrackBuild, "SLSA v1.2 Build"}, {verify.TrackSource, "SLSA v1.2 Source"}, {verify.TrackProperty, "verified properties"}} {
+		var rows []verify.Row
+		for _, r := range s.Requirements {
+			if r.Track == t.track && shown(r, v) && (d != open || r.Status != verify.Met) {
+				rows = append(rows, r)
+			}
+		}
+		if len(rows) == 0 {
+			continue
+		}
+		title := t.title
+		if len(lines) == 0 {
+			lines = append(lines, "")
+			if len(v.Platforms) > 0 {
+				title += ", " + name
+			}
+			if d == each {
+				title = fmt.Sprintf("%-31s %-15s %s", title, "answer", "rests on")
+			}
+		}
+		lines = append(lines, o.paint(dim, title))
+		if d != each {
+			lines = append(lines, o.grouped(rows)...)
+			continue
+		}
+		for _, r := range rows {
+			lines = append(lines, strings.TrimRight(fmt.Sprintf("%s%-28s %s %s", rung(r.Level), r.Title, o.status(r.Status), restsOn(r, o.Width-48)), " "))
+		}
 	}
 	return lines
+}
+
+// shown leaves out what nobody asked about and nothing is known of.
+func shown(r verify.Row, v *gate.Verdict) bool {
+	return r.Track == verify.TrackBuild || r.Status != verify.Unknown || r.AskedBy(v.Declared)
+}
+
+func rung(level int) string {
+	if level == 0 {
+		return "   "
+	}
+	return fmt.Sprintf("L%d ", level)
 }
 
 // grouped names the requirements with the same level and answer together.
 func (o TextOptions) grouped(rows []verify.Row) []string {
 	var lines []string
-	for level := 1; level <= verify.MaxLevel; level++ {
+	for level := range verify.MaxSourceLevel + 1 {
 		for _, status := range []verify.Status{verify.NotMet, verify.Unknown, verify.Met} {
 			var titles []string
 			for _, r := range rows {
@@ -280,8 +346,8 @@ func (o TextOptions) grouped(rows []verify.Row) []string {
 			if len(titles) == 0 {
 				continue
 			}
-			wrapped := o.wrap(fmt.Sprintf("L%d %-15s ", level, status), strings.Join(titles, ", "))
-			wrapped[0] = fmt.Sprintf("L%d ", level) + o.status(status) + wrapped[0][3+15:]
+			wrapped := o.wrap(fmt.Sprintf("%s%-15s ", rung(level), status), strings.Join(titles, ", "))
+			wrapped[0] = rung(level) + o.status(status) + wrapped[0][3+15:]
 			lines = append(lines, wrapped...)
 		}
 	}
@@ -318,6 +384,7 @@ func (o TextOptions) reasons(v *gate.Verdict, most int) []string {
 		return nil
 	}
 	lines := []string{""}
+	hint := ""
 	for i, r := range v.Reasons {
 		if i == most {
 			lines = append(lines, fmt.Sprintf("  and %s (--output json)", more(len(v.Reasons)-most, "reason")))
@@ -331,9 +398,11 @@ func (o TextOptions) reasons(v *gate.Verdict, most int) []string {
 			text += " [" + r.Pointer + "]"
 		}
 		lines = append(lines, o.wrap("- ", text)...)
-		if r.Hint != "" {
+		// One way can lead out of several.
+		if r.Hint != "" && r.Hint != hint {
 			lines = append(lines, o.wrap("  hint: ", r.Hint)...)
 		}
+		hint = r.Hint
 	}
 	return lines
 }
@@ -388,14 +457,6 @@ func advice(v *gate.Verdict) string {
 	codes := map[string]bool{}
 	for _, r := range v.Reasons {
 		codes[r.Code] = true
-		if r.Code == gate.CodeLevel {
-			codes["row "+r.Requirement] = true
-		}
-	}
-	for _, e := range allEvidence(v) {
-		if verify.IsProvenance(e.PredicateType) && !e.Accepted {
-			codes["evidence "+string(e.Code)] = true
-		}
 	}
 	switch {
 	case v.Decision == gate.Undecided && codes[gate.CodeNotFound]:
@@ -408,16 +469,6 @@ func advice(v *gate.Verdict) string {
 		return "nothing was decided; ask again when the cause is gone"
 	case codes[gate.CodeNoRule]:
 		return "add an entry for this image to the policy, or ask about the name that the policy has"
-	case codes["row "+verify.RowExists] && codes["evidence "+string(verify.CodeSignature)]:
-		return "give the key that signed it, or have it built and signed by a trusted builder; " + inspect
-	case codes["row "+verify.RowExists] && codes["evidence "+string(verify.CodeBuilder)]:
-		return "if this builder is to be trusted, add its id and key to trust.builders of the policy; " + inspect
-	case codes["row "+verify.RowExists]:
-		return "build the image with \"waxseal build --key KEY\", which attaches signed provenance; " + inspect
-	case codes["row "+verify.RowHosted]:
-		return "build on a hosted builder (\"waxseal build --builder-id URI\" there, with its own key) and give it maxLevel 2 in a policy"
-	case codes["row "+verify.RowUnforgeable] || codes["row "+verify.RowIsolated]:
-		return "Build L3 rests on trust in the builder: name it in a policy with maxLevel 3 if it has earned that"
 	case codes["parameter"] || codes["source"] || codes["build-type"]:
 		return "if this is meant, say so in the policy (parameters, source, buildTypes); if not, build it again as expected"
 	case codes[policy.CodeScan]:
@@ -430,14 +481,6 @@ func advice(v *gate.Verdict) string {
 		return "\"waxseal build\" attaches signed SBOMs; for another image, \"waxseal sbom\" writes one and \"waxseal attest\" signs it"
 	}
 	return inspect
-}
-
-func allEvidence(v *gate.Verdict) []gate.Evidence {
-	out := slices.Clone(v.Evidence)
-	for _, p := range v.Platforms {
-		out = append(out, p.Evidence...)
-	}
-	return out
 }
 
 // wrap breaks text at spaces; the second line on stands under the first word.

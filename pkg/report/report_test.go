@@ -45,7 +45,7 @@ func subject(t *testing.T, digest attest.Digest, platform, builder string, decla
 	t.Helper()
 	trust := verify.Trust{Builders: []verify.Builder{{ID: "https://ci.example.org/builder", Key: hex("1"), MaxLevel: 2}, {ID: attestations.UnhostedBuilderID, Key: hex("1"), MaxLevel: 1}}}
 	var candidates []verify.Candidate
-	s := gate.Subject{Digest: digest, Platform: platform, Decision: gate.Pass, Evidence: []gate.Evidence{}}
+	s := gate.Subject{Digest: digest, Platform: platform, Decision: gate.Pass, Properties: []string{}, Evidence: []gate.Evidence{}}
 	if builder != "" {
 		p, err := verify.ParseProvenance(&attest.Statement{PredicateType: attestations.ProvenanceV1, Predicate: fmt.Appendf(nil,
 			`{"buildDefinition":{"buildType":"https://example.org/t","externalParameters":{}},"runDetails":{"builder":{"id":%q}}}`, builder)})
@@ -56,13 +56,13 @@ func subject(t *testing.T, digest attest.Digest, platform, builder string, decla
 		candidates = append(candidates, verify.Candidate{Bundle: hex("e"), Where: "referrer", Provenance: p, Signer: &signer, Expected: true})
 		s.Evidence = append(s.Evidence, gate.Evidence{Source: "referrer", Where: string(hex("f")), Bundle: hex("e"), PredicateType: attestations.ProvenanceV1, Accepted: true, Used: true, Signer: &signer})
 	}
-	res := verify.Assess(trust, candidates, "no evidence is attached to this digest")
-	s.Requirements, s.Reached.Build = res.Rows, res.Level
+	res := verify.Assess(trust, verify.Findings{Candidates: candidates, Why: "no evidence is attached to this digest"})
+	s.Requirements, s.Reached = res.Rows, res.Levels
 	var reasons []gate.Reason
 	for _, r := range res.Rows {
-		if r.Level <= declared && r.Status != verify.Met && (builder != "" || r.ID == verify.RowExists) {
+		if r.AskedBy(demand(declared)) && r.Status != verify.Met && (builder != "" || r.ID == verify.RowExists) {
 			s.Decision = gate.Deny
-			reason := gate.Reason{Code: gate.CodeLevel, Requirement: r.ID, Platform: platform, Digest: digest, Message: fmt.Sprintf("%s (Build L%d) %s: %s", r.Title, r.Level, r.Status, r.Reason)}
+			reason := gate.Reason{Code: gate.CodeLevel, Requirement: r.ID, Platform: platform, Digest: digest, Message: fmt.Sprintf("%s (Build L%d) %s: %s", r.Title, r.Level, r.Status, r.Reason), Hint: r.Hint}
 			if len(r.Evidence) > 0 {
 				reason.Bundle, reason.Pointer = r.Evidence[0].Bundle, r.Evidence[0].Pointer
 			}
@@ -72,9 +72,11 @@ func subject(t *testing.T, digest attest.Digest, platform, builder string, decla
 	return s, reasons
 }
 
+func demand(build int) verify.Demand { return verify.Demand{Levels: verify.Levels{Build: build}} }
+
 func verdict(t *testing.T, declared int, builders ...string) *gate.Verdict {
 	t.Helper()
-	v := &gate.Verdict{Schema: gate.VerdictSchema, Image: "registry.example.org/prod/app:1.2.0", Declared: gate.Levels{Build: declared}, TrustedBy: gate.TrustedByPolicy,
+	v := &gate.Verdict{Schema: gate.VerdictSchema, Image: "registry.example.org/prod/app:1.2.0", Declared: demand(declared), TrustedBy: gate.TrustedByPolicy, Properties: []string{},
 		Platforms: []gate.Subject{}, Reasons: []gate.Reason{}, TrustDigest: hex("2"), PolicyDigest: hex("3"), DecidedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 	v.Decision, v.Reached.Build = gate.Pass, 3
 	for i, b := range builders {
@@ -105,7 +107,7 @@ func TestVerdict(t *testing.T) {
 		many = append(many, hosted, local)
 	}
 	undecided := verdict(t, 2, hosted)
-	undecided.Decision, undecided.Subject = gate.Undecided, gate.Subject{Requirements: []verify.Row{}, Evidence: []gate.Evidence{}}
+	undecided.Decision, undecided.Subject = gate.Undecided, gate.Subject{Properties: []string{}, Requirements: []verify.Row{}, Evidence: []gate.Evidence{}}
 	undecided.Reached = gate.Levels{}
 	undecided.Reasons = []gate.Reason{{Code: gate.CodeUnavailable, Message: `listing referrers of "registry.example.org/prod/app": the registry answered 401 Unauthorized`, Hint: "log in with: docker login registry.example.org"}}
 	expected := verdict(t, 1, hosted)

@@ -108,8 +108,8 @@ func BenchmarkBundles(b *testing.B) {
 			}
 			signer := ok.Signer()
 			p := must(verify.ParseProvenance(ok.Statement()))(b)
-			if res := verify.Assess(trust, []verify.Candidate{{Provenance: p, Signer: &signer, Where: "a file"}}, ""); res.Level != 3 {
-				b.Fatalf("level %d", res.Level)
+			if res := verify.Assess(trust, verify.Findings{Candidates: []verify.Candidate{{Provenance: p, Signer: &signer, Where: "a file"}}}); res.Build != 3 {
+				b.Fatalf("level %d", res.Build)
 			}
 		}
 	}

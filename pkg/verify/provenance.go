@@ -59,6 +59,9 @@ type Provenance struct {
 	// CacheImports points to where it says that a cache from elsewhere was
 	// used; empty when it does not.
 	CacheImports string
+	// Claims points to where it says of itself that its inputs are complete or
+	// that the build was hermetic. Nothing is believed of it.
+	Claims []string
 }
 
 // ParseProvenance reads a SLSA provenance predicate, v1 or v0.2, strictly. An
@@ -81,6 +84,7 @@ func ParseProvenance(st *attest.Statement) (*Provenance, error) {
 		return nil, rejectf(CodePredicate, "its provenance cannot be read: %v", clip(err.Error()))
 	}
 	p.PredicateType = st.PredicateType
+	p.Claims = claims(st.Predicate)
 	return p, nil
 }
 

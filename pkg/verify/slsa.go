@@ -1,10 +1,12 @@
 package verify
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"strings"
 
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
@@ -26,56 +28,52 @@ type Evidence struct {
 	Pointer string        `json:"pointer"`
 }
 
-// Row is one requirement of the SLSA v1.2 Build track and its answer.
+// Row is one requirement and its answer.
 type Row struct {
-	ID       string     `json:"id"`     // stable, for programs
-	Level    int        `json:"level"`  // the lowest Build level that asks for it
-	Title    string     `json:"title"`  // the specification's name for it
-	Clause   string     `json:"clause"` // URL into the specification
+	ID       string     `json:"id"` // of a Requirement, as the next five
+	Track    Track      `json:"track"`
+	Level    int        `json:"level,omitempty"`
+	Property string     `json:"property,omitempty"`
+	Title    string     `json:"title"`
+	Clause   string     `json:"clause"`
 	Status   Status     `json:"status"`
 	Reason   string     `json:"reason"`
 	Evidence []Evidence `json:"evidence,omitempty"`
+	Hint     string     `json:"hint,omitempty"` // the shortest way to get it, where it is not met
 }
 
-// The IDs of the rows, in the order of the specification's table; the last is
-// the verifier's own duty.
-const (
-	RowExists       = "provenance-exists"
-	RowPlatform     = "build-platform"
-	RowProcess      = "consistent-process"
-	RowDistributed  = "provenance-distributed"
-	RowExpectations = "expectations"
-	RowAuthentic    = "provenance-authentic"
-	RowHosted       = "hosted"
-	RowUnforgeable  = "provenance-unforgeable"
-	RowIsolated     = "isolated"
-)
-
-const (
-	specRequirements = "https://slsa.dev/spec/v1.2/build-requirements#"
-	specVerifying    = "https://slsa.dev/spec/v1.2/verifying-artifacts#"
-)
-
-type requirement struct {
-	id     string
-	level  int
-	title  string
-	clause string
+// answer is what a check says. Without a reason it is the requirement's own
+// words.
+type answer struct {
+	status   Status
+	reason   string
+	evidence []Evidence
+	way      string // to get it, where there is a shorter one than the requirement's
 }
 
-// requirements lists what SLSA v1.2 asks for, lowest level first.
-func requirements() []requirement {
-	return []requirement{
-		{RowExists, 1, "Provenance exists", specRequirements + "provenance-exists"},
-		{RowPlatform, 1, "Appropriate build platform", specRequirements + "choose-an-appropriate-build-platform"},
-		{RowProcess, 1, "Consistent build process", specRequirements + "follow-a-consistent-build-process"},
-		{RowDistributed, 1, "Provenance distributed", specRequirements + "distribute-provenance"},
-		{RowExpectations, 1, "Expectations match", specVerifying + "step-2-check-expectations"},
-		{RowAuthentic, 2, "Provenance is authentic", specRequirements + "provenance-authentic"},
-		{RowHosted, 2, "Hosted", specRequirements + "hosted"},
-		{RowUnforgeable, 3, "Provenance is unforgeable", specRequirements + "provenance-unforgeable"},
-		{RowIsolated, 3, "Isolated", specRequirements + "isolated"},
+func say(s Status, reason string, evidence ...Evidence) answer {
+	return answer{status: s, reason: reason, evidence: evidence}
+}
+
+// by is the answer with a way to get what it lacks.
+func (a answer) by(way string) answer {
+	a.way = way
+	return a
+}
+
+// row is the requirement with an answer.
+func (q Requirement) row(a answer) Row {
+	r := Row{
+		ID: q.ID, Track: q.Track, Level: q.Level, Property: q.Property, Title: q.Title, Clause: q.Clause,
+		Status: a.status, Reason: a.reason, Evidence: a.evidence,
 	}
+	if r.Reason == "" {
+		r.Reason = map[Status]string{Met: q.Met, NotMet: q.NotMet, Unknown: q.Unknown}[r.Status]
+	}
+	if r.Status != Met {
+		r.Hint = cmp.Or(a.way, q.Way)
+	}
+	return r
 }
 
 // Candidate is one piece of provenance for the digest that is judged.
@@ -89,6 +87,39 @@ type Candidate struct {
 	// Expected: a policy said what to expect. Problems is what was not so.
 	Expected bool
 	Problems []Problem
+	// Inputs is the record of inputs that this provenance names by digest and
+	// that the same signer made; nil without one, and NoInputs then says why,
+	// where there is more to say than that.
+	Inputs   *InputsRecord
+	NoInputs string
+	// Source is what the evidence about the commit it names says; nil when
+	// there is none.
+	Source *SourceResult
+}
+
+// InputsRecord is a record of inputs and the bundle it was found in.
+type InputsRecord struct {
+	Bundle attest.Digest
+	Inputs *attestations.Inputs
+}
+
+// SourceResult is what verified evidence about a source revision says. A row
+// needs no more than its ID, status, reason and evidence; a requirement of the
+// Source track without a row cannot be told.
+type SourceResult struct {
+	Level    int  // the highest that the evidence supports: 0 to 4
+	TwoParty bool // SLSA_SOURCE_TWO_PARTY_REVIEWED is verified
+	Rows     []Row
+}
+
+// Rebuild is somebody's word, signed and of a type that was read, that they
+// built the digest that is judged as well.
+type Rebuild struct {
+	Bundle    attest.Digest
+	Signer    Signer
+	BuilderID Field
+	// Problem is why it does not show that; empty: it does.
+	Problem string
 }
 
 // Problem is one expectation that a piece of evidence does not meet.
@@ -98,31 +129,60 @@ type Problem struct {
 	Message string
 }
 
-// Result is what one candidate carries.
-type Result struct {
-	Level     int // the highest level all of whose rows, and those below, are met
-	Rows      []Row
-	Candidate *Candidate // nil: there was none
+// Findings are what Assess weighs.
+type Findings struct {
+	Candidates []Candidate
+	// Why says what was found instead, where there is no candidate.
+	Why string
+	// Rebuilds are what others say who built the same digest, beside the
+	// candidates.
+	Rebuilds []Rebuild
+	// Platforms are the rows of what an index holds. Steps are theirs, so the
+	// index has of the properties of steps what the worst of them has.
+	Platforms []Platform
+	// Asked is what the image must carry. It changes no answer: where several
+	// candidates stand, the one that leaves least of it open is taken.
+	Asked Demand
+	// Unread: the evidence that properties rest on was not looked at, because
+	// nothing asks for it.
+	Unread bool
 }
 
-// Assess computes the level of each candidate on its own and returns the best:
+// Platform is what was found of one platform of an index.
+type Platform struct {
+	Name string
+	Rows []Row
+}
+
+// Result is what one candidate carries.
+type Result struct {
+	// Levels are the highest whose rows, and those below, are all met.
+	Levels
+	Properties []string   // those that are verified, by their names in a VSA
+	Rows       []Row      // one for each of Requirements, in that order
+	Candidate  *Candidate // nil: there was none
+}
+
+// Assess computes what each candidate carries on its own and returns the best:
 // pieces are never added up, so that a stranger's cannot lend or take away.
 // Equal ones are told apart by digest, to give the same answer every time.
-// Without any, why says what was found instead.
-func Assess(t Trust, candidates []Candidate, why string) Result {
-	best := Result{Rows: absent(why)}
-	for i := range candidates {
-		r := assess(t, &candidates[i])
-		if best.Candidate == nil || better(r, best) {
+func Assess(t Trust, f Findings) Result {
+	best := Result{Rows: absent(f.Why)}
+	for i := range f.Candidates {
+		r := assess(t, f, &f.Candidates[i])
+		if best.Candidate == nil || better(r, best, f.Asked) {
 			best = r
 		}
 	}
 	return best
 }
 
-func better(a, b Result) bool {
-	if a.Level != b.Level {
-		return a.Level > b.Level
+func better(a, b Result, asked Demand) bool {
+	if oa, ob := open(a.Rows, asked), open(b.Rows, asked); oa != ob {
+		return oa < ob
+	}
+	if a.Build != b.Build {
+		return a.Build > b.Build
 	}
 	if na, nb := len(a.Candidate.Problems), len(b.Candidate.Problems); na != nb {
 		return na < nb
@@ -131,6 +191,17 @@ func better(a, b Result) bool {
 		return ma > mb
 	}
 	return a.Candidate.Bundle < b.Candidate.Bundle
+}
+
+// open counts the rows that are asked for and not met.
+func open(rows []Row, asked Demand) int {
+	n := 0
+	for _, r := range rows {
+		if r.Status != Met && r.AskedBy(asked) {
+			n++
+		}
+	}
+	return n
 }
 
 func met(rows []Row) int {
@@ -145,143 +216,197 @@ func met(rows []Row) int {
 
 func absent(why string) []Row {
 	var rows []Row
-	for _, q := range requirements() {
-		r := Row{ID: q.id, Level: q.level, Title: q.title, Clause: q.clause, Status: Unknown, Reason: "there is no provenance to tell it from"}
-		switch q.id {
+	for _, q := range Requirements() {
+		a := answer{status: Unknown, reason: "there is no provenance to tell it from"}
+		switch q.ID {
 		case RowExists:
-			r.Status, r.Reason = NotMet, why
+			a = answer{status: NotMet, reason: why}
 		case RowDistributed:
-			r.Status, r.Reason = NotMet, "none that counts is attached to this digest"
+			a = answer{status: NotMet}
 		}
-		rows = append(rows, r)
+		rows = append(rows, q.row(a))
 	}
 	return rows
 }
 
-func assess(t Trust, c *Candidate) Result {
-	p := c.Provenance
-	limit := Cap{Reason: "no signature on it was verified, so nobody vouches for its builder"}
+// weighing is one candidate under one trust.
+type weighing struct {
+	*Candidate
+	trust    Trust
+	limit    Cap
+	findings Findings
+	inputs   *attestations.Inputs // see record
+	without  answer
+}
+
+func assess(t Trust, f Findings, c *Candidate) Result {
+	w := weighing{Candidate: c, trust: t, findings: f}
+	w.limit = Cap{Reason: "no signature on it was verified, so nobody vouches for its builder"}
 	switch {
 	case c.Signer != nil:
-		limit = t.Cap(*c.Signer, p.BuilderID.Value)
+		w.limit = t.Cap(*c.Signer, c.Provenance.BuilderID.Value)
 	case t.Unsigned:
-		limit = t.Cap(Signer{}, p.BuilderID.Value)
-		limit.Level = 1
+		w.limit = t.Cap(Signer{}, c.Provenance.BuilderID.Value)
+		w.limit.Level = 1
 	}
+	w.inputs, w.without = w.record()
 	res := Result{Candidate: c}
-	for _, q := range requirements() {
-		r := Row{ID: q.id, Level: q.level, Title: q.title, Clause: q.clause}
-		var pointers []string
-		r.Status, r.Reason, pointers = answer(q.id, c, limit)
-		for _, ptr := range pointers {
-			r.Evidence = append(r.Evidence, Evidence{Bundle: c.Bundle, Pointer: ptr})
+	for _, q := range Requirements() {
+		check := q.check
+		if check == nil {
+			check = func(w *weighing) answer { return w.source(q.ID) }
 		}
+		r := q.row(check(&w))
 		res.Rows = append(res.Rows, r)
+		if r.Property != "" && r.Status == Met {
+			res.Properties = append(res.Properties, r.Property)
+		}
 	}
-	for l := 1; l <= MaxLevel && holds(res.Rows, l); l++ {
-		res.Level = l
+	// The rows of a level already ask for a cap that high. This says the rule
+	// itself: min(cap, evidence), whatever the rows become.
+	res.Build = min(reached(res.Rows, TrackBuild, MaxLevel), w.limit.Level)
+	if c.Source != nil {
+		res.Source = min(reached(res.Rows, TrackSource, MaxSourceLevel), c.Source.Level)
 	}
-	// The rows of a level already ask for a cap that high. This line says the
-	// rule itself: min(cap, evidence), whatever the rows become.
-	res.Level = min(res.Level, limit.Level)
 	return res
 }
 
-func holds(rows []Row, level int) bool {
+// reached is the highest level of a track with all rows met up to it.
+func reached(rows []Row, track Track, most int) int {
 	for _, r := range rows {
-		if r.Level == level && r.Status != Met {
-			return false
+		if r.Track == track && r.Status != Met {
+			most = min(most, r.Level-1)
 		}
 	}
-	return true
+	return most
 }
 
-func answer(id string, c *Candidate, limit Cap) (Status, string, []string) {
-	p := c.Provenance
-	builder, kind, external := p.BuilderID.Pointer, p.BuildType.Pointer, p.ExternalPointer
-	switch id {
-	case RowExists:
-		return Met, "it names this digest and says how it was built", []string{"/subject", kind, external}
-
-	case RowPlatform:
-		if limit.Level < 1 {
-			return NotMet, limit.Reason, []string{builder}
-		}
-		if c.Signer == nil {
-			return Met, "it names a builder; nobody vouches for it", []string{builder}
-		}
-		return Met, "built by " + clip(p.BuilderID.Value), []string{builder}
-
-	case RowProcess:
-		if u, err := url.Parse(p.BuildType.Value); err != nil || u.Scheme == "" {
-			return NotMet, fmt.Sprintf("buildType %q is not a URI, so its parameters mean nothing to a verifier", clip(p.BuildType.Value)), []string{kind}
-		}
-		return Met, "its buildType says what the parameters mean", []string{kind, external}
-
-	case RowDistributed:
-		return Met, "found as " + c.Where, []string{""}
-
-	case RowExpectations:
-		if len(c.Problems) > 0 {
-			var ptrs []string
-			for _, b := range c.Problems {
-				ptrs = append(ptrs, b.Pointer)
-			}
-			more := ""
-			if n := len(c.Problems) - 1; n > 0 {
-				more = fmt.Sprintf(" (and %d more)", n)
-			}
-			return NotMet, c.Problems[0].Message + more, ptrs
-		}
-		if !c.Expected {
-			return Met, "no policy was given, so nothing was expected", nil
-		}
-		return Met, "source, build type and parameters are those the policy expects", []string{external, kind}
-
-	case RowAuthentic:
-		switch {
-		case c.Signer == nil:
-			return NotMet, "no signature on it was verified", nil
-		case limit.Unhosted:
-			return NotMet, "the signature holds, but whoever ran the build also wrote the record", []string{builder}
-		case limit.Level >= 2:
-			return Met, "signed by " + signerName(*c.Signer) + ", trusted for this builder.id", []string{builder, ""}
-		}
-		return Unknown, notVouched(limit, 2), []string{builder}
-
-	case RowHosted:
-		switch {
-		case limit.Unhosted:
-			return NotMet, "builder.id says the build ran on a machine of somebody's own", []string{builder}
-		case limit.Level >= 2:
-			return Met, limit.Reason, []string{builder}
-		}
-		return Unknown, notVouched(limit, 2), []string{builder}
-
-	case RowUnforgeable:
-		switch {
-		case c.Signer == nil:
-			return NotMet, "no signature on it was verified", nil
-		case limit.Unhosted:
-			return NotMet, "the signing key is in the hands of whoever runs the build", []string{builder}
-		case p.Incomplete != "":
-			return NotMet, "it says itself that its external parameters are not complete", []string{p.Incomplete}
-		case limit.Level >= 3:
-			return Met, limit.Reason, []string{builder, external}
-		}
-		return Unknown, notVouched(limit, 3), []string{builder}
-
-	case RowIsolated:
-		switch {
-		case p.CacheImports != "":
-			return NotMet, "a build cache from elsewhere was used, and may have been poisoned", []string{p.CacheImports}
-		case limit.Level >= 3:
-			return Met, limit.Reason, []string{builder}
-		}
-		return Unknown, notVouched(limit, 3), []string{builder}
+// in is where in the candidate's own statement an answer can be read.
+func (w *weighing) in(pointers ...string) []Evidence {
+	var out []Evidence
+	for _, p := range pointers {
+		out = append(out, Evidence{Bundle: w.Bundle, Pointer: p})
 	}
-	return Unknown, "waxseal does not know how to tell", nil
+	return out
 }
+
+func checkExists(w *weighing) answer {
+	p := w.Provenance
+	if p.Compares() {
+		return say(NotMet, "it says that artifacts are alike, and not how one was built", w.in(p.BuildType.Pointer)...)
+	}
+	return say(Met, "it names this digest and says how it was built", w.in("/subject", p.BuildType.Pointer, p.ExternalPointer)...)
+}
+
+func checkPlatform(w *weighing) answer {
+	at := w.in(w.Provenance.BuilderID.Pointer)
+	switch {
+	case w.limit.Level < 1:
+		return say(NotMet, w.limit.Reason, at...)
+	case w.Signer == nil:
+		return say(Met, "it names a builder; nobody vouches for it", at...)
+	}
+	return say(Met, "built by "+clip(w.Provenance.BuilderID.Value), at...)
+}
+
+func checkProcess(w *weighing) answer {
+	kind := w.Provenance.BuildType
+	if u, err := url.Parse(kind.Value); err != nil || u.Scheme == "" {
+		return say(NotMet, fmt.Sprintf("buildType %q is not a URI, so its parameters mean nothing to a verifier", clip(kind.Value)), w.in(kind.Pointer)...)
+	}
+	return say(Met, "its buildType says what the parameters mean", w.in(kind.Pointer, w.Provenance.ExternalPointer)...)
+}
+
+func checkDistributed(w *weighing) answer {
+	return say(Met, "found as "+w.Where, w.in("")...)
+}
+
+func checkExpectations(w *weighing) answer {
+	switch {
+	case len(w.Problems) > 0:
+		var pointers []string
+		for _, b := range w.Problems {
+			pointers = append(pointers, b.Pointer)
+		}
+		more := ""
+		if n := len(w.Problems) - 1; n > 0 {
+			more = fmt.Sprintf(" (and %d more)", n)
+		}
+		return say(NotMet, w.Problems[0].Message+more, w.in(pointers...)...)
+	case !w.Expected:
+		return say(Met, "no policy was given, so nothing was expected")
+	}
+	return say(Met, "source, build type and parameters are those the policy expects", w.in(w.Provenance.ExternalPointer, w.Provenance.BuildType.Pointer)...)
+}
+
+func checkAuthentic(w *weighing) answer {
+	builder := w.Provenance.BuilderID.Pointer
+	switch {
+	case w.Signer == nil:
+		return say(NotMet, "no signature on it was verified")
+	case w.limit.Unhosted:
+		return say(NotMet, "the signature holds, but whoever ran the build also wrote the record", w.in(builder)...)
+	case w.limit.Level >= 2:
+		return say(Met, "signed by "+signerName(*w.Signer)+", trusted for this builder.id", w.in(builder, "")...)
+	}
+	return say(Unknown, notVouched(w.limit, 2), w.in(builder)...)
+}
+
+func checkHosted(w *weighing) answer {
+	at := w.in(w.Provenance.BuilderID.Pointer)
+	switch {
+	case w.limit.Unhosted:
+		return say(NotMet, "builder.id says the build ran on a machine of somebody's own", at...)
+	case w.limit.Level >= 2:
+		return say(Met, w.limit.Reason, at...)
+	}
+	return say(Unknown, notVouched(w.limit, 2), at...)
+}
+
+func checkUnforgeable(w *weighing) answer {
+	builder := w.Provenance.BuilderID.Pointer
+	switch {
+	case w.Signer == nil:
+		return say(NotMet, "no signature on it was verified")
+	case w.limit.Unhosted:
+		return say(NotMet, "the signing key is in the hands of whoever runs the build", w.in(builder)...)
+	case w.Provenance.Incomplete != "":
+		return say(NotMet, "it says itself that its external parameters are not complete", w.in(w.Provenance.Incomplete)...).by("have the builder write down all external parameters, and say so")
+	case w.limit.Level >= 3:
+		return say(Met, w.limit.Reason, w.in(builder, w.Provenance.ExternalPointer)...)
+	}
+	return say(Unknown, notVouched(w.limit, 3), w.in(builder)...)
+}
+
+func checkIsolated(w *weighing) answer {
+	at := w.in(w.Provenance.BuilderID.Pointer)
+	switch {
+	case w.Provenance.CacheImports != "":
+		return say(NotMet, "a build cache from elsewhere was used, and may have been poisoned", w.in(w.Provenance.CacheImports)...).by("build it without --cache-from")
+	case w.limit.Level >= 3:
+		return say(Met, w.limit.Reason, at...)
+	}
+	return say(Unknown, notVouched(w.limit, 3), at...)
+}
+
+// source is the answer that came with the candidate for a requirement of the
+// Source track.
+func (w *weighing) source(id string) answer {
+	if w.Source == nil {
+		if w.findings.Unread {
+			return say(Unknown, unread)
+		}
+		return say(Unknown, "no evidence about the source")
+	}
+	for _, r := range w.Source.Rows {
+		if r.ID == id {
+			return say(r.Status, r.Reason, r.Evidence...).by(r.Hint)
+		}
+	}
+	return answer{status: Unknown, reason: silent}
+}
+
+const silent = "the evidence about the source does not say"
 
 func notVouched(limit Cap, level int) string {
 	if limit.Level < 1 && limit.Reason != "" {

@@ -7,9 +7,6 @@ import (
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
-// MaxLevel is the highest level of the SLSA v1.2 Build track.
-const MaxLevel = 3
-
 // Builder is one root of trust: who may sign for a builder, and the highest
 // Build level that the pair is trusted for.
 // https://slsa.dev/spec/v1.2/verifying-artifacts#step-1-check-slsa-build-level
