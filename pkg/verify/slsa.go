@@ -178,11 +178,17 @@ func Assess(t Trust, f Findings) Result {
 }
 
 func better(a, b Result, asked Demand) bool {
-	if oa, ob := open(a.Rows, asked), open(b.Rows, asked); oa != ob {
-		return oa < ob
+	oa, ob := open(a.Rows, asked), open(b.Rows, asked)
+	if (oa == 0) != (ob == 0) {
+		return oa == 0
 	}
+	// Where neither is enough, what is said to be reached does not depend on
+	// what was asked.
 	if a.Build != b.Build {
 		return a.Build > b.Build
+	}
+	if oa != ob {
+		return oa < ob
 	}
 	if na, nb := len(a.Candidate.Problems), len(b.Candidate.Problems); na != nb {
 		return na < nb
