@@ -638,7 +638,7 @@ func (d *draft) signer(b Builder) string {
 }
 
 func allEntries() []entry {
-	return slices.Concat(bindingCases(), envelopeCases(), timeCases(), identityCases(), builderCases(), discoveryCases(), gateCases(), trustCases(), acceptedCases())
+	return slices.Concat(bindingCases(), envelopeCases(), timeCases(), identityCases(), builderCases(), discoveryCases(), gateCases(), trustCases(), acceptedCases(), propertyCases())
 }
 
 // TestMint compares what the table says with what is committed, and with
