@@ -24,6 +24,15 @@ const (
 	CosignCustom = "https://cosign.sigstore.dev/attestation/v1"
 )
 
+// What SLSA's source-tool writes about the moves of branches and tags; the
+// drafts have the same fields.
+const (
+	SourceProvenanceV1    = "https://github.com/slsa-framework/source-tool/source-provenance/v1"
+	SourceProvenanceDraft = "https://github.com/slsa-framework/slsa-source-poc/source-provenance/v1-draft"
+	TagProvenanceV1       = "https://github.com/slsa-framework/source-tool/tag-provenance/v1"
+	TagProvenanceDraft    = "https://github.com/slsa-framework/slsa-source-poc/tag-provenance/v1-draft"
+)
+
 // UnhostedBuilderID is the builder.id of a build that ran wherever somebody
 // typed the command. Nothing vouches for that place, so it never carries more
 // than Build L1, whoever signs.

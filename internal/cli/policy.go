@@ -20,8 +20,10 @@ func newPolicyCmd(s *Streams) *cobra.Command {
 images. All entries that match an image hold together. "waxseal policy schema"
 prints its schema with a description of each field; "policy init" drafts one.
 
-Beside level, source, buildTypes and parameters, an entry can have:
+level is {build: N, source: N}. Beside it, and source, buildTypes and parameters,
+an entry can have:
 
+  properties       verified properties by name ("waxseal levels" lists them)
   sbom             required, formats, forbidden packages, licenses allow|deny
   vulnerabilities  limits and an sla by severity, fixableOnly, maxAge of a scan
   hardening        nonRoot: true|numeric, noSecrets: true

@@ -33,7 +33,10 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a folder that build --out wrote; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	if withLevel {
-		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, 1 to 3; source=N, 1 to 4; both with a comma between them; 4 for the ladder of SLSA v0.1: Build L3, inputs complete, hermetic, source reviewed by two (default: what the policy declares, or Build L1)")
+		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, source=N, build=N,source=N, or 4 (default: what the policy declares, or build=1)")
+		_ = cmd.RegisterFlagCompletionFunc("level", cobra.FixedCompletions([]cobra.Completion{
+			"1", "2", "3", "4\tBuild L3, inputs complete, hermetic, source reviewed by two", "source=1", "source=2", "source=3", "source=4",
+		}, cobra.ShellCompDirectiveNoFileComp)) // fails for flags that do not exist
 	}
 }
 
@@ -100,8 +103,9 @@ func newVerifyCmd(s *Streams) *cobra.Command {
 		Use:   "verify [flags] REF",
 		Short: "Say which SLSA level an image's evidence carries, and whether that is enough",
 		Long: `verify finds the evidence attached to an image, checks the signatures, and
-computes the SLSA v1.2 Build level with a row for each requirement. An index is
-judged with every platform below it, and is as good as the worst of them.
+computes the SLSA v1.2 Build and Source levels and the verified properties with
+a row for each requirement ("waxseal levels" lists them). An index is judged
+with every platform below it, and is as good as the worst of them.
 
 REF is a registry reference, oci:PATH[:TAG][@DIGEST] or docker:NAME.
 
@@ -111,6 +115,10 @@ alone, or --certificate-identity, provenance signed by that key or under that
 certificate carries Build L1 for an unhosted builder and L2 for another; Build
 L3 needs a policy. With neither, --level 1 asks only whether there is
 provenance, whoever wrote it.
+
+--level raises what a policy declares, and never lowers it: N or build=N,
+source=N, both with a comma between them, or 4, the fourth level of SLSA v0.1:
+Build L3, inputs complete, hermetic, and the source reviewed by two.
 
 A certificate counts when it leads to a --trusted-root or to --ca-roots, names
 the identity, and a log or a time-stamping authority of a --trusted-root proves

@@ -172,6 +172,39 @@ func TestBinds(t *testing.T) {
 	}
 }
 
+func TestCommits(t *testing.T) {
+	id, other := strings.Repeat("ab", 20), strings.Repeat("cd", 20)
+	for name, c := range map[string]struct {
+		digest string
+		want   bool
+	}{
+		"gitCommit":           {`{"gitCommit":"` + id + `"}`, true},
+		"sha1":                {`{"sha1":"` + id + `"}`, true},
+		"both":                {`{"sha1":"` + id + `","gitCommit":"` + id + `"}`, true},
+		"both, and two":       {`{"sha1":"` + other + `","gitCommit":"` + id + `"}`, false},
+		"another":             {`{"gitCommit":"` + other + `"}`, false},
+		"its first digits":    {`{"gitCommit":"` + id[:12] + `"}`, false},
+		"upper case":          {`{"gitCommit":"` + strings.ToUpper(id) + `"}`, false},
+		"under a wrong name":  {`{"gitTree":"` + id + `"}`, false},
+		"spelled differently": {`{"gitcommit":"` + id + `"}`, false},
+	} {
+		st, err := attest.ParseStatement([]byte(statement(`[{"digest":{"sha256":"` + hex64 + `"}},{"digest":` + c.digest + `,"annotations":{"a":1}}]`)))
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		got := st.Commits(id)
+		if (len(got) == 1) != c.want || len(got) == 1 && string(got[0].Annotations) != `{"a":1}` {
+			t.Errorf("%s: %+v", name, got)
+		}
+		if len(st.Commits("")) != 0 || len(st.Commits(id[:12])) != 0 {
+			t.Errorf("%s: it names a commit that is none", name)
+		}
+	}
+	if !attest.IsCommit(hex64) || attest.IsCommit(hex64[:50]) {
+		t.Error("the commit of a repository with SHA-256")
+	}
+}
+
 func TestNewStatement(t *testing.T) {
 	subjects := []attest.Subject{{Name: "img", Digest: map[string]string{"sha256": hex64}}}
 	st, err := attest.NewStatement("https://example.com/p", subjects, map[string]any{"url": "a?b&c=<d>"})

@@ -22,8 +22,9 @@ const (
 // Subject is one artifact a statement speaks of. Digest maps an algorithm
 // name ("sha256") to lower-case hex.
 type Subject struct {
-	Name   string            `json:"name,omitempty"`
-	Digest map[string]string `json:"digest"`
+	Name        string            `json:"name,omitempty"`
+	Digest      map[string]string `json:"digest"`
+	Annotations json.RawMessage   `json:"annotations,omitempty"`
 }
 
 // Statement is an in-toto statement, v0.1 or v1.
@@ -54,6 +55,40 @@ func (s *Statement) Binds(d Digest) bool {
 		}
 	}
 	return false
+}
+
+// IsCommit reports whether s is the whole id of a git commit, in lower-case
+// hex: the SHA-1 of one, or the SHA-256 in a repository that uses that.
+func IsCommit(s string) bool { return isHex(s, 40) || isHex(s, 64) }
+
+// Commit returns the id of the git commit that the subject is, "" when it is
+// none. "gitCommit" is its name in
+// https://github.com/in-toto/attestation/blob/v1.2.0/spec/v1/digest_set.md,
+// "sha1" the older one that SLSA provenance still has.
+func (s Subject) Commit() string {
+	id, named := s.Digest["gitCommit"]
+	old, alias := s.Digest["sha1"]
+	switch {
+	case !named:
+		id = old
+	case alias && old != id:
+		return "" // two commits are none
+	}
+	if !IsCommit(id) {
+		return ""
+	}
+	return id
+}
+
+// Commits returns the subjects that are the git commit with that id.
+func (s *Statement) Commits(id string) []Subject {
+	var out []Subject
+	for _, sub := range s.Subject {
+		if IsCommit(id) && sub.Commit() == id {
+			out = append(out, sub)
+		}
+	}
+	return out
 }
 
 // ParseStatement reads a statement strictly. It refuses one without a subject,

@@ -24,6 +24,9 @@ const maxParallel = 4
 type look struct {
 	rule  policy.Rule
 	level verify.Demand
+	// source reads what is said of the source, which no predicate type but a
+	// review's tells apart.
+	source bool
 	// all reads what no decision needs, too: for Inspect and for drafts.
 	all bool
 }
@@ -34,6 +37,11 @@ func (l look) needs(predicateType string) bool {
 		return true
 	}
 	if l.rule.Needs(policy.FactOf(predicateType)) {
+		return true
+	}
+	switch {
+	case verify.IsVSA(predicateType) && (l.source || len(l.rule.Summary()) > 0),
+		l.source && (verify.IsSourceProvenance(predicateType) || predicateType == attestations.ReviewV1):
 		return true
 	}
 	switch predicateType {
@@ -55,6 +63,9 @@ type found struct {
 	platforms  int // below an index
 	evidence   []Evidence
 	candidates []verify.Candidate
+	summaries  []verify.Summary // of the image, that count
+	pending    []pending
+	revisions  []*revised
 	sboms      []sbom
 	known      known
 }
@@ -113,6 +124,9 @@ func (g Gate) find(ctx context.Context, c *check, l look) ([]*found, error) {
 	top.borrow(all[1:], c)
 	for _, f := range all[1:] {
 		f.inherit(top)
+	}
+	if err := contain(func() error { return g.sources(ctx, place, c, l, all) }); err != nil {
+		return all[:1], err
 	}
 	return all, nil
 }
@@ -197,6 +211,10 @@ func (f *found) read(p *store.Piece, c *check, l look) Evidence {
 	} else if !l.needs(st.PredicateType) {
 		return reject(CodeNotNeeded, "not checked: nothing that was asked depends on it")
 	}
+	if l.source && aboutSource(st, f.digest) {
+		f.pending = append(f.pending, pending{len(f.evidence), b})
+		return e
+	}
 	ok, err := c.checker.Check(b, f.digest)
 	if err != nil {
 		var r *verify.Rejection
@@ -218,6 +236,9 @@ func (f *found) accept(e Evidence, c *check, st *attest.Statement, signer verify
 	e.Signer = &signer
 	if verify.IsProvenance(st.PredicateType) {
 		return f.provenance(e, c, st, signer)
+	}
+	if verify.IsVSA(st.PredicateType) && len(c.rule.Summary()) > 0 {
+		return f.summarise(e, c, st, signer)
 	}
 	if kind := policy.FactOf(st.PredicateType); kind != "" && c.Policy != nil && !c.Policy.Speaks(signer, kind) {
 		e.Code, e.Message = CodeRole, printable(fmt.Sprintf("the policy trusts %s, but not for evidence of the kind %q", signer, kind))
@@ -399,6 +420,8 @@ func says(st *attest.Statement) string {
 			return printable(err.Error())
 		}
 		return printable(v.Says())
+	case st.PredicateType == attestations.ReviewV1, verify.IsSourceProvenance(st.PredicateType):
+		return saysSource(st)
 	case st.PredicateType == attestations.VSAV1:
 		var v attestations.VSA
 		if err := attest.UnmarshalStrict(st.Predicate, &v); err != nil {

@@ -257,7 +257,7 @@ func (g Gate) open(ctx context.Context, c *check) (store.Repo, error) {
 }
 
 func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
-	found, err := g.find(ctx, c, look{rule: c.rule, level: c.weighed()})
+	found, err := g.find(ctx, c, look{rule: c.rule, level: c.weighed(), source: c.asksSource()})
 	if err != nil {
 		if found != nil {
 			v.Digest = found[0].digest // where it got to

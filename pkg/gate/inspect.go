@@ -61,7 +61,7 @@ func (g Gate) inspect(ctx context.Context, req Request) (*check, []*found, error
 	}
 	var all []*found
 	err = contain(func() (err error) {
-		all, err = g.find(ctx, c, look{rule: c.rule, all: true})
+		all, err = g.find(ctx, c, look{rule: c.rule, source: c.asksSource(), all: true})
 		return err
 	})
 	if err != nil {

@@ -53,7 +53,15 @@ func (c *check) try(ctx context.Context, t *policy.Case, f *found, v *Verdict) e
 	fill := []string{"$DIGEST", f.digest.Hex()}
 	statement := func(e policy.CaseEvidence) (*attest.Statement, error) {
 		predicate := json.RawMessage(strings.NewReplacer(fill...).Replace(string(e.Predicate)))
-		return attest.NewStatement(e.Type, []attest.Subject{{Name: t.Image, Digest: map[string]string{"sha256": f.digest.Hex()}}}, predicate)
+		subject := attest.Subject{Name: t.Image, Digest: map[string]string{"sha256": f.digest.Hex()}}
+		if e.Commit != "" {
+			refs, err := json.Marshal(map[string][]string{"sourceRefs": e.Refs})
+			if err != nil {
+				return nil, err
+			}
+			subject = attest.Subject{Digest: map[string]string{"gitCommit": e.Commit}, Annotations: refs}
+		}
+		return attest.NewStatement(e.Type, []attest.Subject{subject}, predicate)
 	}
 	for _, e := range t.Evidence {
 		if policy.FactOf(e.Type) != policy.FactInputs {
@@ -63,6 +71,7 @@ func (c *check) try(ctx context.Context, t *policy.Case, f *found, v *Verdict) e
 			fill = append(fill, "$INPUTS", st.Digest().Hex())
 		}
 	}
+	var later []func()
 	for i, e := range t.Evidence {
 		st, err := statement(e)
 		if err != nil {
@@ -70,7 +79,16 @@ func (c *check) try(ctx context.Context, t *policy.Case, f *found, v *Verdict) e
 			continue
 		}
 		piece := Evidence{Source: store.SourceFile, Where: fmt.Sprintf("evidence %d", i+1), Bundle: st.Digest(), PredicateType: printable(st.PredicateType)}
+		if i := len(f.evidence); c.asksSource() && aboutSource(st, f.digest) {
+			f.evidence = append(f.evidence, piece)
+			later = append(later, func() { f.evidence[i] = f.supposeRevision(f.evidence[i], c, st, c.supposed(e.Signer)) })
+			continue
+		}
 		f.evidence = append(f.evidence, f.accept(piece, c, st, c.supposed(e.Signer)))
+	}
+	f.findRevisions()
+	for _, judge := range later {
+		judge()
 	}
 	subject, used, err := c.decide(ctx, f, nil)
 	if err != nil {
@@ -79,6 +97,15 @@ func (c *check) try(ctx context.Context, t *policy.Case, f *found, v *Verdict) e
 	v.Subject, v.used = subject, [][]attest.Digest{used}
 	v.conclude(c)
 	return nil
+}
+
+// supposeRevision judges a statement about a revision, taken as well signed.
+func (f *found) supposeRevision(e Evidence, c *check, st *attest.Statement, signer verify.Signer) Evidence {
+	r, why := f.revision(st)
+	if r == nil {
+		return rejected(e, &verify.Rejection{Code: verify.CodeSubject, Message: why})
+	}
+	return r.hear(e, c, st, signer)
 }
 
 // supposed is the signer as Check would give it. Somebody whom the policy does

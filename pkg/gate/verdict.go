@@ -196,10 +196,11 @@ func patterns(list []string) string {
 // returns the bundles the answer rests on.
 func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (Subject, []attest.Digest, error) {
 	s := Subject{Digest: f.digest, Platform: f.platform, Evidence: f.evidence, Properties: []string{}}
-	res := verify.Assess(c.trust, f.findings(c, below))
+	c.assessSources(f)
+	res, stood := c.delegate(f, verify.Assess(c.trust, f.findings(c, below)), &s)
 	s.Reached, s.Requirements = res.Levels, res.Rows
 	s.Properties = append(s.Properties, res.Properties...)
-	used := c.rests(res)
+	used := append(c.rests(res), stood...)
 	if res.Candidate != nil {
 		for _, p := range res.Candidate.Problems {
 			if p.Code == CodeNoRule {

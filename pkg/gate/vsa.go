@@ -56,16 +56,16 @@ func (v *Verdict) VSA(opts VSAOptions) ([]SubjectVSA, error) {
 			pol.URI = "urn:waxseal:policy:" + string(v.PolicyDigest)
 		}
 	} else if pol.URI == "" {
-		pol.URI = fmt.Sprintf("urn:waxseal:trust:%s:build-level:%d:%s", v.TrustedBy, v.Declared.Build, v.TrustDigest)
+		pol.URI = fmt.Sprintf("urn:waxseal:trust:%s:build-level:%d:%s", v.TrustedBy, v.Declared.Build, v.TrustDigest) // the digest covers all that was asked
 	}
 	parts := append([]Subject{v.Subject}, v.Platforms...)
 	var out []SubjectVSA
 	for i, s := range parts {
-		level, inputs := s.Reached.Build, v.used[i]
+		reached, properties, inputs := s.Reached, s.Properties, v.used[i]
 		if i == 0 {
 			// The index is what its platforms are, and rests on their
 			// evidence as well.
-			level = v.Reached.Build
+			reached, properties = v.Reached, v.Properties
 			inputs = slices.Concat(v.used...)
 		}
 		p := attestations.VSA{
@@ -83,11 +83,23 @@ func (v *Verdict) VSA(opts VSAOptions) ([]SubjectVSA, error) {
 		// denied image has not passed.
 		if v.Decision == Pass && s.decided(v, i) == Pass {
 			p.VerificationResult = attestations.VSAPassed
-			p.VerifiedLevels = []string{fmt.Sprintf("SLSA_BUILD_LEVEL_%d", level)}
+			p.VerifiedLevels = verifiedLevels(reached, properties)
 		}
 		out = append(out, SubjectVSA{Digest: s.Digest, Platform: s.Platform, Predicate: p})
 	}
 	return out, nil
+}
+
+// verifiedLevels names what was reached: at most one level of each track, and
+// the properties that hold. A track on which nothing is known is left out. Names
+// that the specification does not define may not begin with "SLSA_".
+// https://slsa.dev/spec/v1.2/verification_summary#verifiedLevels
+func verifiedLevels(reached Levels, properties []string) []string {
+	out := []string{fmt.Sprintf("SLSA_BUILD_LEVEL_%d", reached.Build)}
+	if reached.Source > 0 {
+		out = append(out, fmt.Sprintf("SLSA_SOURCE_LEVEL_%d", reached.Source))
+	}
+	return append(out, properties...)
 }
 
 func (s Subject) decided(v *Verdict, i int) Decision {

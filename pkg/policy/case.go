@@ -48,6 +48,8 @@ type CaseEvidence struct {
 	Type      string // predicate type
 	Signer    verify.Signer
 	Predicate json.RawMessage
+	Commit    string   // the git commit that it is about; "": the image
+	Refs      []string // the branches and tags that it says the commit is on
 }
 
 // Expectation is what a case should lead to. Each text must be in one reason,
@@ -197,6 +199,15 @@ func (d *caseDecoder) evidence(n *yaml.Node) {
 			e.Signer = verify.Signer{Key: key.ID(), Name: name}
 		},
 		"predicate": func(n *yaml.Node) { e.Predicate = d.json(n); bodies++ },
+		"commit": func(n *yaml.Node) {
+			e.Commit = d.text(n, "commit")
+			if d.err == nil && !attest.IsCommit(e.Commit) {
+				d.fail(n, "commit %q is not the whole id of a git commit", clip(e.Commit))
+			}
+		},
+		"refs": func(n *yaml.Node) {
+			d.list(n, "refs", 100, func(n *yaml.Node) { e.Refs = append(e.Refs, d.text(n, "an entry of refs")) })
+		},
 		"file": func(n *yaml.Node) {
 			bodies++
 			raw, err := readFile(d.beside(d.text(n, "file")), attest.MaxSBOM)
@@ -225,6 +236,12 @@ func caseType(s string) string {
 		return attestations.InputsV1
 	case "rebuild":
 		return attestations.RebuildV1
+	case "vsa":
+		return attestations.VSAV1
+	case "review":
+		return attestations.ReviewV1
+	case "source-provenance":
+		return attestations.SourceProvenanceV1
 	case FormatSPDX:
 		return attestations.SPDX
 	case FormatCycloneDX:

@@ -21,6 +21,7 @@ const (
 	CodeRoot          = "root-user"     // the image runs as root
 	CodeSecret        = "secret"        // a secret in the configuration or history
 	CodeSBOM          = "sbom"          // a demand rests on an SBOM and there is none
+	CodeSummary       = "vsa"           // a verification summary is required and none counts
 )
 
 // Finding is one thing that a rule has against an image, or why a demand could
@@ -542,7 +543,7 @@ func waivable() []string {
 	}
 	return append(out,
 		CodeSource, CodeBuildType, CodeParameter,
-		CodeSBOM, CodePackage, CodeLicense, CodeVulnerability, CodeScan, CodeRoot, CodeSecret)
+		CodeSBOM, CodeSummary, CodePackage, CodeLicense, CodeVulnerability, CodeScan, CodeRoot, CodeSecret)
 }
 
 // meant says what somebody who named a requirement that is none can name.

@@ -131,7 +131,17 @@ func (i image) sentences(at time.Time) []string {
 		if i.allowChanges {
 			tree = ""
 		}
-		say(now, "must be built from %q%s", i.repository, tree)
+		on := ""
+		if i.ref != "" {
+			on = fmt.Sprintf(", on %q", i.ref)
+		}
+		say(now, "must be built from %q%s%s", i.repository, on, tree)
+	}
+	if i.reviewAge > 0 {
+		say(now, "must have reviews of its source not older than %s, where they count", span(i.reviewAge))
+	}
+	if i.vsa != nil {
+		say(now, "%s", i.vsa.sentence())
 	}
 	if len(i.buildTypes) > 0 {
 		say(now, "must have the build type %s", list(i.buildTypes))

@@ -237,6 +237,9 @@ func (d *decoder) policy(n *yaml.Node) {
 			d.object(n, "trust", nil, map[string]func(*yaml.Node){
 				"builders":  func(n *yaml.Node) { d.list(n, "trust.builders", maxBuilders, d.builder) },
 				"attesters": func(n *yaml.Node) { d.list(n, "trust.attesters", maxBuilders, d.attester) },
+				"verifiers": func(n *yaml.Node) { d.list(n, "trust.verifiers", maxBuilders, d.verifier) },
+				"sources":   func(n *yaml.Node) { d.list(n, "trust.sources", maxBuilders, d.system) },
+				"reviewers": func(n *yaml.Node) { d.list(n, "trust.reviewers", maxBuilders, d.reviewer) },
 			})
 		},
 		"images": func(n *yaml.Node) { d.list(n, "images", maxImages, d.image) },
@@ -300,6 +303,13 @@ func (d *decoder) image(n *yaml.Node) {
 					}
 				},
 				"allowChanges": func(n *yaml.Node) { i.allowChanges = d.truth(n, "source.allowChanges") },
+				"ref": func(n *yaml.Node) {
+					i.ref = d.text(n, "source.ref")
+					if d.err == nil && (!strings.HasPrefix(i.ref, "refs/") || strings.Contains(i.ref, "***")) {
+						d.fail(n, "source.ref %q is not the pattern of a whole reference, such as refs/heads/main or refs/tags/v*", clip(i.ref))
+					}
+				},
+				"reviewMaxAge": func(n *yaml.Node) { i.reviewAge = d.span(n, "source.reviewMaxAge") },
 			})
 		},
 		"buildTypes": func(n *yaml.Node) {
@@ -323,6 +333,7 @@ func (d *decoder) image(n *yaml.Node) {
 				"effective": func(n *yaml.Node) { i.asked().effective = d.moment(n, "sbom.effective") },
 			})
 		},
+		"vsa":             func(n *yaml.Node) { i.vsa = d.summary(n) },
 		"rules":           func(n *yaml.Node) { d.rules(n, &i.demands) },
 		"vulnerabilities": func(n *yaml.Node) { d.vulnerabilities(n, &i.demands) },
 		"hardening":       func(n *yaml.Node) { d.hardening(n, &i.demands) },

@@ -115,14 +115,15 @@ func (d *decoder) settle(n *yaml.Node) {
 		return
 	}
 	switch {
-	case len(d.out.builders) == 0:
-		d.fail(n, `trust has no "builders"`)
+	case len(d.out.builders)+len(d.out.verifiers) == 0:
+		d.fail(n, `trust has neither "builders" nor "verifiers"`)
 	case len(d.out.images) == 0:
 		d.fail(n, `the policy has no "images"`)
 	case len(d.out.images) > maxImages || len(d.out.builders) > maxBuilders:
 		d.fail(n, "with what it extends, more than %d images or %d builders", maxImages, maxBuilders)
 	}
 	d.anchors(n)
+	d.trusted(n)
 	texts := map[string]string{}
 	for _, i := range d.out.images {
 		for _, r := range i.rules {
@@ -370,6 +371,9 @@ func (p *Policy) adopt(base *Policy) {
 	p.images = append(p.images, base.images...)
 	p.speakers = append(p.speakers, base.speakers...)
 	p.attesters = append(p.attesters, base.attesters...)
+	p.verifiers = append(p.verifiers, base.verifiers...)
+	p.systems = append(p.systems, base.systems...)
+	p.reviewers = append(p.reviewers, base.reviewers...)
 	p.signers.add(base.signers.all...)
 }
 

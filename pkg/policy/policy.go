@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -43,6 +44,9 @@ type Policy struct {
 	// is the Fact.
 	speakers  []verify.Builder
 	attesters []attester
+	verifiers []verifier
+	systems   []system
+	reviewers []reviewer
 	extends   []attest.Digest // the policies it extends, the nearest first
 	path      string
 }
@@ -57,8 +61,11 @@ type image struct {
 	match      string
 	level      verify.Demand // levels and properties
 	repository string
+	ref        string // a pattern of the branch or tag
 	// allowChanges accepts a tree that is not exactly the commit's.
 	allowChanges bool
+	reviewAge    time.Duration // how old a review of the source may be; 0: any age
+	vsa          *summary      // nil: not asked about
 	buildTypes   []string
 	parameters   map[string]allowed
 	sbom         bool
@@ -326,10 +333,16 @@ func (p *Policy) Summary() string {
 	for _, d := range p.builders {
 		fmt.Fprintf(&b, "trusts %q, signed by %s, up to Build L%d\n", d.id, d.signer, d.maxLevel)
 	}
+	for _, line := range p.words() {
+		b.WriteString(line + "\n")
+	}
 	for _, i := range p.images {
 		fmt.Fprintf(&b, "expects of %q: %s", i.match, i.level)
 		if i.repository != "" {
 			fmt.Fprintf(&b, ", source %q", i.repository)
+			if i.ref != "" {
+				fmt.Fprintf(&b, " on %q", i.ref)
+			}
 		}
 		if len(i.buildTypes) > 0 {
 			fmt.Fprintf(&b, ", %d build types", len(i.buildTypes))
@@ -340,10 +353,10 @@ func (p *Policy) Summary() string {
 				fmt.Fprintf(&b, " (%s)", strings.Join(i.formats, ", "))
 			}
 		}
-		b.WriteString(i.summary())
+		b.WriteString(i.vsa.brief() + i.summary())
 		b.WriteByte('\n')
-		if !p.reaches(i.level.Build) {
-			fmt.Fprintf(&b, "  warning: no builder is trusted up to Build L%d, so nothing can fulfil this\n", i.level.Build)
+		for _, line := range p.warnings(i) {
+			b.WriteString("  warning: " + line + "\n")
 		}
 		if slices.Contains(i.level.Properties, verify.PropertyReproduced) && len(p.builders) < 2 {
 			fmt.Fprintf(&b, "  warning: one builder alone is trusted, so nothing can be %s\n", verify.PropertyReproduced)

@@ -72,7 +72,7 @@ func TestGoodPolicies(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p.Digest() != attest.DigestOf(raw) || p.Path() != f || len(p.Trust().Builders) == 0 || p.Summary() == "" {
+			if p.Digest() != attest.DigestOf(raw) || p.Path() != f || len(p.Trust().Builders)+len(p.Verifiers()) == 0 || p.Summary() == "" {
 				t.Errorf("loaded as %+v", p)
 			}
 			doc, err := plainly(t, raw)
@@ -96,7 +96,7 @@ func TestBadPolicies(t *testing.T) {
 	s := schema(t)
 	beyond := []string{"anchor", "alias", "merge", "two-documents", "tag", "key-missing", "key-no-key", "builder-twice", "source-no-url", "unhosted-lookalike",
 		"rule-not-bool", "rule-syntax", "rule-unknown-variable", "rule-unknown-field", "rule-wrong-type", "rule-costly", "rule-twice",
-		"waiver-no-such-rule", "license-expression", "forbidden-no-purl", "forbidden-qualifier", "extends-other-digest", "extends-circle", "extends-missing",
+		"waiver-no-such-rule", "license-expression", "verifier-empty", "verifier-twice", "reviewers-one-signer", "vsa-nobody", "vsa-stranger", "forbidden-no-purl", "forbidden-qualifier", "extends-other-digest", "extends-circle", "extends-missing",
 		"san-begins-with-star", "san-regexp", "san-repo-prefix", "san-host", "issuer-pattern", "window-empty", "window-nonsense", "root-missing", "root-nonsense", "root-mixed", "ca-nonsense"}
 	got := map[string]string{}
 	for _, f := range files {
@@ -532,7 +532,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(p.Trust().Builders) == 0 || len(p.Trust().Keys)+len(p.Trust().Identities) == 0 || len(p.Patterns()) == 0 {
+		if len(p.Trust().Builders)+len(p.Verifiers()) == 0 || len(p.Trust().Keys)+len(p.Trust().Identities) == 0 || len(p.Patterns()) == 0 {
 			t.Fatal("accepted a policy that says nothing")
 		}
 		for _, b := range p.Trust().Builders {

@@ -39,17 +39,26 @@ type source interface {
 }
 
 func (r *registry) Evidence(ctx context.Context, d attest.Digest) ([]Piece, error) {
-	return collect(ctx, r, r.opts, d)
+	return collect(ctx, r, r.opts, r.named, d)
+}
+
+func (r *registry) CommitEvidence(ctx context.Context, commit string) ([]Piece, error) {
+	return r.named.commit(ctx, commit)
 }
 
 func (l *layout) Evidence(ctx context.Context, d attest.Digest) ([]Piece, error) {
-	return collect(ctx, l, l.opts, d)
+	return collect(ctx, l, l.opts, l.named, d)
+}
+
+func (l *layout) CommitEvidence(ctx context.Context, commit string) ([]Piece, error) {
+	return l.named.commit(ctx, commit)
 }
 
 // collector gathers the pieces about one digest.
 type collector struct {
 	source
 	opts  Options
+	named *named
 	about attest.Digest
 	bytes atomic.Int64
 
@@ -64,16 +73,18 @@ type task struct {
 	desc   v1.Descriptor
 }
 
-func collect(ctx context.Context, s source, opts Options, about attest.Digest) ([]Piece, error) {
-	c := &collector{source: s, opts: opts, about: about}
+func collect(ctx context.Context, s source, opts Options, n *named, about attest.Digest) ([]Piece, error) {
+	c := &collector{source: s, opts: opts, named: n, about: about}
 	err := parallel(ctx, parallelReads, []func(context.Context) error{
 		c.listReferrers, c.readFallback, c.readAtt, c.readIndex, c.readFiles,
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := c.readTasks(ctx); err != nil {
-		return nil, err
+	for _, next := range []func(context.Context) error{c.readTasks, c.readNotes, c.readSig} {
+		if err := next(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return c.sorted(), nil
 }
@@ -128,7 +139,7 @@ func (c *collector) unreadable(ctx context.Context, p Piece, err error) error {
 
 // tooMuch is more evidence than is read. It is no mark on one piece: which of
 // them counts cannot be told.
-type tooMuch struct{ about attest.Digest }
+type tooMuch struct{ about string }
 
 func (e *tooMuch) Error() string {
 	return fmt.Sprintf("reading evidence for %s: more than the %d pieces or %d MB that are read", e.about, attest.MaxEvidence, attest.MaxEvidenceSum>>20)
@@ -184,7 +195,7 @@ func (c *collector) readFallback(ctx context.Context) error {
 		return nil
 	}
 	if len(doc.Manifests) > attest.MaxReferrers {
-		return &tooMuch{c.about}
+		return &tooMuch{string(c.about)}
 	}
 	c.enqueue(SourceTag, doc.Manifests)
 	return nil
@@ -197,6 +208,30 @@ func (c *collector) readAtt(ctx context.Context) error {
 		return err
 	}
 	return c.readLayers(ctx, Piece{Source: SourceAtt, Where: string(d)}, doc)
+}
+
+// aSignature says what there is in place of evidence.
+const aSignature = "a signature, not an attestation: it says nothing of how the image was built"
+
+// readSig lists what is under cosign's tag for signatures, which is evidence of
+// nothing that is judged here. So it is asked for only by who wants everything,
+// and where there is nothing else to show.
+func (c *collector) readSig(ctx context.Context) error {
+	wanted := c.opts.Want == nil || c.opts.Want(cosigntypes.SimpleSigningMediaType)
+	if !wanted && len(c.pieces) > 0 {
+		return nil
+	}
+	doc, d, err := c.readTag(ctx, SourceSig, fallbackTag(c.about)+".sig")
+	if doc == nil || err != nil {
+		return err
+	}
+	for i, layer := range doc.Layers {
+		if i == attest.MaxEvidence {
+			break // which of them counts is no question: none does
+		}
+		c.add(Piece{Source: SourceSig, Where: string(d), Digest: attest.Digest(layer.Digest.String()), Skipped: aSignature})
+	}
+	return nil
 }
 
 // readIndex looks for BuildKit's attestation manifests in the index that was
@@ -248,7 +283,7 @@ func (c *collector) readTasks(ctx context.Context) error {
 		work = append(work, func(ctx context.Context) error { return c.readTask(ctx, p, t.desc) })
 	}
 	if len(work) > attest.MaxEvidence {
-		return &tooMuch{c.about}
+		return &tooMuch{string(c.about)}
 	}
 	return parallel(ctx, parallelReads, work)
 }
@@ -263,6 +298,9 @@ func (c *collector) decline(p *Piece, artifactType string, annotations map[strin
 		"", emptyMediaType, imageConfigMediaType,
 		cosigntypes.DssePayloadType, cosigntypes.IntotoPayloadType, "application/vnd.dev.cosign.artifact.att.v1+json",
 	}, artifactType):
+	case artifactType == cosigntypes.SimpleSigningMediaType || strings.HasPrefix(artifactType, "application/vnd.dev.cosign.artifact.sig."):
+		p.Skipped = aSignature
+		return true
 	default:
 		p.Skipped = fmt.Sprintf("artifact type %q is no evidence that waxseal reads", oneLine(artifactType))
 		return true
@@ -318,13 +356,18 @@ func (c *collector) readTask(ctx context.Context, p Piece, desc v1.Descriptor) e
 // readLayers takes every layer of an evidence manifest as a piece.
 func (c *collector) readLayers(ctx context.Context, p Piece, doc *document) error {
 	if len(doc.Layers) > attest.MaxEvidence {
-		return &tooMuch{c.about}
+		return &tooMuch{string(c.about)}
 	}
 	for _, layer := range doc.Layers {
 		p := p
 		p.Digest = attest.Digest(layer.Digest.String())
 		mediaType := string(layer.MediaType)
 		signed := strings.HasPrefix(mediaType, bundleMediaPrefix) || mediaType == cosigntypes.DssePayloadType
+		if mediaType == cosigntypes.SimpleSigningMediaType {
+			p.Skipped = aSignature
+			c.add(p)
+			continue
+		}
 		if !signed && mediaType != cosigntypes.IntotoPayloadType {
 			p.Skipped = fmt.Sprintf("a layer of type %q is no evidence that waxseal reads", oneLine(mediaType))
 			c.add(p)
@@ -335,7 +378,7 @@ func (c *collector) readLayers(ctx context.Context, p Piece, doc *document) erro
 			continue
 		}
 		if layer.Size >= 0 && layer.Size <= attest.MaxBundle && c.bytes.Add(layer.Size) > attest.MaxEvidenceSum {
-			return &tooMuch{c.about}
+			return &tooMuch{string(c.about)}
 		}
 		raw, err := readBlob(ctx, c, layer, attest.MaxBundle)
 		if err != nil {
@@ -364,5 +407,5 @@ func (c *collector) sorted() []Piece {
 }
 
 func order(origin string) int {
-	return slices.Index([]string{SourceReferrer, SourceTag, SourceAtt, SourceIndex, SourceFile}, origin)
+	return slices.Index([]string{SourceReferrer, SourceTag, SourceAtt, SourceIndex, SourceFile, SourceNotes, SourceSig}, origin)
 }

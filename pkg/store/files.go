@@ -1,13 +1,18 @@
 package store
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 )
@@ -19,76 +24,362 @@ const (
 	imageDir   = "image"
 )
 
-// readFiles takes the evidence that the caller named. A file speaks of c.about
-// when its statement does; one that cannot be read is shown with every digest.
-func (c *collector) readFiles(ctx context.Context) error {
-	var paths []string
-	for _, p := range c.opts.Evidence {
-		more, err := evidenceFiles(p)
+const (
+	maxFolderDepth = 16
+	// What is about none of the image's digests is shown, so that its owner sees
+	// why it does not count; of a file for a thousand images only so much.
+	maxAside      = 64
+	maxAsideBytes = 16 << 20
+)
+
+// named is what Options.Evidence names. It is read through once: kept is where
+// the documents lie and what they are about, so that memory grows with their
+// number and not with their size.
+type named struct {
+	paths []string
+
+	mu    sync.Mutex
+	read  bool
+	docs  []fileDoc
+	about map[string][]int // imageKey or commitKey -> docs
+	notes []*gitNotes
+}
+
+// fileDoc is one document in a file.
+type fileDoc struct {
+	path         string
+	line         int // 0: the file is this document
+	offset, size int64
+	digest       attest.Digest
+	skipped      string // why it is not read
+	commits      bool   // it is about commits only
+}
+
+func (d *fileDoc) where() string {
+	if d.line == 0 {
+		return d.path
+	}
+	return fmt.Sprintf("%s:%d", d.path, d.line)
+}
+
+func imageKey(d attest.Digest) string { return "image " + d.Hex() }
+func commitKey(commit gitID) string   { return "commit " + string(commit) }
+
+func newNamed(evidence []string) *named {
+	return &named{paths: evidence, about: map[string][]int{}}
+}
+
+// tooMany is more than is read of what the caller named.
+func tooMany(path string, limit int, what string) error {
+	return &Error{Place: path, Action: "reading evidence", Cause: fmt.Sprintf("more than the %d %s that are read", limit, what)}
+}
+
+// load reads everything through, once. What went wrong is not kept: whoever
+// asks next may have more time.
+func (n *named) load(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.read {
+		return nil
+	}
+	fresh := newNamed(n.paths)
+	files := 0
+	for _, p := range n.paths {
+		if dir, ok := strings.CutPrefix(p, GitPrefix); ok {
+			notes, err := openGit(dir)
+			if err != nil {
+				return err
+			}
+			fresh.notes = append(fresh.notes, notes)
+			continue
+		}
+		paths, err := evidenceFiles(p)
 		if err != nil {
 			return err
 		}
-		paths = append(paths, more...)
+		if files += len(paths); files > attest.MaxEvidenceFiles {
+			return tooMany(p, attest.MaxEvidenceFiles, "files")
+		}
+		for _, path := range paths {
+			if err := fresh.file(ctx, path); err != nil {
+				return err
+			}
+		}
 	}
-	if len(paths) > attest.MaxEvidence {
-		return &tooMuch{c.about}
+	n.docs, n.about, n.notes, n.read = fresh.docs, fresh.about, fresh.notes, true
+	return nil
+}
+
+// file takes in the documents of one file: one, or with JSON lines one a line.
+// The last line counts with or without its newline.
+func (n *named) file(ctx context.Context, path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return pathError("reading evidence", path, err)
 	}
-	if len(paths) == 0 {
+	skip := func(cause string) error { return n.add(fileDoc{path: path, skipped: cause}, nil) }
+	if !info.Mode().IsRegular() {
+		return skip("not a regular file")
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return skip(oneLine(err.Error()))
+	}
+	defer f.Close()
+	if ext := filepath.Ext(path); ext != ".jsonl" && ext != ".ndjson" {
+		head := make([]byte, min(info.Size(), attest.MaxBundle))
+		if _, err := io.ReadFull(f, head); err != nil {
+			return skip(oneLine(err.Error()))
+		}
+		first, _, several := bytes.Cut(bytes.TrimSpace(head), []byte("\n"))
+		switch lines := several && attest.UnmarshalStrict(first, nil) == nil; {
+		case lines: // no document over several lines has one in its first
+		case info.Size() > attest.MaxBundle:
+			return skip((&oversize{info.Size(), attest.MaxBundle}).Error())
+		default:
+			return n.add(fileDoc{path: path, size: info.Size()}, head)
+		}
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return skip(oneLine(err.Error()))
+		}
+	}
+	return n.lines(ctx, path, f)
+}
+
+func (n *named) lines(ctx context.Context, path string, f io.Reader) error {
+	in := bufio.NewReaderSize(f, 64<<10)
+	var line []byte
+	var offset, size int64
+	for number := 1; ; {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		part, err := in.ReadSlice('\n')
+		size += int64(len(part))
+		if size <= attest.MaxBundle {
+			line = append(line, part...)
+		}
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return n.add(fileDoc{path: path, line: number, skipped: oneLine(err.Error())}, nil)
+		}
+		d := fileDoc{path: path, line: number, offset: offset, size: size}
+		var bad error
+		switch {
+		case size > attest.MaxBundle:
+			d.skipped = (&oversize{size, attest.MaxBundle}).Error()
+			bad = n.add(d, nil)
+		case len(bytes.TrimSpace(line)) > 0:
+			bad = n.add(d, line)
+		}
+		if bad != nil || err != nil {
+			return bad
+		}
+		offset, size, line, number = offset+size, 0, line[:0], number+1
+	}
+}
+
+// add enters a document, with what it is about.
+func (n *named) add(d fileDoc, raw []byte) error {
+	if len(n.docs) == attest.MaxEvidenceDocs {
+		return tooMany(d.path, attest.MaxEvidenceDocs, "documents")
+	}
+	if trimmed := bytes.TrimSpace(raw); len(raw) > 0 {
+		d.offset += int64(len(raw) - len(bytes.TrimLeft(raw, " \t\r\n")))
+		d.size = int64(len(trimmed))
+		d.digest = attest.DigestOf(trimmed)
+		if st := statementOf(trimmed); st != nil {
+			d.commits = true
+			for _, s := range st.Subject {
+				for alg, value := range s.Digest {
+					switch alg {
+					case "gitCommit", "sha1":
+						if id, err := parseGitID(value); err == nil {
+							n.enter(commitKey(id))
+						}
+					case "sha256":
+						d.commits = false
+						n.enter(imageKey(attest.Digest("sha256:" + value)))
+					default:
+						d.commits = false
+					}
+				}
+			}
+		} else if err := attest.UnmarshalStrict(trimmed, nil); err != nil {
+			d.skipped = oneLine(err.Error())
+		}
+	} else if d.skipped == "" {
+		d.skipped = "it is empty"
+	}
+	n.docs = append(n.docs, d)
+	if len(n.about) > attest.MaxEvidenceDocs*4 {
+		return tooMany(d.path, 4*attest.MaxEvidenceDocs, "different subjects")
+	}
+	return nil
+}
+
+// enter notes that the document that comes next is about key.
+func (n *named) enter(key string) {
+	if list := n.about[key]; len(list) == 0 || list[len(list)-1] != len(n.docs) {
+		n.about[key] = append(list, len(n.docs))
+	}
+}
+
+// piece reads a document again, and checks that it is the same still.
+func (d *fileDoc) piece() Piece {
+	p := Piece{Source: SourceFile, Where: d.where(), Digest: d.digest, Skipped: d.skipped}
+	if p.Skipped != "" {
+		return p
+	}
+	raw := make([]byte, d.size)
+	f, err := os.Open(d.path)
+	if err == nil {
+		_, err = f.ReadAt(raw, d.offset)
+		f.Close()
+	}
+	switch {
+	case err != nil:
+		p.Skipped = oneLine(err.Error())
+	case attest.DigestOf(raw) != d.digest:
+		p.Skipped = "the file was changed while it was read"
+	default:
+		p.Raw = raw
+		if st := statementOf(raw); st != nil {
+			p.PredicateType = st.PredicateType
+		}
+	}
+	return p
+}
+
+// readFiles takes the evidence that the caller named. A document speaks of
+// c.about when its statement does. One about another manifest of this image is
+// left out; others, and what cannot be read, are shown with every digest.
+func (c *collector) readFiles(ctx context.Context) error {
+	if len(c.named.paths) == 0 {
+		return nil
+	}
+	if err := c.named.load(ctx); err != nil {
+		return err
+	}
+	if len(c.named.docs) == 0 {
 		return nil
 	}
 	family, err := c.family(ctx)
 	if err != nil {
 		return err
 	}
-	count := 0
-	for _, path := range paths {
-		limit := int64(attest.MaxBundle)
-		if strings.HasSuffix(path, ".jsonl") {
-			limit = attest.MaxEvidenceSum
+	mine, others := map[int]bool{}, map[int]bool{}
+	for _, i := range c.named.about[imageKey(c.about)] {
+		mine[i] = true
+	}
+	for _, d := range family {
+		for _, i := range c.named.about[imageKey(d)] {
+			others[i] = !mine[i]
 		}
-		raw, err := readFile(path, limit)
-		if err != nil {
-			if err := c.unreadable(ctx, Piece{Source: SourceFile, Where: path}, err); err != nil {
+	}
+	if len(mine) > attest.MaxEvidence {
+		return &tooMuch{string(c.about)}
+	}
+	unread, foreign := aside{what: "cannot be read"}, aside{what: "are about something else"}
+	for i := range c.named.docs {
+		d := &c.named.docs[i]
+		switch {
+		case mine[i]:
+			if err := c.readFile(d); err != nil {
 				return err
 			}
-			continue
+		case others[i], d.commits:
+		case d.skipped != "" && unread.room(d), d.skipped == "" && foreign.room(d):
+			c.add(d.piece())
 		}
-		for where, piece := range split(path, raw) {
-			if count++; count > attest.MaxEvidence {
-				return &tooMuch{c.about}
-			}
-			if err := c.readFilePiece(ctx, where, piece, family); err != nil {
-				return err
-			}
+	}
+	for _, a := range []aside{unread, foreign} {
+		if a.left > 0 {
+			c.add(Piece{Source: SourceFile, Where: a.from, Skipped: fmt.Sprintf("from here on, %d more documents that %s", a.left, a.what)})
 		}
 	}
 	return nil
 }
 
-func (c *collector) readFilePiece(ctx context.Context, where string, raw []byte, family []attest.Digest) error {
-	p := Piece{Source: SourceFile, Where: where, Digest: attest.DigestOf(raw)}
-	if len(raw) > attest.MaxBundle {
-		return c.unreadable(ctx, p, &oversize{int64(len(raw)), attest.MaxBundle})
+func (c *collector) readFile(d *fileDoc) error {
+	p := d.piece()
+	if p.Raw != nil && c.unwanted(&p, p.PredicateType) {
+		p.Raw = nil
 	}
-	st := statementOf(raw)
-	if st == nil {
-		p.Skipped = "neither a bundle, nor a DSSE envelope, nor a statement"
-		c.add(p)
-		return nil
+	if c.bytes.Add(int64(len(p.Raw))) > attest.MaxEvidenceSum {
+		return &tooMuch{string(c.about)}
 	}
-	if !st.Binds(c.about) && slices.ContainsFunc(family, st.Binds) {
-		return nil // about another manifest of this image
-	}
-	if c.unwanted(&p, st.PredicateType) {
-		c.add(p)
-		return nil
-	}
-	if c.bytes.Add(int64(len(raw))) > attest.MaxEvidenceSum {
-		return &tooMuch{c.about}
-	}
-	p.Raw = raw
 	c.add(p)
 	return nil
+}
+
+// aside counts what is shown though it is not about the image.
+type aside struct {
+	what   string
+	pieces int
+	bytes  int64
+	left   int
+	from   string // the first that is left out
+}
+
+func (a *aside) room(d *fileDoc) bool {
+	size := d.size
+	if d.skipped != "" {
+		size = 0 // it is not read
+	}
+	if a.pieces == maxAside || a.pieces > 0 && a.bytes+size > maxAsideBytes {
+		if a.left++; a.left == 1 {
+			a.from = d.where()
+		}
+		return false
+	}
+	a.pieces++
+	a.bytes += size
+	return true
+}
+
+// commit lists what is said about a git commit.
+func (n *named) commit(ctx context.Context, commit string) ([]Piece, error) {
+	id, err := parseGitID(commit)
+	if err != nil {
+		return nil, fmt.Errorf("reading evidence about a commit: %w", err)
+	}
+	if err := n.load(ctx); err != nil {
+		return nil, err
+	}
+	var out []Piece
+	seen := map[attest.Digest]bool{}
+	sum := 0
+	take := func(p Piece) error {
+		if p.Raw != nil && seen[p.Digest] {
+			return nil
+		}
+		seen[p.Digest] = p.Raw != nil
+		out = append(out, p)
+		if sum += len(p.Raw); len(out) > attest.MaxEvidence || sum > attest.MaxEvidenceSum {
+			return &tooMuch{commit}
+		}
+		return nil
+	}
+	for _, i := range n.about[commitKey(id)] {
+		if err := take(n.docs[i].piece()); err != nil {
+			return nil, err
+		}
+	}
+	for _, notes := range n.notes {
+		pieces, err := notes.about(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range pieces {
+			if err := take(p); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
 }
 
 func statementOf(raw []byte) *attest.Statement {
@@ -118,7 +409,8 @@ func (c *collector) family(ctx context.Context) ([]attest.Digest, error) {
 	return out, nil
 }
 
-// evidenceFiles lists the files that path means.
+// evidenceFiles lists the files that path means: itself, or what lies in the
+// folder and below. Links are not followed there, and a layout is an image.
 func evidenceFiles(path string) ([]string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -131,46 +423,37 @@ func evidenceFiles(path string) ([]string, error) {
 	if sub, err := os.Stat(filepath.Join(path, bundlesDir)); err == nil && sub.IsDir() {
 		dir = filepath.Join(path, bundlesDir)
 	}
-	entries, err := os.ReadDir(dir)
+	var out []string
+	err = filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		hidden := p != dir && strings.HasPrefix(e.Name(), ".")
+		if e.IsDir() {
+			_, layout := os.Stat(filepath.Join(p, "oci-layout"))
+			if hidden || layout == nil || strings.Count(strings.TrimPrefix(p, dir), string(filepath.Separator)) > maxFolderDepth {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if e.Type().IsRegular() && !hidden && slices.Contains([]string{".json", ".jsonl", ".ndjson", ".sigstore", ".intoto", ".dsse"}, filepath.Ext(p)) {
+			out = append(out, p)
+		}
+		if len(out) > attest.MaxEvidenceFiles {
+			return tooMany(path, attest.MaxEvidenceFiles, "files")
+		}
+		return nil
+	})
+	var many *Error
+	if errors.As(err, &many) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, pathError("reading evidence", dir, err)
-	}
-	var out []string
-	for _, e := range entries {
-		n := e.Name()
-		if e.Type().IsRegular() && !strings.HasPrefix(n, ".") && (strings.HasSuffix(n, ".json") || strings.HasSuffix(n, ".jsonl")) {
-			out = append(out, filepath.Join(dir, n))
-		}
 	}
 	if len(out) == 0 {
 		return nil, &Error{Place: path, Action: "reading evidence", Cause: "the folder holds no .json or .jsonl file",
 			Way: "give a folder as \"waxseal build --out\" writes it, or a file with a bundle"}
 	}
 	return out, nil
-}
-
-// split yields the documents of a file: one, or with JSON lines one a line.
-// The last line counts with or without its newline.
-func split(path string, raw []byte) func(yield func(string, []byte) bool) {
-	return func(yield func(string, []byte) bool) {
-		lines := strings.HasSuffix(path, ".jsonl")
-		if !lines && len(raw) <= attest.MaxBundle {
-			// A document over several lines is one document.
-			lines = attest.UnmarshalStrict(raw, nil) != nil && bytes.Contains(bytes.TrimSpace(raw), []byte("\n"))
-		}
-		if !lines {
-			yield(path, raw)
-			return
-		}
-		n := 0
-		for line := range bytes.Lines(raw) {
-			n++
-			if line = bytes.TrimSpace(line); len(line) == 0 {
-				continue
-			}
-			if !yield(fmt.Sprintf("%s:%d", path, n), line) {
-				return
-			}
-		}
-	}
 }

@@ -30,13 +30,14 @@ const refName = "org.opencontainers.image.ref.name"
 // layout is an OCI image layout, a folder.
 // https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md
 type layout struct {
-	ref  Reference
-	opts Options
-	dir  string
+	ref   Reference
+	opts  Options
+	named *named
+	dir   string
 }
 
 func openLayout(ctx context.Context, ref Reference, opts Options, create bool) (*layout, error) {
-	l := &layout{ref: ref, opts: opts, dir: ref.Place}
+	l := &layout{ref: ref, opts: opts, named: newNamed(opts.Evidence), dir: ref.Place}
 	marker := filepath.Join(l.dir, "oci-layout")
 	raw, err := readFile(marker, attest.MaxKey)
 	if errors.Is(err, os.ErrNotExist) && create {

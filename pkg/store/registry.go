@@ -30,6 +30,7 @@ type registry struct {
 	repo   name.Repository
 	polite http.RoundTripper
 	auth   authn.Keychain
+	named  *named
 
 	mu        sync.Mutex
 	client    *http.Client   // logged in for reading; nil before the first use
@@ -60,7 +61,7 @@ func openRegistry(ref Reference, opts Options) (*registry, error) {
 	}
 	return &registry{
 		ref: ref, opts: opts, repo: repo, polite: newTransport(opts),
-		auth: authn.DefaultKeychain, manifests: map[attest.Digest]cached{},
+		auth: authn.DefaultKeychain, named: newNamed(opts.Evidence), manifests: map[attest.Digest]cached{},
 	}, nil
 }
 
@@ -258,6 +259,9 @@ func fallbackTag(d attest.Digest) string { return "sha256-" + d.Hex() }
 // linkPattern finds the address in a Link header that leads on.
 const linkPattern = `<([^>]*)>\s*;[^,]*rel="?next"?`
 
+// maxReferrerPages bounds the pages of one list of referrers.
+const maxReferrerPages = 256
+
 // referrers asks the referrers API, page after page. A registry without it
 // answers 404, which is an empty list: the fallback tag is asked for apart.
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers
@@ -269,10 +273,16 @@ func (r *registry) referrers(ctx context.Context, d attest.Digest) ([]v1.Descrip
 	}
 	next := &url.URL{Scheme: r.repo.Scheme(), Host: r.repo.RegistryStr(), Path: fmt.Sprintf("/v2/%s/referrers/%s", r.repo.RepositoryStr(), d)}
 	var out []v1.Descriptor
-	for page := 0; next != nil; page++ {
-		if page > attest.MaxReferrers {
+	seen := map[string]bool{}
+	for next != nil {
+		// A list may lead on for ever, or in a circle.
+		if len(seen) == maxReferrerPages {
 			return nil, r.tooMany(action)
 		}
+		if seen[next.RawQuery] {
+			return nil, &Error{Place: r.ref.Place, Action: action, Cause: "the registry's list of referrers leads back to a page that has been read"}
+		}
+		seen[next.RawQuery] = true
 		list, following, err := r.referrersPage(ctx, client, next)
 		if err != nil {
 			return nil, r.explain(ctx, action, err)
@@ -324,9 +334,12 @@ func (r *registry) referrersPage(ctx context.Context, client *http.Client, page 
 	if err != nil {
 		return nil, nil, fmt.Errorf("the next page of referrers has no address: %w", err)
 	}
-	// Another host would be sent this one's credentials.
-	following.Scheme, following.Host = page.Scheme, page.Host
-	return index.Manifests, following, nil
+	// Another host would be sent this one's credentials; and behind a proxy a
+	// registry may not know its own name, nor the path that it is reached under.
+	// So only the question is taken from what it says.
+	onward := *page
+	onward.RawQuery = following.RawQuery
+	return index.Manifests, &onward, nil
 }
 
 func (r *registry) PutBlob(ctx context.Context, b Blob) error {

@@ -22,8 +22,10 @@ import (
 type Options struct {
 	Insecure  bool   // plain HTTP or unverified TLS for this registry
 	UserAgent string // default "waxseal"
-	// Evidence is a folder as `waxseal build --out` writes it, or a file with
-	// one bundle or JSON lines, searched beside the place itself.
+	// Evidence is searched beside the place itself: a file with one document or
+	// with JSON lines; a folder of such files, as `waxseal build --out` writes it
+	// or deeper; or GitPrefix and the folder of a git repository, whose notes
+	// count. All of it is read through once for an opened place.
 	Evidence []string
 	// Images is a folder of OCI layouts, as `waxseal build` keeps them. An image
 	// of the Docker daemon that was built here is found there by its ID.
@@ -48,7 +50,7 @@ type Platform struct {
 // Piece is one piece of evidence found for a digest, as found.
 type Piece struct {
 	Source  string        // one of the Source constants
-	Where   string        // manifest digest or path: where to look at it
+	Where   string        // manifest digest, path or "refs/notes/X:COMMIT": where to look at it
 	Digest  attest.Digest // of Raw, or what the descriptor says when Raw is nil
 	Raw     []byte        // a bundle, a DSSE envelope, or for an index attestation the bare statement
 	Skipped string        // why it was not read (too large, unknown form …); Raw is then nil
@@ -64,6 +66,8 @@ const (
 	SourceAtt      = "cosign .att"
 	SourceIndex    = "index attestation (unsigned)"
 	SourceFile     = "file"
+	SourceNotes    = "git notes"
+	SourceSig      = "cosign .sig"
 )
 
 // Repository is one opened place: a registry repository or an OCI layout.
@@ -79,10 +83,19 @@ type Repository interface {
 
 // EvidenceLister lists what is said about a digest: the union of OCI 1.1
 // referrers, the fallback tag, cosign's .att, BuildKit's index attestations
-// and Options.Evidence. An empty list is not an error; a place that could not
-// be asked is.
+// and Options.Evidence. cosign's .sig is listed, unread, where there is nothing
+// else or Options.Want asks for it. An empty list is not an error; a place that
+// could not be asked is.
 type EvidenceLister interface {
 	Evidence(ctx context.Context, d attest.Digest) ([]Piece, error)
+}
+
+// CommitEvidenceLister lists what is said about a git commit, by its id in
+// lower-case hex: all git notes on it, and what among the files of
+// Options.Evidence names it as a subject, by gitCommit or sha1. Options.Want is
+// not asked. Whatever Open and OpenWritable return can do it.
+type CommitEvidenceLister interface {
+	CommitEvidence(ctx context.Context, commit string) ([]Piece, error)
 }
 
 // Repo is a repository that also lists evidence.

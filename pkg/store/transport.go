@@ -174,7 +174,12 @@ func (p *polite) bound(req *http.Request, resp *http.Response) *http.Response {
 	if resp == nil || resp.Body == nil {
 		return resp
 	}
-	path := req.URL.Path
+	// Where a registry sends us elsewhere, what was asked of it decides.
+	asked := req
+	for asked.Response != nil && asked.Response.Request != nil {
+		asked = asked.Response.Request
+	}
+	path := asked.URL.Path
 	if strings.Contains(path, "/manifests/") || strings.Contains(path, "/referrers/") || !strings.Contains(path, "/blobs/") && strings.HasPrefix(path, "/v2/") {
 		resp.Body = &bounded{ReadCloser: resp.Body, left: attest.MaxManifest}
 	}

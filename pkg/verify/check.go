@@ -72,6 +72,26 @@ func NewChecker(trust Trust, now time.Time) (*Checker, error) {
 // other error than a *Rejection does not occur. The key hint of the bundle is
 // not trusted: it only says which key to try first.
 func (c *Checker) Check(b *attest.Bundle, subject attest.Digest) (*Accepted, error) {
+	return c.check(b, func(st *attest.Statement) *Rejection {
+		if st.Binds(subject) {
+			return nil
+		}
+		return rejectf(CodeSubject, "its subject is %s, not this digest", firstSubject(st))
+	})
+}
+
+// CheckCommit is Check for a statement about a git commit, by the whole of its
+// id in hex.
+func (c *Checker) CheckCommit(b *attest.Bundle, commit string) (*Accepted, error) {
+	return c.check(b, func(st *attest.Statement) *Rejection {
+		if len(st.Commits(commit)) > 0 {
+			return nil
+		}
+		return rejectf(CodeSubject, "its subject is not the commit %s", clip(commit))
+	})
+}
+
+func (c *Checker) check(b *attest.Bundle, bound func(*attest.Statement) *Rejection) (*Accepted, error) {
 	st := b.Statement()
 	if st == nil {
 		return nil, rejectf(CodePayloadType, "it signs plain bytes, not an in-toto statement")
@@ -80,9 +100,9 @@ func (c *Checker) Check(b *attest.Bundle, subject attest.Digest) (*Accepted, err
 		return nil, r
 	}
 	// Cheap, and true whoever signed it: the signature need not be computed
-	// for a statement that does not speak of this image.
-	if !st.Binds(subject) {
-		return nil, rejectf(CodeSubject, "its subject is %s, not this digest", firstSubject(st))
+	// for a statement that does not speak of this subject.
+	if r := bound(st); r != nil {
+		return nil, r
 	}
 	signer, r := c.signer(b, sigverify.WithoutArtifactUnsafe)
 	if r != nil {

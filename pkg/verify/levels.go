@@ -217,7 +217,7 @@ func sourceRequirements() []Requirement {
 	system := func(level int, id, title, anchor, asks, evidence, way string) Requirement {
 		q := Requirement{
 			ID: id, Track: TrackSource, Level: level, Title: title, Clause: specSource + anchor, Asks: asks,
-			Evidence: summary + strconv.Itoa(level) + by + "; or " + evidence + ".",
+			Evidence: summary + strconv.Itoa(level) + by + evidence + ".",
 			Met:      "the evidence about the source says so", NotMet: "the evidence about the source says that it is not so", Unknown: unknown,
 			Way: want,
 		}
@@ -226,24 +226,24 @@ func sourceRequirements() []Requirement {
 		}
 		return q
 	}
-	const attested = "source provenance that shows it, from whom the policy trusts for it"
+	const attested = "; or source provenance that shows it, from whom the policy trusts for it"
 	return []Requirement{
 		system(1, RowSourceSystem, "Source control system", "choose-scs",
 			"The source is kept in a source control system that can reach the level that is asked for.",
 			attested, ""),
-		system(1, RowSourceRepository, "Repositories are identifiable", "repository-ids",
+		system(1, RowSourceRepository, "Identifiable repositories", "repository-ids",
 			"The repository has a stable address of its own.",
-			"provenance that names the repository, and evidence about the source that names the same one", `build from a git checkout with a remote, so that the provenance names it`),
+			"; or provenance that names the repository, and evidence about the source that names the same one", `build from a git checkout with a remote, so that the provenance names it`),
 		system(1, RowSourceRevision, "Revisions are immutable", "revision-ids",
 			"The revision has an identifier that never means anything else, as a git commit has.",
-			"provenance that pins the commit, from a tree without changes", "build from a clean checkout, so that the provenance pins the commit"),
+			"; or provenance that pins the commit, from a tree without changes", "build from a clean checkout, so that the provenance pins the commit"),
 		system(1, RowSourceDiff, "Human readable changes", "human-readable-diff",
 			"The system shows people what changed from one revision to another.",
 			attested, ""),
 		system(1, RowSourceSummary, "Source VSAs", "source-summary",
 			"The system issues a verification summary for each revision and gives it to whoever may have the source.",
-			"nothing else: it is what is asked for", ""),
-		system(2, RowSourceAccess, "Access and history controlled", "access-and-history",
+			"", ""),
+		system(2, RowSourceAccess, "Access and history", "access-and-history",
 			"Access to what is sensitive is restricted, history is kept reliably, and tags are not moved or deleted.",
 			attested, "restrict who may write, and protect the tags"),
 		system(2, RowSourceExpunging, "Safe expunging process", "safe-expunging-process",
@@ -261,7 +261,7 @@ func sourceRequirements() []Requirement {
 		system(2, RowSourceProvenance, "Source provenance", "source-provenance",
 			"When a branch moves, the system attests how the revision came about: by whom, when, under which controls.",
 			attested, "have source provenance written when the branch moves"),
-		system(3, RowSourceControls, "Continuous technical controls", "technical-controls",
+		system(3, RowSourceControls, "Continuous controls", "technical-controls",
 			"What the organisation claims of its process is enforced by controls whose meaning is written down.",
 			attested, "enforce by protection rules what is claimed of the process"),
 		system(3, RowSourceProtected, "Protected named references", "protected-refs",
@@ -269,7 +269,7 @@ func sourceRequirements() []Requirement {
 			attested, "protect the branch or tag that releases are built from"),
 		system(4, RowSourceReview, "Two-party review", "two-party-review",
 			"Two different trusted persons agreed to every change of a protected branch, its final form included, before it got there.",
-			"a review of the commit (https://waxseal.dev/attestations/review/v1) by reviewers whom the policy trusts, the author not counted twice", "require the approval of a second person before a change is merged"),
+			"; or a review of the commit (https://waxseal.dev/attestations/review/v1) by reviewers whom the policy trusts, the author not counted twice", "require the approval of a second person before a change is merged"),
 	}
 }
 
@@ -465,11 +465,11 @@ func parseDemand(s string) (Demand, error) {
 	return d, nil
 }
 
-// Find returns the requirement with an ID. The error names the one that was
+// Find returns the requirement with an ID, or the property of that name. The error names the one that was
 // most likely meant.
 func Find(id string) (Requirement, error) {
 	for _, q := range Requirements() {
-		if q.ID == id {
+		if q.ID == id || q.Property == id && id != "" {
 			return q, nil
 		}
 	}
@@ -484,7 +484,9 @@ func Find(id string) (Requirement, error) {
 // in it, as all did before tracks were part of them, the property of that
 // name, or one that is only a few letters away. "" when none is near.
 func Nearest(id string) string {
-	id = clip(strings.TrimSpace(id))
+	if id = clip(strings.TrimSpace(id)); id == "" {
+		return ""
+	}
 	best, least := "", 6
 	for _, q := range Requirements() {
 		_, name, _ := strings.Cut(q.ID, ".")

@@ -399,7 +399,7 @@ func checkIsolated(w *weighing) answer {
 // Source track.
 func (w *weighing) source(id string) answer {
 	if w.Source == nil {
-		if w.findings.Unread {
+		if w.findings.Unread && w.findings.Asked.Source == 0 {
 			return say(Unknown, unread)
 		}
 		return say(Unknown, "no evidence about the source")

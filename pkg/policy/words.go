@@ -1,0 +1,222 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+// Verifiers are those whose verification summaries count.
+func (p *Policy) Verifiers() []verify.Verifier {
+	var out []verify.Verifier
+	for _, v := range p.verifiers {
+		b := v.signer.builder(v.id, 1)
+		out = append(out, verify.Verifier{
+			ID: v.id, Key: b.Key, Identity: b.Identity, Window: b.Window,
+			Build: v.levels.Build, Source: v.levels.Source, Properties: slices.Clone(v.properties),
+		})
+	}
+	return out
+}
+
+// Sources returns the highest Source level that a signer's source provenance
+// counts for in a repository; 0: it does not count, and why.
+func (p *Policy) Sources(signer verify.Signer, repository string) (int, string) {
+	best, near := 0, false
+	for _, s := range p.systems {
+		if !matches(s.repository, verify.RepositoryURL(repository)) {
+			continue
+		}
+		near = true
+		if (verify.Trust{Builders: []verify.Builder{s.signer.builder("", 1)}}).Cap(signer, "").Level > 0 {
+			best = max(best, s.maxLevel)
+		}
+	}
+	switch {
+	case best > 0:
+		return best, ""
+	case near:
+		return 0, fmt.Sprintf("%s is not the one trusted about the source of %q at that time", signer, clip(repository))
+	}
+	return 0, fmt.Sprintf("trust.sources has nobody for the repository %q", clip(repository))
+}
+
+// Reviewer returns the trusted person that a signer is.
+func (p *Policy) Reviewer(signer verify.Signer) (verify.Reviewer, bool) {
+	for _, r := range p.reviewers {
+		if (verify.Trust{Builders: []verify.Builder{r.signer.builder("", 1)}}).Cap(signer, "").Level > 0 {
+			return verify.Reviewer{Name: r.name, Aliases: slices.Clone(r.aliases)}, true
+		}
+	}
+	return verify.Reviewer{}, false
+}
+
+// Summary says what the image's verification summaries must be like, an entry
+// each; all must hold of one that counts. None: they are not asked about.
+func (r Rule) Summary() []Summary {
+	var out []Summary
+	for _, e := range r.entries {
+		if v := e.vsa; v != nil {
+			out = append(out, Summary{Required: v.required, Options: verify.VSAOptions{
+				Verifiers: slices.Clone(v.verifiers), PolicyURI: v.policyURI, PolicyDigest: v.policyDigest,
+				MaxAge: v.maxAge, Names: slices.Clone(v.names),
+			}, ResourceURI: v.resourceURI})
+		}
+	}
+	return out
+}
+
+// Summary is what one entry says of verification summaries.
+type Summary struct {
+	// Required: without one the image is denied.
+	Required bool
+	// Options but for the place, the subject and the moment.
+	Options verify.VSAOptions
+	// ResourceURI is the place; empty: the image's own name.
+	ResourceURI string
+}
+
+// Delegates says what a verification summary may stand in for: what every
+// entry that asks for it leaves to one.
+func (r Rule) Delegates() verify.Delegates {
+	all := func(what string, asks func(verify.Demand) bool) bool {
+		some := false
+		for _, e := range r.entries {
+			delegated := e.vsa != nil && slices.Contains(e.vsa.delegates, what)
+			if some = some || delegated; asks(e.level) && !delegated {
+				return false
+			}
+		}
+		return some
+	}
+	return verify.Delegates{
+		Build:      all(delegateBuild, func(d verify.Demand) bool { return d.Build > 0 }),
+		Source:     all(delegateSource, func(d verify.Demand) bool { return d.Source > 0 }),
+		Properties: all(delegateProperties, func(d verify.Demand) bool { return len(d.Properties) > 0 }),
+		Expects: slices.ContainsFunc(r.entries, func(e image) bool {
+			return e.repository != "" || e.ref != "" || len(e.buildTypes) > 0 || len(e.parameters) > 0
+		}),
+	}
+}
+
+// OnRef reports whether one of a revision's named references is one that every
+// entry expects. Where none is expected, any is and none is as well.
+func (r Rule) OnRef(refs []string) bool {
+	for _, e := range r.entries {
+		if e.ref != "" && !slices.ContainsFunc(refs, func(ref string) bool { return matches(e.ref, ref) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// ReviewAge is how old a review may be; 0: any age.
+func (r Rule) ReviewAge() time.Duration {
+	var out time.Duration
+	for _, e := range r.entries {
+		if e.reviewAge > 0 && (out == 0 || e.reviewAge < out) {
+			out = e.reviewAge
+		}
+	}
+	return out
+}
+
+// words says whose summaries, source provenance and reviews count, a line each.
+func (p *Policy) words() []string {
+	var out []string
+	for _, v := range p.verifiers {
+		out = append(out, fmt.Sprintf("trusts verifier %q, signed by %s, about %s", v.id, v.signer, v.about()))
+	}
+	for _, s := range p.systems {
+		out = append(out, fmt.Sprintf("trusts %s about the source of %q, up to Source L%d", s.signer, s.repository, s.maxLevel))
+	}
+	for _, r := range p.reviewers {
+		line := fmt.Sprintf("trusts the reviews of %q, signed by %s", r.name, r.signer)
+		if len(r.aliases) > 0 {
+			line += ", who is also " + strings.Join(r.aliases, ", ")
+		}
+		out = append(out, line)
+	}
+	return out
+}
+
+func (v verifier) about() string {
+	var parts []string
+	if v.levels.Build > 0 {
+		parts = append(parts, fmt.Sprintf("Build up to L%d", v.levels.Build))
+	}
+	if v.levels.Source > 0 {
+		parts = append(parts, fmt.Sprintf("Source up to L%d", v.levels.Source))
+	}
+	return strings.Join(append(parts, v.properties...), ", ")
+}
+
+// sentence says what the summary must be like and what it stands in for.
+func (s *summary) sentence() string {
+	by := "a trusted verifier"
+	if len(s.verifiers) > 0 {
+		by = list(s.verifiers)
+	}
+	text := "verification summary by " + by
+	if s.policyURI != "" {
+		text += fmt.Sprintf(", under the policy %q", s.policyURI)
+	}
+	if s.policyDigest != "" {
+		text += " with digest " + string(s.policyDigest)
+	}
+	if s.resourceURI != "" {
+		text += fmt.Sprintf(", made for %q", s.resourceURI)
+	}
+	if s.maxAge > 0 {
+		text += ", not older than " + span(s.maxAge)
+	}
+	if len(s.names) > 0 {
+		text += ", that says " + strings.Join(s.names, " and ")
+	}
+	var what []string
+	for _, d := range s.delegates {
+		what = append(what, map[string]string{delegateBuild: "Build level", delegateSource: "Source level", delegateProperties: "properties"}[d])
+	}
+	shown := strings.Join(what, " and ")
+	switch {
+	case !s.required:
+		return fmt.Sprintf("may have its %s shown by a %s", shown, text)
+	case shown == "":
+		return "must have a " + text
+	}
+	return fmt.Sprintf("must have a %s; it may show its %s", text, shown)
+}
+
+// brief is the summary in a few words, with a comma before it.
+func (s *summary) brief() string {
+	switch {
+	case s == nil:
+		return ""
+	case len(s.delegates) == 0:
+		return ", a VSA"
+	case s.required:
+		return ", a VSA, which can show " + strings.Join(s.delegates, " and ")
+	}
+	return ", " + strings.Join(s.delegates, " and ") + " by VSA"
+}
+
+// warnings says what of an entry nothing can fulfil.
+func (p *Policy) warnings(i image) []string {
+	var out []string
+	build := i.level.Build == 0 || p.reaches(i.level.Build)
+	source := i.level.Source == 0 || slices.ContainsFunc(p.systems, func(s system) bool { return s.maxLevel >= i.level.Source })
+	for _, v := range p.verifiers {
+		build = build || i.vsa != nil && slices.Contains(i.vsa.delegates, delegateBuild) && v.levels.Build >= i.level.Build
+		source = source || v.levels.Source >= i.level.Source
+	}
+	if !build {
+		out = append(out, fmt.Sprintf("no builder is trusted up to Build L%d, so nothing can fulfil this", i.level.Build))
+	}
+	if !source {
+		out = append(out, fmt.Sprintf("nobody is trusted about the source up to Source L%d, so nothing can fulfil this", i.level.Source))
+	}
+	return out
+}

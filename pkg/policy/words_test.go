@@ -1,0 +1,132 @@
+package policy_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/waxseal/waxseal/pkg/policy"
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+func wordsPolicy(t *testing.T) (*policy.Policy, verify.Key, verify.Key) {
+	t.Helper()
+	p, err := policy.Load("testdata/good/words.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys []verify.Key
+	for _, name := range []string{"release.pub", "security.pub"} {
+		raw, err := os.ReadFile("testdata/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := verify.ParseKey(name, raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, k)
+	}
+	return p, keys[0], keys[1]
+}
+
+func TestWordsAreExplained(t *testing.T) {
+	p, _, _ := wordsPolicy(t)
+	text := p.Summary() + p.Explain(time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC))
+	for _, want := range []string{
+		`trusts verifier "https://v.example/v", signed by "../security.pub" (sha256:`,
+		`until 2030-01-01T00:00:00Z, about Build up to L3, Source up to L4, SLSA_SOURCE_TWO_PARTY_REVIEWED`,
+		`about the source of "https://git.example/acme/**", up to Source L3`,
+		`trusts the reviews of "Ann", signed by "../release.pub"`, `who is also ann@acme.example`,
+		`source "https://git.example/acme/app" on "refs/tags/v*", a VSA, which can show build and properties`,
+		`expects of "registry.example/mirror/**": Build L3, build by VSA`,
+		`must be built from "https://git.example/acme/app", on "refs/tags/v*", from a tree that is exactly a commit's`,
+		`must have reviews of its source not older than 30d`,
+		`must have a verification summary by "https://v.example/v", under the policy "https://v.example/policy" with digest sha256:1111`,
+		`made for "oci://registry.example/staging/app", not older than 7d, that says ACME_SCANNED; it may show its Build level and properties`,
+		`may have its Build level shown by a verification summary by a trusted verifier`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("lacks %q:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "warning") {
+		t.Errorf("a warning about what can be fulfilled:\n%s", text)
+	}
+	for text, want := range map[string]string{
+		"level: {build: 3}": "no builder is trusted up to Build L3",
+		"level: {build: 2, source: 2}, vsa: {delegates: [build]}": "nobody is trusted about the source up to Source L2",
+	} {
+		p, err := policy.Parse([]byte(`{apiVersion: waxseal.dev/v1, kind: Policy, trust: {verifiers: [{id: "https://v.example/v", signer: {key: k}, levels: {build: 2, source: 1}}]}, images: [{match: "**", `+text+`}]}`),
+			policy.ParseOptions{ReadKey: func(string) ([]byte, error) { return os.ReadFile("testdata/release.pub") }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(p.Summary(), want) {
+			t.Errorf("%s: %s", text, p.Summary())
+		}
+	}
+}
+
+// Who may speak about what: the strictest of all entries, and nobody by being
+// somebody else.
+func TestWords(t *testing.T) {
+	p, release, security := wordsPolicy(t)
+	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	signer := func(k verify.Key) verify.Signer {
+		s, ok := p.Trust().Suppose(verify.Signer{Key: k.ID()}, at)
+		if !ok {
+			t.Fatal("a key that the policy names is a stranger")
+		}
+		return s
+	}
+	for _, c := range []struct {
+		key        verify.Key
+		repository string
+		level      int
+	}{
+		{security, "git+https://git.example/acme/app.git", 3},
+		{security, "https://GIT.example/acme/deep/app", 3},
+		{security, "https://git.example/acme-evil/app", 0},
+		{security, "https://git.example.evil/acme/app", 0},
+		{security, "ssh://git@git.example/acme/app", 0},
+		{release, "https://git.example/acme/app", 0},
+	} {
+		if level, why := p.Sources(signer(c.key), c.repository); level != c.level || (why == "") != (level > 0) {
+			t.Errorf("%s about %s: %d, %q", c.key.Name(), c.repository, level, why)
+		}
+	}
+	if r, ok := p.Reviewer(signer(release)); !ok || r.Name != "Ann" || len(r.Aliases) != 1 {
+		t.Errorf("%+v, %t", r, ok)
+	}
+	if r, ok := p.Reviewer(verify.Signer{Key: "sha256:" + verify.Signer{}.Key}); ok {
+		t.Errorf("a stranger is %+v", r)
+	}
+	// A reviewer is no builder, and no attester.
+	if cap := p.Trust().Cap(signer(security), "https://ci.example.org/b"); cap.Level != 0 || p.Speaks(signer(security), policy.FactSBOM) {
+		t.Errorf("%+v", cap)
+	}
+	rule, _ := p.For("registry.example/prod/app")
+	if d := rule.Delegates(); !d.Build || d.Source || !d.Properties || !d.Expects {
+		t.Errorf("%+v", d)
+	}
+	for refs, want := range map[string]bool{"refs/tags/v1": true, "refs/heads/v1": false, "refs/heads/refs/tags/v1": false, "refs/tags/v1/x": false, "": false, "refs/heads/main refs/tags/v2": true} {
+		if got := rule.OnRef(strings.Fields(refs)); got != want {
+			t.Errorf("on %q: %t", refs, got)
+		}
+	}
+	// An entry that asks and does not delegate keeps what it asks for.
+	both, err := policy.Parse([]byte(`{apiVersion: waxseal.dev/v1, kind: Policy, trust: {verifiers: [{id: "https://v.example/v", signer: {key: k}, levels: {build: 2}}]}, images: [
+		{match: "a/**", level: {build: 0}}, {match: "b/**", level: {build: 1}}, {match: "**", level: {build: 2}, vsa: {delegates: [build]}}]}`),
+		policy.ParseOptions{ReadKey: func(string) ([]byte, error) { return os.ReadFile("testdata/release.pub") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"a/x": true, "b/x": false, "c": true} {
+		rule, _ := both.For(name)
+		if rule.Delegates().Build != want {
+			t.Errorf("%s: delegated %t", name, !want)
+		}
+	}
+}
