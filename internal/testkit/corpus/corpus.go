@@ -52,8 +52,11 @@ type Question struct {
 	Properties []string `json:"properties,omitempty"`
 	// Repository is the source repository that is expected.
 	Repository string `json:"repository,omitempty"`
-	// ResourceURI is what a verification summary must be about.
-	ResourceURI string `json:"resourceUri,omitempty"`
+	// Ref is the branch or tag that is expected, as a pattern.
+	Ref string `json:"ref,omitempty"`
+	// Summary is what verification summaries must be like, and what they may
+	// stand in for.
+	Summary *Summary `json:"summary,omitempty"`
 	// Flags are further arguments of `waxseal verify`.
 	Flags []string `json:"flags,omitempty"`
 	// Environment is set for the verifier, and must make no difference.
@@ -84,14 +87,16 @@ type Fault struct {
 // Trust is what is believed, in neutral words, and as waxseal takes it: from
 // Policy where there is one.
 type Trust struct {
-	Policy     string        `json:"policy,omitempty"` // waxseal's form of all the rest
-	Keys       []Key         `json:"keys,omitempty"`
-	Identities []Identity    `json:"identities,omitempty"`
-	Roots      []string      `json:"roots,omitempty"` // Sigstore trusted roots
-	CARoots    string        `json:"caRoots,omitempty"`
-	CABetween  string        `json:"caIntermediates,omitempty"`
-	Builders   []Builder     `json:"builders,omitempty"`
-	Verifiers  []VSAVerifier `json:"verifiers,omitempty"`
+	Policy     string         `json:"policy,omitempty"` // waxseal's form of all the rest
+	Keys       []Key          `json:"keys,omitempty"`
+	Identities []Identity     `json:"identities,omitempty"`
+	Roots      []string       `json:"roots,omitempty"` // Sigstore trusted roots
+	CARoots    string         `json:"caRoots,omitempty"`
+	CABetween  string         `json:"caIntermediates,omitempty"`
+	Builders   []Builder      `json:"builders,omitempty"`
+	Verifiers  []VSAVerifier  `json:"verifiers,omitempty"`
+	Sources    []SourceSystem `json:"sources,omitempty"`
+	Reviewers  []Reviewer     `json:"reviewers,omitempty"`
 }
 
 // Key is a public key that may sign, and when.
@@ -119,14 +124,40 @@ type Builder struct {
 	MaxLevel int       `json:"maxLevel"`
 }
 
-// VSAVerifier is whose verification summaries count.
+// VSAVerifier is whose verification summaries count, and for how much.
 type VSAVerifier struct {
-	ID  string `json:"id"`
-	Key string `json:"key"`
-	// MaxAge is the greatest age of a summary, in seconds; 0: any.
-	MaxAge int `json:"maxAge,omitempty"`
-	// Policy is the only policy.uri that counts; empty: any.
-	Policy string `json:"policy,omitempty"`
+	ID         string   `json:"id"`
+	Key        string   `json:"key"` // a file
+	Levels     Levels   `json:"levels"`
+	Properties []string `json:"properties,omitempty"`
+}
+
+// Summary is what a verification summary of the image must be like.
+type Summary struct {
+	ResourceURI  string `json:"resourceUri"`
+	PolicyURI    string `json:"policyUri,omitempty"`
+	PolicyDigest string `json:"policyDigest,omitempty"`
+	MaxAge       int    `json:"maxAge,omitempty"` // days; 0: any age
+	// Names must all stand in verifiedLevels.
+	Names    []string `json:"names,omitempty"`
+	Required bool     `json:"required,omitempty"` // there must be one
+	// Delegates is what it may stand in for: build, source, properties.
+	Delegates []string `json:"delegates,omitempty"`
+}
+
+// SourceSystem is whose source provenance counts for which repositories.
+type SourceSystem struct {
+	Repository string `json:"repository"` // a pattern
+	Key        string `json:"key"`
+	MaxLevel   int    `json:"maxLevel"`
+}
+
+// Reviewer is a person whose reviews count, and what else they are called as
+// the author of a commit.
+type Reviewer struct {
+	Name    string   `json:"name"`
+	Key     string   `json:"key"`
+	Aliases []string `json:"aliases,omitempty"`
 }
 
 // The decisions.

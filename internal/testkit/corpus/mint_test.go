@@ -580,6 +580,7 @@ func (d *draft) writePolicy() string {
 	for _, r := range d.c.Trust.Builders {
 		fmt.Fprintf(&b, "    - id: %s\n      signer: %s\n      maxLevel: %d\n", r.ID, d.signer(r), r.MaxLevel)
 	}
+	d.writeSpeakers(&b)
 	b.WriteString(indent(d.trusts, "  "))
 	b.WriteString("images:\n  - match: \"**\"\n")
 	q := d.c.Question
@@ -592,10 +593,70 @@ func (d *draft) writePolicy() string {
 		fmt.Fprintf(&b, "    properties: [%s]\n", strings.Join(q.Properties, ", "))
 	}
 	if q.Repository != "" {
-		fmt.Fprintf(&b, "    source: {repository: %s}\n", q.Repository)
+		ref := ""
+		if q.Ref != "" {
+			ref = ", ref: " + q.Ref
+		}
+		fmt.Fprintf(&b, "    source: {repository: %s%s}\n", q.Repository, ref)
 	}
+	q.Summary.write(&b)
 	b.WriteString(indent(d.more, "    "))
 	return b.String()
+}
+
+// writeSpeakers says whose word counts about the source, and whose summaries.
+func (d *draft) writeSpeakers(b *strings.Builder) {
+	list := func(name string, n int) {
+		if n > 0 {
+			fmt.Fprintf(b, "  %s:\n", name)
+		}
+	}
+	key := func(file string) string { return "{key: " + strings.TrimPrefix(file, "trust/") + "}" }
+	t := d.c.Trust
+	list("verifiers", len(t.Verifiers))
+	for _, v := range t.Verifiers {
+		fmt.Fprintf(b, "    - id: %s\n      signer: %s\n      levels: {build: %d, source: %d}\n", v.ID, key(v.Key), v.Levels.Build, v.Levels.Source)
+		if len(v.Properties) > 0 {
+			fmt.Fprintf(b, "      properties: [%s]\n", strings.Join(v.Properties, ", "))
+		}
+	}
+	list("sources", len(t.Sources))
+	for _, s := range t.Sources {
+		fmt.Fprintf(b, "    - {repository: %q, signer: %s, maxLevel: %d}\n", s.Repository, key(s.Key), s.MaxLevel)
+	}
+	list("reviewers", len(t.Reviewers))
+	for _, r := range t.Reviewers {
+		fmt.Fprintf(b, "    - name: %s\n      signer: %s\n", r.Name, key(r.Key))
+		if len(r.Aliases) > 0 {
+			fmt.Fprintf(b, "      aliases: [%s]\n", strings.Join(r.Aliases, ", "))
+		}
+	}
+}
+
+func (s *Summary) write(b *strings.Builder) {
+	if s == nil {
+		return
+	}
+	fmt.Fprintf(b, "    vsa:\n      resourceUri: %q\n", s.ResourceURI)
+	if s.PolicyURI != "" {
+		fmt.Fprintf(b, "      policy: {uri: %q", s.PolicyURI)
+		if s.PolicyDigest != "" {
+			fmt.Fprintf(b, ", digest: %q", s.PolicyDigest)
+		}
+		b.WriteString("}\n")
+	}
+	if s.MaxAge > 0 {
+		fmt.Fprintf(b, "      maxAge: %dd\n", s.MaxAge)
+	}
+	if len(s.Names) > 0 {
+		fmt.Fprintf(b, "      names: [%s]\n", strings.Join(s.Names, ", "))
+	}
+	if s.Required {
+		b.WriteString("      required: true\n")
+	}
+	if len(s.Delegates) > 0 {
+		fmt.Fprintf(b, "      delegates: [%s]\n", strings.Join(s.Delegates, ", "))
+	}
 }
 
 func indent(text, by string) string {
@@ -638,7 +699,7 @@ func (d *draft) signer(b Builder) string {
 }
 
 func allEntries() []entry {
-	return slices.Concat(bindingCases(), envelopeCases(), timeCases(), identityCases(), builderCases(), discoveryCases(), gateCases(), trustCases(), acceptedCases(), propertyCases())
+	return slices.Concat(bindingCases(), envelopeCases(), timeCases(), identityCases(), builderCases(), discoveryCases(), gateCases(), trustCases(), acceptedCases(), propertyCases(), vsaCases())
 }
 
 // TestMint compares what the table says with what is committed, and with

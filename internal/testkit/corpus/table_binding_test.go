@@ -358,7 +358,7 @@ func envelopeCases() []entry {
 		accept("statement-with-more", "The statement has a member that its type does not know, which readers must ignore.", "https://github.com/in-toto/attestation/blob/v1.2.0/spec/v1/README.md", func(d *draft) []byte {
 			return d.seal("ours", []byte(strings.Replace(string(d.provenance()), `{"_type"`, `{"later":{"a":1},"_type"`, 1)))
 		}),
-		accept("indented", "The bundle is written over several lines.", "", text(func(s string) string { return strings.ReplaceAll(s, `,"`, ",\n  \"") + "\n" })),
+		accept("indented", "The bundle is written over several lines.", "", text(func(s string) string { return strings.ReplaceAll(s, `,"`, ",\n  \"") })),
 		signer("p384", "A key on P-384, with SHA-256 as cosign signs."),
 		signer("p384-sha384", "A key on P-384, with SHA-384 as Sigstore's registry of algorithms says."),
 		signer("ed25519", "An Ed25519 key."),
