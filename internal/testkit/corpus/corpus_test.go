@@ -101,7 +101,7 @@ func TestForm(t *testing.T) {
 			coded++
 		}
 		for _, name := range append([]string{c.Question.Image + "/oci-layout"}, c.Question.Evidence...) {
-			if _, err := os.Stat(c.path(name)); err != nil {
+			if _, err := os.Stat(c.path(strings.TrimPrefix(name, "git:"))); err != nil {
 				t.Errorf("%s: %v", c.Name, err)
 			}
 		}
