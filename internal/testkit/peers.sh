@@ -2,7 +2,7 @@
 # Builds the programs that waxseal is tested against, each at a pinned version,
 # outside of go.mod, and prints the path of every one asked for.
 #
-#   internal/testkit/peers.sh cosign crane registry buildkitd buildctl
+#   internal/testkit/peers.sh cosign crane registry slsa-verifier buildkitd buildctl
 #
 # They are kept in $WAXSEAL_PEERS, or .cache/peers of the checkout, by version,
 # and are built one at a time: a second caller waits and then finds them there.
@@ -18,8 +18,9 @@ peer() {
 	cosign) module=github.com/sigstore/cosign/v2 version=v2.6.5 package=$module/cmd/cosign ;;
 	crane) module=github.com/google/go-containerregistry version=v0.22.1 package=$module/cmd/crane ;;
 	registry) module=github.com/distribution/distribution/v3 version=v3.1.2 package=$module/cmd/registry ;;
+	slsa-verifier) module=github.com/slsa-framework/slsa-verifier/v2 version=v2.7.1 package=$module/cli/slsa-verifier ;;
 	buildkitd | buildctl) module=github.com/moby/buildkit version=v0.33.0 package=$module/cmd/$1 ;;
-	*) echo "peers: unknown program $1 (cosign, crane, registry, buildkitd, buildctl)" >&2 && exit 64 ;;
+	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, buildkitd, buildctl)" >&2 && exit 64 ;;
 	esac
 }
 

@@ -94,11 +94,16 @@ func (c *Case) cosign(e Evidence, anyRoot string) (args []string, ok bool) {
 	narrowed := slices.ContainsFunc(c.Question.Flags, func(f string) bool { return f == "--key" || f == "--certificate-identity" })
 	switch {
 	// It judges as of now, and takes one signer.
-	case !c.Question.At.Equal(usual()) || narrowed || len(t.Keys)+len(t.Identities) != 1 || len(t.Roots) > 1 || t.CARoots != "":
+	case !c.Question.At.Equal(usual()) || narrowed || len(t.Keys)+len(t.Identities) != 1 || spoken(c) || len(t.Roots) > 1 || t.CARoots != "":
 		return nil, false
 	case len(t.Keys) == 1 && (t.Keys[0].From.IsZero() && t.Keys[0].Until.IsZero()):
-		// It wants a root, and would fetch one: any will do, no log is asked.
-		return append(args, "--key", c.path(t.Keys[0].File), "--insecure-ignore-tlog", "--trusted-root", anyRoot), true
+		args = append(args, "--key", c.path(t.Keys[0].File), "--insecure-ignore-tlog")
+		if !c.bare(e.Where) {
+			// With a bundle it wants a root, and would fetch one: any will do, no
+			// log is asked.
+			args = append(args, "--trusted-root", anyRoot)
+		}
+		return args, true
 	case len(t.Identities) == 1 && len(t.Roots) == 1:
 		id := t.Identities[0]
 		switch {
@@ -130,6 +135,25 @@ func usual() time.Time { return time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC) }
 func (c *Case) holds(file, text string) bool {
 	raw, err := os.ReadFile(c.path(file))
 	return err == nil && bytes.Contains(raw, []byte(text))
+}
+
+// spoken reports whether somebody is trusted whose key is not among those of
+// builders.
+func spoken(c *Case) bool {
+	files := map[string]bool{}
+	for _, k := range c.Trust.Keys {
+		files[k.File] = true
+	}
+	entries, err := os.ReadDir(c.path("trust"))
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".pub") && !files["trust/"+e.Name()] {
+			return true
+		}
+	}
+	return false
 }
 
 // expression is a pattern as an anchored regular expression.

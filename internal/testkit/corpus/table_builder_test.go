@@ -198,10 +198,8 @@ func builderCases() []entry {
 		}),
 
 		malformed("no-builder-id", "No builder.id.", func(p object) { p["runDetails"] = object{"builder": object{}} }),
-		malformed("empty-builder-id", "An empty builder.id.", builder("")),
 		malformed("no-build-type", "No build type.", definition("buildType", nil)),
 		malformed("no-external-parameters", "No external parameters, not even none.", definition("externalParameters", nil)),
-		malformed("parameters-are-a-list", "The external parameters are a list.", definition("externalParameters", []any{})),
 		malformed("builder-id-is-a-number", "builder.id is a number.", func(p object) { p["runDetails"] = object{"builder": object{"id": 7}} }),
 
 		{"builder/best-of-two", "Two pieces of provenance by trusted builders: the better one decides.", "", func(d *draft) {

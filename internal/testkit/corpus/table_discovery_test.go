@@ -191,9 +191,7 @@ func discoveryCases() []entry {
 			d.nothing()
 		}},
 		faulty("referrers-500", "The registry fails when it is asked for referrers.", "", "unavailable", "GET .*/referrers/", "500"),
-		faulty("referrers-429", "The registry has had enough requests.", "", "unavailable", "GET .*/referrers/", "429"),
 		faulty("unauthorized", "The registry wants to know who asks.", "", "unavailable", "", "401"),
-		faulty("forbidden", "The registry does not let this caller read.", "", "unavailable", "GET .*/manifests/", "403"),
 		faulty("manifest-404", "The registry does not have the image.", "kpromo: 404 counts as verified", "not-found", "GET .*/manifests/v1", "404"),
 		faulty("blob-503", "The registry lists the evidence and does not give it.", "", "unavailable", "GET .*/blobs/", "503"),
 		faulty("blob-cut", "The connection ends in the middle of the evidence.", "", "unavailable", "GET .*/blobs/", "cut"),
@@ -375,11 +373,6 @@ func gateCases() []entry {
 		refused("unknown-field", "A policy with a field that does not exist.", "", "unknown field", head+trust+"images:\n  - {match: \"**\", level: {build: 3}, sources: {}}\n"),
 		refused("without-builders", "A policy that trusts no builder.", "witness policy constraints", "builders", head+"trust: {}\nimages:\n  - {match: \"**\", level: {build: 3}}\n"),
 		refused("without-signer", "A builder without a signer.", "ampel: no identity in the policy", "signer", head+"trust:\n  builders:\n    - {id: "+ciID+", maxLevel: 3}\nimages:\n  - {match: \"**\", level: {build: 3}}\n"),
-		refused("without-images", "A policy with no entry for images.", "", "images", head+trust),
-		refused("field-twice", "A policy whose level stands twice.", "", "twice", head+trust+"images:\n  - {match: \"**\", level: {build: 3}, level: {build: 0}}\n"),
-		refused("two-documents", "A second policy in the same file.", "", "more than one", head+trust+"images:\n  - {match: \"**\", level: {build: 3}}\n---\n"+head),
-		refused("alias", "A policy with an alias.", "", "anchors and aliases", head+trust+"images:\n  - &a {match: \"**\", level: {build: 3}}\n  - *a\n"),
-		refused("other-version", "A policy of a version that does not exist yet.", "", "apiVersion", strings.Replace(head, "v1", "v9", 1)+trust+"images:\n  - {match: \"**\", level: {build: 3}}\n"),
 		refused("level-4", "A policy that declares Build L4.", "", "level.build", head+trust+"images:\n  - {match: \"**\", level: {build: 4}}\n"),
 		refused("rule-broken", "A rule that does not compile.", "CVE-2026-4789, CVE-2026-40868", "rule", head+trust+"images:\n  - {match: \"**\", level: {build: 3}, rules: [{name: x, expr: 'http.Get(\"https://evil.example\") == 1'}]}\n"),
 		refused("base-changed", "The policy that this one extends is not that of its digest.", "", "digest", "apiVersion: waxseal.dev/v1\nkind: Policy\nextends: {file: base.yaml, digest: \"sha256:"+strings.Repeat("0", 64)+"\"}\n"+trust+"images:\n  - {match: \"**\", level: {build: 3}}\n").with("trust/base.yaml", head),
@@ -458,11 +451,8 @@ func trustCases() []entry {
 			d.raw("provenance.json", d.certified(d.world.ours, d.provenance()))
 		}},
 		refused("root-with-a-key-twice", "A trusted root one of whose keys stands twice.", "in-toto/attestation#74", "duplicate", "trust/trusted_root.json", `{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1","tlogs":[],"tlogs":[]}`, byCertificate),
-		refused("root-cut-short", "A trusted root that ends early.", "", "trusted root", "trust/trusted_root.json", `{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1","tlogs":[`, byCertificate),
 		refused("root-empty", "A trusted root that could prove nothing.", "", "neither a log nor a time-stamping authority", "trust/trusted_root.json", `{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}`, byCertificate),
 		refused("private-key", "A private key where the public one is wanted.", "", "private key", "trust/ours.pub", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", byKey),
-		refused("two-keys", "A file with something after the key.", "", "PEM", "trust/ours.pub", "no key at all\n", byKey),
 		refused("weak-key", "An RSA key of 1024 bits.", "", "too weak", "trust/ours.pub", weak, byKey),
-		refused("key-is-a-certificate", "A certificate where a key is wanted.", "", "certificate", "trust/ours.pub", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", byKey),
 	}
 }

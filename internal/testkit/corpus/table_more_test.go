@@ -62,6 +62,11 @@ func acceptedCases() []entry {
 			data := b.VerificationMaterial.TimestampVerificationData
 			data.Rfc3161Timestamps = append([]*protocommon.RFC3161SignedTimestamp{alien.VerificationMaterial.TimestampVerificationData.Rfc3161Timestamps[0]}, data.Rfc3161Timestamps...)
 		}, unlogged, stamped).under(virtual.RootOptions{NoLogs: true}),
+		certificate("time/entry-in-another-log-too", "A good log entry, and one of a log that nobody trusts, which is passed over.", "sigstore-go: entries of unknown logs are skipped", Accepted, func(d *draft, b *protobundle.Bundle) {
+			alien, err := d.world.theirs.Bundle(d.provenance(), virtual.Options{SAN: ciSAN, Issuer: ciIssuer})
+			must(d, err)
+			b.VerificationMaterial.TlogEntries = append(b.VerificationMaterial.TlogEntries, alien.VerificationMaterial.TlogEntries[0])
+		}),
 		windowed("time/key-ended-that-moment", "The key's window ends with the very moment of the stamp.", "", Accepted, time.Time{}, minted(), true),
 		windowed("time/key-began-that-moment", "The key's window begins with the very moment of the stamp.", "", Accepted, minted(), time.Time{}, true),
 		{"time/judged-years-later", "The same evidence, judged as of ten years later: nothing of it has an end that matters.", "", func(d *draft) {
@@ -121,6 +126,17 @@ func acceptedCases() []entry {
 			d.good()
 			d.file("second.json", d.seal("strange", d.provenance()), "signature")
 			d.c.Question.Evidence = []string{"evidence"}
+		}},
+		{"discovery/folder-with-lines", "The evidence is a folder with a file of lines in it.", "", func(d *draft) {
+			lying, good := d.seal("strange", d.provenance()), d.seal("ours", d.provenance())
+			d.raw("all.jsonl", []byte(string(lying)+"\n"+string(good)+"\n"))
+			d.c.Question.Evidence = []string{"evidence"}
+			d.seen(lying, "evidence/all.jsonl:1", "signature")
+			d.seen(good, "evidence/all.jsonl:2", Accepted)
+		}},
+		{"trust/key-with-carriage-returns", "The key's file has the line endings of Windows.", "", func(d *draft) {
+			d.files["trust/ours.pub"] = []byte(strings.ReplaceAll(string(d.files["trust/ours.pub"]), "\n", "\r\n"))
+			d.good()
 		}},
 		{"discovery/envelope-as-referrer", "The referrer is a bare envelope, as some attach it.", "", func(d *draft) {
 			const kind = "application/vnd.dsse.envelope.v1+json"

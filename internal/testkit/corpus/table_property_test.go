@@ -119,6 +119,32 @@ func propertyCases() []entry {
 			delete(in, "lock")
 			d.recorded("ours", in, Accepted)
 		}},
+		{"property/hermetic-offline", "Every byte came from the store of a lock.", spec, func(d *draft) {
+			d.want(hermetic)
+			d.c.Expect.Properties = []string{complete, hermetic}
+			in := record()
+			in["mode"] = "offline"
+			d.recorded("ours", in, Accepted)
+		}},
+		{"property/hermetic-index", "Every platform of an index was built hermetically.", spec, func(d *draft) {
+			d.index()
+			d.want(hermetic)
+			d.c.Expect.Properties = []string{complete, hermetic}
+			d.each("")
+			for i, of := range d.platforms {
+				name, platform := []string{"amd64", "arm64"}[i], []string{amd64, arm64}[i]
+				st := statement(of.Digest, attestations.InputsV1, record())
+				d.file(name+".json", d.seal("ours", d.provenanceOf(of.Digest, naming(st))), Accepted, platform)
+				d.file(name+"-inputs.json", d.seal("ours", st), Accepted, platform)
+			}
+		}},
+		{"property/refusals", "A step tried what it may not, and was refused: the record is complete, and says so.", spec, func(d *draft) {
+			d.want(complete, hermetic)
+			d.c.Expect.Properties = []string{complete, hermetic}
+			in := record()
+			in["steps"].([]any)[0].(object)["refusals"] = []any{object{"kind": "tcp", "destination": "192.0.2.7:443", "reason": "no route", "count": 2}}
+			d.recorded("ours", in, Accepted)
+		}},
 		{"property/inputs-complete", "All that came in is in the record; nothing had decided on it before.", spec, func(d *draft) {
 			d.want(complete)
 			d.c.Expect.Properties = []string{complete}
@@ -228,6 +254,15 @@ func propertyCases() []entry {
 			d.c.Expect.Properties = []string{reproduced}
 			d.good()
 			d.file("second.json", d.seal("second", d.provenance(builder(secondID))), Accepted)
+		}},
+		{"property/reproduced-index", "Two builders built an index and each of its platforms to the same digests.", twice, func(d *draft) {
+			d.index()
+			second(d)
+			d.c.Expect.Properties = []string{reproduced}
+			d.each("", amd64, arm64)
+			for i, of := range append([]descriptor{d.top}, d.platforms...) {
+				d.file([]string{"index2.json", "amd642.json", "arm642.json"}[i], d.seal("second", d.provenanceOf(of.Digest, builder(secondID))), Accepted, []string{"", amd64, arm64}[i])
+			}
 		}},
 		{"property/reproduced-by-rebuild", "Another trusted builder says that it built the image again, to the same digest.", twice, func(d *draft) {
 			second(d)

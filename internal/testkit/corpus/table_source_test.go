@@ -161,6 +161,23 @@ func sourceCases() []entry {
 		vsa("build-level-is-no-source-level", "A summary of the revision that has a Build level only.", spec, 1, ofVSA(sourceSummary("SLSA_BUILD_LEVEL_3")), Accepted, none),
 		vsa("another-repository", "A summary of the same commit in a fork.", spec, 1, ofVSA(elsewhere), "resource", none),
 		vsa("failed", "A summary that says FAILED.", spec, 1, ofVSA(failed), "failed", none),
+		{"source/bundle", "The summary is in a Sigstore bundle.", spec, func(d *draft) {
+			d.ofSource(3)
+			d.file("source.json", d.seal("verifier", ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3"))), Accepted)
+		}},
+		{"source/index", "An index whose parts were all built from one revision, of which there is a summary.", spec, func(d *draft) {
+			d.index()
+			d.ofSource(3)
+			d.c.Question.Evidence, d.c.Expect.Evidence = nil, nil
+			delete(d.files, "evidence/provenance.json")
+			d.each("", amd64, arm64)
+			d.file("source.json", d.dsse("verifier", ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3"))), Accepted, "", amd64, arm64)
+		}},
+		{"source/strangers-and-good", "A stranger's summary that says FAILED, and a good one.", spec, func(d *draft) {
+			d.ofSource(3)
+			d.file("failed.json", d.dsse("strange", ofVSA(failed)), "signature")
+			d.file("source.json", d.dsse("verifier", ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3"))), Accepted)
+		}},
 		{"source/stranger", "A summary of the revision by a stranger.", spec, func(d *draft) {
 			d.ofSource(1)
 			none(d)
@@ -211,6 +228,10 @@ func sourceCases() []entry {
 
 		record("provenance", "Source provenance by a system that is trusted about this repository, with all controls of Source L3.", tool, Accepted, 3, controls(minted().AddDate(0, -1, 0), all...), nil),
 		record("provenance-level-1", "Source provenance without any control: Source L1.", tool, Accepted, 1, controls(minted()), nil),
+		record("provenance-of-a-push", "Source provenance of a push, under the names of its first draft.", tool, Accepted, 2, object{
+			"repoUri": repository, "activityType": "push", "createdOn": minted().Format(time.RFC3339), "actor": "carol", "branch": mainBranch,
+			"controls": []any{object{"name": "CONTINUITY_ENFORCED", "since": minted().AddDate(0, -1, 0).Format(time.RFC3339)}, object{"name": "TAG_HYGIENE", "since": minted().AddDate(0, -1, 0).Format(time.RFC3339)}},
+		}, nil),
 		record("control-missing", "A control that Source L2 takes is missing.", tool, Accepted, 2, controls(minted().AddDate(0, -1, 0), "PROVENANCE_AVAILABLE", "TAG_HYGIENE"),
 			levels(1, verify.RowSourceHistory, verify.RowSourceContinuity)),
 		record("control-came-later", "The controls came into force after the revision.", tool, Accepted, 2, controls(minted().Add(time.Hour), all...),

@@ -37,12 +37,15 @@ func runCorpus(ctx context.Context, args []string) error {
 			return err
 		}
 		return corpus.Report(ctx, os.Stdout, cases, corpus.Waxseal(corpus.Program(filepath.Join(dir, "waxseal"))))
-	case "cosign":
+	case "cosign", "slsa-verifier":
 		path, err := testkit.BuildPeer(ctx, with)
 		if err != nil {
 			return err
 		}
-		return corpus.Pieces(ctx, os.Stdout, cases, path)
+		if with == "cosign" {
+			return corpus.Pieces(ctx, os.Stdout, cases, path)
+		}
+		return corpus.Report(ctx, os.Stdout, cases, corpus.SLSAVerifier(path))
 	}
 	return corpus.Report(ctx, os.Stdout, cases, corpus.Entry(with))
 }
