@@ -152,10 +152,8 @@ func newWorld(t *testing.T) *world {
 	must(t, err)
 	w.ended, err = virtual.NewCA(virtual.CAOptions{Until: minted().Add(-time.Hour)})
 	must(t, err)
-	w.oursRoot, err = w.ours.Root(virtual.RootOptions{})
-	must(t, err)
-	w.theirsRoot, err = w.theirs.Root(virtual.RootOptions{})
-	must(t, err)
+	w.oursRoot = trustedRoot(t, w.ours, virtual.RootOptions{})
+	w.theirsRoot = trustedRoot(t, w.theirs, virtual.RootOptions{})
 	w.privatePEM, w.betweenPEM = w.private.PEM()
 
 	w.image, w.other = single("app", nil), single("another app", nil)
@@ -522,10 +520,23 @@ func (d *draft) bent(by *virtual.Sigstore, st []byte, bend func(*protobundle.Bun
 	}
 	raw, err := protojson.Marshal(b)
 	must(d, err)
-	// The encoder spaces its output by chance, on purpose.
+	return unspaced(d, raw)
+}
+
+// unspaced is JSON that always has the same bytes: protojson spaces its output
+// differently in every program, on purpose.
+func unspaced(t testing.TB, raw []byte) []byte {
+	t.Helper()
 	var out bytes.Buffer
-	must(d, json.Compact(&out, raw))
+	must(t, json.Compact(&out, raw))
 	return out.Bytes()
+}
+
+func trustedRoot(t testing.TB, s *virtual.Sigstore, o virtual.RootOptions) []byte {
+	t.Helper()
+	raw, err := s.Root(o)
+	must(t, err)
+	return unspaced(t, raw)
 }
 
 // refer attaches a piece in the layout as a referrer of something. change may

@@ -34,9 +34,7 @@ func issuer(url string) func(*virtual.Options) { return func(o *virtual.Options)
 
 // root is our instance's trusted root, with other windows.
 func (d *draft) root(o virtual.RootOptions) []byte {
-	raw, err := d.world.ours.Root(o)
-	must(d, err)
-	return raw
+	return trustedRoot(d, d.world.ours, o)
 }
 
 // certificate is a case of a bundle under a certificate for ciSAN.
