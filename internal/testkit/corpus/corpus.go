@@ -192,8 +192,9 @@ type Reason struct {
 
 // Evidence is what becomes of one piece.
 type Evidence struct {
-	// Digest is the sha256 of the piece: of a file, of a line of a .jsonl, of a
-	// layer. None for what cannot be read.
+	// Digest is the sha256 of the piece, without white space around it: of a
+	// file, of a line of a .jsonl, of a layer. None for what is a part of a
+	// document, which Where names.
 	Digest   string `json:"digest,omitempty"`
 	Where    string `json:"where,omitempty"`    // the file it is in, where it is in one
 	Platform string `json:"platform,omitempty"` // whose it is; none: the image's own
@@ -302,11 +303,16 @@ func sortedReasons(list []Reason) []string {
 	return slices.Compact(out)
 }
 
-// compareEvidence wants each piece with its code, and no others.
+// compareEvidence wants each piece with its code, and no others. A piece that
+// is expected without a digest is known by where it is.
 func compareEvidence(got, want []Evidence) []string {
+	placed := map[string]bool{}
+	for _, e := range want {
+		placed[e.Where] = placed[e.Where] || e.Digest == ""
+	}
 	line := func(e Evidence) string {
 		name := e.Digest
-		if name == "" {
+		if name == "" || placed[e.Where] {
 			name = e.Where
 		}
 		return fmt.Sprintf("%s %s %s", e.Platform, name, e.Code)
