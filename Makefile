@@ -6,14 +6,14 @@ DEPS   := bash internal/testkit/deps.sh
 BUILD_PACKAGES := runc ca-certificates git
 TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev docker.io
 
-.PHONY: build install test attack demo bench lint docs clean
+.PHONY: build install test attack fuzz demo bench lint docs clean
 
-build: ## both binaries into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine
+build: ## the binaries into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine ./cmd/waxseal-kms
 
 install: build docs ## binaries, manual pages and completions below PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	install bin/waxseal bin/waxseal-engine $(DESTDIR)$(PREFIX)/bin/
+	install bin/waxseal bin/waxseal-engine bin/waxseal-kms $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 bin/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 bin/completion/waxseal $(DESTDIR)$(PREFIX)/share/bash-completion/completions/
 
@@ -34,6 +34,9 @@ test: ## every test but the attacks, with the race detector; says at the end wha
 attack: ## builds every hostile Dockerfile of testdata/attack and looks for what got out
 	@$(DEPS) $(TEST_PACKAGES)
 	go test -count=1 -timeout 30m -v -run '^TestAttacks$$' ./internal/testkit
+
+fuzz: ## every parser against what a fuzzer makes up, FUZZTIME (1m) each
+	@internal/testkit/fuzz.sh
 
 bench: build ## waxseal against buildctl and cosign, the gateway against none, as ratios
 	@$(DEPS) $(TEST_PACKAGES)

@@ -32,7 +32,7 @@ type VSA struct {
 	VerifiedLevels []string `json:"verifiedLevels"`
 	// DependencyLevels counts the levels of the dependencies; left out when
 	// they were not looked at.
-	DependencyLevels map[string]uint64 `json:"dependencyLevels,omitempty"`
+	DependencyLevels map[string]uint64 `json:"dependencyLevels,omitzero"`
 	SLSAVersion      string            `json:"slsaVersion,omitempty"`
 }
 

@@ -13,15 +13,15 @@ import (
 )
 
 func main() {
-	os.Exit(run())
+	os.Exit(run(os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, LookupEnv: os.LookupEnv}))
 }
 
 // run maps a panic to "not decided": Go's own exit code for one is 2, which a
 // caller could mistake for an answer.
-func run() (code int) {
+func run(args []string, s cli.Streams) (code int) {
 	defer func() {
 		if p := recover(); p != nil {
-			fmt.Fprintf(os.Stderr, "waxseal: internal error: %v (please report it, with the command line)\n", p)
+			fmt.Fprintf(s.Err, "waxseal: internal error: %v (please report it, with the command line)\n", p)
 			code = cli.ExitUndecided
 		}
 	}()
@@ -29,5 +29,5 @@ func run() (code int) {
 	defer stop()
 	// After the first signal the default action is back: a second one kills.
 	context.AfterFunc(ctx, stop)
-	return cli.Main(ctx, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, LookupEnv: os.LookupEnv})
+	return cli.Main(ctx, args, s)
 }

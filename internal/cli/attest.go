@@ -28,6 +28,7 @@ func shortTypes() []shortType {
 		{"openvex", attestations.OpenVEX},
 		{"vuln", attestations.CosignVuln},
 		{"vsa", attestations.VSAV1},
+		{"review", attestations.ReviewV1},
 	}
 }
 
@@ -39,6 +40,10 @@ type attestRequest struct {
 	key       string
 	attach    string // bundle, att or both
 	insecure  bool
+
+	commit string   // a git commit, in place of a reference
+	refs   []string // branches and tags it is on
+	out    string   // file for the bundle about it
 }
 
 func newAttestCmd(s *Streams) *cobra.Command {
@@ -48,24 +53,37 @@ func newAttestCmd(s *Streams) *cobra.Command {
 		names = append(names, t.name)
 	}
 	cmd := &cobra.Command{
-		Use:   "attest [flags] --predicate FILE --type TYPE --key FILE REF",
+		Use:   "attest [flags] --predicate FILE --type TYPE --key FILE REF | --commit HEX --out FILE",
 		Short: "Sign a predicate about an image and attach it",
 		Long: `attest reads a predicate (one JSON object), makes an in-toto statement about
 the digest that REF resolves to, signs it, and attaches it as a Sigstore bundle
 v0.3 by the registry's referrers, by the fallback tag where there are none, or
 in an OCI layout. An index is attested as itself, not platform by platform.
 
-REF is a registry reference or oci:PATH[:TAG][@DIGEST].`,
+REF is a registry reference or oci:PATH[:TAG][@DIGEST].
+
+With --commit the statement is about a git commit, as reviews and source VSAs
+are, and the bundle goes into a file: for --evidence, or a git note.`,
 		Example: `  waxseal attest --predicate scan.json --type vuln --key waxseal.key registry.example/app:1.0
   waxseal attest --predicate review.json --type https://acme.example/review/v1 \
-    --key waxseal.key oci:out/image:app`,
-		Args: cobra.ExactArgs(1),
+    --key waxseal.key oci:out/image:app
+  waxseal attest --predicate review.json --type review --key ann.key \
+    --commit 1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a --out review.sigstore.json`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if req.commit != "" {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.ExactArgs(1)(cmd, args)
+		},
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&req.predicate, "predicate", "", "`FILE` with the predicate, one JSON object")
 	fl.StringVar(&req.kind, "type", "", "`TYPE` of the predicate: a URI, or one of\n"+strings.Join(names, ", "))
 	fl.StringVar(&req.key, "key", "", "private key `FILE` to sign with")
 	fl.StringVar(&req.attach, "attach", "bundle", "`FORM` to attach: bundle (a referrer), att (cosign's .att tag),\nor both")
+	fl.StringVar(&req.commit, "commit", "", "attest the git commit with this id, `HEX`, in place of an image")
+	fl.StringArrayVar(&req.refs, "ref", nil, "with --commit: a branch or tag it is on, `REF` as refs/heads/main;\nrepeatable")
+	fl.StringVar(&req.out, "out", "", "with --commit: `FILE` to write the bundle to")
 	fl.BoolVar(&req.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	for _, name := range []string{"predicate", "type", "key"} {
 		// The flag was defined above, so this cannot fail.
@@ -75,6 +93,9 @@ REF is a registry reference or oci:PATH[:TAG][@DIGEST].`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkOutput(*output); err != nil {
 			return err
+		}
+		if req.commit != "" || req.out != "" || len(req.refs) > 0 {
+			return attestCommit(cmd.Context(), s, req)
 		}
 		req.reference = args[0]
 		done, err := attestImage(cmd.Context(), s, req)
@@ -89,6 +110,49 @@ REF is a registry reference or oci:PATH[:TAG][@DIGEST].`,
 		return err
 	}
 	return cmd
+}
+
+// attestCommit signs a statement about a git commit into a file.
+func attestCommit(ctx context.Context, s *Streams, req attestRequest) error {
+	switch {
+	case !attest.IsCommit(req.commit):
+		return usagef("--commit %q: give the whole id of a git commit, in lower-case hex", req.commit)
+	case req.out == "":
+		return usagef("--commit needs --out FILE: the bundle is not attached to an image")
+	}
+	predicateType, err := parseType(req.kind)
+	if err != nil {
+		return err
+	}
+	predicate, err := readPredicate(req.predicate)
+	if err != nil {
+		return err
+	}
+	subject := attest.Subject{Digest: map[string]string{"gitCommit": req.commit}}
+	if len(req.refs) > 0 {
+		// https://slsa.dev/spec/v1.2/verifying-source#step-2-check-expectations
+		if subject.Annotations, err = json.Marshal(map[string][]string{"sourceRefs": req.refs}); err != nil {
+			return err
+		}
+	}
+	st, err := attest.NewStatement(predicateType, []attest.Subject{subject}, predicate)
+	if err != nil {
+		return err
+	}
+	signer, err := openSigner(ctx, s, req.key)
+	if err != nil {
+		return err
+	}
+	defer signer.Close()
+	bundle, err := signer.Sign(ctx, st)
+	if err != nil {
+		return err
+	}
+	if err := writeNew(req.out, bundle.Raw(), 0o644); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.Out, "attested  git commit %s\ntype      %s\nas        %s\n", req.commit, st.PredicateType, req.out)
+	return err
 }
 
 // attested is what `waxseal attest` made; its JSON is the command's output.

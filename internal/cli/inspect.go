@@ -7,6 +7,7 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/gate"
 	"github.com/waxseal/waxseal/pkg/report"
+	"github.com/waxseal/waxseal/pkg/trust"
 )
 
 func newInspectCmd(s *Streams) *cobra.Command {
@@ -28,7 +29,7 @@ REF is a registry reference, oci:PATH[:TAG][@DIGEST] or docker:NAME.`,
 		if err := checkOutput(*output); err != nil {
 			return err
 		}
-		req, err := flags.request(s, args[0])
+		req, err := flags.request(cmd.Context(), s, args[0])
 		if err != nil {
 			return err
 		}
@@ -49,6 +50,10 @@ func gateError(err error) error {
 	var usage *gate.UsageError
 	if errors.As(err, &usage) {
 		return exitError{ExitUsage, err}
+	}
+	var missing *trust.UnavailableError
+	if errors.As(err, &missing) {
+		return exitError{ExitUndecided, err}
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
 	"github.com/waxseal/waxseal/pkg/policy"
+	"github.com/waxseal/waxseal/pkg/trust"
 )
 
 func newPolicyCmd(s *Streams) *cobra.Command {
@@ -28,12 +29,26 @@ an entry can have:
   vulnerabilities  limits and an sla by severity, fixableOnly, maxAge of a scan
   hardening        nonRoot: true|numeric, noSecrets: true
   rules            name, expr, message: what these words cannot say, in CEL
+  dependencies     of the images it was built from: registries that may be
+                   asked, depth, and the level that each must carry
+  vsa              verifiers, policy {uri, digest}, maxAge, resourceUri, names,
+                   required, delegates: build|source|properties
   waivers          requirement|rule|vulnerability, reason, owner, expires
 
 sbom, vulnerabilities, hardening and each rule can have an effective date; until
 then what they would deny is a warning. trust.attesters names who else signs
-SBOMs and scans, and who alone signs OpenVEX. extends: {file, digest} takes over
-all of another policy.
+SBOMs and scans, and who alone signs OpenVEX. A signer is a key (a file), pem,
+kms (as awskms://…), or a san with an issuer or ca. extends: {file, digest} takes
+over all of another policy.
+
+trust.verifiers names whose verification summaries (VSA) count, and for how
+much; a summary of the image stands in for no more than vsa.delegates says, and
+what is expected of source, build type and parameters is never delegated. A
+summary of the commit that the provenance names shows the Source level; so does
+the source provenance of trust.sources. source.ref is the branch or tag that
+either must name. Two reviews of the commit by different trust.reviewers, neither
+its author nor the builder, show SLSA_SOURCE_TWO_PARTY_REVIEWED ("waxseal attest
+--type review" signs one).
 
 A rule must give true or false. It sees:
 
@@ -104,18 +119,18 @@ the source, the build type, the parameters that were set, and the SBOMs.`,
 	fl.StringVarP(&out, "out", "o", "", "write to `FILE`, which must not exist (default: standard output)")
 	fl.StringArrayVar(&match, "match", nil, "image name `PATTERN` the policy is for; repeatable\n(default: REF without tag and digest)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		req, err := flags.request(s, args[0])
+		req, err := flags.request(cmd.Context(), s, args[0])
 		if err != nil {
 			return err
 		}
 		draft := gate.DraftRequest{Request: req, Match: match, KeyFiles: map[attest.Digest]string{}, KeyPEM: map[attest.Digest][]byte{}}
 		for i, k := range req.Keys {
-			if draft.KeyPEM[k.ID()], err = readSmall(flags.keys[i], attest.MaxKey); err != nil {
+			if draft.KeyPEM[k.ID()], err = readKeyPEM(cmd.Context(), s, flags.keys[i]); err != nil {
 				return exitError{ExitUsage, fmt.Errorf("reading public key %q: %w", flags.keys[i], err)}
 			}
 			// A file's policy names the key's file. One that goes to standard
 			// output has no place yet, and carries the key in itself.
-			if out != "" {
+			if out != "" && !trust.IsKMS(flags.keys[i]) {
 				draft.KeyFiles[k.ID()] = relativeTo(filepath.Dir(out), flags.keys[i])
 			}
 		}
@@ -162,10 +177,10 @@ func newPolicyCheckCmd(s *Streams) *cobra.Command {
 and what it expects. Exit code 64 and the place in the file if it is wrong.`,
 		Example: `  waxseal policy check policy.yaml`,
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			p, err := policy.Load(args[0])
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := loadPolicy(cmd.Context(), s, args[0])
 			if err != nil {
-				return exitError{ExitUsage, err}
+				return policyError(err)
 			}
 			_, err = fmt.Fprintf(s.Out, "%s\n%s", p.Digest(), p.Summary())
 			return err

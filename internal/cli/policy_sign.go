@@ -1,11 +1,11 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
-	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
@@ -27,9 +27,9 @@ of those keys signed it as it is.`,
 	// The flag was defined above, so this cannot fail.
 	_ = cmd.MarkFlagRequired("key")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		p, err := policy.Load(args[0])
+		p, err := loadPolicy(cmd.Context(), s, args[0])
 		if err != nil {
-			return exitError{ExitUsage, err}
+			return policyError(err)
 		}
 		st, err := p.Statement()
 		if err != nil {
@@ -56,24 +56,20 @@ of those keys signed it as it is.`,
 
 // signedPolicy loads a policy, which one of the keys must have signed where any
 // are given.
-func signedPolicy(path string, keyFiles []string) (*policy.Policy, error) {
+func signedPolicy(ctx context.Context, s *Streams, path string, keyFiles []string) (*policy.Policy, error) {
 	if path == "" {
 		if len(keyFiles) > 0 {
 			return nil, fmt.Errorf("--policy-key says who must have signed the policy, and there is no --policy")
 		}
 		return nil, nil
 	}
-	p, err := policy.Load(path)
+	p, err := loadPolicy(ctx, s, path)
 	if err != nil || len(keyFiles) == 0 {
 		return p, err
 	}
 	var keys []verify.Key
 	for _, file := range keyFiles {
-		raw, err := readSmall(file, attest.MaxKey)
-		if err != nil {
-			return nil, fmt.Errorf("reading public key %q: %w", file, err)
-		}
-		k, err := verify.ParseKey(file, raw)
+		k, err := readKey(ctx, s, file)
 		if err != nil {
 			return nil, err
 		}

@@ -209,7 +209,7 @@ until a date, and what is waived.`,
 		Args: cobra.ExactArgs(1),
 	}
 	at := cmd.Flags().String("at", "", "say it as of `TIME`: 2026-12-01 or 2026-12-01T12:00:00Z (default: now)")
-	cmd.RunE = func(_ *cobra.Command, args []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		moment, err := parseMoment(*at)
 		if err != nil {
 			return err
@@ -217,9 +217,9 @@ until a date, and what is waived.`,
 		if moment.IsZero() {
 			moment = time.Now()
 		}
-		p, err := policy.Load(args[0])
+		p, err := loadPolicy(cmd.Context(), s, args[0])
 		if err != nil {
-			return exitError{ExitUsage, err}
+			return policyError(err)
 		}
 		_, err = fmt.Fprint(s.Out, p.Explain(moment))
 		return err

@@ -59,7 +59,7 @@ Exit codes: 0 promoted, 1 failed on the way, 3 denied, 4 could not decide,
 }
 
 func promoteImage(ctx context.Context, s *Streams, flags promoteFlags, source, destination, output string) error {
-	req, err := flags.request(s, source, destination)
+	req, err := flags.request(ctx, s, source, destination)
 	if err != nil {
 		return err
 	}
@@ -96,12 +96,12 @@ func promoteImage(ctx context.Context, s *Streams, flags promoteFlags, source, d
 	return printPromotion(s.Out, res)
 }
 
-func (f promoteFlags) request(s *Streams, source, destination string) (promote.Request, error) {
+func (f promoteFlags) request(ctx context.Context, s *Streams, source, destination string) (promote.Request, error) {
 	var req promote.Request
 	if f.signKey == "" && !f.dryRun {
 		return req, usagef("promote signs its verdict: give --sign-key FILE (or --dry-run for the plan alone)")
 	}
-	judge, err := f.judge.request(s, source)
+	judge, err := f.judge.request(ctx, s, source)
 	if err != nil {
 		return req, err
 	}

@@ -177,7 +177,7 @@ func rebuildImage(ctx context.Context, s *Streams, f *rebuildFlags, image string
 	if err != nil {
 		return exitError{ExitUsage, err}
 	}
-	greq, err := f.judge.request(s, image)
+	greq, err := f.judge.request(ctx, s, image)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -10,8 +11,10 @@ import (
 	"golang.org/x/term"
 
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/report"
 	"github.com/waxseal/waxseal/pkg/store"
+	"github.com/waxseal/waxseal/pkg/trust"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
@@ -23,6 +26,8 @@ type judgeFlags struct {
 	trustFlags
 	evidence []string
 	insecure bool
+	depth    int
+	asked    []string // registries of dependencies
 }
 
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
@@ -30,8 +35,10 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
 	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public key `FILE` that must have signed the policy (\"waxseal policy sign\"); repeatable, one of them is enough")
 	f.trustFlags.register(cmd)
-	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a folder that build --out wrote; repeatable")
+	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, a folder, or git:DIR for the notes of a repository; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
+	fl.IntVar(&f.depth, "dependencies", 0, "judge the images that it was built from as well, and those that they were built from, down to depth `N`")
+	fl.StringArrayVar(&f.asked, "dependency-registry", nil, "with --dependencies: images that may be asked about, as HOST/`PATTERN` with stars (default: those that the policy allows, else the image's own registry); repeatable")
 	if withLevel {
 		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, source=N, build=N,source=N, or 4 (default: what the policy declares, or build=1)")
 		_ = cmd.RegisterFlagCompletionFunc("level", cobra.FixedCompletions([]cobra.Completion{
@@ -42,17 +49,26 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 
 // request reads the files that the flags name. Its errors are of usage: the
 // command was given the wrong thing.
-func (f *judgeFlags) request(s *Streams, ref string) (gate.Request, error) {
+func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.Request, error) {
 	req := gate.Request{Reference: ref, Store: store.Options{Insecure: f.insecure, Evidence: f.evidence, Images: imageHome(s.Env)}}
 	level, err := parseLevel(f.level)
 	if err != nil {
 		return req, exitError{ExitUsage, err}
 	}
-	req.Level = level
-	if req.Policy, err = signedPolicy(f.policy, f.policyKeys); err != nil {
+	req.Level, req.Dependencies = level, f.depth
+	for _, p := range f.asked {
+		if p, err = policy.Registries(p); err != nil {
+			return req, usagef("--dependency-registry: %w", err)
+		}
+		req.DependencyRegistries = append(req.DependencyRegistries, p)
+	}
+	var missing *trust.UnavailableError
+	if req.Policy, err = signedPolicy(ctx, s, f.policy, f.policyKeys); errors.As(err, &missing) {
+		req.Missing = err
+	} else if err != nil {
 		return req, exitError{ExitUsage, err}
 	}
-	if err := f.read(&req); err != nil {
+	if err := f.read(ctx, s, &req); err != nil {
 		return req, exitError{ExitUsage, err}
 	}
 	return req, nil
@@ -107,7 +123,9 @@ computes the SLSA v1.2 Build and Source levels and the verified properties with
 a row for each requirement ("waxseal levels" lists them). An index is judged
 with every platform below it, and is as good as the worst of them.
 
-REF is a registry reference, oci:PATH[:TAG][@DIGEST] or docker:NAME.
+REF is a registry reference, oci:PATH[:TAG][@DIGEST], docker:NAME, or archive:FILE
+for what "waxseal bundle export" wrote; then --as says which image the policy is
+to take it for, and --bundled-trust whom of those inside to trust.
 
 With --policy, only builders that the policy names count, up to the level it
 gives them, and source, parameters and SBOMs must be as it expects. With --key
@@ -123,7 +141,8 @@ Build L3, inputs complete, hermetic, and the source reviewed by two.
 A certificate counts when it leads to a --trusted-root or to --ca-roots, names
 the identity, and a log or a time-stamping authority of a --trusted-root proves
 that it was used while it was valid. Nothing is fetched but the image's
-evidence.
+evidence, unless --sigstore asks for a root, --dependencies for the images it
+was built from, or a key is in a KMS: waxseal-kms, a child, fetches that.
 
 Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		Example: `  waxseal verify --key waxseal.pub registry.example/app:1.0
@@ -134,18 +153,23 @@ Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 	}
 	flags.register(cmd, true)
 	output := outputFlag(cmd)
+	archived := archiveFlags{}
+	archived.register(cmd)
 	cmd.Flags().DurationVar(&deadline, "deadline", 0, "give up after `TIME`, as 30s, and say undecided (default: never)")
 	at := cmd.Flags().String("at", "", "judge as of `TIME`, as 2026-12-01 or 2026-12-01T12:00:00Z: what\nhas expired or come into effect by then (default: now)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkOutput(*output); err != nil {
 			return err
 		}
-		req, err := flags.request(s, args[0])
+		req, err := flags.request(cmd.Context(), s, args[0])
 		if err != nil {
 			return err
 		}
 		if req.At, err = parseMoment(*at); err != nil {
 			return err
+		}
+		if err := archived.read(cmd.Context(), &req); err != nil {
+			return exitError{ExitUsage, err}
 		}
 		ctx := cmd.Context()
 		if deadline > 0 {

@@ -9,8 +9,65 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/sign"
+	"github.com/waxseal/waxseal/pkg/trust"
+	"github.com/waxseal/waxseal/pkg/verify"
 )
+
+// readKeyPEM reads the public key that name stands for: a file, or a key
+// management service's.
+func readKeyPEM(ctx context.Context, s *Streams, name string) ([]byte, error) {
+	if !trust.IsKMS(name) {
+		return readSmall(name, attest.MaxKey)
+	}
+	return fetchKey(ctx, s, name)
+}
+
+func fetchKey(ctx context.Context, s *Streams, ref string) ([]byte, error) {
+	return trust.PublicKey(ctx, ref, trust.KeyOptions{Cache: xdgDir(s.Env, "XDG_CACHE_HOME", ".cache"), Environ: os.Environ()})
+}
+
+func readKey(ctx context.Context, s *Streams, name string) (verify.Key, error) {
+	raw, err := readKeyPEM(ctx, s, name)
+	switch {
+	case err != nil && trust.IsKMS(name):
+		return verify.Key{}, err // it says which key
+	case err != nil:
+		return verify.Key{}, fmt.Errorf("reading public key %q: %w", name, err)
+	}
+	return verify.ParseKey(name, raw)
+}
+
+// loadPolicy loads a policy with the keys that it names, wherever they are. Each
+// is fetched once, however many builders it signs for.
+func loadPolicy(ctx context.Context, s *Streams, path string) (*policy.Policy, error) {
+	return policy.LoadWith(path, loadOptions(ctx, s))
+}
+
+func loadOptions(ctx context.Context, s *Streams) policy.LoadOptions {
+	fetched := map[string][]byte{}
+	return policy.LoadOptions{ReadKMS: func(ref string) ([]byte, error) {
+		if raw, ok := fetched[ref]; ok {
+			return raw, nil
+		}
+		raw, err := fetchKey(ctx, s, ref)
+		if err == nil {
+			fetched[ref] = raw
+		}
+		return raw, err
+	}}
+}
+
+// policyError gives the error of a policy that cannot be loaded its exit code.
+func policyError(err error) error {
+	var missing *trust.UnavailableError
+	if errors.As(err, &missing) {
+		return exitError{ExitUndecided, err}
+	}
+	return exitError{ExitUsage, err}
+}
 
 // passwordVariable is cosign's, so that one pipeline serves both.
 const passwordVariable = "COSIGN_PASSWORD"

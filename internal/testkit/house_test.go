@@ -22,9 +22,11 @@ const module = "github.com/waxseal/waxseal/"
 var rooms = map[string]string{
 	"cmd/waxseal":          "internal/cli",
 	"cmd/waxseal-engine":   "internal/engine",
-	"internal/cli":         "attestations pkg/attest pkg/build pkg/gate pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/verify",
+	"cmd/waxseal-kms":      "internal/kms",
+	"internal/cli":         "attestations pkg/attest pkg/build pkg/gate pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
 	"internal/engine":      "pkg/egress pkg/lock pkg/catalog pkg/sbom pkg/attest attestations",
 	"internal/conformance": "pkg/attest pkg/verify",
+	"internal/kms":         "",
 	"internal/testkit":     "*",
 	"attestations":         "",
 	"pkg/attest":           "attestations",
@@ -36,6 +38,7 @@ var rooms = map[string]string{
 	"pkg/catalog":          "pkg/sbom pkg/attest",
 	"pkg/sign":             "pkg/attest",
 	"pkg/store":            "pkg/attest",
+	"pkg/trust":            "pkg/attest",
 	"pkg/verify":           "pkg/attest attestations",
 	"pkg/policy":           "pkg/verify pkg/sbom pkg/attest attestations",
 	"pkg/gate":             "pkg/store pkg/verify pkg/policy pkg/attest attestations",
@@ -48,22 +51,32 @@ var rooms = map[string]string{
 // guests is where each third party may be imported, by the longest prefix.
 // What stands nowhere here is not imported at all.
 var guests = map[string]string{
-	"github.com/spf13/cobra":                 "internal/cli",
-	"github.com/spf13/pflag":                 "internal/cli",
-	"github.com/sirupsen/logrus":             "internal/cli internal/engine", // BuildKit's client logs through it
-	"github.com/moby/buildkit":               "internal/engine pkg/build",
-	"github.com/containerd":                  "internal/engine",
-	"github.com/anchore/syft":                "pkg/catalog",
-	"modernc.org/sqlite":                     "pkg/catalog", // what Syft reads RPM databases with
-	"github.com/CycloneDX/cyclonedx-go":      "pkg/sbom",
-	"github.com/spdx/tools-golang":           "pkg/sbom",
-	"github.com/google/go-containerregistry": "pkg/store",
-	"github.com/sigstore/cosign/v2":          "pkg/sign pkg/verify",
-	"github.com/sigstore/cosign/v2/pkg/oci":  "pkg/store",
-	"github.com/sigstore/sigstore":           "pkg/sign pkg/verify",
-	"github.com/sigstore/sigstore-go":        "pkg/verify",
-	"go.yaml.in/yaml/v3":                     "pkg/policy",
-	"cel.dev/cel-go":                         "pkg/policy",
+	"github.com/spf13/cobra":                  "internal/cli",
+	"github.com/spf13/pflag":                  "internal/cli",
+	"github.com/sirupsen/logrus":              "internal/cli internal/engine", // BuildKit's client logs through it
+	"github.com/moby/buildkit":                "internal/engine pkg/build",
+	"github.com/containerd":                   "internal/engine",
+	"github.com/anchore/syft":                 "pkg/catalog",
+	"modernc.org/sqlite":                      "pkg/catalog", // what Syft reads RPM databases with
+	"github.com/CycloneDX/cyclonedx-go":       "pkg/sbom",
+	"github.com/spdx/tools-golang":            "pkg/sbom",
+	"github.com/google/go-containerregistry":  "pkg/store",
+	"github.com/sigstore/cosign/v2":           "pkg/sign pkg/verify",
+	"github.com/sigstore/cosign/v2/pkg/oci":   "pkg/store",
+	"github.com/sigstore/sigstore":            "pkg/sign pkg/verify",
+	"github.com/sigstore/sigstore-go":         "pkg/verify",
+	"github.com/sigstore/sigstore-go/pkg/tuf": "pkg/trust",
+	"github.com/theupdateframework/go-tuf/v2": "pkg/trust",
+	"go.yaml.in/yaml/v3":                      "pkg/policy",
+	"cel.dev/cel-go":                          "pkg/policy",
+
+	// Key management services: a program of their own.
+	"github.com/sigstore/sigstore/pkg/signature/kms":     "internal/kms",
+	"github.com/sigstore/sigstore/pkg/signature/options": "internal/kms",
+	"github.com/Azure/azure-sdk-for-go":                  "internal/kms",
+	"github.com/hashicorp/vault/api":                     "internal/kms",
+	"google.golang.org/grpc/codes":                       "internal/engine internal/kms pkg/build",
+	"google.golang.org/grpc/status":                      "internal/engine internal/kms pkg/build",
 
 	// The formats of evidence.
 	"github.com/in-toto/in-toto-golang":                           "attestations pkg/attest",
@@ -84,7 +97,7 @@ var guests = map[string]string{
 	"github.com/distribution/reference":                "internal/engine pkg/build",
 	"github.com/docker/cli/cli/config":                 "pkg/build",
 	"github.com/docker/go-units":                       "pkg/build",
-	"github.com/klauspost/compress":                    "internal/engine pkg/build pkg/rebuild",
+	"github.com/klauspost/compress":                    "internal/engine pkg/build pkg/rebuild pkg/store",
 	"github.com/moby/patternmatcher":                   "pkg/build",
 	"github.com/opencontainers":                        "internal/engine pkg/build pkg/catalog",
 	"github.com/tonistiigi":                            "pkg/build",
@@ -210,6 +223,9 @@ func TestTheCommandLinksNoServer(t *testing.T) {
 		"github.com/vishvananda/netlink":                        "the gateway belongs to the engine",
 		"software.sslmate.com/src/go-pkcs12":                    "the gateway belongs to the engine",
 		"go.etcd.io/bbolt":                                      "the engine's databases belong to the engine",
+		module + "internal/kms":                                 "the services' clients are another process: they would take 10 MiB before main",
+		"github.com/sigstore/sigstore/pkg/signature/kms/aws":    "the services' clients are another process",
+		"github.com/sigstore/sigstore/pkg/signature/kms/gcp":    "the services' clients are another process",
 	}
 	for _, p := range list(t, "-deps", "./cmd/waxseal") {
 		for prefix, why := range forbidden {

@@ -35,6 +35,8 @@ type RegistryOptions struct {
 	Dir string
 	// Faults, where set, is asked about every request first.
 	Faults *Faults
+	// Around, where set, is put around the registry, outside of Faults.
+	Around func(http.Handler) http.Handler
 	// Log receives one line a request; nil drops them.
 	Log io.Writer
 }
@@ -52,6 +54,9 @@ func NewRegistry(opts RegistryOptions) (*Registry, error) {
 	handler := registry.New(with...)
 	if opts.Faults != nil {
 		handler = opts.Faults.Around(handler)
+	}
+	if opts.Around != nil {
+		handler = opts.Around(handler)
 	}
 	return serve(handler)
 }

@@ -97,6 +97,7 @@ func Script(t *testing.T, dir string, update bool) {
 			env.Setenv("WAXSEAL_CACHE", filepath.Join(env.WorkDir, "cache"))
 			env.Values[faultsKey{}] = map[string]*Faults{}
 			env.Values[upstreamsKey{}] = map[string]*Upstream{}
+			env.Values[tufKey{}] = map[string]*TUF{}
 			return os.Mkdir(home, 0o755)
 		},
 		Condition: func(cond string) (bool, error) {
@@ -136,6 +137,8 @@ func Script(t *testing.T, dir string, update bool) {
 			"base":     cmdBase,
 			"tamper":   cmdTamper,
 			"sigstore": cmdSigstore,
+			"tuf":      cmdTUF,
+			"kms":      cmdKMS,
 			"json":     cmdJSON,
 			"big":      cmdBig,
 		},

@@ -72,8 +72,9 @@ func CanBuild() error {
 	return nil
 }
 
-// Binaries builds waxseal and waxseal-engine and returns the folder they are
-// in. Under the race detector they are built with it too.
+// Binaries builds waxseal, waxseal-engine and waxseal-kms and returns the folder
+// they are in. Under the race detector they are built with it too, but for the
+// last, which is all but other people's code.
 func Binaries(ctx context.Context) (string, error) { return binaries(ctx, raceEnabled) }
 
 func binaries(ctx context.Context, race bool) (string, error) {
@@ -97,6 +98,11 @@ func binaries(ctx context.Context, race bool) (string, error) {
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building the binaries under test: %w\n%s", err, out)
+	}
+	build = exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "./cmd/waxseal-kms")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building waxseal-kms: %w\n%s", err, out)
 	}
 	return dir, nil
 }

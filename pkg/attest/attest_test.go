@@ -392,6 +392,30 @@ func FuzzParseStatement(f *testing.F) {
 	})
 }
 
+// An envelope by itself is as good as one in a bundle, and no better.
+func FuzzParseDSSE(f *testing.F) {
+	f.Add([]byte(good()), "application/vnd.in-toto+json", []byte("sig"), "")
+	f.Add([]byte("{}"), "text/plain", []byte(nil), "hint")
+	f.Add([]byte("\xff"), "\xff", []byte("\x00"), "a\nb")
+	f.Fuzz(func(t *testing.T, payload []byte, payloadType string, sig []byte, hint string) {
+		raw, err := json.Marshal(map[string]any{"payload": payload, "payloadType": payloadType, "signatures": []any{map[string]any{"sig": sig, "keyid": hint}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := attest.ParseBundle(raw)
+		if err != nil {
+			return
+		}
+		e := b.Proto().GetDsseEnvelope()
+		if !b.Bare() || !bytes.Equal(e.GetPayload(), payload) || len(e.GetSignatures()) != 1 || !bytes.Equal(e.GetSignatures()[0].GetSig(), sig) {
+			t.Fatalf("%q was read as %v", raw, e)
+		}
+		if _, err := attest.ParseBundle([]byte(sigstoreBundle(string(raw)))); err != nil {
+			t.Fatalf("accepted alone, and not in a bundle: %v", err)
+		}
+	})
+}
+
 func FuzzParseBundle(f *testing.F) {
 	f.Add([]byte(sigstoreBundle(envelope(good()))))
 	f.Add([]byte(envelope(good())))

@@ -13,10 +13,13 @@ const (
 	MaxEvidenceDocs  = 200_000   // documents looked at in such files
 	MaxReferrers     = 2048      // referrer descriptors listed for one digest
 	MaxEvidenceSum   = 256 << 20 // bytes of all evidence read for one digest
+	MaxTrustFiles    = 256       // files of whom to trust in one archive
+	MaxDependencies  = 256       // images below one image that are looked at
 	MaxPlatforms     = 64        // manifests below one index
 	MaxPolicy        = 1 << 20   // bytes of a policy file
 	MaxKey           = 64 << 10  // bytes of a key file
 	MaxTrustedRoot   = 1 << 20   // bytes of a trusted root or a file of certificates
+	MaxTUF           = 2 << 20   // bytes of one file of a TUF repository's metadata
 	MaxJSONDepth     = 128       // nesting of any JSON document
 	MaxContextFiles  = 1 << 20   // files in a build context
 	MaxLock          = 64 << 20  // bytes of a lock file

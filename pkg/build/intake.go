@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -263,14 +264,18 @@ func sourceProblem(held *lock.File, s lock.Source) string {
 	return fmt.Sprintf("%s: expected %s, got %s", name, expected, s.Digest)
 }
 
-// makeLock makes this build's own lock, in mode record.
+// makeLock makes this build's own lock, in mode record. In another it completes
+// the store with the headers that go with the lock in force.
 func (t *intake) makeLock(all []taken) error {
-	if t.choice.mode() != attestations.InputsRecord {
-		return nil
-	}
 	records := make([]*attestations.Inputs, len(all))
 	for i, x := range all {
 		records[i] = x.record
+	}
+	if t.choice.mode() != attestations.InputsRecord {
+		if t.lacksHeaders() {
+			return t.held.RestoreReplay(t.store, records...)
+		}
+		return nil
 	}
 	f, err := lock.FromInputs(t.store, records...)
 	if err != nil {
@@ -283,6 +288,35 @@ func (t *intake) makeLock(all []taken) error {
 	}
 	t.made = f.Marshal()
 	return nil
+}
+
+// lacksHeaders reports whether the store has not what the lock in force needs
+// for a build offline.
+func (t *intake) lacksHeaders() bool {
+	return t.held != nil && t.held.Replay != "" && !t.store.Has(t.held.Replay)
+}
+
+// mediaType is the one among the headers of a remote file that the engine put
+// into the store; "" where there are none.
+func (t *intake) mediaType(tree string) string {
+	if t.store == nil || tree == "" {
+		return ""
+	}
+	b, err := t.store.OpenVerified(attest.Digest(tree))
+	if err != nil {
+		return ""
+	}
+	defer b.Close()
+	headers := map[string]string{}
+	if err := json.NewDecoder(io.LimitReader(b, attest.MaxInputText)).Decode(&headers); err != nil {
+		return ""
+	}
+	for k, v := range headers {
+		if strings.EqualFold(k, "content-type") {
+			return v
+		}
+	}
+	return ""
 }
 
 // inForce is the lock that belongs to this build: the one it was held to, or
@@ -300,8 +334,8 @@ func (t *intake) writeLock(n *notes) bool {
 	if t.blind && t.place != "" {
 		n.add("no lock was written: some of what came in nobody watched, and a lock would forbid it")
 	}
-	if t.held != nil && t.held.Replay != "" && !t.store.Has(t.held.Replay) {
-		n.add("--inputs offline will not work from this store: it lacks the headers that the lock was recorded with, and only waxseal store import brings them")
+	if t.lacksHeaders() {
+		n.add("--inputs offline will not work from this store: it lacks the headers that the lock was recorded with, and the ones that came now are others; waxseal store import brings them")
 	}
 	if t.made == nil || t.place == "" || bytes.Equal(t.made, t.raw) {
 		return false

@@ -80,7 +80,7 @@ func (a *account) provenance(s subject) *provenance {
 	def.ExternalParameters = a.req.external(a.in.described)
 	def.ExternalParameters.Inputs = a.intake.external()
 	def.InternalParameters = a.internal(s)
-	def.ResolvedDependencies = together(a.dependencies(s.recs), requested(s.taken))
+	def.ResolvedDependencies = together(a.fetched(a.dependencies(s.recs), s.taken), requested(s.taken))
 	run.Builder.ID = a.req.builderID()
 	if a.version != "" {
 		run.Builder.Version = map[string]string{"waxseal": a.version}
@@ -135,6 +135,25 @@ func together(a, b []dependency) []dependency {
 		second[key(d)] = true
 	}
 	return append(slices.DeleteFunc(a, func(d dependency) bool { return d.Name == "" && second[key(d)] }), b...)
+}
+
+// fetched says of files that the engine fetched for ADD what the server said of
+// them, and which step it was.
+func (a *account) fetched(deps []dependency, all []taken) []dependency {
+	for i := range deps {
+		d := &deps[i]
+		for _, t := range all {
+			at := slices.IndexFunc(t.record.Sources, func(s attestations.InputSource) bool {
+				return s.Kind == "http" && s.URI == d.URI && s.Digest == "sha256:"+d.Digest["sha256"]
+			})
+			if at < 0 || d.Name != "" {
+				continue
+			}
+			d.MediaType = cmp.Or(d.MediaType, a.intake.mediaType(t.record.Sources[at].Tree))
+			d.Annotations = map[string]any{"step": "ADD " + d.URI}
+		}
+	}
+	return deps
 }
 
 // requested lists what steps asked for, each content of a URI once: how often

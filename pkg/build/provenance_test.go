@@ -201,6 +201,44 @@ func TestProvenanceListsWhatStepsAskedFor(t *testing.T) {
 	}
 }
 
+// A file of ADD says what the server said of it.
+func TestProvenanceOfRemoteFiles(t *testing.T) {
+	s, err := lock.OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	tree, err := s.Put([]byte(`{"content-type":"application/gzip","etag":"x"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &account{intake: &intake{store: s}}
+	file := func(name string) dependency {
+		return dependency{Name: name, URI: "https://dl.example/x.tgz", Digest: map[string]string{"sha256": zeros64}}
+	}
+	source := func(digest, tree string) taken {
+		return taken{record: &attestations.Inputs{Sources: []attestations.InputSource{{Kind: "http", URI: "https://dl.example/x.tgz", Digest: digest, Tree: tree}}}}
+	}
+	for name, c := range map[string]struct {
+		dep             dependency
+		all             []taken
+		mediaType, step string
+	}{
+		"with headers":   {file(""), []taken{source("sha256:"+zeros64, string(tree))}, "application/gzip", "ADD https://dl.example/x.tgz"},
+		"two platforms":  {file(""), []taken{source("sha256:"+zeros64, ""), source("sha256:"+zeros64, string(tree))}, "application/gzip", "ADD https://dl.example/x.tgz"},
+		"without":        {file(""), []taken{source("sha256:"+zeros64, "")}, "", "ADD https://dl.example/x.tgz"},
+		"not in store":   {file(""), []taken{source("sha256:"+zeros64, "sha256:"+strings.Repeat("2", 64))}, "", "ADD https://dl.example/x.tgz"},
+		"another body":   {file(""), []taken{source("sha256:"+strings.Repeat("1", 64), string(tree))}, "", ""},
+		"the context":    {file(attestations.DependencyContext), []taken{source("sha256:"+zeros64, string(tree))}, "", ""},
+		"another engine": {file(""), nil, "", ""},
+	} {
+		got := a.fetched([]dependency{c.dep}, c.all)[0]
+		if step, _ := got.Annotations["step"].(string); got.MediaType != c.mediaType || step != c.step {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
 // The verdict of several images is that of the worst, and no record at all is
 // no good one.
 func TestNetworkIsTheWorstVerdict(t *testing.T) {

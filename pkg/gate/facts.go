@@ -102,7 +102,7 @@ func (f *found) fact(c *check, st *attest.Statement, signer verify.Signer, bundl
 
 // keep holds on to a provenance's predicate where a rule asks about it.
 func (f *found) keep(c *check, st *attest.Statement, bundle attest.Digest) {
-	if c.rule.Needs(policy.FactProvenance) || c.rule.Needs(policy.FactInputs) || c.weighed().Records() {
+	if c.follows() || c.rule.Needs(policy.FactProvenance) || c.rule.Needs(policy.FactInputs) || c.weighed().Records() {
 		if f.known.predicates == nil {
 			f.known.predicates = map[attest.Digest]json.RawMessage{}
 		}
@@ -225,7 +225,12 @@ func (c *check) weighed() verify.Demand {
 
 // findings are what is to be weighed about a digest.
 func (f *found) findings(c *check, below []verify.Platform) verify.Findings {
-	out := verify.Findings{Candidates: f.candidates, Why: f.why(), Rebuilds: f.known.rebuilds, Asked: c.declared, Unread: len(c.weighed().Properties) == 0}
+	out := verify.Findings{Candidates: f.candidates, Why: f.why(), Rebuilds: f.known.rebuilds, Asked: c.declared}
+	for _, name := range verify.Properties() {
+		if !slices.Contains(c.weighed().Properties, name) {
+			out.Unread = append(out.Unread, name)
+		}
+	}
 	if f.index {
 		out.Platforms = below
 	}

@@ -53,11 +53,32 @@ type Request struct {
 	// policy's own signers name.
 	Roots []*verify.Root
 	CAs   []*verify.CA
+	// Missing is why something that is to be trusted could not be fetched: the
+	// verdict then is undecided, whatever the evidence.
+	Missing error
+	// Dependencies is how far the images that it was built from are looked at,
+	// and those that they were built from: up to policy.MaxDepth. It can go
+	// deeper than a policy says, and not less deep.
+	Dependencies int
+	// DependencyRegistries are patterns, each from policy.Registries, of images
+	// that may be asked about besides those that the policy allows. Where neither
+	// allows any, those in the image's own registry may.
+	DependencyRegistries []string
 	// Store says how to reach the image, and where else to look for evidence.
 	Store store.Options
 	// At is the moment to judge as of: what has expired, come into effect or
 	// grown old by then. Zero: now.
 	At time.Time
+
+	// below: it is a dependency of another image.
+	below bool
+}
+
+func (r Request) moment(now time.Time) time.Time {
+	if !r.At.IsZero() {
+		return r.At
+	}
+	return now
 }
 
 // UsageError is a request that cannot be judged whatever the evidence.
@@ -72,11 +93,7 @@ func usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(fo
 // that goes wrong is in the verdict, as "undecided".
 func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 	now := g.now()
-	at := now
-	if !req.At.IsZero() {
-		at = req.At
-	}
-	c, err := prepareAt(req, at, true)
+	c, err := prepareAt(req, req.moment(now), true)
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +114,7 @@ func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 		v.PolicyDigest = req.Policy.Digest()
 	}
 	v.TrustDigest = trustDigest(c)
+	v.Roots = rootsOf(c.trust)
 	if err := contain(func() error { return g.judge(ctx, c, v) }); err != nil {
 		v.undecided(err)
 	}
@@ -131,6 +149,12 @@ func (e *panicError) Error() string {
 	return fmt.Sprintf("internal error: %v%s (please report it)", e.value, where)
 }
 
+// missingError is trust that could not be fetched.
+type missingError struct{ err error }
+
+func (e *missingError) Error() string { return e.err.Error() }
+func (e *missingError) Unwrap() error { return e.err }
+
 // check is a prepared request.
 type check struct {
 	Request
@@ -152,6 +176,9 @@ func prepareAt(req Request, now time.Time, judging bool) (*check, error) {
 	ref, err := store.Parse(req.Reference)
 	if err != nil {
 		return nil, &UsageError{err}
+	}
+	if req.Dependencies < 0 || req.Dependencies > policy.MaxDepth {
+		return nil, usagef("dependencies are looked at up to %d deep, not %d", policy.MaxDepth, req.Dependencies)
 	}
 	c := &check{Request: req, ref: ref, name: req.Name, at: now}
 	if c.name == "" {
@@ -184,13 +211,19 @@ func prepareAt(req Request, now time.Time, judging bool) (*check, error) {
 		// Build L1 asks for no authenticity, and the caller for no more.
 		c.trustedBy = TrustedByNobody
 		c.trust = verify.Trust{Unsigned: true}
-	case judging:
+	case judging && req.Missing == nil:
 		return nil, usagef("nothing to judge %s against: give --policy FILE, --key PUB, or --certificate-identity with --trusted-root (or --level 1, which believes provenance that nobody signed)", ref)
 	default:
 		c.trustedBy = TrustedByNobody
 	}
 	if req.Level != nil {
 		c.declared = c.declared.And(*req.Level)
+	}
+	if req.Missing != nil {
+		if !judging {
+			return nil, req.Missing
+		}
+		return c, nil // what there is of the trust may not hold together
 	}
 	if len(req.Identities) > 0 && len(req.Roots)+len(req.CAs)+len(c.trust.Roots)+len(c.trust.CAs) == 0 {
 		return nil, usagef("an identity is proved by a certificate, and there is no trusted root to check one with: give --trusted-root FILE")
@@ -257,6 +290,9 @@ func (g Gate) open(ctx context.Context, c *check) (store.Repo, error) {
 }
 
 func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
+	if c.Missing != nil {
+		return &missingError{c.Missing}
+	}
 	found, err := g.find(ctx, c, look{rule: c.rule, level: c.weighed(), source: c.asksSource()})
 	if err != nil {
 		if found != nil {
@@ -275,8 +311,13 @@ func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
 		}
 		below = append(below, verify.Platform{Name: subjects[i].Platform, Rows: subjects[i].Requirements})
 	}
-	v.Subject, v.Platforms = subjects[0], subjects[1:]
 	v.used = used
+	if !c.below {
+		if err := g.depend(ctx, c, v, subjects); err != nil {
+			return err
+		}
+	}
+	v.Subject, v.Platforms = subjects[0], subjects[1:]
 	v.conclude(c)
 	return nil
 }
@@ -295,9 +336,12 @@ func (v *Verdict) undecided(err error) {
 	v.Platforms = []Subject{}
 	code := CodeUnreadable
 	var p *panicError
+	var missing *missingError
 	switch {
 	case errors.As(err, &p):
 		code = CodeInternal
+	case errors.As(err, &missing):
+		code = CodeTrust
 	case errors.Is(err, context.DeadlineExceeded):
 		code = CodeTimeout
 	case errors.Is(err, context.Canceled):
@@ -317,4 +361,5 @@ func (v *Verdict) undecided(err error) {
 	}
 	v.Reasons, v.Warnings, v.Waived = []Reason{r}, nil, nil
 	v.used = nil
+	v.Dependencies, v.DependencyLevels, v.lacking = nil, nil, nil
 }

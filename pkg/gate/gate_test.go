@@ -44,7 +44,7 @@ const ci = "https://ci.example.org/builder"
 
 // world is a registry with images, and people who sign.
 type world struct {
-	*testing.T
+	testing.TB
 	faults  *testkit.Faults
 	addr    string
 	ours    person
@@ -58,9 +58,9 @@ type person struct {
 	pem []byte
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{T: t, faults: new(testkit.Faults)}
+	w := &world{TB: t, faults: new(testkit.Faults)}
 	r, err := testkit.NewRegistry(testkit.RegistryOptions{Faults: w.faults})
 	w.must(err)
 	t.Cleanup(r.Close)
@@ -523,7 +523,7 @@ func TestPolicy(t *testing.T) {
 		{name: "an SBOM is required", images: `{` + match + `, level: {build: 1}, parameters: {buildArgs: any}, sbom: {required: true}}`, decision: gate.Deny, build: 3, reasons: []string{"sbom"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := &world{T: t, faults: w.faults, addr: w.addr, ours: w.ours, strange: w.strange}
+			w := &world{TB: t, faults: w.faults, addr: w.addr, ours: w.ours, strange: w.strange}
 			if c.builders == nil {
 				c.builders = []string{trusted(3)}
 			}
@@ -560,14 +560,15 @@ func TestRequiredSBOM(t *testing.T) {
 	// What nobody asked for is not even fetched.
 	w.must(w.faults.Set())
 	w.want(w.judge(gate.Request{Reference: i.ref, Keys: []verify.Key{w.ours.key}}), gate.Pass, 2)
-	blobs := 0
+	fetched := 0
 	for _, r := range w.faults.Seen() {
-		if strings.Contains(r, "/blobs/") {
-			blobs++
+		if strings.Contains(r, "/blobs/") || strings.Contains(r, "/manifests/sha256:") {
+			fetched++
 		}
 	}
-	if blobs != 3 {
-		t.Errorf("%d blobs fetched for three statements of provenance: %q", blobs, w.faults.Seen())
+	// Each manifest carries its statement with it.
+	if fetched != 3 {
+		t.Errorf("%d fetched for three statements of provenance: %q", fetched, w.faults.Seen())
 	}
 }
 
@@ -576,12 +577,15 @@ func TestUndecided(t *testing.T) {
 	w := newWorld(t)
 	i := w.single()
 	i.attach(w.ours, i.desc, attestations.ProvenanceV1, provenance(ci))
+	// And one whose bytes do not come along with its manifest.
+	i.referrer(i.desc, w.bundle(w.ours, digestOf(i.desc), attestations.ProvenanceV1, provenance(ci)).Raw(), nil)
 	req := gate.Request{Reference: i.ref, Keys: []verify.Key{w.ours.key}}
 	for _, c := range []struct{ kind, match, code string }{
 		{"401", "", gate.CodeUnavailable},
 		{"429", "referrers", gate.CodeUnavailable},
 		{"500", "referrers", gate.CodeUnavailable},
 		{"500", `GET .*/blobs/`, gate.CodeUnavailable},
+		{"500", `GET .*/manifests/sha256:`, gate.CodeUnavailable},
 		{"404", `manifests/v1`, gate.CodeNotFound},
 		{"referrers=10000", "referrers", gate.CodeUnreadable},
 	} {

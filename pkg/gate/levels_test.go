@@ -134,7 +134,7 @@ func TestPropertiesOfAnImage(t *testing.T) {
 	req := w.two(`level: {build: 2}, waivers: [{requirement: property.hermetic, reason: a, owner: b, expires: 2999-01-01}]`)
 	req.Level = &ladder
 	v = judge(req, open)
-	w.want(v, gate.Deny, 3, "property.hermetic", "level  property.two-party-reviewed: Source reviewed by two (SLSA_SOURCE_TWO_PARTY_REVIEWED) cannot be told: no evidence about the source")
+	w.want(v, gate.Deny, 3, "property.hermetic", "level  property.two-party-reviewed: Source reviewed by two (SLSA_SOURCE_TWO_PARTY_REVIEWED) cannot be told: the provenance pins no commit")
 	if v.Declared.String() != ladder.String() || len(v.Reasons) != 2 {
 		t.Errorf("declared %s, %d reasons", v.Declared, len(v.Reasons))
 	}
@@ -191,7 +191,11 @@ func TestReproducedByAnother(t *testing.T) {
 	}
 	i := w.single()
 	own := i.attach(w.ours, i.desc, attestations.ProvenanceV1, provenance(ci)).Hex()
-	w.want(judge(i), gate.Deny, 3, "SLSA_BUILD_REPRODUCED) cannot be told: only one builder says")
+	v := judge(i)
+	w.want(v, gate.Deny, 3, "SLSA_BUILD_REPRODUCED) cannot be told: only one builder says")
+	if r := v.Requirements[len(v.Requirements)-1]; !strings.Contains(r.Reason, "was not read") {
+		t.Errorf("%+v", r)
+	}
 	// The builder's own word, and that of a builder under another's key, are
 	// no second.
 	i.attach(w.ours, i.desc, attestations.ProvenanceV1, provenanceWith(ci, `{"target":"x"}`))
@@ -203,7 +207,7 @@ func TestReproducedByAnother(t *testing.T) {
 	i.attach(third, i.desc, attestations.ProvenanceV1, provenance(elsewhere))
 	w.want(judge(i), gate.Deny, 3, "property.reproduced")
 	again := i.attach(w.strange, i.desc, attestations.RebuildV1, rebuild(digestOf(i.desc))).Hex()
-	v := judge(i)
+	v = judge(i)
 	w.want(v, gate.Pass, 3)
 	if got := w.levels(v, []string{own, again}); got[0] != "SLSA_BUILD_LEVEL_3 SLSA_BUILD_REPRODUCED" {
 		t.Errorf("verified %s", got)
@@ -256,8 +260,8 @@ func TestSourceWithoutEvidence(t *testing.T) {
 	req := w.two(`level: {build: 2, source: 3}`)
 	req.Reference = i.ref
 	v := w.judge(req)
-	w.want(v, gate.Deny, 3, "level  source.l1.source-control-system: Source control system (Source L1) cannot be told: no evidence about the source")
-	if v.Declared.Source != 3 || v.Reached.Source != 0 || len(v.Reasons) != 1 {
+	w.want(v, gate.Deny, 3, "level  source.l1.source-control-system: Source control system (Source L1) cannot be told: the provenance pins no commit", "source.l1.revision-ids: Revisions are immutable (Source L1) not met")
+	if v.Declared.Source != 3 || v.Reached.Source != 0 || len(v.Reasons) != 3 {
 		t.Errorf("declared %s, reached %+v, %+v", v.Declared, v.Reached, v.Reasons)
 	}
 	if got := w.levels(v); got[0] != "FAILED" {

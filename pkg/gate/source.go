@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -45,10 +46,10 @@ func (r *revised) is(o verify.Revision) bool {
 	return r.Commit == o.Commit && verify.SameRepository(r.Repository, o.Repository)
 }
 
-// asksSource reports whether something that is declared rests on evidence about
-// the source.
+// asksSource reports whether something that is declared or expected rests on
+// evidence about the source.
 func (c *check) asksSource() bool {
-	return c.Policy != nil && (c.declared.Source > 0 || slices.Contains(c.declared.Properties, verify.PropertyTwoParty))
+	return c.Policy != nil && (c.declared.Source > 0 || slices.Contains(c.declared.Properties, verify.PropertyTwoParty) || !c.rule.OnRef(nil))
 }
 
 // aboutSource reports whether a statement is evidence about a source revision:
@@ -71,10 +72,14 @@ func (g Gate) sources(ctx context.Context, place store.Repo, c *check, l look, a
 	}
 	lister, _ := place.(commitEvidence)
 	asked := map[string][]store.Piece{}
+	seen := commitChecks{}
 	for _, f := range all {
 		f.findRevisions()
-		if f != all[0] {
-			for _, p := range all[0].pending {
+		if f == all[0] {
+			continue
+		}
+		for _, p := range all[0].pending {
+			if r, _ := f.revision(p.bundle.Statement()); r != nil {
 				f.lend(all[0].evidence[p.at], p.bundle)
 			}
 		}
@@ -102,9 +107,28 @@ func (g Gate) sources(ctx context.Context, place store.Repo, c *check, l look, a
 				f.evidence = append(f.evidence, f.read(&p, c, l))
 			}
 		}
-		f.judgePending(c)
+		for _, p := range f.pending {
+			f.evidence[p.at] = f.judgeRevision(f.evidence[p.at], c, p.bundle, seen)
+		}
 	}
 	return nil
+}
+
+// commitChecks remembers the signatures over statements about commits: many
+// platforms are of one.
+type commitChecks map[commitCheck]func() (*verify.Accepted, error)
+
+type commitCheck struct {
+	bundle attest.Digest
+	commit string
+}
+
+func (s commitChecks) check(c *check, b *attest.Bundle, commit string) (*verify.Accepted, error) {
+	key := commitCheck{b.Digest(), commit}
+	if s[key] == nil {
+		s[key] = sync.OnceValues(func() (*verify.Accepted, error) { return c.checker.CheckCommit(b, commit) })
+	}
+	return s[key]()
 }
 
 // lend shows evidence of the index with a platform.
@@ -126,14 +150,8 @@ func (f *found) findRevisions() {
 	}
 }
 
-func (f *found) judgePending(c *check) {
-	for _, p := range f.pending {
-		f.evidence[p.at] = f.judgeRevision(f.evidence[p.at], c, p.bundle)
-	}
-}
-
 // judgeRevision judges one bundle about a revision on its own.
-func (f *found) judgeRevision(e Evidence, c *check, b *attest.Bundle) Evidence {
+func (f *found) judgeRevision(e Evidence, c *check, b *attest.Bundle, seen commitChecks) Evidence {
 	st := b.Statement()
 	r, why := f.revision(st)
 	if r == nil {
@@ -144,7 +162,7 @@ func (f *found) judgeRevision(e Evidence, c *check, b *attest.Bundle) Evidence {
 	if st.Binds(f.digest) {
 		ok, err = c.checker.Check(b, f.digest)
 	} else {
-		ok, err = c.checker.CheckCommit(b, r.Commit)
+		ok, err = seen.check(c, b, r.Commit)
 	}
 	if err != nil {
 		return rejected(e, err)
@@ -277,6 +295,10 @@ func (c *check) assessSources(f *found) {
 			}
 		}
 		f.candidates[i].Source = verify.AssessSource(in)
+		// What counts was on the branch or tag that is expected, or would not.
+		if len(in.Records) > 0 || slices.ContainsFunc(in.Summaries, func(s verify.SourceSummary) bool { return s.Word.Source > 0 }) {
+			f.candidates[i].Problems = slices.DeleteFunc(slices.Clone(f.candidates[i].Problems), func(p verify.Problem) bool { return p.Unsaid })
+		}
 	}
 }
 

@@ -94,6 +94,9 @@ func (c *check) try(ctx context.Context, t *policy.Case, f *found, v *Verdict) e
 	if err != nil {
 		return err
 	}
+	if c.rule.Dependencies().Demands() {
+		v.lacking = untried(subject)
+	}
 	v.Subject, v.used = subject, [][]attest.Digest{used}
 	v.conclude(c)
 	return nil
@@ -106,6 +109,20 @@ func (f *found) supposeRevision(e Evidence, c *check, st *attest.Statement, sign
 		return rejected(e, &verify.Rejection{Code: verify.CodeSubject, Message: why})
 	}
 	return r.hear(e, c, st, signer)
+}
+
+// untried is what a case cannot say of what its image was built from.
+func untried(s Subject) []Reason {
+	if !s.listed {
+		return []Reason{unlisted(s)}
+	}
+	for _, in := range s.inputs {
+		if in.image {
+			return []Reason{{Code: policy.CodeDependency, undecided: true,
+				Message: printable(fmt.Sprintf("built from %s, whose evidence is not in the case: what is demanded of it was not tried", in.uri))}}
+		}
+	}
+	return nil
 }
 
 // supposed is the signer as Check would give it. Somebody whom the policy does

@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
@@ -48,6 +49,7 @@ const (
 	CodeTimeout     = "timeout"
 	CodeCanceled    = "canceled"
 	CodeInternal    = "internal" // a bug
+	CodeTrust       = "trust"    // something that is to be trusted could not be fetched
 )
 
 // Levels holds one level for each SLSA track.
@@ -77,12 +79,38 @@ type Verdict struct {
 	Waived       []Waived      `json:"waived,omitempty"`
 	PolicyDigest attest.Digest `json:"policyDigest,omitempty"`
 	TrustDigest  attest.Digest `json:"trustDigest"`
-	DecidedAt    time.Time     `json:"decidedAt"`
+	Roots        []Root        `json:"roots,omitempty"` // the Sigstore instances it was given under
+	// Dependencies are the images that it was built from, as far as they were
+	// looked at; nil: not at all.
+	Dependencies []Dependency `json:"dependencies,omitzero"`
+	// DependencyLevels counts all that it was built from by level, as a VSA has
+	// it; nil: no claim.
+	DependencyLevels map[string]uint64 `json:"dependencyLevels,omitzero"`
+	DecidedAt        time.Time         `json:"decidedAt"`
 	// AsOf is the moment it was judged as of, where that was not DecidedAt.
 	AsOf time.Time `json:"asOf,omitzero"`
 
 	request Request
 	used    [][]attest.Digest // bundles each subject's answer rests on; the image first
+	lacking []Reason          // what its dependencies lack
+}
+
+// Root is a trusted root that a verdict was given under.
+type Root struct {
+	Name   string        `json:"name"`
+	Digest attest.Digest `json:"digest"`
+	// Of one that was fetched: when, and until when it may be used.
+	FetchedAt  time.Time `json:"fetchedAt,omitzero"`
+	ValidUntil time.Time `json:"validUntil,omitzero"`
+}
+
+func rootsOf(t verify.Trust) []Root {
+	var out []Root
+	for _, r := range t.Roots {
+		o := r.Origin()
+		out = append(out, Root{Name: printable(r.Name()), Digest: r.ID(), FetchedAt: o.FetchedAt.UTC().Truncate(time.Second), ValidUntil: o.ValidUntil.UTC()})
+	}
+	return out
 }
 
 // Subject is what was found about one digest.
@@ -100,6 +128,10 @@ type Subject struct {
 	waived   []Waived
 	// excused: a waiver stands in for a requirement of the level.
 	excused bool
+	// inputs are what it was built from, where that is looked at.
+	inputs           []input
+	listed           bool
+	dependencyLevels map[string]uint64
 }
 
 // Reason is one thing that stands against the image, or in the way of an
@@ -142,7 +174,6 @@ const (
 
 // conclude draws the decision from the subjects.
 func (v *Verdict) conclude(c *check) {
-	all := append([]Subject{v.Subject}, v.Platforms...)
 	v.Reached = v.Subject.Reached
 	v.Reasons = []Reason{}
 	if c.Policy != nil && !c.matched {
@@ -150,7 +181,13 @@ func (v *Verdict) conclude(c *check) {
 			Message: fmt.Sprintf("no entry of the policy matches the image %q (it has %s)", c.name, patterns(c.Policy.Patterns()))})
 	}
 	excused := false
+	for _, r := range v.lacking {
+		if !c.waived(&v.Subject, policy.CodeDependency, &r) {
+			v.Reasons = append(v.Reasons, r)
+		}
+	}
 	v.Properties = slices.Clone(v.Subject.Properties)
+	all := append([]Subject{v.Subject}, v.Platforms...)
 	for _, s := range all {
 		v.Reached.Build = min(v.Reached.Build, s.Reached.Build)
 		v.Reached.Source = min(v.Reached.Source, s.Reached.Source)
@@ -215,6 +252,7 @@ func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (
 			s.reasons = append(s.reasons, r)
 		}
 	}
+	s.inputs, s.listed = c.inputs(f, res.Candidate)
 	f.ways(res.Rows, c.declared)
 	c.short(&s, res)
 	if required, formats := c.rule.SBOM(); required && !f.index {

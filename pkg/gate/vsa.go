@@ -66,6 +66,7 @@ func (v *Verdict) VSA(opts VSAOptions) ([]SubjectVSA, error) {
 			// The index is what its platforms are, and rests on their
 			// evidence as well.
 			reached, properties = v.Reached, v.Properties
+			s.dependencyLevels = v.DependencyLevels
 			inputs = slices.Concat(v.used...)
 		}
 		p := attestations.VSA{
@@ -76,8 +77,9 @@ func (v *Verdict) VSA(opts VSAOptions) ([]SubjectVSA, error) {
 			InputAttestations:  resources(inputs),
 			VerificationResult: attestations.VSAFailed,
 			// #verifiedLevels: "FAILED" when the policy was not fulfilled.
-			VerifiedLevels: []string{attestations.VSAFailed},
-			SLSAVersion:    attestations.SLSAVersion,
+			VerifiedLevels:   []string{attestations.VSAFailed},
+			DependencyLevels: s.dependencyLevels,
+			SLSAVersion:      attestations.SLSAVersion,
 		}
 		// The policy speaks of the image as a whole: a good platform of a
 		// denied image has not passed.

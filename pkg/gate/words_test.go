@@ -54,15 +54,15 @@ func (w *world) aware(images string, people ...person) *policy.Policy {
 	return p
 }
 
-// built is an image with provenance of ours that names head.
-func (w *world) built() *image {
+// sourced is an image with provenance of ours that names head.
+func (w *world) sourced() *image {
 	w.Helper()
 	i := w.single()
-	i.attach(w.ours, i.desc, attestations.ProvenanceV1, pinned(repo, head))
+	i.attach(w.ours, i.desc, attestations.ProvenanceV1, ofCommit(repo, head))
 	return i
 }
 
-func pinned(repo, commit string) string {
+func ofCommit(repo, commit string) string {
 	return fmt.Sprintf(`{"buildDefinition":{"buildType":%q,"externalParameters":{},"resolvedDependencies":[{"name":"source","uri":"git+%s","digest":{"gitCommit":%q}}]},"runDetails":{"builder":{"id":%q}}}`,
 		attestations.ContainerBuildType, repo, commit, ci)
 }
@@ -122,7 +122,7 @@ func TestDelegation(t *testing.T) {
 	place := func(i *image) string { return i.place.Reference().Place }
 
 	// Provenance to L2 alone; the summary shows the third level.
-	i := w.built()
+	i := w.sourced()
 	w.want(judge(i, delegated), gate.Deny, 2, "build.l3.isolated", "no verification summary is attached")
 	b := i.attach(verifier, i.desc, attestations.VSAV1, vsa(place(i), "SLSA_BUILD_LEVEL_3"))
 	v := judge(i, delegated)
@@ -153,7 +153,7 @@ func TestDelegation(t *testing.T) {
 	if v.Reached.Source != 3 || !slices.Equal(v.Properties, []string{verify.PropertyHermetic}) {
 		t.Errorf("%+v %v", v.Reached, v.Properties)
 	}
-	w.want(judge(alone, delegated+"\n    source: {repository: \""+repo+"\"}"), gate.Deny, 0, "build.l1.expectations", "there is no provenance to tell it from")
+	w.want(judge(alone, delegated+"\n    source: {repository: \""+repo+"\"}"), gate.Deny, 0, "build.l1.expectations", "no summary can show that source")
 
 	// One that does not count is as good as none, and says why.
 	for _, c := range []struct {
@@ -174,7 +174,7 @@ func TestDelegation(t *testing.T) {
 		{"unevaluated", vsa("HERE", "SLSA_BUILD_LEVEL_UNEVALUATED"), delegated, verifier, "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			i := w.built()
+			i := w.sourced()
 			i.attach(c.by, i.desc, attestations.VSAV1, strings.Replace(c.predicate, "HERE", place(i), 1))
 			v := judge(i, c.images)
 			w.want(v, gate.Deny, 2, "build.l3.isolated")
@@ -191,12 +191,12 @@ func TestDelegation(t *testing.T) {
 	}
 
 	// The place that the policy says, in place of the image's own.
-	staged := w.built()
+	staged := w.sourced()
 	staged.attach(verifier, staged.desc, attestations.VSAV1, vsa("oci://registry.example/staging/app", "SLSA_BUILD_LEVEL_3"))
 	w.want(judge(staged, "level: {build: 3}\n    vsa: {delegates: [build], resourceUri: \"oci://registry.example/staging/app\"}"), gate.Pass, 3)
 	w.want(judge(staged, delegated), gate.Deny, 2, "it was made for")
 	// About another image, attached here.
-	other := w.built()
+	other := w.sourced()
 	other.referrer(other.desc, w.bundle(verifier, digestOf(i.desc), attestations.VSAV1, vsa(place(other), "SLSA_BUILD_LEVEL_3")).Raw(), nil)
 	w.want(judge(other, delegated), gate.Deny, 2, "build.l3.isolated")
 	// Narrowed to a key that is not the verifier's.
@@ -222,7 +222,7 @@ func sourceProvenance(repo, ref string, controls ...string) string {
 func TestSourceTrack(t *testing.T) {
 	w := newWorld(t)
 	verifier, ann, bob := w.person("verifier.pub"), w.person("ann.pub"), w.person("bob.pub")
-	i := w.built()
+	i := w.sourced()
 	judge := func(i *image, level int, more string, bundles ...[]byte) *gate.Verdict {
 		t.Helper()
 		return w.judge(gate.Request{Reference: i.ref, Store: w.files(bundles...), Policy: w.aware(fmt.Sprintf("level: {build: 2, source: %d}\n    %s", level, more), verifier, ann, bob)})
@@ -244,17 +244,17 @@ func TestSourceTrack(t *testing.T) {
 		t.Errorf("%+v, used %q", r, used(v))
 	}
 	source(judge(i, 4, "", summary), gate.Deny, 3, "carries Source L3")
-	// Nobody asks: it is not read.
-	if v := judge(i, 0, "", summary); v.Decision != gate.Pass || !strings.Contains(w.codes(v.Evidence), string(gate.CodeNotNeeded)) {
-		t.Errorf("%+v", v.Evidence)
-	}
 	// Attached to the image by a tool that does not mind what it attaches.
-	attached := w.built()
+	attached := w.sourced()
 	attached.referrer(attached.desc, summary, nil)
 	source(judge(attached, 3, ""), gate.Pass, 3)
+	// Nobody asks: it is not read.
+	if v := judge(attached, 0, ""); v.Decision != gate.Pass || !strings.Contains(w.codes(v.Evidence), string(gate.CodeNotNeeded)) {
+		t.Errorf("%+v", v.Evidence)
+	}
 	// sha1 is an older name of the same.
 	older := w.single()
-	older.attach(w.ours, older.desc, attestations.ProvenanceV1, strings.Replace(pinned(repo, head), "gitCommit", "sha1", 1))
+	older.attach(w.ours, older.desc, attestations.ProvenanceV1, strings.Replace(ofCommit(repo, head), "gitCommit", "sha1", 1))
 	source(judge(older, 3, "", summary), gate.Pass, 3)
 
 	system := w.about(verifier, head, "", attestations.SourceProvenanceDraft, sourceProvenance(repo, "refs/heads/main", "CONTINUITY_ENFORCED", "TAG_HYGIENE", "PROVENANCE_AVAILABLE"))
@@ -268,7 +268,6 @@ func TestSourceTrack(t *testing.T) {
 		code   verify.Code
 		reason string
 	}{
-		{"another commit", w.about(verifier, strings.Repeat("b", 40), main, attestations.VSAV1, vsa("git+"+repo, "SLSA_SOURCE_LEVEL_3")), "", verify.CodeSubject, "the provenance names " + head},
 		{"another repository", w.about(verifier, head, main, attestations.VSAV1, vsa("git+"+repo+"-evil", "SLSA_SOURCE_LEVEL_3")), "", verify.CodeResource, "it was made for"},
 		{"a stranger's", w.about(w.strange, head, main, attestations.VSAV1, vsa("git+"+repo, "SLSA_SOURCE_LEVEL_3")), "", verify.CodeSignature, ""},
 		{"a reviewer's", w.about(ann, head, main, attestations.VSAV1, vsa("git+"+repo, "SLSA_SOURCE_LEVEL_3")), "", verify.CodeVerifier, ""},
@@ -293,19 +292,28 @@ func TestSourceTrack(t *testing.T) {
 		})
 	}
 
+	// About another commit, attached to the image.
+	stray := w.sourced()
+	stray.referrer(stray.desc, w.about(verifier, strings.Repeat("b", 40), main, attestations.VSAV1, vsa("git+"+repo, "SLSA_SOURCE_LEVEL_3")), nil)
+	v = judge(stray, 2, "")
+	source(v, gate.Deny, 0, "the provenance names "+head)
+	if !strings.Contains(w.codes(v.Evidence), string(verify.CodeSubject)) {
+		t.Errorf("%+v", v.Evidence)
+	}
+
 	// The commit is that of provenance that counts, from a tree that is its own.
 	forged := w.single()
-	forged.attach(w.strange, forged.desc, attestations.ProvenanceV1, pinned(repo, head))
+	forged.attach(w.strange, forged.desc, attestations.ProvenanceV1, ofCommit(repo, head))
 	w.want(judge(forged, 3, "", summary), gate.Deny, 0, "build.l1.provenance-exists")
 	moved := w.single()
-	moved.attach(w.ours, moved.desc, attestations.ProvenanceV1, pinned(repo, strings.Repeat("c", 40)))
-	moved.attach(w.strange, moved.desc, attestations.ProvenanceV1, pinned(repo, head))
+	moved.attach(w.ours, moved.desc, attestations.ProvenanceV1, ofCommit(repo, strings.Repeat("c", 40)))
+	moved.attach(w.strange, moved.desc, attestations.ProvenanceV1, ofCommit(repo, head))
 	source(judge(moved, 3, "", summary), gate.Deny, 0, "source.l1.")
 	dirty := w.single()
-	dirty.attach(w.ours, dirty.desc, attestations.ProvenanceV1, strings.Replace(pinned(repo, head), `"digest"`, `"annotations":{"changedFiles":["a"]},"digest"`, 1))
+	dirty.attach(w.ours, dirty.desc, attestations.ProvenanceV1, strings.Replace(ofCommit(repo, head), `"digest"`, `"annotations":{"changedFiles":["a"]},"digest"`, 1))
 	source(judge(dirty, 1, "source: {repository: \""+repo+"\", allowChanges: true}", summary), gate.Deny, 0, "the built tree was not the commit's")
 	half := w.single()
-	half.attach(w.ours, half.desc, attestations.ProvenanceV1, pinned(repo, head[:12]))
+	half.attach(w.ours, half.desc, attestations.ProvenanceV1, ofCommit(repo, head[:12]))
 	source(judge(half, 1, "", summary), gate.Deny, 0, "pins no commit")
 }
 
@@ -319,7 +327,7 @@ func TestReviews(t *testing.T) {
 		t.Helper()
 		return w.judge(gate.Request{Reference: i.ref, Store: w.files(bundles...), Policy: w.aware("level: {build: 1}\n    properties: [SLSA_SOURCE_TWO_PARTY_REVIEWED]", verifier, ann, bob)})
 	}
-	i := w.built()
+	i := w.sourced()
 	w.want(judge(i), gate.Deny, 2, "property.two-party-reviewed", "no review by somebody trusted")
 	one := w.about(ann, head, "", attestations.ReviewV1, review(head, "carol"))
 	w.want(judge(i, one), gate.Deny, 2, "1 of the two reviewers")
@@ -341,14 +349,14 @@ func TestReviews(t *testing.T) {
 	// Of the image, attached to it.
 	i.attach(bob, i.desc, attestations.ReviewV1, review(head, "carol"))
 	w.want(judge(i, one), gate.Pass, 2)
-	other := w.built()
+	other := w.sourced()
 	other.attach(bob, other.desc, attestations.ReviewV1, review(strings.Repeat("d", 40), "carol"))
 	w.want(judge(other, one), gate.Deny, 2, "1 of the two")
 
 	// To an index, for its platforms as well.
 	idx := w.index(false)
 	for _, d := range append([]v1.Descriptor{idx.desc}, idx.platforms...) {
-		idx.attach(w.ours, d, attestations.ProvenanceV1, pinned(repo, head))
+		idx.attach(w.ours, d, attestations.ProvenanceV1, ofCommit(repo, head))
 	}
 	idx.referrer(idx.desc, one, nil)
 	idx.referrer(idx.desc, two, nil)
@@ -377,7 +385,7 @@ func TestCommitEvidence(t *testing.T) {
 	verifier := w.person("verifier.pub")
 	idx := w.index(false)
 	for _, d := range append([]v1.Descriptor{idx.desc}, idx.platforms...) {
-		idx.attach(w.ours, d, attestations.ProvenanceV1, pinned(repo, head))
+		idx.attach(w.ours, d, attestations.ProvenanceV1, ofCommit(repo, head))
 	}
 	raw := w.about(verifier, head, "", attestations.VSAV1, vsa("git+"+repo, "SLSA_SOURCE_LEVEL_2"))
 	place := &notes{pieces: map[string][]store.Piece{head: {

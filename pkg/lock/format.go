@@ -481,6 +481,30 @@ type replayStep struct {
 }
 
 func (f *File) storeReplay(s *Store) error {
+	raw, err := f.replay()
+	if err != nil {
+		return err
+	}
+	f.Replay, err = s.Put(raw)
+	return err
+}
+
+// RestoreReplay puts the headers that f was recorded with into s, where those
+// of a build that f held are the same. Whether they are, s.Has(f.Replay) says.
+func (f *File) RestoreReplay(s *Store, records ...*attestations.Inputs) error {
+	made, err := FromInputs(nil, records...)
+	if err != nil {
+		return err
+	}
+	raw, err := made.replay()
+	if err != nil || attest.DigestOf(raw) != f.Replay {
+		return err
+	}
+	_, err = s.Put(raw)
+	return err
+}
+
+func (f *File) replay() ([]byte, error) {
 	r := replay{Steps: []replayStep{}}
 	for _, st := range f.Steps {
 		rs := replayStep{Name: st.Name, Stage: st.Stage, Platform: st.Platform, Headers: []map[string]string{}}
@@ -497,14 +521,12 @@ func (f *File) storeReplay(s *Store) error {
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(r); err != nil {
-		return fmt.Errorf("making the lock: %w", err)
+		return nil, fmt.Errorf("making the lock: %w", err)
 	}
 	if b.Len() > attest.MaxLock {
-		return fmt.Errorf("making the lock: the headers have %d bytes, and %d are allowed", b.Len(), attest.MaxLock)
+		return nil, fmt.Errorf("making the lock: the headers have %d bytes, and %d are allowed", b.Len(), attest.MaxLock)
 	}
-	d, err := s.Put(b.Bytes())
-	f.Replay = d
-	return err
+	return b.Bytes(), nil
 }
 
 // LoadReplay fills in the headers of all entries from the store.

@@ -122,6 +122,19 @@ func TestFromInputsMarshalParse(t *testing.T) {
 	if !reflect.DeepEqual(p, f) {
 		t.Errorf("parsed %+v\nwant %+v", p, f)
 	}
+	// Another store gets the headers from a build that took the same in, and
+	// none from another.
+	fresh := open(t)
+	changed := record()
+	for i := range changed.Steps[0].Requests {
+		changed.Steps[0].Requests[i].Headers = map[string]string{"content-type": "text/changed"}
+	}
+	if err := p.RestoreReplay(fresh, changed); err != nil || fresh.Has(p.Replay) {
+		t.Errorf("the headers of other answers were taken (%v)", err)
+	}
+	if err := p.RestoreReplay(fresh, record()); err != nil || !fresh.Has(p.Replay) {
+		t.Errorf("the headers were not restored (%v)", err)
+	}
 	p.Steps[0].Entries = p.Steps[0].Entries[1:]
 	if err := p.LoadReplay(s); err == nil || !strings.Contains(err.Error(), "another lock") {
 		t.Errorf("the headers of another lock: %v", err)

@@ -107,7 +107,7 @@ func parseCase(raw []byte, path string) (*Case, error) {
 	if err := plain(&doc, 0, &nodes); err != nil {
 		return nil, err
 	}
-	d := caseDecoder{decoder: decoder{opts: fileOptions(path)}, path: path}
+	d := caseDecoder{decoder: decoder{opts: fileOptions(path, LoadOptions{})}, path: path}
 	d.out.Path = path
 	d.file(doc.Content[0])
 	if d.err != nil {

@@ -543,7 +543,7 @@ func waivable() []string {
 	}
 	return append(out,
 		CodeSource, CodeBuildType, CodeParameter,
-		CodeSBOM, CodeSummary, CodePackage, CodeLicense, CodeVulnerability, CodeScan, CodeRoot, CodeSecret)
+		CodeSBOM, CodeSummary, CodePackage, CodeLicense, CodeVulnerability, CodeScan, CodeRoot, CodeSecret, CodeDependency)
 }
 
 // meant says what somebody who named a requirement that is none can name.

@@ -636,16 +636,34 @@ func TestLoadCase(t *testing.T) {
 	if s := identity.Evidence[0].Signer; s.Issuer != "https://token.ci.example" || !strings.HasSuffix(s.SAN, "@refs/tags/v1") {
 		t.Errorf("%+v", s)
 	}
+	levels, err := policy.LoadCase("testdata/cases/levels.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x := levels.Expect; *x.Level != 2 || *x.Source != 3 || x.Properties == nil || len(x.Properties) > 0 || c.Expect.Properties != nil || c.Expect.Source != nil {
+		t.Errorf("%+v", x)
+	}
+	words, err := policy.LoadCase("testdata/cases/words.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := words.Evidence; len(e) != 4 || e[0].Commit != "" || e[1].Type != attestations.VSAV1 || e[1].Commit == "" || e[1].Refs[0] != "refs/tags/v1" ||
+		e[2].Type != attestations.ReviewV1 || e[3].Type != attestations.SourceProvenanceV1 {
+		t.Errorf("%+v", e)
+	}
 	good, err := os.ReadFile("testdata/cases/good.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if raw, err := os.ReadFile("testdata/cases/identity.yaml"); err != nil || !fits(raw) || !fits(good) {
-		t.Error("the schema refuses a good case", err)
+	for _, name := range []string{"identity", "levels", "words", "good"} {
+		if raw, err := os.ReadFile("testdata/cases/" + name + ".yaml"); err != nil || !fits(raw) {
+			t.Error("the schema refuses a good case", name, err)
+		}
 	}
 	for _, change := range [][2]string{
 		{"kind: PolicyTest", "kind: Policy"}, {"decision: deny", "decision: maybe"}, {"policy: ", "policy: no/"}, {"signer: ", "signer: no/"},
-		{"expect:", "expected:"}, {"type: spdx", "kind: spdx"}, {"predicate: {spdx", "predicates: {spdx"}, {"level: 2", "level: 9"}, {"name: ", "nam: "}, {"image: ", "image: &a "},
+		{"expect:", "expected:"}, {"type: spdx", "kind: spdx"}, {"predicate: {spdx", "predicates: {spdx"}, {"level: 2", "level: 9"}, {"level: 2", "level: {build: 2, source: 5}"},
+		{"level: 2", "level: {sourc: 1}"}, {"level: 2", "properties: [SLSA_FAST]"}, {"level: 2", "properties: [WAXSEAL_HERMETIC, WAXSEAL_HERMETIC]"}, {"level: 2", "properties: WAXSEAL_HERMETIC"}, {"name: ", "nam: "}, {"image: ", "image: &a "},
 	} {
 		text := strings.Replace(string(good), change[0], change[1], 1)
 		if named := strings.Contains(change[1], "no/") || strings.Contains(change[1], "&"); fits([]byte(text)) != named {

@@ -131,11 +131,10 @@ func (i image) sentences(at time.Time) []string {
 		if i.allowChanges {
 			tree = ""
 		}
-		on := ""
-		if i.ref != "" {
-			on = fmt.Sprintf(", on %q", i.ref)
-		}
-		say(now, "must be built from %q%s%s", i.repository, on, tree)
+		say(now, "must be built from %q%s", i.repository, tree)
+	}
+	if i.ref != "" {
+		say(now, "must be built from the branch or tag %q", i.ref)
 	}
 	if i.reviewAge > 0 {
 		say(now, "must have reviews of its source not older than %s, where they count", span(i.reviewAge))
@@ -152,6 +151,9 @@ func (i image) sentences(at time.Time) []string {
 		} else {
 			say(now, "may have the build parameter %q set to %s", name, list(a.values))
 		}
+	}
+	if i.dependencies != nil {
+		say(now, "%s", i.dependencies.sentence())
 	}
 	if i.sbom {
 		since := now

@@ -315,7 +315,8 @@ func (d *decoder) image(n *yaml.Node) {
 		"buildTypes": func(n *yaml.Node) {
 			d.list(n, "buildTypes", 100, func(n *yaml.Node) { i.buildTypes = append(i.buildTypes, d.text(n, "a build type")) })
 		},
-		"parameters": func(n *yaml.Node) { i.parameters = d.parameters(n) },
+		"parameters":   func(n *yaml.Node) { i.parameters = d.parameters(n) },
+		"dependencies": func(n *yaml.Node) { i.dependencies = d.dependencies(n) },
 		"sbom": func(n *yaml.Node) {
 			d.object(n, "sbom", []string{"required"}, map[string]func(*yaml.Node){
 				"required": func(n *yaml.Node) { i.sbom = d.truth(n, "sbom.required") },

@@ -70,6 +70,7 @@ type image struct {
 	parameters   map[string]allowed
 	sbom         bool
 	formats      []string
+	dependencies *dependencies
 	demands
 }
 
@@ -91,16 +92,29 @@ type ParseOptions struct {
 	// is refused.
 	ReadPolicy func(name string) ([]byte, ParseOptions, error)
 
+	// ReadKMS returns the public key (PEM) that a reference to a key management
+	// service names. Nil: a policy with one is refused.
+	ReadKMS func(ref string) ([]byte, error)
+
 	chain []string // names of the policies that extend this one
 }
 
 // Load reads the policy file at path and the keys it names, relative to it.
-func Load(path string) (*Policy, error) {
+func Load(path string) (*Policy, error) { return LoadWith(path, LoadOptions{}) }
+
+// LoadOptions configures LoadWith.
+type LoadOptions struct {
+	// ReadKMS is that of ParseOptions.
+	ReadKMS func(ref string) ([]byte, error)
+}
+
+// LoadWith is Load for a policy that may name keys which are in no file.
+func LoadWith(path string, opts LoadOptions) (*Policy, error) {
 	raw, err := readFile(path, attest.MaxPolicy)
 	if err != nil {
 		return nil, fmt.Errorf("reading policy %q: %w", path, err)
 	}
-	p, err := Parse(raw, fileOptions(path))
+	p, err := Parse(raw, fileOptions(path, opts))
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +123,7 @@ func Load(path string) (*Policy, error) {
 }
 
 // fileOptions reads what a policy file names, relative to it.
-func fileOptions(path string) ParseOptions {
+func fileOptions(path string, opts LoadOptions) ParseOptions {
 	beside := func(name string) string {
 		if filepath.IsAbs(name) {
 			return name
@@ -121,8 +135,9 @@ func fileOptions(path string) ParseOptions {
 		ReadKey: func(name string) ([]byte, error) { return readFile(beside(name), attest.MaxTrustedRoot) },
 		ReadPolicy: func(name string) ([]byte, ParseOptions, error) {
 			raw, err := readFile(beside(name), attest.MaxPolicy)
-			return raw, fileOptions(beside(name)), err
+			return raw, fileOptions(beside(name), opts), err
 		},
+		ReadKMS: opts.ReadKMS,
 	}
 }
 
@@ -341,7 +356,7 @@ func (p *Policy) Summary() string {
 		if i.repository != "" {
 			fmt.Fprintf(&b, ", source %q", i.repository)
 			if i.ref != "" {
-				fmt.Fprintf(&b, " on %q", i.ref)
+				fmt.Fprintf(&b, " at %q", i.ref)
 			}
 		}
 		if len(i.buildTypes) > 0 {

@@ -75,7 +75,7 @@ func (s signers) trust() verify.Trust {
 	return t
 }
 
-// signer reads {key: FILE}, {pem: TEXT}, {issuer: URL, san: PATTERN, root: FILE}
+// signer reads {key: FILE}, {pem: TEXT}, {kms: REFERENCE}, {issuer: URL, san: PATTERN, root: FILE}
 // or {ca: FILE, san: PATTERN, root: FILE}, each with from and until.
 func (d *decoder) signer(n *yaml.Node) signer {
 	var s signer
@@ -97,6 +97,10 @@ func (d *decoder) signer(n *yaml.Node) signer {
 				s.key = d.key(n, fmt.Sprintf("line %d", n.Line), []byte(raw))
 			}
 		},
+		"kms": func(n *yaml.Node) {
+			keys++
+			s.key = d.kms(n)
+		},
 		"issuer": func(n *yaml.Node) { o.Issuer = d.text(n, "signer.issuer") },
 		"san": func(n *yaml.Node) {
 			san = true
@@ -115,7 +119,7 @@ func (d *decoder) signer(n *yaml.Node) signer {
 	certificate := san || o.Issuer != "" || s.root != nil || ca != nil
 	switch {
 	case keys+boolean(certificate) != 1:
-		d.fail(n, `the signer must have one of "key", "pem" and "san"`)
+		d.fail(n, `the signer must have one of "key", "pem", "kms" and "san"`)
 	case certificate && !san:
 		d.fail(n, `the signer has no "san"`)
 	case !window.From.IsZero() && !window.Until.IsZero() && !window.From.Before(window.Until):
@@ -177,6 +181,24 @@ func (d *decoder) key(n *yaml.Node, name string, raw []byte) verify.Key {
 		d.fail(n, "%w", err)
 	}
 	return k
+}
+
+// kms reads a key that a key management service has.
+func (d *decoder) kms(n *yaml.Node) verify.Key {
+	ref := d.text(n, "kms")
+	if d.err != nil {
+		return verify.Key{}
+	}
+	if d.opts.ReadKMS == nil {
+		d.fail(n, "kms %q: no key management service can be asked here; use key or pem", clip(ref))
+		return verify.Key{}
+	}
+	raw, err := d.opts.ReadKMS(ref)
+	if err != nil {
+		d.fail(n, "%w", err)
+		return verify.Key{}
+	}
+	return d.key(n, ref, raw)
 }
 
 // root reads a trusted root, once for all signers that name it: it remembers

@@ -106,11 +106,15 @@ func (r Rule) Delegates() verify.Delegates {
 // entry expects. Where none is expected, any is and none is as well.
 func (r Rule) OnRef(refs []string) bool {
 	for _, e := range r.entries {
-		if e.ref != "" && !slices.ContainsFunc(refs, func(ref string) bool { return matches(e.ref, ref) }) {
+		if !e.onRef(refs) {
 			return false
 		}
 	}
 	return true
+}
+
+func (i image) onRef(refs []string) bool {
+	return i.ref == "" || slices.ContainsFunc(refs, func(ref string) bool { return matches(i.ref, ref) })
 }
 
 // ReviewAge is how old a review may be; 0: any age.

@@ -91,12 +91,14 @@ func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 	o := opts.sized()
 	head, next := o.head(v), o.next(v)
 	parts, rows, reasons, notes := o.parts(v, 4), o.rows(v, each), o.reasons(v, 6), o.notes(v, 6)
+	below := o.dependencies(v, 3)
 	// What gives way when the screen is full, in this order: a line for each
 	// row, then what is waived or to come, then reasons, then the rows that are
 	// met, then platforms. All of it is in JSON.
 	for _, shorter := range []func(){
 		func() { rows = o.rows(v, grouped) },
 		func() { notes = o.notes(v, 2) },
+		func() { below = o.dependencies(v, 0) },
 		func() { reasons = o.reasons(v, 4) },
 		func() { rows = o.rows(v, open) },
 		func() { notes = o.notes(v, 1) },
@@ -106,13 +108,13 @@ func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 		func() { parts = o.parts(v, 0) },
 		func() { notes = o.notes(v, 0) },
 	} {
-		if height(o, head)+height(o, parts)+height(o, rows)+height(o, reasons)+height(o, notes)+height(o, next) < o.Height {
+		if height(o, head)+height(o, parts)+height(o, below)+height(o, rows)+height(o, reasons)+height(o, notes)+height(o, next) < o.Height {
 			break
 		}
 		shorter()
 	}
 	var b strings.Builder
-	for _, section := range [][]string{head, parts, rows, reasons, notes, next} {
+	for _, section := range [][]string{head, parts, below, rows, reasons, notes, next} {
 		for _, line := range section {
 			b.WriteString(line)
 			b.WriteByte('\n')
@@ -160,6 +162,11 @@ func (o TextOptions) head(v *gate.Verdict) []string {
 	if !v.AsOf.IsZero() {
 		lines[0] += o.paint(yellow, " as of "+v.AsOf.Format(time.RFC3339))
 	}
+	// Levels of both tracks leave no room for whose trust it is.
+	if by := " (trust: " + trust(v) + ")"; visible(lines[0]) > o.Width {
+		lines[0] = strings.Replace(lines[0], by, "", 1)
+		lines = append(lines, "  trust: "+trust(v))
+	}
 	if v.Digest != "" {
 		lines = append(lines, "  "+string(v.Digest))
 	}
@@ -202,6 +209,27 @@ func trust(v *gate.Verdict) string {
 		return "the identities given"
 	}
 	return "nobody's"
+}
+
+// dependencies says what it was built from, where that was looked at.
+func (o TextOptions) dependencies(v *gate.Verdict, most int) []string {
+	if v.Dependencies == nil || v.Decision == gate.Undecided {
+		return nil
+	}
+	lines := append([]string{""}, o.wrap("", v.DependenciesByLevel())...)
+	left := 0
+	for _, d := range v.Dependencies {
+		if d.Decision == gate.Pass {
+			continue
+		}
+		if left++; left <= most {
+			lines = append(lines, o.wrap("  ", d.URI+": "+d.Message)...)
+		}
+	}
+	if left > most {
+		lines = append(lines, fmt.Sprintf("  %s not passed (--output json)", more(left-most, "image")))
+	}
+	return lines
 }
 
 // parts lists the platforms of an index.

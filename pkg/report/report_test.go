@@ -118,10 +118,30 @@ func TestVerdict(t *testing.T) {
 	}
 	certified := verdict(t, 2, hosted)
 	certified.Evidence[0].Signer = &verify.Signer{SAN: "https://ci.example/acme/app/seal.yml@refs/tags/v1\x1b[2J", Issuer: "https://token.ci.example", Root: "root.json"}
+	// All that can be asked for, and one property of it is there.
+	ladder := verdict(t, 2, hosted)
+	ladder.Decision, ladder.Declared = gate.Deny, verify.Ladder().And(verify.Demand{Levels: verify.Levels{Source: 2}})
+	ladder.Properties = []string{verify.PropertyInputsComplete}
+	for i, r := range ladder.Requirements {
+		if r.Property == verify.PropertyInputsComplete {
+			ladder.Requirements[i].Status = verify.Met
+		} else if r.AskedBy(ladder.Declared) && r.Status != verify.Met {
+			ladder.Reasons = append(ladder.Reasons, gate.Reason{Code: gate.CodeLevel, Requirement: r.ID, Digest: ladder.Digest, Message: r.Title + " " + string(r.Status) + ": " + r.Reason, Hint: r.Hint})
+		}
+	}
+	sealed := verdict(t, 2, hosted)
+	sealed.Properties, sealed.Reached.Source, sealed.Declared.Source = verify.Properties(), 1, 1
+	for i, r := range sealed.Requirements {
+		if r.AskedBy(verify.Demand{Levels: sealed.Reached, Properties: sealed.Properties}) {
+			sealed.Requirements[i].Status = verify.Met
+		}
+	}
 	for _, c := range []struct {
 		name string
 		v    *gate.Verdict
 	}{
+		{"deny-ladder", ladder},
+		{"pass-properties", sealed},
 		{"pass-certificate", certified},
 		{"pass", verdict(t, 2, hosted)},
 		{"pass-index", verdict(t, 1, hosted, local, hosted)},

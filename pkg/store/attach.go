@@ -21,6 +21,10 @@ import (
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
+// maxEmbedded bounds a bundle that its manifest carries with it, for readers
+// that can do without the blob: one request less for each.
+const maxEmbedded = 64 << 10
+
 // attachTries bounds how often an attachment is repeated that somebody else's
 // write has undone: the fallback tag and .att are lists without a lock.
 const attachTries = 4
@@ -50,12 +54,17 @@ func Attach(ctx context.Context, w Writable, subject v1.Descriptor, b *attest.Bu
 			return fail(err)
 		}
 	}
+	layer := bytesBlob(bundle, attest.BundleMediaType).Descriptor
+	if len(bundle) <= maxEmbedded {
+		// https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#embedded-content
+		layer.Data = bundle
+	}
 	raw, err := json.Marshal(v1.Manifest{
 		SchemaVersion: 2,
 		MediaType:     types.OCIManifestSchema1,
 		ArtifactType:  attest.BundleMediaType,
 		Config:        bytesBlob(config, emptyMediaType).Descriptor,
-		Layers:        []v1.Descriptor{bytesBlob(bundle, attest.BundleMediaType).Descriptor},
+		Layers:        []v1.Descriptor{layer},
 		Subject:       &v1.Descriptor{MediaType: subject.MediaType, Size: subject.Size, Digest: subject.Digest},
 		Annotations:   map[string]string{bundleContent: contentDSSE, bundlePredicateType: b.Statement().PredicateType},
 	})

@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	cosigntypes "github.com/sigstore/cosign/v2/pkg/types"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 )
@@ -44,6 +45,9 @@ type copier struct {
 	from Reference // for mounts; zero where src is no registry
 	opts CopyOptions
 	mu   sync.Mutex // around opts.Progress
+	// archive takes the layers of the images, which are then not copied; and of
+	// the evidence only what is attached is.
+	archive *layersAside
 }
 
 // Copy brings d from src to dst by digest: blobs first, then manifests, an
@@ -55,17 +59,21 @@ func Copy(ctx context.Context, src Repo, dst Writable, d v1.Descriptor, opts Cop
 	if r, ok := src.(*registry); ok {
 		c.from = r.ref
 	}
+	return c.copy(ctx, d)
+}
+
+func (c *copier) copy(ctx context.Context, d v1.Descriptor) error {
 	top, err := digest(d)
 	if err != nil {
 		return err
 	}
 	if err := c.image(ctx, top, true); err != nil {
-		return fmt.Errorf("copying %s to %q: %w", top, dst.Reference().Place, err)
+		return fmt.Errorf("copying %s to %q: %w", top, c.dst.Reference().Place, err)
 	}
-	if !opts.Evidence {
+	if !c.opts.Evidence {
 		return nil
 	}
-	platforms, err := Platforms(ctx, src, d)
+	platforms, err := Platforms(ctx, c.src, d)
 	if err != nil {
 		return err
 	}
@@ -75,7 +83,7 @@ func Copy(ctx context.Context, src Repo, dst Writable, d v1.Descriptor, opts Cop
 	}
 	for _, about := range all {
 		if err := c.evidence(ctx, about); err != nil {
-			return fmt.Errorf("copying evidence for %s to %q: %w", about.Digest, dst.Reference().Place, err)
+			return fmt.Errorf("copying evidence for %s to %q: %w", about.Digest, c.dst.Reference().Place, err)
 		}
 	}
 	return nil
@@ -109,7 +117,7 @@ func (c *copier) image(ctx context.Context, d attest.Digest, top bool) error {
 				return err
 			}
 		}
-	} else if err := c.blobs(ctx, doc); err != nil {
+	} else if err := c.blobs(ctx, c.lighter(doc)); err != nil {
 		return err
 	}
 	if _, err := c.dst.PutManifest(ctx, doc.MediaType, raw); err != nil {
@@ -117,6 +125,30 @@ func (c *copier) image(ctx context.Context, d attest.Digest, top bool) error {
 	}
 	return c.compare(ctx, d, raw, kind)
 }
+
+// lighter is an image without the layers that an archive takes by itself.
+// BuildKit's attestations are layers too, and evidence.
+func (c *copier) lighter(doc *document) *document {
+	if c.archive == nil {
+		return doc
+	}
+	light := *doc
+	light.Layers = nil
+	for _, l := range doc.Layers {
+		switch {
+		case l.MediaType == cosigntypes.IntotoPayloadType || l.MediaType == cosigntypes.DssePayloadType:
+			light.Layers = append(light.Layers, l)
+		case stays(l):
+		default:
+			c.archive.layers = append(c.archive.layers, l)
+		}
+	}
+	return &light
+}
+
+// stays reports whether a layer's owner does not want it copied: it is where
+// its manifest says.
+func stays(l v1.Descriptor) bool { return len(l.URLs) > 0 && !l.MediaType.IsDistributable() }
 
 // compare reads a manifest again from the destination.
 func (c *copier) compare(ctx context.Context, d attest.Digest, raw []byte, kind string) error {
@@ -140,15 +172,14 @@ func (c *copier) progress(p Copied) {
 	c.opts.Progress(p)
 }
 
-// blobs copies configuration and layers. Layers that their owner does not want
-// copied stay where their manifest says.
+// blobs copies configuration and layers.
 func (c *copier) blobs(ctx context.Context, doc *document) error {
 	var all []v1.Descriptor
 	if doc.Config != nil {
 		all = append(all, *doc.Config)
 	}
 	for _, l := range doc.Layers {
-		if !(len(l.URLs) > 0 && !l.MediaType.IsDistributable()) {
+		if !stays(l) {
 			all = append(all, l)
 		}
 	}
@@ -204,8 +235,10 @@ func (c *copier) evidence(ctx context.Context, about v1.Descriptor) error {
 		if p.Raw == nil || p.Source == SourceIndex {
 			continue // not read means not copied; an index attestation came with the index
 		}
+		loose := p.Source == SourceFile || p.Source == SourceNotes
 		switch {
-		case p.Source == SourceFile:
+		case loose && c.archive != nil:
+		case loose:
 			if err := c.file(ctx, about, p); err != nil {
 				return err
 			}
@@ -220,7 +253,10 @@ func (c *copier) evidence(ctx context.Context, about v1.Descriptor) error {
 			}
 		}
 		done[p.Where] = true
-		want[p.Digest] = p.Source != SourceFile
+		want[p.Digest] = !loose
+		if !loose && c.archive != nil {
+			c.archive.evidence++
+		}
 	}
 	return c.compareEvidence(ctx, ad, want)
 }

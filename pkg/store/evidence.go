@@ -39,6 +39,9 @@ type source interface {
 }
 
 func (r *registry) Evidence(ctx context.Context, d attest.Digest) ([]Piece, error) {
+	if r.opts.Cache != nil {
+		return collect(ctx, sharing{r}, r.opts, r.named, d)
+	}
 	return collect(ctx, r, r.opts, r.named, d)
 }
 
@@ -249,7 +252,7 @@ func (c *collector) readIndex(ctx context.Context) error {
 	if err != nil || !top.MediaType.IsIndex() {
 		return err
 	}
-	doc, _, err := readDocument(ctx, c, td)
+	doc, _, err := readDocument(ctx, c.source, td)
 	if err != nil {
 		return err
 	}
@@ -333,7 +336,7 @@ func (c *collector) readTask(ctx context.Context, p Piece, desc v1.Descriptor) e
 	if desc.Size > attest.MaxManifest {
 		return c.unreadable(ctx, p, &oversize{desc.Size, attest.MaxManifest})
 	}
-	doc, _, err := readDocument(ctx, c, d)
+	doc, _, err := readDocument(ctx, c.source, d)
 	if err != nil {
 		return c.unreadable(ctx, p, err)
 	}

@@ -37,6 +37,7 @@ const (
 // number and not with their size.
 type named struct {
 	paths []string
+	more  []fileDoc // beside the files: what an archive carries along
 
 	mu    sync.Mutex
 	read  bool
@@ -48,7 +49,8 @@ type named struct {
 // fileDoc is one document in a file.
 type fileDoc struct {
 	path         string
-	line         int // 0: the file is this document
+	from         io.ReaderAt // nil: the file at path
+	line         int         // 0: the file is this document
 	offset, size int64
 	digest       attest.Digest
 	skipped      string // why it is not read
@@ -83,6 +85,18 @@ func (n *named) load(ctx context.Context) error {
 		return nil
 	}
 	fresh := newNamed(n.paths)
+	for _, d := range n.more {
+		raw, err := d.bytes()
+		if err != nil {
+			return pathError("reading evidence", d.path, err)
+		}
+		if attest.DigestOf(raw) != d.digest {
+			return &Error{Place: d.path, Action: "reading evidence", Cause: (&mismatch{want: d.digest}).Error(), Way: "the archive was changed; do not use it"}
+		}
+		if err := fresh.add(d, raw); err != nil {
+			return err
+		}
+	}
 	files := 0
 	for _, p := range n.paths {
 		if dir, ok := strings.CutPrefix(p, GitPrefix); ok {
@@ -233,12 +247,7 @@ func (d *fileDoc) piece() Piece {
 	if p.Skipped != "" {
 		return p
 	}
-	raw := make([]byte, d.size)
-	f, err := os.Open(d.path)
-	if err == nil {
-		_, err = f.ReadAt(raw, d.offset)
-		f.Close()
-	}
+	raw, err := d.bytes()
 	switch {
 	case err != nil:
 		p.Skipped = oneLine(err.Error())
@@ -253,11 +262,26 @@ func (d *fileDoc) piece() Piece {
 	return p
 }
 
+func (d *fileDoc) bytes() ([]byte, error) {
+	from := d.from
+	if from == nil {
+		f, err := os.Open(d.path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		from = f
+	}
+	raw := make([]byte, d.size)
+	_, err := from.ReadAt(raw, d.offset)
+	return raw, err
+}
+
 // readFiles takes the evidence that the caller named. A document speaks of
 // c.about when its statement does. One about another manifest of this image is
 // left out; others, and what cannot be read, are shown with every digest.
 func (c *collector) readFiles(ctx context.Context) error {
-	if len(c.named.paths) == 0 {
+	if len(c.named.paths)+len(c.named.more) == 0 {
 		return nil
 	}
 	if err := c.named.load(ctx); err != nil {

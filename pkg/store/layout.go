@@ -34,10 +34,11 @@ type layout struct {
 	opts  Options
 	named *named
 	dir   string
+	tar   *tarFiles // where the layout is in an archive
 }
 
 func openLayout(ctx context.Context, ref Reference, opts Options, create bool) (*layout, error) {
-	l := &layout{ref: ref, opts: opts, named: newNamed(opts.Evidence), dir: ref.Place}
+	l := &layout{ref: ref, opts: opts, named: openNamed(opts), dir: ref.Place}
 	marker := filepath.Join(l.dir, "oci-layout")
 	raw, err := readFile(marker, attest.MaxKey)
 	if errors.Is(err, os.ErrNotExist) && create {
@@ -52,13 +53,26 @@ func openLayout(ctx context.Context, ref Reference, opts Options, create bool) (
 	if err != nil {
 		return nil, pathError("opening", marker, err)
 	}
+	return l, layoutVersion(ref, raw)
+}
+
+func layoutVersion(ref Reference, raw []byte) error {
 	var version struct {
 		Version string `json:"imageLayoutVersion"`
 	}
 	if err := attest.UnmarshalStrict(raw, &version); err != nil || version.Version != "1.0.0" {
-		return nil, &Error{Place: ref.String(), Cause: fmt.Sprintf("the layout has version %q, want 1.0.0", version.Version)}
+		return &Error{Place: ref.String(), Cause: fmt.Sprintf("the layout has version %q, want 1.0.0", version.Version)}
 	}
-	return l, nil
+	return nil
+}
+
+// read reads a file of the layout of at most limit bytes, by its name with
+// slashes.
+func (l *layout) read(name string, limit int64) ([]byte, error) {
+	if l.tar != nil {
+		return l.tar.read(name, limit)
+	}
+	return readFile(filepath.Join(l.dir, filepath.FromSlash(name)), limit)
 }
 
 func (l *layout) create(ctx context.Context, marker string) (err error) {
@@ -100,7 +114,7 @@ func (l *layout) blobPath(d attest.Digest) string { return filepath.Join(l.blobD
 // index reads index.json.
 func (l *layout) index() (*v1.IndexManifest, error) {
 	path := filepath.Join(l.dir, "index.json")
-	raw, err := readFile(path, attest.MaxManifest)
+	raw, err := l.read("index.json", attest.MaxManifest)
 	if err != nil {
 		return nil, pathError("reading the index", path, err)
 	}
@@ -179,7 +193,7 @@ func (l *layout) tagged(ctx context.Context, tag string) ([]byte, v1.Descriptor,
 
 func (l *layout) Manifest(_ context.Context, d attest.Digest) ([]byte, v1.Descriptor, error) {
 	action := "reading manifest " + string(d)
-	raw, err := readFile(l.blobPath(d), attest.MaxManifest)
+	raw, err := l.read("blobs/sha256/"+d.Hex(), attest.MaxManifest)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, v1.Descriptor{}, &Error{Place: l.ref.String(), Action: action, Cause: "not found: the layout does not have it", Err: ErrNotFound}
 	}
@@ -198,7 +212,7 @@ func (l *layout) Manifest(_ context.Context, d attest.Digest) ([]byte, v1.Descri
 }
 
 func (l *layout) Blob(_ context.Context, d attest.Digest) (io.ReadCloser, error) {
-	f, err := os.Open(l.blobPath(d))
+	f, err := l.openBlob(d)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, &Error{Place: l.ref.String(), Action: "reading blob " + string(d), Cause: "not found: the layout does not have it", Err: ErrNotFound}
 	}
@@ -206,6 +220,17 @@ func (l *layout) Blob(_ context.Context, d attest.Digest) (io.ReadCloser, error)
 		return nil, pathError("reading blob", l.blobPath(d), err)
 	}
 	return &hashed{ReadCloser: f, sum: sha256.New(), want: d}, nil
+}
+
+func (l *layout) openBlob(d attest.Digest) (io.ReadCloser, error) {
+	if l.tar == nil {
+		return os.Open(l.blobPath(d))
+	}
+	r, err := l.tar.open("blobs/sha256/" + d.Hex())
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(r), nil
 }
 
 // hashed fails at the end of a stream whose digest does not hold.

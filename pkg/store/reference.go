@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -22,13 +21,14 @@ const (
 	Registry Kind = "registry" // HOST/REPO[:TAG][@DIGEST]
 	Layout   Kind = "oci"      // oci:PATH[:TAG][@DIGEST]
 	Docker   Kind = "docker"   // docker:NAME, read-only
+	Archive  Kind = "archive"  // archive:FILE[@DIGEST], read-only
 )
 
 // Reference is a parsed image reference. String gives it back in the form
 // that Parse takes.
 type Reference struct {
 	Kind   Kind
-	Place  string // "host/repo", the layout's path, or the daemon's image name
+	Place  string // "host/repo", the layout's or archive's path, or the daemon's image name
 	Tag    string
 	Digest attest.Digest
 }
@@ -53,17 +53,24 @@ func (e *ReferenceError) Hint() string {
 	if e.Way != "" {
 		return e.Way
 	}
-	return "a reference is HOST/REPO[:TAG][@DIGEST], oci:PATH[:TAG][@DIGEST] or docker:NAME"
+	return "a reference is HOST/REPO[:TAG][@DIGEST], oci:PATH[:TAG][@DIGEST], docker:NAME or archive:FILE[@DIGEST]"
 }
 
-// tagPattern is the distribution specification's rule for tags.
+// validTag is the distribution specification's rule for tags. It is asked for
+// every reference, which is why it is no regular expression.
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests
-const tagPattern = `^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`
+func validTag(tag string) bool {
+	for i, c := range []byte(tag) {
+		word := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
+		if !word && (i == 0 || c != '.' && c != '-') {
+			return false
+		}
+	}
+	return tag != "" && len(tag) <= 128
+}
 
-func validTag(tag string) bool { return regexp.MustCompile(tagPattern).MatchString(tag) }
-
-// Parse reads REF: a registry reference, oci:PATH[:TAG][@DIGEST] or
-// docker:NAME. The error is a *ReferenceError: it says what is wrong and shows
+// Parse reads REF: a registry reference, oci:PATH[:TAG][@DIGEST], docker:NAME or
+// archive:FILE[@DIGEST]. The error is a *ReferenceError: it says what is wrong and shows
 // a right form. A registry reference without tag and digest means the tag
 // "latest", as docker has it.
 func Parse(s string) (Reference, error) {
@@ -89,7 +96,7 @@ func Parse(s string) (Reference, error) {
 		return fail("leave "+scheme+":// out: "+rest, "a reference has no scheme, but this starts with %q", scheme+"://")
 	}
 	rest, digest := s, attest.Digest("")
-	if i := strings.LastIndexByte(s, '@'); i >= 0 && (strings.HasPrefix(s[i:], "@sha") || !strings.HasPrefix(s, "oci:")) {
+	if i := strings.LastIndexByte(s, '@'); i >= 0 && (strings.HasPrefix(s[i:], "@sha") || !strings.HasPrefix(s, "oci:") && !strings.HasPrefix(s, "archive:")) {
 		d, err := attest.ParseDigest(s[i+1:])
 		if err != nil {
 			return fail("", "%q is not a digest: want @sha256: and 64 lower-case hex digits", s[i:])
@@ -101,6 +108,12 @@ func Parse(s string) (Reference, error) {
 		r, err := parseLayout(strings.TrimPrefix(rest, "oci:"), digest)
 		if err != nil {
 			return fail("an OCI layout is oci:PATH[:TAG][@DIGEST]", "%v", err)
+		}
+		return r, nil
+	case strings.HasPrefix(rest, "archive:"):
+		r := Reference{Kind: Archive, Place: strings.TrimPrefix(rest, "archive:"), Digest: digest}
+		if r.Place == "" {
+			return fail("an archive is archive:FILE[@DIGEST]", "it names no file")
 		}
 		return r, nil
 	case strings.HasPrefix(rest, "docker:"):
@@ -166,7 +179,7 @@ func parseLayout(rest string, digest attest.Digest) (Reference, error) {
 
 func (r Reference) String() string {
 	s := r.Place
-	if r.Kind == Layout || r.Kind == Docker {
+	if r.Kind != Registry {
 		s = string(r.Kind) + ":" + s
 	}
 	if r.Tag != "" {
@@ -184,12 +197,12 @@ func (r Reference) At(d attest.Digest) Reference {
 }
 
 // URI is the place, without tag and digest, as a verification summary names
-// it: "oci://HOST/REPO", or the layout's folder as a file URI.
+// it: "oci://HOST/REPO", or the layout's folder or the archive as a file URI.
 func (r Reference) URI() string {
 	switch r.Kind {
 	case Registry:
 		return "oci://" + r.Place
-	case Layout:
+	case Layout, Archive:
 		path, err := filepath.Abs(r.Place)
 		if err != nil {
 			path = r.Place

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -43,6 +45,19 @@ type registry struct {
 type cached struct {
 	raw  []byte
 	desc v1.Descriptor
+	doc  *document // of raw; nobody changes it
+}
+
+// keptManifest is a manifest as it was served, for places opened later.
+type keptManifest struct {
+	raw    []byte
+	served types.MediaType
+}
+
+// login is the right to read a repository.
+type login struct {
+	puller *remote.Puller
+	client *http.Client
 }
 
 // maxCached bounds how many manifests one place keeps: an index and its
@@ -59,9 +74,13 @@ func openRegistry(ref Reference, opts Options) (*registry, error) {
 	if err != nil {
 		return nil, &ReferenceError{Input: ref.String(), Cause: plain(err).Error()}
 	}
+	polite := newTransport(opts)
+	if opts.Cache != nil {
+		polite = opts.Cache.transport(opts)
+	}
 	return &registry{
-		ref: ref, opts: opts, repo: repo, polite: newTransport(opts),
-		auth: authn.DefaultKeychain, named: newNamed(opts.Evidence), manifests: map[attest.Digest]cached{},
+		ref: ref, opts: opts, repo: repo, polite: polite,
+		auth: authn.DefaultKeychain, named: openNamed(opts), manifests: map[attest.Digest]cached{},
 	}, nil
 }
 
@@ -81,6 +100,10 @@ func (r *registry) login(ctx context.Context) (*remote.Puller, *http.Client, err
 	if r.puller != nil {
 		return r.puller, r.client, nil
 	}
+	if l, ok := recall[login](r, "login", ""); ok {
+		r.puller, r.client = l.puller, l.client
+		return r.puller, r.client, nil
+	}
 	auth, err := authn.Resolve(ctx, r.auth, r.repo)
 	if err != nil {
 		return nil, nil, &Error{Place: r.ref.Place, Action: "finding docker's credentials", Cause: oneLine(err.Error()),
@@ -98,6 +121,7 @@ func (r *registry) login(ctx context.Context) (*remote.Puller, *http.Client, err
 		return nil, nil, err
 	}
 	r.puller, r.client = puller, &http.Client{Transport: inner}
+	r.keep("login", "", login{r.puller, r.client}, loginSize)
 	return r.puller, r.client, nil
 }
 
@@ -159,20 +183,35 @@ func (r *registry) Resolve(ctx context.Context) (v1.Descriptor, error) {
 }
 
 func (r *registry) Manifest(ctx context.Context, d attest.Digest) ([]byte, v1.Descriptor, error) {
+	c, err := r.manifest(ctx, d)
+	return c.raw, c.desc, err
+}
+
+// document is Manifest, parsed once.
+func (r *registry) document(ctx context.Context, d attest.Digest) (*document, v1.Descriptor, error) {
+	c, err := r.manifest(ctx, d)
+	return c.doc, c.desc, err
+}
+
+func (r *registry) manifest(ctx context.Context, d attest.Digest) (cached, error) {
 	r.mu.Lock()
 	c, ok := r.manifests[d]
 	r.mu.Unlock()
 	if ok {
-		return c.raw, c.desc, nil
+		return c, nil
+	}
+	if known, ok := recall[keptManifest](r, "manifest", string(d)); ok {
+		return r.remember(known)
 	}
 	return r.get(ctx, "reading manifest "+string(d), r.repo.Digest(string(d)))
 }
 
 func (r *registry) tagged(ctx context.Context, tag string) ([]byte, v1.Descriptor, error) {
-	return r.get(ctx, fmt.Sprintf("reading tag %q", tag), r.repo.Tag(tag))
+	c, err := r.get(ctx, fmt.Sprintf("reading tag %q", tag), r.repo.Tag(tag))
+	return c.raw, c.desc, err
 }
 
-func (r *registry) get(ctx context.Context, action string, ref name.Reference) ([]byte, v1.Descriptor, error) {
+func (r *registry) get(ctx context.Context, action string, ref name.Reference) (cached, error) {
 	place := r.ref.Place
 	if r.ref.Tag == ref.Identifier() {
 		// The reference as it was typed says more than its parts.
@@ -180,30 +219,44 @@ func (r *registry) get(ctx context.Context, action string, ref name.Reference) (
 	}
 	puller, _, err := r.login(ctx)
 	if err != nil {
-		return nil, v1.Descriptor{}, r.explainAt(ctx, place, action, err)
+		return cached{}, r.explainAt(ctx, place, action, err)
 	}
 	got, err := puller.Get(ctx, ref)
 	if err != nil {
-		return nil, v1.Descriptor{}, r.explainAt(ctx, place, action, err)
+		return cached{}, r.explainAt(ctx, place, action, err)
 	}
 	d := attest.DigestOf(got.Manifest)
 	if by, ok := ref.(name.Digest); ok && by.DigestStr() != string(d) {
-		return nil, v1.Descriptor{}, r.explain(ctx, action, &mismatch{want: attest.Digest(by.DigestStr())})
+		return cached{}, r.explain(ctx, action, &mismatch{want: attest.Digest(by.DigestStr())})
 	}
-	doc, err := parseDocument(got.Manifest, got.MediaType)
+	m := keptManifest{got.Manifest, got.MediaType}
+	c, err := r.remember(m)
 	if err != nil {
-		return nil, v1.Descriptor{}, &Error{Place: place, Action: action, Cause: err.Error(), Err: err}
+		return cached{}, &Error{Place: place, Action: action, Cause: err.Error(), Err: err}
 	}
-	c := cached{got.Manifest, describe(got.Manifest, doc.MediaType)}
+	r.keep("manifest", string(d), m, len(m.raw))
+	return c, nil
+}
+
+// remember parses a manifest that was checked against its digest.
+func (r *registry) remember(m keptManifest) (cached, error) {
+	doc, err := parseDocument(m.raw, m.served)
+	if err != nil {
+		return cached{}, err
+	}
+	c := cached{m.raw, describe(m.raw, doc.MediaType), doc}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.manifests) < maxCached {
-		r.manifests[d] = c
+		r.manifests[attest.Digest(c.desc.Digest.String())] = c
 	}
-	return c.raw, c.desc, nil
+	return c, nil
 }
 
 func (r *registry) Blob(ctx context.Context, d attest.Digest) (io.ReadCloser, error) {
+	if raw, ok := recall[[]byte](r, "blob", string(d)); ok {
+		return io.NopCloser(bytes.NewReader(raw)), nil
+	}
 	action := "reading blob " + string(d)
 	puller, _, err := r.login(ctx)
 	if err != nil {
@@ -217,7 +270,11 @@ func (r *registry) Blob(ctx context.Context, d attest.Digest) (io.ReadCloser, er
 	if err != nil {
 		return nil, r.explain(ctx, action, err)
 	}
-	return &explained{ReadCloser: rc, explain: func(err error) error { return r.explain(ctx, action, err) }}, nil
+	rc = &explained{ReadCloser: rc, explain: func(err error) error { return r.explain(ctx, action, err) }}
+	if r.opts.Cache != nil {
+		rc = &keeping{ReadCloser: rc, most: r.opts.Cache.share(), keep: func(raw []byte) { r.keep("blob", string(d), raw, len(raw)) }}
+	}
+	return rc, nil
 }
 
 // explained turns the errors of a stream into errors of the place.
@@ -266,33 +323,38 @@ const maxReferrerPages = 256
 // answers 404, which is an empty list: the fallback tag is asked for apart.
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers
 func (r *registry) referrers(ctx context.Context, d attest.Digest) ([]v1.Descriptor, error) {
+	found, _, err := r.listReferrers(ctx, d)
+	return found, err
+}
+
+// listReferrers also says that the registry has not heard of the API.
+func (r *registry) listReferrers(ctx context.Context, d attest.Digest) (out []v1.Descriptor, missing bool, err error) {
 	action := "listing referrers of " + string(d)
 	_, client, err := r.login(ctx)
 	if err != nil {
-		return nil, r.explain(ctx, action, err)
+		return nil, false, r.explain(ctx, action, err)
 	}
 	next := &url.URL{Scheme: r.repo.Scheme(), Host: r.repo.RegistryStr(), Path: fmt.Sprintf("/v2/%s/referrers/%s", r.repo.RepositoryStr(), d)}
-	var out []v1.Descriptor
 	seen := map[string]bool{}
 	for next != nil {
 		// A list may lead on for ever, or in a circle.
 		if len(seen) == maxReferrerPages {
-			return nil, r.tooMany(action)
+			return nil, false, r.tooMany(action)
 		}
 		if seen[next.RawQuery] {
-			return nil, &Error{Place: r.ref.Place, Action: action, Cause: "the registry's list of referrers leads back to a page that has been read"}
+			return nil, false, &Error{Place: r.ref.Place, Action: action, Cause: "the registry's list of referrers leads back to a page that has been read"}
 		}
 		seen[next.RawQuery] = true
-		list, following, err := r.referrersPage(ctx, client, next)
+		list, following, none, err := r.referrersPage(ctx, client, next)
 		if err != nil {
-			return nil, r.explain(ctx, action, err)
+			return nil, false, r.explain(ctx, action, err)
 		}
 		if out = append(out, list...); len(out) > attest.MaxReferrers {
-			return nil, r.tooMany(action)
+			return nil, false, r.tooMany(action)
 		}
-		next = following
+		next, missing = following, none
 	}
-	return out, nil
+	return out, missing, nil
 }
 
 func (r *registry) tooMany(action string) error {
@@ -300,46 +362,72 @@ func (r *registry) tooMany(action string) error {
 		Way: "delete referrers that nobody needs, or promote the image to a clean repository"}
 }
 
-func (r *registry) referrersPage(ctx context.Context, client *http.Client, page *url.URL) ([]v1.Descriptor, *url.URL, error) {
+func (r *registry) referrersPage(ctx context.Context, client *http.Client, page *url.URL) (list []v1.Descriptor, following *url.URL, missing bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page.String(), nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	req.Header.Set("Accept", string(types.OCIImageIndex))
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	defer resp.Body.Close()
 	// Registries from before the API answer in one of these ways.
 	if err := transport.CheckError(resp, http.StatusOK, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable); err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
-	if resp.StatusCode != http.StatusOK || !strings.HasPrefix(resp.Header.Get("Content-Type"), string(types.OCIImageIndex)) {
-		return nil, nil, nil
+	if resp.StatusCode != http.StatusOK {
+		return nil, nil, hasNoReferrers(resp), nil
+	}
+	if !strings.HasPrefix(resp.Header.Get("Content-Type"), string(types.OCIImageIndex)) {
+		return nil, nil, false, nil
 	}
 	raw, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	var index v1.IndexManifest
 	if err := attest.UnmarshalStrict(raw, &index); err != nil {
-		return nil, nil, fmt.Errorf("the list of referrers cannot be read: %w", err)
+		return nil, nil, false, fmt.Errorf("the list of referrers cannot be read: %w", err)
 	}
-	m := regexp.MustCompile(linkPattern).FindStringSubmatch(resp.Header.Get("Link"))
+	following, err = nextPage(page, resp)
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("the next page of referrers has no address: %w", err)
+	}
+	return index.Manifests, following, false, nil
+}
+
+// hasNoReferrers reports whether a refusal is about the API, and not about the
+// repository or the digest.
+func hasNoReferrers(resp *http.Response) bool {
+	var te *transport.Error
+	return resp.StatusCode == http.StatusNotFound && errors.As(transport.CheckError(resp), &te) &&
+		!slices.ContainsFunc(te.Errors, func(d transport.Diagnostic) bool {
+			return d.Code == transport.NameUnknownErrorCode || d.Code == transport.ManifestUnknownErrorCode
+		})
+}
+
+// nextPage is where an answer's Link header leads on to; nil at the end.
+func nextPage(page *url.URL, resp *http.Response) (*url.URL, error) {
+	link := resp.Header.Get("Link")
+	if link == "" {
+		return nil, nil
+	}
+	m := regexp.MustCompile(linkPattern).FindStringSubmatch(link)
 	if m == nil {
-		return index.Manifests, nil, nil
+		return nil, nil
 	}
 	following, err := page.Parse(m[1])
 	if err != nil {
-		return nil, nil, fmt.Errorf("the next page of referrers has no address: %w", err)
+		return nil, err
 	}
 	// Another host would be sent this one's credentials; and behind a proxy a
 	// registry may not know its own name, nor the path that it is reached under.
 	// So only the question is taken from what it says.
 	onward := *page
 	onward.RawQuery = following.RawQuery
-	return index.Manifests, &onward, nil
+	return &onward, nil
 }
 
 func (r *registry) PutBlob(ctx context.Context, b Blob) error {

@@ -10,6 +10,7 @@ package store
 import (
 	"context"
 	"io"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -34,6 +35,15 @@ type Options struct {
 	// its descriptor states ("" when it states none; it is not verified). Nil
 	// wants all. A piece that is not wanted is listed with Unwanted set.
 	Want func(predicateType string) bool
+
+	// Cache is shared with other places that are opened for reading. Nil: this
+	// place keeps to itself.
+	Cache *Cache
+	// Since lets a list of a repository's tags in Cache stand for asking for
+	// each tag, when it was asked for at that moment or later: the start of a
+	// batch, which judges what was there when it began or came since. Zero: each
+	// tag is asked for.
+	Since time.Time
 
 	net network // what tests replace
 }
@@ -147,6 +157,8 @@ func Open(ctx context.Context, ref Reference, opts Options) (Repo, error) {
 		return openLayout(ctx, ref, opts, false)
 	case Docker:
 		return openDocker(ctx, ref, opts)
+	case Archive:
+		return openArchive(ctx, ref, opts)
 	}
 	return nil, &Error{Place: ref.String(), Cause: "not a place that images are read from"}
 }
@@ -154,6 +166,7 @@ func Open(ctx context.Context, ref Reference, opts Options) (Repo, error) {
 // OpenWritable opens the place that ref names for reading and writing. A
 // layout that does not exist is made.
 func OpenWritable(ctx context.Context, ref Reference, opts Options) (Writable, error) {
+	opts.Cache = nil // who writes must see what is there now
 	switch ref.Kind {
 	case Registry:
 		return openRegistry(ref, opts)
@@ -161,7 +174,10 @@ func OpenWritable(ctx context.Context, ref Reference, opts Options) (Writable, e
 		return openLayout(ctx, ref, opts, true)
 	}
 	cause := "images are not written there"
-	if ref.Kind == Docker {
+	switch ref.Kind {
+	case Archive:
+		cause = "an archive is written by \"waxseal bundle export\" alone"
+	case Docker:
 		cause = "the Docker daemon keeps no attachments, so waxseal writes nothing there"
 	}
 	return nil, &Error{Place: ref.String(), Cause: cause,

@@ -359,12 +359,12 @@ func TestEvidenceIsJudgedPieceByPiece(t *testing.T) {
 			t.Errorf("fault %+v: %v, want ErrUnavailable", fault, err)
 		}
 	}
-	// A missing blob is one piece's trouble.
+	// A missing blob is one piece's trouble, and none where the manifest carries it.
 	if err := faults.Set(testkit.Fault{Kind: "404", Match: "GET .*/blobs/"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range evidence(t, open(t, place+":v1", Options{}), top) {
-		if p.Raw != nil || p.Skipped == "" {
+		if (p.Raw == nil) != (p.Skipped != "") || (p.Raw != nil) != (p.Where == good.Digest.String()) {
 			t.Errorf("piece %+v without its blob", p)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"strings"
@@ -340,6 +341,114 @@ func TestParseRootRefuses(t *testing.T) {
 				t.Errorf("got %v, want it to say %q", err, c.want)
 			}
 		})
+	}
+}
+
+// gh reads the last of several roots only where a newline ends it.
+func TestParseRoots(t *testing.T) {
+	one := must(newSigstore(t).Root(virtual.RootOptions{}))(t)
+	two := must(newSigstore(t).Root(virtual.RootOptions{}))(t)
+	pretty := new(bytes.Buffer)
+	if err := json.Indent(pretty, one, "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	lf := []byte("\n")
+	for _, c := range []struct {
+		name string
+		in   []byte
+		want int // 0: refused
+	}{
+		{"one", one, 1},
+		{"one, over several lines", pretty.Bytes(), 1},
+		{"two lines", join(one, lf, two, lf), 2},
+		{"two lines, the last without its end", join(one, lf, two), 2},
+		{"empty lines between", join(one, lf, lf, two, lf, lf), 2},
+		{"lines that end as on Windows", join(one, []byte("\r\n"), two, []byte("\r\n")), 2},
+		{"one without its end", one, 1},
+		{"two on a line", join(one, two), 0},
+		{"the second is none", join(one, lf, []byte(`{"mediaType":"x"}`)), 0},
+		{"the second is cut", join(one, lf, two[:len(two)-10]), 0},
+		{"too many", bytes.Repeat(join(one, lf), 17), 0},
+		{"nothing", nil, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			roots, err := verify.ParseRoots("roots.jsonl", c.in)
+			if len(roots) != c.want || (err != nil) != (c.want == 0) {
+				t.Fatalf("%d roots, %v; want %d", len(roots), err, c.want)
+			}
+			if err != nil && !strings.Contains(err.Error(), "roots.jsonl") {
+				t.Errorf("the error names no file: %v", err)
+			}
+			if c.want == 2 && (roots[0].ID() == roots[1].ID() || roots[1].ID() != attest.DigestOf(bytes.TrimSpace(two))) {
+				t.Errorf("roots %s and %s", roots[0].ID(), roots[1].ID())
+			}
+		})
+	}
+}
+
+func TestPartsOfARoot(t *testing.T) {
+	s := newSigstore(t)
+	until := time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
+	open, ended := trustedRoot(t, s, virtual.RootOptions{}), trustedRoot(t, s, virtual.RootOptions{LogUntil: until, Stamps: until, Until: until})
+	count := func(r *verify.Root) map[verify.PartKind]int {
+		out := map[verify.PartKind]int{}
+		for _, p := range r.Parts() {
+			out[p.Kind]++
+			if p.ID == "" || p.From.IsZero() && p.Kind != verify.PartLog && p.Kind != verify.PartCTLog {
+				t.Errorf("part %+v", p)
+			}
+		}
+		return out
+	}
+	if n := count(open); n[verify.PartAuthority] == 0 || n[verify.PartLog] == 0 || n[verify.PartStamper] == 0 {
+		t.Errorf("parts %v", n)
+	}
+	closed := map[verify.PartKind]bool{}
+	for _, p := range ended.Parts() {
+		if p.Until.Equal(until) {
+			closed[p.Kind] = true
+		}
+	}
+	if !closed[verify.PartAuthority] || !closed[verify.PartLog] || !closed[verify.PartStamper] {
+		t.Errorf("closed: %v of %+v", closed, ended.Parts())
+	}
+
+	// What was ended must not be trusted again; what is new may come.
+	if w := ended.Weakens(open); len(w) != 0 {
+		t.Errorf("a root that ends more weakens: %+v", w)
+	}
+	if w := open.Weakens(open); len(w) != 0 {
+		t.Errorf("the same root weakens: %+v", w)
+	}
+	if w := open.Weakens(trustedRoot(t, newSigstore(t), virtual.RootOptions{})); len(w) != 0 {
+		t.Errorf("new parts weaken: %+v", w)
+	}
+	if w := open.Weakens(ended); len(w) != len(closed) {
+		t.Errorf("what is open again: %+v", w)
+	}
+	longer := trustedRoot(t, s, virtual.RootOptions{LogUntil: until.Add(time.Minute), Stamps: until, Until: until})
+	if w := longer.Weakens(ended); len(w) != 1 || w[0].Kind != verify.PartLog {
+		t.Errorf("what ends later: %+v", w)
+	}
+}
+
+// What was good when it was made stays so when all that vouched for it has
+// ended: that is what the proven times are for.
+func TestEvidenceOutlivesItsCertificates(t *testing.T) {
+	s := newSigstore(t)
+	trust := verify.Trust{
+		Roots:      []*verify.Root{trustedRoot(t, s, virtual.RootOptions{LogUntil: time.Now().Add(time.Hour), Stamps: time.Now().Add(time.Hour), Until: time.Now().Add(time.Hour)})},
+		Identities: []verify.Identity{identity(t, verify.IdentityOptions{Issuer: issuer, SAN: san})},
+	}
+	for name, o := range map[string]virtual.Options{
+		"a log entry": {}, "a time stamp": {Stamp: true}, "Rekor v2 with a time stamp": {Log: "v2", Stamp: true},
+	} {
+		o.SAN, o.Issuer = san, issuer
+		checker := must(verify.NewChecker(trust, time.Now().AddDate(20, 0, 0)))(t)
+		if _, err := checker.Check(seal(t, s, o), image); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

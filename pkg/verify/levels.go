@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Track is what a requirement is part of.
@@ -103,9 +104,12 @@ type Requirement struct {
 
 // Requirements lists every requirement: the Build track, the Source track and
 // the properties, the lowest level first.
-func Requirements() []Requirement {
+func Requirements() []Requirement { return slices.Clone(table()) }
+
+// table is made once: a verdict goes over it for every piece of evidence.
+var table = sync.OnceValue(func() []Requirement {
 	return slices.Concat(buildRequirements(), sourceRequirements(), propertyRequirements())
-}
+})
 
 func buildRequirements() []Requirement {
 	const (
@@ -404,18 +408,14 @@ func (d Demand) String() string {
 // Properties lists the names of the verified properties, in the order of
 // Requirements.
 func Properties() []string {
-	var out []string
-	for _, q := range propertyRequirements() {
-		out = append(out, q.Property)
-	}
-	return out
+	return []string{PropertyReproduced, PropertyTwoParty, PropertyInputsComplete, PropertyHermetic}
 }
 
 // Ladder is level 4 of SLSA v0.1, spelled out in what there is today:
 // https://slsa.dev/spec/v0.1/levels
 func Ladder() Demand {
 	d := Demand{Levels: Levels{Build: MaxLevel}}
-	for _, q := range propertyRequirements() {
+	for _, q := range table() {
 		if q.Ladder != "" {
 			d.Properties = append(d.Properties, q.Property)
 		}
@@ -468,7 +468,7 @@ func parseDemand(s string) (Demand, error) {
 // Find returns the requirement with an ID, or the property of that name. The error names the one that was
 // most likely meant.
 func Find(id string) (Requirement, error) {
-	for _, q := range Requirements() {
+	for _, q := range table() {
 		if q.ID == id || q.Property == id && id != "" {
 			return q, nil
 		}
@@ -488,7 +488,7 @@ func Nearest(id string) string {
 		return ""
 	}
 	best, least := "", 6
-	for _, q := range Requirements() {
+	for _, q := range table() {
 		_, name, _ := strings.Cut(q.ID, ".")
 		if q.Track != TrackProperty {
 			_, name, _ = strings.Cut(name, ".")

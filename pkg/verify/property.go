@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -85,6 +86,10 @@ func readEquivalence(st *attest.Statement, digest attest.Digest) (Rebuild, error
 // complete or that it is hermetic. Nothing is believed of it: BuildKit sets its
 // flags from what was asked for, not from what was seen.
 func claims(predicate []byte) []string {
+	// Most have none, and need no second reading. It is only said, not believed.
+	if !bytes.Contains(predicate, []byte("hermetic")) && !bytes.Contains(predicate, []byte("ompleteness")) {
+		return nil
+	}
 	var in struct {
 		Run struct {
 			Metadata map[string]json.RawMessage `json:"metadata"`
@@ -161,15 +166,15 @@ func checkHermetic(w *weighing) answer {
 func (w *weighing) worst(id string) answer {
 	var evidence []Evidence
 	for _, p := range w.findings.Platforms {
-		for _, r := range p.Rows {
-			if r.ID != id {
-				continue
-			}
-			if r.Status != Met {
-				return say(r.Status, p.Name+": "+r.Reason, r.Evidence...)
-			}
-			evidence = append(evidence, r.Evidence...)
+		i := slices.IndexFunc(p.Rows, func(r Row) bool { return r.ID == id })
+		if i < 0 {
+			return say(Unknown, p.Name+" was not judged")
 		}
+		r := p.Rows[i]
+		if r.Status != Met {
+			return say(r.Status, p.Name+": "+r.Reason, r.Evidence...)
+		}
+		evidence = append(evidence, r.Evidence...)
 	}
 	return say(Met, "so it is for every platform", evidence...)
 }
@@ -177,12 +182,12 @@ func (w *weighing) worst(id string) answer {
 // record is the record of inputs, when there is one that may be judged, else
 // the answer that there is without.
 func (w *weighing) record() (*attestations.Inputs, answer) {
-	switch {
-	case w.Signer == nil:
-		return nil, say(Unknown, "no signature on the provenance was verified, and so nobody vouches for what it names")
-	case w.Inputs == nil:
+	if why := w.unvouched(); why != "" {
+		return nil, say(Unknown, why)
+	}
+	if w.Inputs == nil {
 		reason := w.NoInputs
-		if w.findings.Unread {
+		if w.findings.unread(PropertyInputsComplete) && w.findings.unread(PropertyHermetic) {
 			reason = unread
 		} else if reason == "" {
 			reason = "the provenance names no record of inputs"
@@ -229,7 +234,9 @@ func gap(in *attestations.Inputs) string {
 	}
 	add("", in.Gaps)
 	for i := range in.Steps {
-		add(fmt.Sprintf(" in %q", clip(in.Steps[i].Name)), in.Steps[i].Gaps)
+		if st := &in.Steps[i]; len(st.Gaps) > 0 {
+			add(fmt.Sprintf(" in %q", clip(st.Name)), st.Gaps)
+		}
 	}
 	switch n {
 	case 0:
@@ -249,8 +256,15 @@ func checkTwoParty(w *weighing) answer {
 		a = w.source(RowSourceReview)
 	}
 	switch {
+	case w.unvouched() != "":
+		return a
 	case w.Source.TwoParty && a.status != Met:
-		return answer{status: Met}
+		// The word for it stands elsewhere than in a row of its own.
+		out := answer{status: Met}
+		for _, r := range w.Source.Rows {
+			out.evidence = append(out.evidence, r.Evidence...)
+		}
+		return out
 	case !w.Source.TwoParty && a.status == Met:
 		// One of the two is wrong, and doubt does not pass.
 		return answer{status: Unknown, reason: "the evidence about the source does not say by whom it was reviewed", evidence: a.evidence}
@@ -265,17 +279,20 @@ type party struct {
 	builder Field
 }
 
+// says reports whether another's word is the party's own: the same signer for
+// the same builder.
+func (p party) says(o party) bool {
+	return p.builder.Value == o.builder.Value && p.signer.Key == o.signer.Key && p.signer.SAN == o.signer.SAN && p.signer.Issuer == o.signer.Issuer
+}
+
 // checkReproduced counts the parties, independent of the candidate's own, who
 // built the same digest. No expectation is compared with what they say: the
 // bytes are the same, whatever made them.
 func checkReproduced(w *weighing) answer {
-	if w.Signer == nil {
-		return say(Unknown, "no signature on the provenance was verified, so nobody vouches for its builder")
+	if why := w.unvouched(); why != "" {
+		return say(Unknown, why)
 	}
 	own := party{w.Bundle, *w.Signer, w.Provenance.BuilderID}
-	if w.limit.Level < 1 {
-		return say(NotMet, w.limit.Reason)
-	}
 	var others []party
 	var doubts []string
 	for _, c := range w.findings.Candidates {
@@ -297,6 +314,9 @@ func checkReproduced(w *weighing) answer {
 			doubts = append(doubts, limit.Reason)
 			continue
 		}
+		if own.says(o) {
+			continue // the builder itself, once more
+		}
 		if one := w.trust.together(own, o); one != "" {
 			doubts = append(doubts, one)
 			continue
@@ -309,7 +329,7 @@ func checkReproduced(w *weighing) answer {
 		return say(Met, "built to the same digest by "+strings.Join(names[:min(len(names), 3)], ", ")+", independently of "+clip(own.builder.Value), agree...)
 	case len(doubts) > 0:
 		return say(NotMet, "only one builder that counts says that it built this digest: "+doubts[0], agree...)
-	case w.findings.Unread:
+	case w.findings.unread(PropertyReproduced):
 		return say(Unknown, unread)
 	}
 	return say(Unknown, "", agree...)

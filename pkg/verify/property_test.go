@@ -11,6 +11,8 @@ import (
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
+const keyC = attest.Digest("sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc")
+
 const other = "https://rebuild.example.org/b"
 
 // twoBuilders trusts two builders with a key each, and a third with the first
@@ -80,6 +82,7 @@ func TestPropertiesOfInputs(t *testing.T) {
 		{"BuildKit's word for it", candidate(t, attestations.ProvenanceV1, claims, keyA), verify.Unknown, verify.Unknown, "that it says so itself does not count"},
 		{"v0.2's word for it", candidate(t, attestations.ProvenanceV02, strings.Replace(goodV02, `"parameters":true`, `"parameters":true,"materials":true`, 1), keyA), verify.Unknown, verify.Unknown, "that it says so itself does not count"},
 		{"nobody's signature", with(inputs(attestations.InputsNone), ""), verify.Unknown, verify.Unknown, "nobody vouches"},
+		{"a stranger's signature", with(inputs(attestations.InputsNone), keyC), verify.Unknown, verify.Unknown, "is not the one trusted"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			res := verify.Assess(twoBuilders(), verify.Findings{Candidates: []verify.Candidate{c.candidate}})
@@ -114,6 +117,7 @@ func TestPropertiesOfAnIndex(t *testing.T) {
 		{[]verify.Platform{good, good}, []string{verify.PropertyInputsComplete, verify.PropertyHermetic}},
 		{[]verify.Platform{good, bad}, []string{verify.PropertyInputsComplete}},
 		{[]verify.Platform{good, {Name: "linux/riscv64", Rows: verify.Assess(twoBuilders(), verify.Findings{}).Rows}}, nil},
+		{[]verify.Platform{good, {Name: "linux/s390x"}}, nil},
 	} {
 		res := verify.Assess(twoBuilders(), verify.Findings{Candidates: []verify.Candidate{own}, Platforms: c.platforms})
 		if !slices.Equal(res.Properties, c.want) {
@@ -146,6 +150,7 @@ func TestReproduced(t *testing.T) {
 	}{
 		{"two builders, two keys", twoBuilders(), []verify.Candidate{by(ci, keyA), by(other, keyB)}, nil, verify.Met, "built to the same digest by " + other},
 		{"one builder", twoBuilders(), []verify.Candidate{by(ci, keyA)}, nil, verify.Unknown, "only one builder says"},
+		{"one builder, two provenances", twoBuilders(), []verify.Candidate{by(ci, keyA), candidate(t, v1, strings.Replace(goodV1, "2026-01-01", "2026-01-02", 1), keyA)}, nil, verify.Unknown, "only one builder says"},
 		{"the same provenance twice", twoBuilders(), []verify.Candidate{by(ci, keyA), by(ci, keyA)}, nil, verify.Unknown, "only one builder says"},
 		{"one key for both builders", twoBuilders(), []verify.Candidate{by(ci, keyA), by(other, keyA)}, nil, verify.NotMet, "one key signed for both"},
 		{"one builder but for a slash", twoBuilders(), []verify.Candidate{by(ci, keyA), by(ci+"/", keyB)}, nil, verify.NotMet, "both have the builder.id"},
@@ -273,8 +278,29 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// Of several pieces the one that leaves least of what is asked for open counts;
-// it is still judged alone.
+// What is said of a source says nothing of an image when nobody trusted says
+// that it was built from it.
+func TestSourceThatNobodyVouchesFor(t *testing.T) {
+	var rows []verify.Row
+	for _, q := range verify.Requirements() {
+		if q.Track == verify.TrackSource {
+			rows = append(rows, verify.Row{ID: q.ID, Status: verify.Met})
+		}
+	}
+	for _, signer := range []attest.Digest{"", keyC} {
+		for _, trust := range []verify.Trust{policyTrust(3), {Unsigned: true, Builders: []verify.Builder{}}} {
+			k := candidate(t, attestations.ProvenanceV1, goodV1, signer)
+			k.Source = &verify.SourceResult{Level: 4, TwoParty: true, Rows: rows}
+			res := verify.Assess(trust, verify.Findings{Candidates: []verify.Candidate{k}})
+			if res.Source != 0 || len(res.Properties) > 0 {
+				t.Errorf("signed by %q: Source L%d, %v", signer, res.Source, res.Properties)
+			}
+		}
+	}
+}
+
+// Of several pieces one that carries all that is asked for counts; it is still
+// judged alone.
 func TestAssessTakesWhatIsAskedFor(t *testing.T) {
 	plain := candidate(t, attestations.ProvenanceV1, goodV1, keyA)
 	sealed := candidate(t, attestations.ProvenanceV1, strings.Replace(goodV1, ci, other, 1), keyB)

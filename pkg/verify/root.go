@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
@@ -22,10 +23,23 @@ import (
 // validity. Make one with ParseRoot and share it: it remembers which chains it
 // has proved. Safe for concurrent use.
 type Root struct {
-	name string
-	id   attest.Digest
+	name   string
+	id     attest.Digest
+	origin Origin
 	material
 }
+
+// Origin is where and when a root was fetched; zero for one that was given.
+type Origin struct {
+	FetchedAt  time.Time
+	ValidUntil time.Time // it must be fetched anew by then
+}
+
+// Fetched notes that the root was fetched. Call it before the root is shared.
+func (r *Root) Fetched(o Origin) { r.origin = o }
+
+// Origin is where the root was fetched, if it was.
+func (r *Root) Origin() Origin { return r.origin }
 
 // Name is what the user called the root, usually its file.
 func (r *Root) Name() string { return r.name }
@@ -44,6 +58,39 @@ func ParseRoot(name string, raw []byte) (*Root, error) {
 	r.name = name
 	return r, nil
 }
+
+// ParseRoots reads a file of one trusted root, or of JSON lines with one a line,
+// as `gh attestation trusted-root` prints them. The last line needs no newline.
+func ParseRoots(name string, raw []byte) ([]*Root, error) {
+	r, err := ParseRoot(name, raw)
+	if err == nil {
+		return []*Root{r}, nil
+	}
+	lines := bytes.Split(bytes.TrimSpace(raw), []byte("\n"))
+	if len(raw) > attest.MaxTrustedRoot || len(lines) < 2 || !rooted(lines[0]) {
+		return nil, err
+	}
+	var out []*Root
+	for i, line := range lines {
+		if len(bytes.TrimSpace(line)) == 0 {
+			continue
+		}
+		if len(out) == maxRoots {
+			return nil, fmt.Errorf("reading trusted roots %q: more than %d", name, maxRoots)
+		}
+		r, err := ParseRoot(fmt.Sprintf("%s:%d", name, i+1), line)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+const maxRoots = 16
+
+// rooted reports whether a line could be a whole root.
+func rooted(line []byte) bool { return attest.UnmarshalStrict(line, nil) == nil }
 
 func parseRoot(raw []byte) (*Root, error) {
 	if len(raw) > attest.MaxTrustedRoot {
@@ -74,6 +121,91 @@ func parseRoot(raw []byte) (*Root, error) {
 		return nil, errors.New("it has neither a log nor a time-stamping authority, so it could prove no time")
 	}
 	return r, nil
+}
+
+// Part is one thing that a root makes trusted.
+type Part struct {
+	Kind PartKind `json:"kind"`
+	// Name is the subject of an authority's certificate, or a log's address.
+	Name string `json:"name"`
+	// ID is the sha256 of the authority's certificates or of the log's key.
+	ID attest.Digest `json:"id"`
+	// Window is when what it vouches for counts. An authority's ends with the
+	// first of its certificates.
+	From  time.Time `json:"from,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+}
+
+// PartKind is what a part vouches for.
+type PartKind string
+
+// The kinds of part.
+const (
+	PartAuthority PartKind = "certificate authority"
+	PartLog       PartKind = "transparency log"
+	PartCTLog     PartKind = "certificate transparency log"
+	PartStamper   PartKind = "time-stamping authority"
+)
+
+// Parts lists what the root makes trusted, in an order that does not change.
+func (r *Root) Parts() []Part {
+	var out []Part
+	for _, a := range r.authorities {
+		out = append(out, authorityPart(PartAuthority, Window{a.ca.ValidityPeriodStart, a.ca.ValidityPeriodEnd}, append([]*x509.Certificate{a.ca.Root}, a.ca.Intermediates...)))
+	}
+	for _, s := range r.stampers {
+		if t, ok := s.tsa.(*root.SigstoreTimestampingAuthority); ok {
+			out = append(out, authorityPart(PartStamper, Window{t.ValidityPeriodStart, t.ValidityPeriodEnd}, slices.Concat([]*x509.Certificate{t.Root}, t.Intermediates, []*x509.Certificate{t.Leaf})))
+		}
+	}
+	for kind, logs := range map[PartKind]map[string]*root.TransparencyLog{PartLog: r.logs, PartCTLog: r.ctlogs} {
+		for _, l := range logs {
+			der, err := x509.MarshalPKIXPublicKey(l.PublicKey)
+			if err != nil {
+				der = l.ID // a kind of key that has no such form
+			}
+			out = append(out, Part{Kind: kind, Name: clip(l.BaseURL), ID: attest.DigestOf(der), From: l.ValidityPeriodStart, Until: l.ValidityPeriodEnd})
+		}
+	}
+	slices.SortFunc(out, func(a, b Part) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), a.From.Compare(b.From), cmp.Compare(a.ID, b.ID))
+	})
+	return out
+}
+
+func authorityPart(kind PartKind, w Window, certs []*x509.Certificate) Part {
+	certs = slices.DeleteFunc(certs, func(c *x509.Certificate) bool { return c == nil })
+	p := Part{Kind: kind}
+	var all []byte
+	for _, c := range certs {
+		all = append(all, c.Raw...)
+	}
+	p.ID = attest.DigestOf(all)
+	if len(certs) > 0 {
+		p.Name = clip(certs[0].Subject.String())
+	}
+	w = w.with(certs...)
+	p.From, p.Until = w.From.UTC(), w.Until.UTC()
+	return p
+}
+
+// Weakens lists what r trusts that before had ended the trust in: a part whose
+// window was closed, and is open again or for longer.
+func (r *Root) Weakens(before *Root) []Part {
+	var out []Part
+	for _, p := range r.Parts() {
+		known, open := false, false
+		for _, b := range before.Parts() {
+			if b.Kind == p.Kind && b.ID == p.ID {
+				known = true
+				open = open || b.Until.IsZero() || !p.Until.IsZero() && !p.Until.After(b.Until)
+			}
+		}
+		if known && !open {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // CA is a certificate authority of one's own, outside of any Sigstore

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -62,17 +63,21 @@ func (a answer) by(way string) answer {
 }
 
 // row is the requirement with an answer.
-func (q Requirement) row(a answer) Row {
+func (q *Requirement) row(a answer) Row {
 	r := Row{
 		ID: q.ID, Track: q.Track, Level: q.Level, Property: q.Property, Title: q.Title, Clause: q.Clause,
 		Status: a.status, Reason: a.reason, Evidence: a.evidence,
 	}
-	if r.Reason == "" {
-		r.Reason = map[Status]string{Met: q.Met, NotMet: q.NotMet, Unknown: q.Unknown}[r.Status]
+	switch r.Status {
+	case Met:
+		r.Reason = cmp.Or(r.Reason, q.Met)
+		return r
+	case NotMet:
+		r.Reason = cmp.Or(r.Reason, q.NotMet)
+	default:
+		r.Status, r.Reason = Unknown, cmp.Or(r.Reason, q.Unknown)
 	}
-	if r.Status != Met {
-		r.Hint = cmp.Or(a.way, q.Way)
-	}
+	r.Hint = cmp.Or(a.way, q.Way)
 	return r
 }
 
@@ -127,6 +132,9 @@ type Problem struct {
 	Code    string // stable, for programs
 	Pointer string
 	Message string
+	// Unsaid: the provenance does not say the branch or tag. Evidence about the
+	// commit that counts says it as well.
+	Unsaid bool
 }
 
 // Findings are what Assess weighs.
@@ -140,13 +148,15 @@ type Findings struct {
 	// Platforms are the rows of what an index holds. Steps are theirs, so the
 	// index has of the properties of steps what the worst of them has.
 	Platforms []Platform
-	// Asked is what the image must carry. It changes no answer: where several
-	// candidates stand, the one that leaves least of it open is taken.
+	// Asked is what the image must carry. It changes no answer: of several
+	// candidates, one that carries all of it is taken.
 	Asked Demand
-	// Unread: the evidence that properties rest on was not looked at, because
-	// nothing asks for it.
-	Unread bool
+	// Unread are the properties whose evidence was not looked at, because nothing
+	// asks for them.
+	Unread []string
 }
+
+func (f Findings) unread(property string) bool { return slices.Contains(f.Unread, property) }
 
 // Platform is what was found of one platform of an index.
 type Platform struct {
@@ -178,17 +188,11 @@ func Assess(t Trust, f Findings) Result {
 }
 
 func better(a, b Result, asked Demand) bool {
-	oa, ob := open(a.Rows, asked), open(b.Rows, asked)
-	if (oa == 0) != (ob == 0) {
-		return oa == 0
+	if fa, fb := asked.Fulfilled(a.Levels, a.Properties), asked.Fulfilled(b.Levels, b.Properties); fa != fb {
+		return fa
 	}
-	// Where neither is enough, what is said to be reached does not depend on
-	// what was asked.
 	if a.Build != b.Build {
 		return a.Build > b.Build
-	}
-	if oa != ob {
-		return oa < ob
 	}
 	if na, nb := len(a.Candidate.Problems), len(b.Candidate.Problems); na != nb {
 		return na < nb
@@ -197,17 +201,6 @@ func better(a, b Result, asked Demand) bool {
 		return ma > mb
 	}
 	return a.Candidate.Bundle < b.Candidate.Bundle
-}
-
-// open counts the rows that are asked for and not met.
-func open(rows []Row, asked Demand) int {
-	n := 0
-	for _, r := range rows {
-		if r.Status != Met && r.AskedBy(asked) {
-			n++
-		}
-	}
-	return n
 }
 
 func met(rows []Row) int {
@@ -222,7 +215,8 @@ func met(rows []Row) int {
 
 func absent(why string) []Row {
 	var rows []Row
-	for _, q := range Requirements() {
+	for i := range table() {
+		q := &table()[i]
 		a := answer{status: Unknown, reason: "there is no provenance to tell it from"}
 		switch q.ID {
 		case RowExists:
@@ -256,13 +250,15 @@ func assess(t Trust, f Findings, c *Candidate) Result {
 		w.limit.Level = 1
 	}
 	w.inputs, w.without = w.record()
-	res := Result{Candidate: c}
-	for _, q := range Requirements() {
-		check := q.check
-		if check == nil {
-			check = func(w *weighing) answer { return w.source(q.ID) }
+	res := Result{Candidate: c, Rows: make([]Row, 0, len(table()))}
+	for i := range table() {
+		q := &table()[i]
+		var r Row
+		if q.check != nil {
+			r = q.row(q.check(&w))
+		} else {
+			r = q.row(w.source(q.ID))
 		}
-		r := q.row(check(&w))
 		res.Rows = append(res.Rows, r)
 		if r.Property != "" && r.Status == Met {
 			res.Properties = append(res.Properties, r.Property)
@@ -395,14 +391,29 @@ func checkIsolated(w *weighing) answer {
 	return say(Unknown, notVouched(w.limit, 3), at...)
 }
 
+// unvouched says why what the provenance names says nothing of the image: nobody
+// trusted says that it names the right things.
+func (w *weighing) unvouched() string {
+	switch {
+	case w.Signer == nil:
+		return "no signature on the provenance was verified, so nobody vouches for what it names"
+	case w.limit.Level < 1:
+		return w.limit.Reason
+	}
+	return ""
+}
+
 // source is the answer that came with the candidate for a requirement of the
 // Source track.
 func (w *weighing) source(id string) answer {
 	if w.Source == nil {
-		if w.findings.Unread && w.findings.Asked.Source == 0 {
+		if w.findings.unread(PropertyTwoParty) && w.findings.Asked.Source == 0 {
 			return say(Unknown, unread)
 		}
 		return say(Unknown, "no evidence about the source")
+	}
+	if why := w.unvouched(); why != "" {
+		return say(Unknown, why)
 	}
 	for _, r := range w.Source.Rows {
 		if r.ID == id {

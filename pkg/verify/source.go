@@ -361,6 +361,7 @@ func shows(id string) [][]string {
 
 func (p SourceRecord) result(r Revision) *SourceResult {
 	out := &SourceResult{}
+	var two Row
 	at := func(pointer string) []Evidence { return []Evidence{{Bundle: p.Bundle, Pointer: pointer}} }
 	// A control counts that was in force before the branch moved.
 	inForce := func(names []string) (missing string) {
@@ -383,32 +384,36 @@ func (p SourceRecord) result(r Revision) *SourceResult {
 			}
 			missing = append(missing, m)
 		}
+		// The property may be claimed at any level:
+		// https://slsa.dev/spec/v1.2/verified-properties#slsa_source_two_party_reviewed
+		if q.ID == RowSourceReview && row.Status == Met {
+			out.TwoParty = true
+			two = Row{ID: RowTwoParty, Status: Met, Reason: row.Reason, Evidence: row.Evidence}
+		}
 		switch {
+		case q.Level > p.MaxLevel:
+			row.Status, row.Evidence = Unknown, nil
+			row.Reason = fmt.Sprintf("trust in this source control system ends at Source L%d, this asks for L%d", p.MaxLevel, q.Level)
 		case q.ID == RowSourceRevision:
 			row.Status, row.Reason, row.Evidence = Met, "the provenance pins the commit "+r.Commit, []Evidence{r.Provenance}
 		case q.ID == RowSourceRepository:
 			row.Status, row.Reason, row.Evidence = Met, "source provenance and the build's name "+clip(p.Provenance.Repository), append(at("/predicate/repo_uri"), r.Provenance)
 		case q.ID == RowSourceProvenance:
 			row.Status, row.Reason, row.Evidence = Met, "this is source provenance", at("")
-		case lists == nil && q.Level <= p.MaxLevel:
-			row.Status, row.Reason, row.Evidence = Met, fmt.Sprintf("the policy trusts this source control system up to Source L%d", p.MaxLevel), at("")
 		case lists == nil:
-			row.Status, row.Reason = Unknown, fmt.Sprintf("trust in this source control system ends at Source L%d, this asks for L%d", p.MaxLevel, q.Level)
+			row.Status, row.Reason, row.Evidence = Met, fmt.Sprintf("the policy trusts this source control system up to Source L%d", p.MaxLevel), at("")
 		case row.Status != Met:
 			row.Status, row.Reason = NotMet, "source provenance lacks "+strings.Join(slices.Compact(missing), " or ")+", or it was not in force yet"
 		}
 		out.Rows = append(out.Rows, row)
 	}
-	if i := slices.IndexFunc(out.Rows, func(r Row) bool { return r.ID == RowSourceReview }); out.Rows[i].Status == Met {
-		out.TwoParty = true
-		out.set(Row{ID: RowTwoParty, Status: Met, Reason: out.Rows[i].Reason, Evidence: out.Rows[i].Evidence})
-	}
 	var rows []Row
-	for _, q := range sourceRequirements() {
-		i := slices.IndexFunc(out.Rows, func(r Row) bool { return r.ID == q.ID })
+	for i, q := range sourceRequirements() {
 		rows = append(rows, q.row(answer{status: out.Rows[i].Status}))
 	}
-	out.Level = min(reached(rows, TrackSource, MaxSourceLevel), p.MaxLevel)
+	if out.Level = reached(rows, TrackSource, MaxSourceLevel); out.TwoParty {
+		out.set(two)
+	}
 	return out
 }
 

@@ -176,6 +176,7 @@ func TestAssessSource(t *testing.T) {
 		{"no commit", unpinned, 0, false, verify.RowSourceRevision, "not met the provenance pins no commit"},
 		{"source provenance", evidence(t).record(3, "push", all[:3]...), 3, false, verify.RowSourceContinuity, "met in force when the revision came to refs/heads/main: CONTINUITY_ENFORCED"},
 		{"with its newer names", evidence(t).record(4, "pr_merge", now...), 4, true, verify.RowSourceReview, "met in force"},
+		{"every control, of a system trusted to L3", evidence(t).record(3, "push", all...), 3, true, verify.RowSourceReview, "cannot be told trust in this source control system ends at Source L3"},
 		{"of a system trusted to L1", evidence(t).record(1, "push", all...), 1, true, verify.RowSourceExpunging, "cannot be told trust in this source control system ends at Source L1, this asks for L2"},
 		{"without protected tags", evidence(t).record(3, "push", "CONTINUITY_ENFORCED", "PROVENANCE_AVAILABLE"), 1, false, verify.RowSourceAccess, "not met source provenance lacks SLSA_SOURCE_ORG_ACCESS_CONTROL or TAG_HYGIENE"},
 		{"without anything", evidence(t).record(4, "push"), 1, false, verify.RowSourceHistory, "not met source provenance lacks"},
@@ -195,12 +196,16 @@ func TestAssessSource(t *testing.T) {
 			if got := string(res.Rows[i].Status) + " " + res.Rows[i].Reason; !strings.Contains(got, c.says) {
 				t.Errorf("%s: %s; want %q", c.row, got, c.says)
 			}
-			seen := map[string]bool{}
+			seen, open := map[string]bool{}, false
 			for _, r := range res.Rows {
+				open = open || r.ID != verify.RowTwoParty && r.Status != verify.Met
 				if seen[r.ID] || r.Reason == "" || r.Status == verify.Met && len(r.Evidence) == 0 {
 					t.Errorf("row %+v", r)
 				}
 				seen[r.ID] = true
+			}
+			if !open && res.Level < verify.MaxSourceLevel {
+				t.Error("every row is met, and the level is not the highest")
 			}
 		})
 	}
@@ -347,6 +352,23 @@ func TestDelegate(t *testing.T) {
 				t.Error(res.Rows[0].Reason)
 			}
 		})
+	}
+}
+
+// What the summary leaves open, the evidence may show: the level is that of
+// all rows, so none is left that says why it is not higher.
+func TestDelegateBesideEvidence(t *testing.T) {
+	c := candidate(t, attestations.ProvenanceV1, strings.Replace(goodV1, "https://example.org/build/v1", "make", 1), k1)
+	before := verify.Assess(policyTrust(3), verify.Findings{Candidates: []verify.Candidate{c}})
+	asked := verify.Demand{Levels: verify.Levels{Build: 3}}
+	res, _ := before.Delegate(verify.Delegates{Build: true}, []verify.Summary{{Bundle: "sha256:s", Word: verify.Word{Build: 1}}}, asked, "")
+	if before.Build != 0 || res.Build != 3 {
+		t.Errorf("L%d, and with a summary L%d", before.Build, res.Build)
+	}
+	for _, r := range res.Rows {
+		if r.Track == verify.TrackBuild && r.Status != verify.Met {
+			t.Errorf("row %+v", r)
+		}
 	}
 }
 

@@ -5,8 +5,9 @@
 // evidence: it returns the statement only when a trusted key or the holder of a
 // trusted certificate made the signature, at a time when it counted, and the
 // statement names the image's digest. Call ParseProvenance on an accepted provenance statement, and Assess to get
-// one row for each requirement of SLSA v1.2 Build L1 to L3. A row is met, not
-// met, or cannot be told; what cannot be told never counts as met.
+// one row for each of Requirements: the Build and the Source track of SLSA v1.2,
+// and the verified properties. A row is met, not met, or cannot be told; what
+// cannot be told never counts as met.
 package verify
 
 import (

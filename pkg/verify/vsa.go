@@ -349,11 +349,11 @@ func JudgeVSA(v *VSA, signer Signer, trusted []Verifier, want VSAOptions) (*Word
 		return nil, r
 	}
 	if len(want.Verifiers) > 0 && !slices.Contains(want.Verifiers, v.VerifierID) {
-		return nil, rejectf(CodeVerifier, "it is by verifier %q, and the policy wants one by %s", clip(v.VerifierID), quoted(want.Verifiers))
+		return nil, rejectf(CodeVerifier, "it is by verifier %q, and the policy wants one by %s", clip(v.VerifierID), oneOf(want.Verifiers))
 	}
 	// Step 5: resourceUri is what is expected.
 	if !want.names(v.ResourceURI) {
-		return nil, rejectf(CodeResource, "it was made for %q, not for %s", clip(v.ResourceURI), quoted(want.places()))
+		return nil, rejectf(CodeResource, "it was made for %q, not for %s", clip(v.ResourceURI), oneOf(want.places()))
 	}
 	// #policy: the exact version, where one is demanded.
 	switch {
@@ -485,7 +485,7 @@ func (o VSAOptions) places() []string {
 	return out
 }
 
-func quoted(list []string) string {
+func oneOf(list []string) string {
 	out := make([]string, len(list))
 	for i, s := range list {
 		out[i] = fmt.Sprintf("%q", clip(s))
@@ -522,7 +522,7 @@ func (r Result) Delegate(d Delegates, summaries []Summary, asked Demand, why str
 	best, bundle := r, attest.Digest("")
 	for _, s := range summaries {
 		n := r.stand(d, s)
-		left, least := open(n.Rows, asked), open(best.Rows, asked)
+		left, least := lacking(n.Rows, asked), lacking(best.Rows, asked)
 		if left < least || left == least && bundle != "" && s.Bundle < bundle {
 			best, bundle = n, s.Bundle
 		}
@@ -539,6 +539,17 @@ func (r Result) Delegate(d Delegates, summaries []Summary, asked Demand, why str
 		}
 	}
 	return best, bundle
+}
+
+// lacking counts the rows that are asked for and not met.
+func lacking(rows []Row, asked Demand) int {
+	n := 0
+	for _, r := range rows {
+		if r.Status != Met && r.AskedBy(asked) {
+			n++
+		}
+	}
+	return n
 }
 
 // leaves reports whether a row may be answered by a summary.
@@ -561,7 +572,12 @@ func (r Result) stand(d Delegates, s Summary) Result {
 			row.Track == TrackProperty && (slices.Contains(w.Properties, row.Property) || row.ID == RowTwoParty && w.Source >= 4)
 		// Where nothing is expected of the source, the build type and the
 		// parameters, their being unknown is nothing against the image.
-		unexpected := row.ID == RowExpectations && d.Build && r.Candidate == nil && !d.Expects
+		expectations := row.ID == RowExpectations && d.Build && r.Candidate == nil
+		unexpected := expectations && !d.Expects
+		if expectations && d.Expects {
+			out.Rows[i].Reason = "no summary can show that source, build type and parameters are as expected, and there is no provenance that counts"
+			out.Rows[i].Hint = "attach the provenance, and trust its builder in the policy"
+		}
 		if row.Status == Met || !says || !d.leaves(row) && !unexpected {
 			continue
 		}
@@ -571,14 +587,8 @@ func (r Result) stand(d Delegates, s Summary) Result {
 		}
 		out.Rows[i].Evidence = []Evidence{{Bundle: s.Bundle, Pointer: "/predicate/verifiedLevels"}}
 	}
-	// No further than the summary goes: what it leaves open is not closed by
-	// provenance that did not carry the levels below.
-	if d.Build {
-		out.Build = max(r.Build, min(w.Build, reached(out.Rows, TrackBuild, MaxLevel)))
-	}
-	if d.Source {
-		out.Source = max(r.Source, min(w.Source, reached(out.Rows, TrackSource, MaxSourceLevel)))
-	}
+	out.Build = max(r.Build, reached(out.Rows, TrackBuild, MaxLevel))
+	out.Source = max(r.Source, reached(out.Rows, TrackSource, MaxSourceLevel))
 	out.Properties = nil
 	for _, row := range out.Rows {
 		if row.Property != "" && row.Status == Met {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -43,10 +44,16 @@ type bench struct {
 	over                  []string
 }
 
-// runBench measures everything, or the part that only names.
-func runBench(ctx context.Context, out io.Writer, only string) error {
-	if err := testkit.CanBuild(); err != nil {
-		return err
+// runBench measures everything, or the part that only names, over so many
+// images ("" for the usual number).
+func runBench(ctx context.Context, out io.Writer, only, images string) error {
+	many := manyImages
+	if images != "" {
+		n, err := strconv.Atoi(images)
+		if err != nil || n < perRepository {
+			return fmt.Errorf("%q is no number of images from %d", images, perRepository)
+		}
+		many = n
 	}
 	root, err := testkit.Root()
 	if err != nil {
@@ -58,24 +65,25 @@ func runBench(ctx context.Context, out io.Writer, only string) error {
 	}
 	defer os.RemoveAll(dir)
 	b := &bench{ctx: ctx, out: out, dir: dir, bin: filepath.Join(root, "bin", "waxseal")}
-	for name, path := range map[string]*string{"cosign": &b.cosign, "buildctl": &b.ctl, "buildkitd": &b.buildkit} {
-		if *path, err = testkit.BuildPeer(ctx, name); err != nil {
-			return err
-		}
-	}
-	if b.base, err = testkit.DebianBase(ctx); err != nil {
-		return err
-	}
 	b.env = append(os.Environ(), "COSIGN_PASSWORD=bench", "HOME="+dir, "WAXSEAL_CACHE="+b.path("cache"), "WAXSEAL_HOME="+b.path("home"), "WAXSEAL_STORE="+b.path("store"))
 	if _, err := b.run(b.bin, "key", "generate", "--output-prefix", b.path("waxseal")); err != nil {
 		return err
 	}
 	for _, part := range []struct {
-		name string
-		run  func() error
-	}{{"start", b.startUp}, {"builds", b.builds}, {"verify", b.verify}, {"inputs", b.inputs}} {
+		name   string
+		builds bool // needs what builds need
+		run    func() error
+	}{
+		{"start", false, b.startUp}, {"bundles", false, b.bundles}, {"images", false, func() error { return b.images(many) }},
+		{"verify", true, b.verify}, {"builds", true, b.builds}, {"inputs", true, b.inputs},
+	} {
 		if only != "" && only != part.name {
 			continue
+		}
+		if part.builds {
+			if err := b.prepareBuilds(); err != nil {
+				return err
+			}
 		}
 		if err := part.run(); err != nil {
 			return err
@@ -87,16 +95,35 @@ func runBench(ctx context.Context, out io.Writer, only string) error {
 	return nil
 }
 
+// prepareBuilds has everything that comparing builds takes.
+func (b *bench) prepareBuilds() (err error) {
+	if err := testkit.CanBuild(); err != nil {
+		return err
+	}
+	for name, path := range map[string]*string{"cosign": &b.cosign, "buildctl": &b.ctl, "buildkitd": &b.buildkit} {
+		if *path, err = testkit.BuildPeer(b.ctx, name); err != nil {
+			return err
+		}
+	}
+	b.base, err = testkit.DebianBase(b.ctx)
+	return err
+}
+
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
 // run runs a program through `kit measure` and returns what it took.
 func (b *bench) run(program string, args ...string) (sample, error) {
+	return b.runWith(nil, program, args...)
+}
+
+// runWith is run with a standard input; nil is an empty one.
+func (b *bench) runWith(in io.Reader, program string, args ...string) (sample, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return sample{}, err
 	}
 	cmd := exec.CommandContext(b.ctx, self, append([]string{"measure", program}, args...)...)
-	cmd.Env, cmd.Dir = b.env, b.dir
+	cmd.Env, cmd.Dir, cmd.Stdin = b.env, b.dir, in
 	var said strings.Builder
 	cmd.Stderr = &said
 	out, err := cmd.Output()
@@ -112,7 +139,7 @@ func (b *bench) run(program string, args ...string) (sample, error) {
 // program's peak: this one is small.
 func measure(ctx context.Context, out io.Writer, program string, args ...string) error {
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stderr, os.Stderr
 	start := time.Now()
 	err := cmd.Run()
 	wall := time.Since(start)

@@ -7,7 +7,8 @@
 //	kit corpus [--with PROGRAM]                 puts testdata/corpus to waxseal, cosign, slsa-verifier or a program
 //	kit corpus verify --case DIR                answers one case as waxseal does, in the corpus's protocol
 //	kit summary                                 reads `go test -json`, prints what matters and what was skipped
-//	kit bench [start|builds|verify|inputs]      measures waxseal against buildctl and cosign, and the gateway against none
+//	kit bench [start|bundles|images|verify|builds|inputs [N]]   measures waxseal against sigstore-go, slsa-verifier, cosign and
+//	                                            buildctl, and the gateway against none; images takes their number
 package main
 
 import (
@@ -58,7 +59,7 @@ func run(ctx context.Context, args []string) error {
 	case "summary":
 		return summarize(os.Stdin, os.Stdout, testkit.OnCI())
 	case "bench":
-		return runBench(ctx, os.Stdout, args[1])
+		return runBench(ctx, os.Stdout, args[1], args[2])
 	}
 	return errors.New("usage: kit base|registry|tamper|sigstore|corpus|summary|bench ARGUMENTS")
 }

@@ -1,0 +1,196 @@
+package testkit
+
+import (
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// TUF is a TUF repository in a folder, which any web server can serve, with one
+// trusted_root.json in it. Root is the first root.json.
+type TUF struct {
+	Root []byte
+
+	dir     string
+	keys    map[string]ed25519.PrivateKey // by role
+	root    int64                         // version of the newest root
+	version int64                         // of the rest
+}
+
+// TUFOptions is one publication; the zero value is a good one with the content
+// {}.
+type TUFOptions struct {
+	Content []byte               // of trusted_root.json
+	Expires map[string]time.Time // by role; default: in a week
+	Forge   string               // a role that is signed with a key nobody knows
+	Rotate  bool                 // new keys for root and timestamp, by a new root
+	Version int64                // of timestamp, snapshot and targets; default: one more
+	Swap    []byte               // what is served as the target instead
+}
+
+// NewTUF makes a repository in dir.
+func NewTUF(dir string) (*TUF, error) {
+	t := &TUF{dir: dir, keys: map[string]ed25519.PrivateKey{}}
+	if err := os.MkdirAll(filepath.Join(dir, "targets"), 0o755); err != nil {
+		return nil, err
+	}
+	for _, role := range metadata.TOP_LEVEL_ROLE_NAMES {
+		if err := t.newKey(role); err != nil {
+			return nil, err
+		}
+	}
+	raw, err := t.nextRoot(nil, time.Now().AddDate(0, 6, 0))
+	t.Root = raw
+	return t, err
+}
+
+func (t *TUF) newKey(role string) error {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	t.keys[role] = key
+	return err
+}
+
+// nextRoot writes a root with the keys that are in force, signed by them and
+// by the one before.
+func (t *TUF) nextRoot(before ed25519.PrivateKey, expires time.Time) ([]byte, error) {
+	root := metadata.Root(expires)
+	t.root++
+	root.Signed.Version, root.Signed.ConsistentSnapshot = t.root, true
+	for role, key := range t.keys {
+		public, err := metadata.KeyFromPublicKey(key.Public())
+		if err != nil {
+			return nil, err
+		}
+		if err := root.Signed.AddKey(public, role); err != nil {
+			return nil, err
+		}
+	}
+	signers := []ed25519.PrivateKey{t.keys[metadata.ROOT]}
+	if before != nil {
+		signers = append(signers, before)
+	}
+	return publish(t, root, fmt.Sprintf("%d.root.json", t.root), signers...)
+}
+
+// publish signs metadata and writes it under a name.
+func publish[T metadata.Roles](t *TUF, m *metadata.Metadata[T], name string, signers ...ed25519.PrivateKey) ([]byte, error) {
+	for _, key := range signers {
+		signer, err := signature.LoadSigner(key, crypto.Hash(0))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := m.Sign(signer); err != nil {
+			return nil, err
+		}
+	}
+	raw, err := m.ToBytes(false)
+	if err != nil {
+		return nil, err
+	}
+	return raw, os.WriteFile(filepath.Join(t.dir, name), raw, 0o644)
+}
+
+// Publish writes the next version of everything.
+func (t *TUF) Publish(o TUFOptions) error {
+	if o.Content == nil {
+		o.Content = []byte("{}")
+	}
+	expires := func(role string) time.Time {
+		if at, ok := o.Expires[role]; ok {
+			return at
+		}
+		return time.Now().AddDate(0, 0, 7)
+	}
+	if at, ok := o.Expires[metadata.ROOT]; o.Rotate || ok {
+		if !ok {
+			at = time.Now().AddDate(0, 6, 0)
+		}
+		before := t.keys[metadata.ROOT]
+		for _, role := range []string{metadata.ROOT, metadata.TIMESTAMP} {
+			if err := t.newKey(role); err != nil {
+				return err
+			}
+		}
+		if _, err := t.nextRoot(before, at); err != nil {
+			return err
+		}
+	}
+	key := func(role string) ed25519.PrivateKey {
+		if role == o.Forge {
+			_, forged, _ := ed25519.GenerateKey(rand.Reader) // never fails
+			return forged
+		}
+		return t.keys[role]
+	}
+	t.version++
+	if o.Version != 0 {
+		t.version = o.Version
+	}
+	targets := metadata.Targets(expires(metadata.TARGETS))
+	targets.Signed.Version = t.version
+	info, err := metadata.TargetFile().FromBytes("trusted_root.json", o.Content, "sha256")
+	if err != nil {
+		return err
+	}
+	targets.Signed.Targets["trusted_root.json"] = info
+	if _, err := publish(t, targets, fmt.Sprintf("%d.targets.json", t.version), key(metadata.TARGETS)); err != nil {
+		return err
+	}
+	snapshot := metadata.Snapshot(expires(metadata.SNAPSHOT))
+	snapshot.Signed.Version = t.version
+	snapshot.Signed.Meta["targets.json"] = metadata.MetaFile(t.version)
+	if _, err := publish(t, snapshot, fmt.Sprintf("%d.snapshot.json", t.version), key(metadata.SNAPSHOT)); err != nil {
+		return err
+	}
+	timestamp := metadata.Timestamp(expires(metadata.TIMESTAMP))
+	timestamp.Signed.Version = t.version
+	timestamp.Signed.Meta["snapshot.json"] = metadata.MetaFile(t.version)
+	if _, err := publish(t, timestamp, "timestamp.json", key(metadata.TIMESTAMP)); err != nil {
+		return err
+	}
+	sum := sha256.Sum256(o.Content)
+	if o.Swap != nil {
+		o.Content = o.Swap
+	}
+	return os.WriteFile(filepath.Join(t.dir, "targets", hex.EncodeToString(sum[:])+".trusted_root.json"), o.Content, 0o644)
+}
+
+// cmdTUF makes a TUF repository in DIR whose trusted_root.json is FILE;
+// DIR/root.json is the root that trust in it begins with. Once more: it
+// publishes the next version, with new keys, or with one that has expired.
+func cmdTUF(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, (len(args) == 2 || len(args) == 3) && !neg, "tuf DIR FILE [rotated|expired]")
+	all := ts.Value(tufKey{}).(map[string]*TUF)
+	dir := ts.MkAbs(args[0])
+	repo := all[dir]
+	if repo == nil {
+		var err error
+		repo, err = NewTUF(dir)
+		ts.Check(err)
+		ts.Check(os.WriteFile(filepath.Join(dir, "root.json"), repo.Root, 0o644))
+		all[dir] = repo
+	}
+	o := TUFOptions{Content: []byte(ts.ReadFile(args[1]))}
+	switch kind := append(args, "")[2]; kind {
+	case "rotated":
+		o.Rotate = true
+	case "expired":
+		o.Expires = map[string]time.Time{metadata.TIMESTAMP: time.Now().Add(-time.Hour)}
+	case "":
+	default:
+		ts.Fatalf("unknown kind of publication %q", kind)
+	}
+	ts.Check(repo.Publish(o))
+}
+
+type tufKey struct{}
