@@ -253,7 +253,7 @@ func sourceCases() []entry {
 		{"source/system-capped", "Source provenance with all controls of L3, by a system that is trusted to L1.", tool, func(d *draft) {
 			d.ofSource(2)
 			d.system(1)
-			levels(1, verify.RowSourceExpunging)(d)
+			levels(1, verify.RowSourceAccess)(d)
 			d.file("source.json", d.seal("second", revision(commit, attestations.SourceProvenanceV1, controls(minted().AddDate(0, -1, 0), all...))), Accepted)
 		}},
 
