@@ -14,6 +14,7 @@ build: ## the binaries into bin/
 install: build docs ## binaries, manual pages and completions below PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install bin/waxseal bin/waxseal-engine bin/waxseal-kms $(DESTDIR)$(PREFIX)/bin/
+	ln -sf waxseal $(DESTDIR)$(PREFIX)/bin/waxseal-verifier
 	install -m 644 bin/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 bin/completion/waxseal $(DESTDIR)$(PREFIX)/share/bash-completion/completions/
 
@@ -38,7 +39,7 @@ attack: ## builds every hostile Dockerfile of testdata/attack and looks for what
 fuzz: ## every parser against what a fuzzer makes up, FUZZTIME (1m) each
 	@internal/testkit/fuzz.sh
 
-bench: build ## waxseal against buildctl and cosign, the gateway against none, as ratios
+bench: build ## waxseal against sigstore-go, slsa-verifier, cosign and buildctl, the gateway against none, as ratios
 	@$(DEPS) $(TEST_PACKAGES)
 	@$(KIT) bench
 

@@ -6,6 +6,7 @@ package attestations
 
 import (
 	"github.com/in-toto/in-toto-golang/in_toto"
+	slsa01 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v0.1"
 	slsa02 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v0.2"
 	slsa1 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
 )
@@ -14,6 +15,7 @@ import (
 const (
 	ProvenanceV1  = slsa1.PredicateSLSAProvenance
 	ProvenanceV02 = slsa02.PredicateSLSAProvenance
+	ProvenanceV01 = slsa01.PredicateSLSAProvenance
 	SPDX          = in_toto.PredicateSPDX
 	CycloneDX     = in_toto.PredicateCycloneDX
 	VSAV1         = "https://slsa.dev/verification_summary/v1"
@@ -22,6 +24,11 @@ const (
 	// report and for anything else.
 	CosignVuln   = "https://cosign.sigstore.dev/attestation/vuln/v1"
 	CosignCustom = "https://cosign.sigstore.dev/attestation/v1"
+	// WitnessCollection holds what several attestors of Witness said of one
+	// step; WitnessProvenance is the type that its SLSA attestor gives its own
+	// part, and the statement in which that part stands alone.
+	WitnessCollection = "https://witness.testifysec.com/attestation-collection/v0.1"
+	WitnessProvenance = "https://slsa.dev/provenance/v1.0"
 )
 
 // What SLSA's source-tool writes about the moves of branches and tags; the

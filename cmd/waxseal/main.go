@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/waxseal/waxseal/internal/cli"
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, LookupEnv: os.LookupEnv}))
+	os.Exit(run(os.Args, cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, LookupEnv: os.LookupEnv}))
 }
 
 // run maps a panic to "not decided": Go's own exit code for one is 2, which a
@@ -29,5 +30,8 @@ func run(args []string, s cli.Streams) (code int) {
 	defer stop()
 	// After the first signal the default action is back: a second one kills.
 	context.AfterFunc(ctx, stop)
-	return cli.Main(ctx, args, s)
+	if filepath.Base(args[0]) == cli.VerifierName {
+		return cli.Verifier(ctx, args[1:], s)
+	}
+	return cli.Main(ctx, args[1:], s)
 }

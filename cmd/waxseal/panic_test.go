@@ -39,7 +39,7 @@ func TestAPanicIsNoAnswer(t *testing.T) {
 			var out, said strings.Builder
 			s := streams(&out, &said)
 			c.bug(&s)
-			if code := run(c.args, s); code != cli.ExitUndecided {
+			if code := run(append([]string{"waxseal"}, c.args...), s); code != cli.ExitUndecided {
 				t.Errorf("exit code %d, want %d\n%s", code, cli.ExitUndecided, said.String())
 			}
 			if !strings.Contains(said.String(), "internal error") || !strings.Contains(said.String(), "please report it") {
@@ -72,8 +72,8 @@ func TestDie(*testing.T) {
 		go func() { panic("elsewhere") }()
 		<-make(chan struct{}) // the panic ends all of it
 	case "stderr":
-		os.Exit(run([]string{"version"}, streams(bug{"out"}, bug{"err"})))
+		os.Exit(run([]string{"waxseal", "version"}, streams(bug{"out"}, bug{"err"})))
 	case "exit":
-		os.Exit(run([]string{"version"}, streams(bug{"out"}, os.Stderr)))
+		os.Exit(run([]string{"waxseal", "version"}, streams(bug{"out"}, os.Stderr)))
 	}
 }

@@ -19,7 +19,7 @@ func newInspectCmd(s *Streams) *cobra.Command {
 whom it is signed, whether the signature holds under the keys given, and what it
 says. It decides nothing and ends with 0 whatever it finds.
 
-REF is a registry reference, oci:PATH[:TAG][@DIGEST] or docker:NAME.`,
+REF is a registry reference, oci:PATH[:TAG][@DIGEST], docker:NAME or archive:FILE.`,
 		Example: `  waxseal inspect --key waxseal.pub registry.example/app:1.0`,
 		Args:    cobra.ExactArgs(1),
 	}

@@ -21,6 +21,11 @@ func newPolicyCmd(s *Streams) *cobra.Command {
 images. All entries that match an image hold together. "waxseal policy schema"
 prints its schema with a description of each field; "policy init" drafts one.
 
+Builders are trusted by id, idPattern or idFromSigner, or taken from the library
+with use ("waxseal builders list"); each can have buildTypes, parameters, events,
+runners: hosted|any, and a window of its signer. source of an entry can have a
+ref, such as refs/tags/v*, and a workflow.
+
 level is {build: N, source: N}. Beside it, and source, buildTypes and parameters,
 an entry can have:
 
@@ -55,9 +60,11 @@ A rule must give true or false. It sees:
   image       reference, name, digest, platform, config {user, env (names),
               entrypoint, cmd, workingDir, labels, exposedPorts, volumes,
               architecture, os, layers, history}
-  provenance  builderId, buildType, externalParameters,
-              dependencies [{name, uri, digest}]
-  signer      key, name, issuer, san: who signed the provenance
+  provenance  builderId, buildType, externalParameters, repository, commit,
+              ref, entryPoint, runner, event, dependencies [{name, uri, digest}]
+  signer      key, name, issuer, san: who signed the provenance; repository,
+              commit, ref, workflow, runner, event: of the run that its
+              certificate was issued to
   sbom        format, packages [{name, version, purl, licenses}]; with several
               SBOMs the rule must hold for each
   inputs      mode, verdict, hermetic, lock, allowHosts, gaps, sources [{kind,

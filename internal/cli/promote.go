@@ -33,8 +33,8 @@ read again, a signed verification summary (VSA) is attached for every digest,
 and only then is DST tagged. Within a registry no layer travels. A run that is
 broken off has moved no tag; the same command finishes it.
 
-SRC is a registry reference, oci:PATH[:TAG][@DIGEST] or docker:NAME; DST is
-HOST/REPO[:TAG] or oci:PATH[:TAG].
+SRC is a registry reference, oci:PATH[:TAG][@DIGEST], docker:NAME or archive:FILE;
+DST is HOST/REPO[:TAG] or oci:PATH[:TAG].
 
 Exit codes: 0 promoted, 1 failed on the way, 3 denied, 4 could not decide,
 64 wrong usage.`,

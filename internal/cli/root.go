@@ -123,7 +123,7 @@ Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		return usagef("%w; see %q", err, cmd.CommandPath()+" --help")
 	})
 	addGroup(root, "Make", newBuildCmd(s), newRebuildCmd(s), newAttestCmd(s), newSBOMCmd(s), newKeyCmd(s))
-	addGroup(root, "Judge", newVerifyCmd(s), newInspectCmd(s), newLevelsCmd(s), newPolicyCmd(s), newPromoteCmd(s), newTrustCmd(s))
+	addGroup(root, "Judge", newVerifyCmd(s), newAuditCmd(s), newInspectCmd(s), newLevelsCmd(s), newPolicyCmd(s), newBuildersCmd(s), newPromoteCmd(s), newTrustCmd(s))
 	addGroup(root, "Keep", newLockCmd(s), newStoreCmd(s), newBundleCmd(s))
 	addGroup(root, "Other", newVersionCmd(s), newManCmd())
 	root.AddCommand(newCompareLayoutsCmd(s))

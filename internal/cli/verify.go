@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,7 +52,7 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 // request reads the files that the flags name. Its errors are of usage: the
 // command was given the wrong thing.
 func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.Request, error) {
-	req := gate.Request{Reference: ref, Store: store.Options{Insecure: f.insecure, Evidence: f.evidence, Images: imageHome(s.Env)}}
+	req := gate.Request{Reference: ref, Store: store.Options{Insecure: f.insecure, Evidence: f.evidence, Images: imageHome(s.Env)}.ReadOnce()}
 	level, err := parseLevel(f.level)
 	if err != nil {
 		return req, exitError{ExitUsage, err}
@@ -112,11 +114,22 @@ func textOptions(s *Streams) report.TextOptions {
 	return o
 }
 
+// verifyFlags are what `waxseal verify` takes beside the judge's flags.
+type verifyFlags struct {
+	judge    judgeFlags
+	archived archiveFlags
+	output   string
+	explain  bool
+	deadline time.Duration
+	at       string
+	stream   bool
+	jobs     int
+}
+
 func newVerifyCmd(s *Streams) *cobra.Command {
-	var flags judgeFlags
-	var deadline time.Duration
+	var flags verifyFlags
 	cmd := &cobra.Command{
-		Use:   "verify [flags] REF",
+		Use:   "verify [flags] REF|-",
 		Short: "Say which SLSA level an image's evidence carries, and whether that is enough",
 		Long: `verify finds the evidence attached to an image, checks the signatures, and
 computes the SLSA v1.2 Build and Source levels and the verified properties with
@@ -144,46 +157,132 @@ that it was used while it was valid. Nothing is fetched but the image's
 evidence, unless --sigstore asks for a root, --dependencies for the images it
 was built from, or a key is in a KMS: waxseal-kms, a child, fetches that.
 
-Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
+With "-", references are read from standard input, one a line, or requests as
+{"id":"1","image":"REF","namespace":"prod","labels":{},"use":"volume"}, and each
+is answered with one line of JSON as soon as it is decided, in any order. The
+last line counts them: {"done":N,...,"complete":true}. --stream keeps verify as
+a co-process: requests for images of registries only, no progress, and no
+credential helper is started.
+The end of standard input ends it; SIGTERM answers what is in flight as
+undecided and ends it within a second. A caller's --deadline is best some 300 ms
+below its own.
+
+Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage; of several
+images 3 when one is denied, else 4 when one is undecided. Believe a code only
+together with a complete answer that says the same: anything else is a death.`,
 		Example: `  waxseal verify --key waxseal.pub registry.example/app:1.0
   waxseal verify --trusted-root root.json --certificate-identity ci@acme.example \
     --certificate-oidc-issuer https://accounts.acme.example registry.example/app:1.0
-  waxseal verify --policy policy.yaml --output json oci:out/image:app`,
+  waxseal verify --policy policy.yaml --output sarif oci:out/image:app
+  waxseal verify --policy policy.yaml - < references.txt`,
 		Args: cobra.ExactArgs(1),
 	}
-	flags.register(cmd, true)
-	output := outputFlag(cmd)
-	archived := archiveFlags{}
-	archived.register(cmd)
-	cmd.Flags().DurationVar(&deadline, "deadline", 0, "give up after `TIME`, as 30s, and say undecided (default: never)")
-	at := cmd.Flags().String("at", "", "judge as of `TIME`, as 2026-12-01 or 2026-12-01T12:00:00Z: what\nhas expired or come into effect by then (default: now)")
+	flags.judge.register(cmd, true)
+	fl := cmd.Flags()
+	fl.StringVar(&flags.output, "output", "text", "`FORMAT` of the answer: "+strings.Join(verdictFormats(), ", ")+"; for \"-\" json (the default) or text")
+	fl.BoolVar(&flags.explain, "explain", false, "print the full chain of reasoning: who is believed, what is demanded, each piece of\nevidence, each requirement, and how the decision follows")
+	fl.DurationVar(&flags.deadline, "deadline", 0, "give up on an image after `TIME`, as 30s, and say undecided (default: never)")
+	fl.StringVar(&flags.at, "at", "", "judge as of `TIME`, as 2026-12-01 or 2026-12-01T12:00:00Z: what\nhas expired or come into effect by then (default: now)")
+	fl.BoolVar(&flags.stream, "stream", false, "stay and answer requests from standard input until it ends; REF is \"-\"")
+	fl.IntVar(&flags.jobs, "jobs", 8, "with \"-\": judge `N` images at the same time")
+	flags.archived.register(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := checkOutput(*output); err != nil {
-			return err
+		if args[0] == "-" {
+			if !fl.Changed("output") {
+				flags.output = "json"
+			}
+			return flags.verifyMany(cmd.Context(), s)
 		}
-		req, err := flags.request(cmd.Context(), s, args[0])
-		if err != nil {
-			return err
-		}
-		if req.At, err = parseMoment(*at); err != nil {
-			return err
-		}
-		if err := archived.read(cmd.Context(), &req); err != nil {
-			return exitError{ExitUsage, err}
-		}
-		ctx := cmd.Context()
-		if deadline > 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, deadline)
-			defer cancel()
-		}
-		v, err := gate.Gate{}.Judge(ctx, req)
-		if err != nil {
-			return exitError{ExitUsage, err}
-		}
-		return printVerdict(s, v, *output)
+		return flags.verifyOne(cmd.Context(), s, args[0])
 	}
 	return cmd
+}
+
+// verdictFormats are the forms of one verdict.
+func verdictFormats() []string { return []string{"text", "json", "sarif", "junit", "markdown"} }
+
+func (f *verifyFlags) verifyOne(ctx context.Context, s *Streams, ref string) error {
+	switch {
+	case !slices.Contains(verdictFormats(), f.output):
+		return usagef("--output %q: give one of %s", f.output, strings.Join(verdictFormats(), ", "))
+	case f.explain && f.output != "text" && f.output != "json":
+		return usagef("--explain is for --output text or json")
+	case f.stream:
+		return usagef("--stream reads its requests from standard input: give \"-\" and no reference")
+	}
+	req, err := f.request(ctx, s, ref)
+	if err != nil {
+		return err
+	}
+	if err := f.archived.read(ctx, &req); err != nil {
+		return exitError{ExitUsage, err}
+	}
+	req.Explain = f.explain
+	if f.deadline > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, f.deadline)
+		defer cancel()
+	}
+	v, err := gate.Gate{}.Judge(ctx, req)
+	if err != nil {
+		return exitError{ExitUsage, err}
+	}
+	output := f.output
+	if f.explain && output == "text" {
+		output = "explain"
+	}
+	return printVerdict(s, v, output)
+}
+
+func (f *verifyFlags) request(ctx context.Context, s *Streams, ref string) (gate.Request, error) {
+	req, err := f.judge.request(ctx, s, ref)
+	if err == nil {
+		req.At, err = parseMoment(f.at)
+	}
+	return req, err
+}
+
+// verifyMany answers what standard input asks.
+func (f *verifyFlags) verifyMany(ctx context.Context, s *Streams) error {
+	switch {
+	case f.output != "text" && f.output != "json":
+		return usagef("--output %q: many images are answered as json or text, a line each", f.output)
+	case f.stream && f.output != "json":
+		return usagef("--output %q: --stream speaks json", f.output)
+	case f.explain || f.archived != archiveFlags{}:
+		return usagef("--explain, --as and --bundled-trust are for one image")
+	}
+	// The reference is a stand-in: what is wrong with the rest of the command
+	// line is said before anything is read.
+	req, err := f.request(ctx, s, "registry.invalid/any")
+	if err != nil {
+		return err
+	}
+	req.Store.NoHelpers, req.Store.Cache = f.stream, new(store.Cache)
+	if !f.stream {
+		req.Store.Since = time.Now() // a list is judged as of its start, or later
+	}
+	p := newPrinter(s, f.output == "text", !f.stream)
+	b, err := newBatch(req, f.jobs, f.deadline)
+	if err != nil {
+		return err
+	}
+	asked := false
+	b.print, b.trailer = p.print, p.trailer
+	err = b.run(ctx, func(ctx context.Context, yield func(question) bool) error {
+		return readQuestions(ctx, s.In, !f.stream, func(q question) bool {
+			asked = true
+			if f.stream {
+				q = remote(q)
+			}
+			return yield(q)
+		})
+	})
+	if err == nil && !asked && !f.stream {
+		// "All passed" would be true, and not what anybody wanted to know.
+		return usagef("standard input names no image")
+	}
+	return err
 }
 
 // printVerdict writes the verdict and returns the error that carries its exit
@@ -191,11 +290,21 @@ Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage.`,
 // result either: as text it is the error alone.
 func printVerdict(s *Streams, v *gate.Verdict, output string) error {
 	var err error
-	switch {
-	case output == "json":
+	switch output {
+	case "json":
 		err = report.JSON(s.Out, v)
-	case v.Decision != gate.Undecided:
-		err = report.Verdict(s.Out, v, textOptions(s))
+	case "sarif":
+		err = report.SARIF(s.Out, v, Version())
+	case "junit":
+		err = report.JUnit(s.Out, v)
+	case "markdown":
+		err = report.Markdown(s.Out, v)
+	case "explain":
+		err = report.Explain(s.Out, v, textOptions(s))
+	default:
+		if v.Decision != gate.Undecided {
+			err = report.Verdict(s.Out, v, textOptions(s))
+		}
 	}
 	if err != nil {
 		return exitError{ExitUndecided, fmt.Errorf("writing the verdict: %w", err)}

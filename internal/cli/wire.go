@@ -40,12 +40,13 @@ func readKey(ctx context.Context, s *Streams, name string) (verify.Key, error) {
 	return verify.ParseKey(name, raw)
 }
 
-// loadPolicy loads a policy with the keys that it names, wherever they are. Each
-// is fetched once, however many builders it signs for.
+// loadPolicy loads a policy with the keys that it names, wherever they are.
 func loadPolicy(ctx context.Context, s *Streams, path string) (*policy.Policy, error) {
 	return policy.LoadWith(path, loadOptions(ctx, s))
 }
 
+// loadOptions fetches each key of a policy once, however many builders it signs
+// for.
 func loadOptions(ctx context.Context, s *Streams) policy.LoadOptions {
 	fetched := map[string][]byte{}
 	return policy.LoadOptions{ReadKMS: func(ref string) ([]byte, error) {

@@ -40,6 +40,7 @@ import (
 //	base VAR debian|tiny|tools            VAR is the path of a base image's OCI layout
 //	tamper LAYOUT PREDICATETYPE OLD NEW   changes evidence in a layout, see Tamper
 //	sigstore DIR LAYOUT PREDICATETYPE PREDICATE SAN ISSUER   bundles and roots of a Sigstore instance, see Sigstore
+//	seal DIR LAYOUT LIST                  the bundles in a list, by one Sigstore instance or key, see Seal
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
@@ -135,6 +136,7 @@ func Script(t *testing.T, dir string, update bool) {
 				ts.Setenv("DOCKER_HOST", d.Host)
 			},
 			"base":     cmdBase,
+			"seal":     cmdSeal,
 			"tamper":   cmdTamper,
 			"sigstore": cmdSigstore,
 			"tuf":      cmdTUF,
@@ -313,6 +315,11 @@ func cmdBase(ts *testscript.TestScript, neg bool, args []string) {
 func cmdSigstore(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, len(args) == 6 && !neg, "sigstore DIR LAYOUT PREDICATETYPE PREDICATE SAN ISSUER")
 	ts.Check(Sigstore(ts.MkAbs(args[0]), ts.MkAbs(args[1]), args[2], ts.MkAbs(args[3]), args[4], args[5]))
+}
+
+func cmdSeal(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 3 && !neg, "seal DIR LAYOUT LIST")
+	ts.Check(Seal(ts.MkAbs(args[0]), ts.MkAbs(args[1]), ts.MkAbs(args[2])))
 }
 
 func cmdTamper(ts *testscript.TestScript, neg bool, args []string) {

@@ -32,27 +32,40 @@ import (
 // after the certificate had ended), timeless.json (no proof of a time),
 // mixed.json (our certificate in the other instance's log).
 func Sigstore(dir, layout, predicateType, predicate, san, issuer string) error {
-	var index struct{ Manifests []struct{ Digest string } }
-	if err := readJSON(filepath.Join(layout, "index.json"), &index); err != nil {
+	sum, err := imageIn(layout)
+	if err != nil {
 		return err
-	}
-	if len(index.Manifests) != 1 {
-		return fmt.Errorf("the layout %q has %d images, want one", layout, len(index.Manifests))
 	}
 	var body json.RawMessage
 	if err := readJSON(predicate, &body); err != nil {
 		return err
 	}
-	_, sum, _ := strings.Cut(index.Manifests[0].Digest, ":")
-	statement, err := json.Marshal(map[string]any{
-		"_type": "https://in-toto.io/Statement/v1", "predicateType": predicateType, "predicate": body,
-		"subject": []any{map[string]any{"digest": map[string]string{"sha256": sum}}},
-	})
+	statement, err := statementAbout(sum, "https://in-toto.io/Statement/v1", predicateType, body)
 	if err != nil {
 		return err
 	}
 	s := &signing{dir: dir, statement: statement}
 	return s.all(san, issuer)
+}
+
+// imageIn is the hex digest of the one image in a layout.
+func imageIn(layout string) (string, error) {
+	var index struct{ Manifests []struct{ Digest string } }
+	if err := readJSON(filepath.Join(layout, "index.json"), &index); err != nil {
+		return "", err
+	}
+	if len(index.Manifests) != 1 {
+		return "", fmt.Errorf("the layout %q has %d images, want one", layout, len(index.Manifests))
+	}
+	_, sum, _ := strings.Cut(index.Manifests[0].Digest, ":")
+	return sum, nil
+}
+
+func statementAbout(sum, statementType, predicateType string, predicate json.RawMessage) ([]byte, error) {
+	return json.Marshal(map[string]any{
+		"_type": statementType, "predicateType": predicateType, "predicate": predicate,
+		"subject": []any{map[string]any{"name": "app", "digest": map[string]string{"sha256": sum}}},
+	})
 }
 
 // signing writes files into dir until something goes wrong.

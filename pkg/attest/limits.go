@@ -12,10 +12,12 @@ const (
 	MaxEvidenceFiles = 10_000    // files of evidence in folders that are named
 	MaxEvidenceDocs  = 200_000   // documents looked at in such files
 	MaxReferrers     = 2048      // referrer descriptors listed for one digest
+	MaxGCB           = 64        // signatures in one description of an image by Google Cloud
 	MaxEvidenceSum   = 256 << 20 // bytes of all evidence read for one digest
 	MaxTrustFiles    = 256       // files of whom to trust in one archive
 	MaxDependencies  = 256       // images below one image that are looked at
 	MaxPlatforms     = 64        // manifests below one index
+	MaxListed        = 1 << 20   // repositories of a registry, or tags of a repository, that are walked
 	MaxPolicy        = 1 << 20   // bytes of a policy file
 	MaxKey           = 64 << 10  // bytes of a key file
 	MaxTrustedRoot   = 1 << 20   // bytes of a trusted root or a file of certificates

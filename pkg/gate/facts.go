@@ -172,7 +172,7 @@ func (c *check) facts(f *found, chosen *verify.Candidate) policy.Facts {
 		return out
 	}
 	var err error
-	if out.Provenance, err = policy.ReadProvenance(chosen.Provenance, predicate); err != nil {
+	if out.Provenance, err = policy.ReadProvenance(chosen.Provenance); err != nil {
 		_ = f.known.cannot(policy.FactProvenance, err) // a rule that asks says it
 		out.Unreadable = f.known.unreadable
 	}
@@ -276,6 +276,7 @@ func (c *check) demand(ctx context.Context, f *found, chosen *verify.Candidate, 
 	if err := ctx.Err(); err != nil {
 		return nil, err // a rule that was stopped has said nothing
 	}
+	s.changes(c.at, j.Until)
 	for _, x := range j.Findings {
 		// That there is no SBOM is said once.
 		if x.Code == CodeSBOM && !x.Undecided && x.Bundle == "" && s.saysSBOM() {

@@ -29,6 +29,8 @@ type look struct {
 	source bool
 	// all reads what no decision needs, too: for Inspect and for drafts.
 	all bool
+	// says puts the content of each piece in a line.
+	says bool
 }
 
 // needs reports whether anything depends on evidence of this type.
@@ -193,7 +195,7 @@ func (f *found) read(p *store.Piece, c *check, l look) Evidence {
 			return reject(verify.CodeUnreadable, err.Error())
 		}
 		e.PredicateType = printable(st.PredicateType)
-		if l.all {
+		if l.all || l.says {
 			e.Says = says(st)
 		}
 		if !st.Binds(f.digest) {
@@ -206,9 +208,10 @@ func (f *found) read(p *store.Piece, c *check, l look) Evidence {
 	}
 	st := b.Statement()
 	e.PredicateType, e.KeyHint = printable(st.PredicateType), printable(b.KeyHint())
-	if l.all {
+	if l.all || l.says {
 		e.Says = says(st)
-	} else if !l.needs(st.PredicateType) {
+	}
+	if !l.needs(st.PredicateType) {
 		return reject(CodeNotNeeded, "not checked: nothing that was asked depends on it")
 	}
 	if l.source && aboutSource(st, f.digest) {
@@ -275,7 +278,7 @@ func (f *found) provenance(e Evidence, c *check, st *attest.Statement, signer ve
 		e.Code, e.Message = verify.CodePredicate, printable(err.Error())
 		return e
 	}
-	if limit := c.trust.Cap(signer, p.BuilderID.Value); limit.Level < 1 {
+	if limit := c.trust.CapOf(signer, p); limit.Level < 1 {
 		e.Code, e.Message = verify.CodeBuilder, printable(limit.Reason)
 		return e
 	}
@@ -287,7 +290,7 @@ func (f *found) provenance(e Evidence, c *check, st *attest.Statement, signer ve
 	f.keep(c, st, e.Bundle)
 	f.candidates = append(f.candidates, verify.Candidate{
 		Bundle: e.Bundle, Where: e.Source, Provenance: p, Signer: &signer,
-		Expected: c.Policy != nil, Problems: c.expect(p),
+		Expected: c.Policy != nil, Problems: c.expect(p, signer),
 	})
 	return e
 }
@@ -305,13 +308,13 @@ func (f *found) unsigned(e Evidence, st *attest.Statement, message string) Evide
 	return e
 }
 
-// expect compares provenance with the policy. An image that the policy does
-// not know meets no expectation.
-func (c *check) expect(p *verify.Provenance) []verify.Problem {
+// expect compares provenance with the certificate that signed it and with the
+// policy. An image that the policy does not know meets no expectation.
+func (c *check) expect(p *verify.Provenance, signer verify.Signer) []verify.Problem {
 	if c.Policy != nil && !c.matched {
 		return []verify.Problem{{Code: CodeNoRule, Pointer: "/subject", Message: "the policy has no entry for this image"}}
 	}
-	return c.rule.Expect(p)
+	return append(verify.Contradictions(p, signer), c.rule.Expect(p, signer)...)
 }
 
 // why says what there is instead of provenance that counts.
@@ -394,7 +397,10 @@ func says(st *attest.Statement) string {
 				line += " (changed)"
 			}
 		}
-		return printable(line + ", " + plural(p.Dependencies, "dependency", "dependencies"))
+		if p.Runner.Value != "" {
+			line += ", on a " + p.Runner.Value + " runner"
+		}
+		return printable(line + ", " + plural(len(p.Dependencies), "dependency", "dependencies"))
 	case policy.SBOMFormat(st.PredicateType) != "":
 		version, n, err := policy.SBOMContent(policy.SBOMFormat(st.PredicateType), st.Predicate)
 		if err != nil {

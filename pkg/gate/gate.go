@@ -69,6 +69,11 @@ type Request struct {
 	// At is the moment to judge as of: what has expired, come into effect or
 	// grown old by then. Zero: now.
 	At time.Time
+	// For says where the image is to run.
+	For Workload
+	// Explain adds the verdict's Explanation, and what each piece of evidence
+	// says.
+	Explain bool
 
 	// below: it is a dependency of another image.
 	below bool
@@ -89,8 +94,9 @@ func (e *UsageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(format, args...)} }
 
-// Judge gives the verdict. The error is a *UsageError or nil: anything else
-// that goes wrong is in the verdict, as "undecided".
+// Judge gives the verdict, at the latest shortly after ctx has ended. The error
+// is a *UsageError or nil: anything else that goes wrong is in the verdict, as
+// "undecided".
 func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 	now := g.now()
 	c, err := prepareAt(req, req.moment(now), true)
@@ -115,10 +121,22 @@ func (g Gate) Judge(ctx context.Context, req Request) (*Verdict, error) {
 	}
 	v.TrustDigest = trustDigest(c)
 	v.Roots = rootsOf(c.trust)
-	if err := contain(func() error { return g.judge(ctx, c, v) }); err != nil {
-		v.undecided(err)
+	if w := req.For; w.Namespace != "" || w.Use != "" || len(w.Labels) > 0 {
+		v.For = &w
 	}
+	if req.Explain {
+		v.Explanation = c.explain()
+	}
+	v = g.within(ctx, c, *v)
+	v.ValidUntil = v.validUntil(c.trust.Changes(now))
 	return v, nil
+}
+
+// Check says what Judge would refuse to judge, whatever the image: nothing but a
+// *UsageError, or nil.
+func Check(req Request) error {
+	_, err := prepare(req, true)
+	return err
 }
 
 // contain turns a panic into an error: hostile evidence that finds a bug must
@@ -293,7 +311,7 @@ func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
 	if c.Missing != nil {
 		return &missingError{c.Missing}
 	}
-	found, err := g.find(ctx, c, look{rule: c.rule, level: c.weighed(), source: c.asksSource()})
+	found, err := g.find(ctx, c, look{rule: c.rule, level: c.weighed(), source: c.asksSource(), says: c.Explain})
 	if err != nil {
 		if found != nil {
 			v.Digest = found[0].digest // where it got to

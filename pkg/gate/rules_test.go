@@ -325,3 +325,22 @@ func TestTryWithAnIdentity(t *testing.T) {
 		}
 	}
 }
+
+// A case can say of which run a certificate was, and the library judges it.
+func TestTryARunOfTheLibrary(t *testing.T) {
+	c, err := policy.LoadCase("../policy/testdata/cases/library.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := gate.Gate{}.Try(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := gate.Differences(c.Expect, v); len(d) > 0 {
+		t.Error(d)
+	}
+	c.Evidence[0].Signer.Run.Runner = "github-hosted"
+	if v, err = (gate.Gate{}).Try(t.Context(), c); err != nil || v.Decision != gate.Pass || v.Reached.Build != 2 {
+		t.Errorf("%v %+v", err, v)
+	}
+}

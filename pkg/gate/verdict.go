@@ -12,6 +12,7 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/policy"
+	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
@@ -89,6 +90,13 @@ type Verdict struct {
 	DecidedAt        time.Time         `json:"decidedAt"`
 	// AsOf is the moment it was judged as of, where that was not DecidedAt.
 	AsOf time.Time `json:"asOf,omitzero"`
+	// ValidUntil is how long the answer may be kept, for the same digest under
+	// the same policy and trust. Zero: not at all.
+	ValidUntil time.Time `json:"validUntil,omitzero"`
+	// For is where the image is to run, where the request said so.
+	For *Workload `json:"for,omitempty"`
+	// Explanation is there where the request asked for it.
+	Explanation *Explanation `json:"explanation,omitempty"`
 
 	request Request
 	used    [][]attest.Digest // bundles each subject's answer rests on; the image first
@@ -128,6 +136,8 @@ type Subject struct {
 	waived   []Waived
 	// excused: a waiver stands in for a requirement of the level.
 	excused bool
+	// until is the next moment at which time alone changes what was found.
+	until time.Time
 	// inputs are what it was built from, where that is looked at.
 	inputs           []input
 	listed           bool
@@ -178,7 +188,7 @@ func (v *Verdict) conclude(c *check) {
 	v.Reasons = []Reason{}
 	if c.Policy != nil && !c.matched {
 		v.Reasons = append(v.Reasons, Reason{Code: CodeNoRule,
-			Message: fmt.Sprintf("no entry of the policy matches the image %q (it has %s)", c.name, patterns(c.Policy.Patterns()))})
+			Message: fmt.Sprintf("no entry of the policy matches the image %q (it has %s)", c.name, patterns(c.Policy.Patterns())), Hint: c.nameHint()})
 	}
 	excused := false
 	for _, r := range v.lacking {
@@ -211,6 +221,14 @@ func (v *Verdict) conclude(c *check) {
 	if passed {
 		v.Decision = Pass
 	}
+}
+
+// nameHint is the way out for an image that lies where no policy knows it.
+func (c *check) nameHint() string {
+	if c.ref.Kind == store.Archive && c.Name == "" {
+		return "say which image the archive holds: --as HOST/REPO"
+	}
+	return ""
 }
 
 func patterns(list []string) string {

@@ -179,6 +179,7 @@ func (d *caseDecoder) evidence(n *yaml.Node) {
 				d.object(n, "the signer", []string{"san"}, map[string]func(*yaml.Node){
 					"issuer": func(n *yaml.Node) { e.Signer.Issuer = d.text(n, "signer.issuer") },
 					"san":    func(n *yaml.Node) { e.Signer.SAN = d.text(n, "signer.san") },
+					"run":    func(n *yaml.Node) { e.Signer.Run = d.run(n) },
 				})
 				return
 			}
@@ -221,6 +222,19 @@ func (d *caseDecoder) evidence(n *yaml.Node) {
 		d.fail(n, `the evidence must have one of "predicate" and "file"`)
 	}
 	d.out.Evidence = append(d.out.Evidence, e)
+}
+
+// run is the CI run that a certificate was issued to.
+func (d *caseDecoder) run(n *yaml.Node) verify.Run {
+	var r verify.Run
+	fields := map[string]func(*yaml.Node){}
+	for name, to := range map[string]*string{
+		"repository": &r.Repository, "commit": &r.Commit, "ref": &r.Ref, "workflow": &r.Workflow, "runner": &r.Runner, "event": &r.Event,
+	} {
+		fields[name] = func(n *yaml.Node) { *to = d.text(n, "signer.run."+name) }
+	}
+	d.object(n, "the signer's run", nil, fields)
+	return r
 }
 
 // caseType is a predicate type by its short name, or itself.

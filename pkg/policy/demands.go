@@ -45,6 +45,10 @@ type Finding struct {
 type Judgement struct {
 	Findings []Finding
 	Used     []attest.Digest // bundles it rests on
+	// Until is the next moment at which time alone makes another judgement of
+	// the same facts: a scan or a vulnerability grows too old, a waiver ends.
+	// Zero: never.
+	Until time.Time
 }
 
 // demands is the part of an image's entry that is judged against facts.
@@ -219,6 +223,13 @@ func (j *judge) add(f Finding) {
 	f.Effective = j.effective
 	if !slices.Contains(j.out.Findings, f) {
 		j.out.Findings = append(j.out.Findings, f)
+	}
+}
+
+// until notes a moment that is still to come.
+func (j *judge) until(when time.Time) {
+	if when.After(j.at) && (j.out.Until.IsZero() || when.Before(j.out.Until)) {
+		j.out.Until = when
 	}
 }
 
@@ -439,6 +450,9 @@ func (j *judge) latest(d *vulnDemand) []Scan {
 			why = fmt.Sprintf("the vulnerability scan is of %s, older than the %s allowed", s.Finished.UTC().Format(time.RFC3339), span(d.maxAge))
 			continue
 		}
+		if d.maxAge > 0 {
+			j.until(s.Finished.Add(d.maxAge))
+		}
 		key := s.Scanner + " " + s.Format
 		if before, ok := last[key]; !ok || s.Finished.After(before.Finished) || s.Finished.Equal(before.Finished) && len(s.Findings) > len(before.Findings) {
 			last[key] = s
@@ -470,6 +484,7 @@ func (j *judge) late(d *vulnDemand, v Vulnerability) string {
 	case j.at.Sub(v.Known) > allowed:
 		return fmt.Sprintf(", known since %s, longer than the %s allowed", v.Known.UTC().Format(time.DateOnly), span(allowed))
 	}
+	j.until(v.Known.Add(allowed))
 	return ""
 }
 

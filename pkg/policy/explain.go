@@ -40,6 +40,18 @@ func (p *Policy) Explain(at time.Time) string {
 	return b.String()
 }
 
+// Sentences says in words what every entry that matches the image says of it, as
+// of a moment.
+func (r Rule) Sentences(at time.Time) []string {
+	var out []string
+	for _, e := range r.entries {
+		for _, s := range e.sentences(at) {
+			out = append(out, fmt.Sprintf("%q: it %s", e.match, s))
+		}
+	}
+	return out
+}
+
 // summary names the demands, each with a comma before it.
 func (d demands) summary() string {
 	var b strings.Builder
@@ -133,8 +145,11 @@ func (i image) sentences(at time.Time) []string {
 		}
 		say(now, "must be built from %q%s", i.repository, tree)
 	}
-	if i.ref != "" {
+	if i.ref != nil {
 		say(now, "must be built from the branch or tag %q", i.ref)
+	}
+	if i.workflow != nil {
+		say(now, "must be built by starting %q", i.workflow)
 	}
 	if i.reviewAge > 0 {
 		say(now, "must have reviews of its source not older than %s, where they count", span(i.reviewAge))

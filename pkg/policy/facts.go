@@ -71,6 +71,15 @@ type ProvenanceFacts struct {
 	BuildType          string         `json:"buildType"`
 	ExternalParameters map[string]any `json:"externalParameters"`
 	Dependencies       []Dependency   `json:"dependencies"`
+
+	// What the provenance says of its source and its run; empty where it does
+	// not.
+	Repository string `json:"repository"`
+	Commit     string `json:"commit"`
+	Ref        string `json:"ref"`
+	EntryPoint string `json:"entryPoint"`
+	Runner     string `json:"runner"`
+	Event      string `json:"event"`
 }
 
 // Dependency is one resolved dependency (v0.2: material).
@@ -81,19 +90,17 @@ type Dependency struct {
 }
 
 // ReadProvenance returns what rules see of an accepted provenance statement.
-func ReadProvenance(p *verify.Provenance, predicate json.RawMessage) (*ProvenanceFacts, error) {
-	var in struct {
-		Definition struct {
-			Dependencies []Dependency `json:"resolvedDependencies"`
-		} `json:"buildDefinition"`
-		Materials []Dependency `json:"materials"`
-	}
-	if err := attest.UnmarshalStrict(predicate, &in); err != nil {
-		return nil, fmt.Errorf("reading the dependencies of a provenance: %w", err)
-	}
+func ReadProvenance(p *verify.Provenance) (*ProvenanceFacts, error) {
 	out := &ProvenanceFacts{
-		BuilderID: p.BuilderID.Value, BuildType: p.BuildType.Value,
-		ExternalParameters: map[string]any{}, Dependencies: append(in.Definition.Dependencies, in.Materials...),
+		BuilderID: p.BuilderID.Value, BuildType: p.BuildType.Value, ExternalParameters: map[string]any{},
+		EntryPoint: p.EntryPoint.Value, Runner: p.Runner.Value, Event: p.Event.Value,
+	}
+	if len(p.Sources) > 0 {
+		s := p.Sources[0]
+		out.Repository, out.Commit, out.Ref = s.Repository, s.Commit, s.Ref.Value
+	}
+	for _, d := range p.Dependencies {
+		out.Dependencies = append(out.Dependencies, Dependency{Name: d.Name, URI: d.URI, Digest: d.Digest})
 	}
 	for name, raw := range p.External {
 		var v any

@@ -17,11 +17,18 @@ const maxProblems = 20
 // allows, each with its pointer.
 // https://slsa.dev/spec/v1.2/verifying-artifacts#step-2-check-expectations:
 // unrecognised external parameters SHOULD cause verification to fail.
-func (e image) unexpected(p *verify.Provenance) []verify.Problem {
+//
+// What an entry says of a parameter holds before what its builder's entry does,
+// and that before what is checked elsewhere.
+func (e image) unexpected(p *verify.Provenance, echoes []string, builder map[string]allowed) []verify.Problem {
 	w := walk{allow: known(p.BuildType.Value, e.repository != "")}
 	if w.allow == nil {
 		w.allow = map[string]allowed{}
 	}
+	for _, name := range echoes {
+		w.allow[name] = allowed{any: true}
+	}
+	maps.Copy(w.allow, builder)
 	maps.Copy(w.allow, e.parameters)
 	for _, name := range slices.Sorted(maps.Keys(p.External)) {
 		w.value(name, p.ExternalPointer+"/"+escape(name), p.External[name])

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -246,35 +245,6 @@ func (d *decoder) policy(n *yaml.Node) {
 	})
 }
 
-func (d *decoder) builder(n *yaml.Node) {
-	var b builder
-	d.object(n, "the builder", []string{"id", "signer", "maxLevel"}, map[string]func(*yaml.Node){
-		"id": func(n *yaml.Node) {
-			b.id = d.text(n, "id")
-			if u, err := url.Parse(b.id); d.err == nil && (err != nil || u.Scheme == "") {
-				d.fail(n, "builder id %q is not a URI", clip(b.id))
-			}
-		},
-		"signer":   func(n *yaml.Node) { b.signer = d.signer(n) },
-		"maxLevel": func(n *yaml.Node) { b.maxLevel = d.number(n, "maxLevel", 1, verify.MaxLevel) },
-	})
-	if d.err != nil {
-		return
-	}
-	if verify.Unhosted(b.id) && b.maxLevel > 1 {
-		d.fail(n, "builder %q is a build on somebody's own machine; SLSA gives it Build L1 at most, so maxLevel must be 1", b.id)
-		return
-	}
-	for _, other := range d.out.builders {
-		if other.id == b.id && other.signer.line() == b.signer.line() {
-			d.fail(n, "builder %q with this signer stands twice", clip(b.id))
-			return
-		}
-	}
-	d.out.builders = append(d.out.builders, b)
-	d.out.signers.add(b.signer)
-}
-
 func (d *decoder) image(n *yaml.Node) {
 	var i image
 	d.object(n, "the image", []string{"match", "level"}, map[string]func(*yaml.Node){
@@ -303,11 +273,10 @@ func (d *decoder) image(n *yaml.Node) {
 					}
 				},
 				"allowChanges": func(n *yaml.Node) { i.allowChanges = d.truth(n, "source.allowChanges") },
-				"ref": func(n *yaml.Node) {
-					i.ref = d.text(n, "source.ref")
-					if d.err == nil && (!strings.HasPrefix(i.ref, "refs/") || strings.Contains(i.ref, "***")) {
-						d.fail(n, "source.ref %q is not the pattern of a whole reference, such as refs/heads/main or refs/tags/v*", clip(i.ref))
-					}
+				"ref":          func(n *yaml.Node) { i.ref = d.ref(n) },
+				"workflow": func(n *yaml.Node) {
+					p := d.pattern(n, "source.workflow")
+					i.workflow = &p
 				},
 				"reviewMaxAge": func(n *yaml.Node) { i.reviewAge = d.span(n, "source.reviewMaxAge") },
 			})
@@ -342,6 +311,17 @@ func (d *decoder) image(n *yaml.Node) {
 	})
 	i.agree()
 	d.out.images = append(d.out.images, i)
+}
+
+// ref reads a pattern of full git refs. A short name would be a branch's as well
+// as a tag's, and so would a pattern that leaves open which.
+func (d *decoder) ref(n *yaml.Node) *verify.Pattern {
+	p := d.pattern(n, "source.ref")
+	kind, name, _ := strings.Cut(strings.TrimPrefix(p.String(), "refs/"), "/")
+	if d.err == nil && (!strings.HasPrefix(p.String(), "refs/") || kind == "" || name == "" || strings.Contains(kind, "*")) {
+		d.fail(n, "source.ref %q must be a full git ref, such as refs/tags/v* or refs/heads/main: a branch may have the name of a tag", clip(p.String()))
+	}
+	return &p
 }
 
 // properties reads names of verified properties, each once.

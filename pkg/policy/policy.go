@@ -9,6 +9,7 @@
 package policy
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"os"
@@ -51,21 +52,16 @@ type Policy struct {
 	path      string
 }
 
-type builder struct {
-	id       string
-	signer   signer
-	maxLevel int
-}
-
 type image struct {
 	match      string
 	level      verify.Demand // levels and properties
 	repository string
-	ref        string // a pattern of the branch or tag
 	// allowChanges accepts a tree that is not exactly the commit's.
 	allowChanges bool
-	reviewAge    time.Duration // how old a review of the source may be; 0: any age
-	vsa          *summary      // nil: not asked about
+	ref          *verify.Pattern // what it may be built from; nil: any
+	workflow     *verify.Pattern // what may have been started; nil: anything
+	reviewAge    time.Duration   // how old a review of the source may be; 0: any age
+	vsa          *summary        // nil: not asked about
 	buildTypes   []string
 	parameters   map[string]allowed
 	sbom         bool
@@ -174,7 +170,7 @@ func (p *Policy) Path() string { return p.path }
 func (p *Policy) Trust() verify.Trust {
 	t := p.signers.trust()
 	for _, b := range p.builders {
-		t.Builders = append(t.Builders, b.signer.builder(b.id, b.maxLevel))
+		t.Builders = append(t.Builders, b.trust)
 	}
 	return t
 }
@@ -190,12 +186,15 @@ func (p *Policy) Patterns() []string {
 
 // Rule is what the policy expects of one image: every entry that matches it,
 // together. The strictest of each holds.
-type Rule struct{ entries []image }
+type Rule struct {
+	entries  []image
+	builders []builder
+}
 
 // For returns the rule for an image, named without tag and digest, as
 // "host/repository" or "oci:PATH". False: no entry matches, which denies.
 func (p *Policy) For(name string) (Rule, bool) {
-	var r Rule
+	r := Rule{builders: p.builders}
 	for _, i := range p.images {
 		if matches(i.match, name) {
 			r.entries = append(r.entries, i)
@@ -239,12 +238,28 @@ const (
 	CodeParameter = "parameter"
 )
 
-// Expect compares provenance with what the rule expects of it and returns
-// what is different. None: all is as expected.
-func (r Rule) Expect(p *verify.Provenance) []verify.Problem {
+// Expect compares provenance with what the rule expects of it, and of whoever
+// signed it, and returns what is different. None: all is as expected.
+func (r Rule) Expect(p *verify.Provenance, by verify.Signer) []verify.Problem {
+	// What a builder's users may set is known of the builders that vouch for
+	// this; where several do, all of them have to know it.
+	known := []map[string]allowed{}
+	for _, b := range r.builders {
+		if b.trust.Admits(by, p) {
+			known = append(known, b.parameters)
+		}
+	}
+	if len(known) == 0 {
+		known = append(known, nil)
+	}
+	echoes := r.echoes(p)
 	var out []verify.Problem
 	for _, e := range r.entries {
-		for _, b := range e.expect(p) {
+		problems := e.expect(p, by)
+		for _, k := range known {
+			problems = append(problems, e.unexpected(p, echoes, k)...)
+		}
+		for _, b := range problems {
 			if !slices.Contains(out, b) {
 				out = append(out, b)
 			}
@@ -253,18 +268,58 @@ func (r Rule) Expect(p *verify.Provenance) []verify.Problem {
 	return out
 }
 
-func (e image) expect(p *verify.Provenance) []verify.Problem {
+// echoes lists the parameters that only say again what the rule checks as
+// source: whichever of its entries does, all entries hold together.
+func (r Rule) echoes(p *verify.Provenance) []string {
+	var out []string
+	for _, e := range r.entries {
+		if e.repository != "" {
+			out = append(out, p.Echoes.Repository...)
+		}
+		if e.ref != nil {
+			out = append(out, p.Echoes.Ref...)
+		}
+		if e.workflow != nil {
+			out = append(out, p.Echoes.EntryPoint...)
+		}
+	}
+	return out
+}
+
+func (e image) expect(p *verify.Provenance, by verify.Signer) []verify.Problem {
 	var out []verify.Problem
 	if e.repository != "" {
 		if b, bad := e.source(p); bad {
 			out = append(out, b)
+		} else if b, bad := e.sourceRef(p.Sources[0], by); bad {
+			out = append(out, b)
 		}
+	}
+	if e.workflow != nil && !e.workflow.Match(p.EntryPoint.Value) {
+		out = append(out, verify.Problem{Code: CodeSource, Pointer: cmp.Or(p.EntryPoint.Pointer, p.ExternalPointer),
+			Message: fmt.Sprintf("%q was started, expected %q", clip(p.EntryPoint.Value), e.workflow)})
 	}
 	if len(e.buildTypes) > 0 && !slices.Contains(e.buildTypes, p.BuildType.Value) {
 		out = append(out, verify.Problem{Code: CodeBuildType, Pointer: p.BuildType.Pointer,
 			Message: fmt.Sprintf("buildType is %q, expected %s", clip(p.BuildType.Value), list(e.buildTypes))})
 	}
-	return append(out, e.unexpected(p)...)
+	return out
+}
+
+// sourceRef compares the git ref: the provenance's, or where it has none, the
+// one that the certificate proves for the same commit of the same repository.
+func (e image) sourceRef(s verify.Source, by verify.Signer) (verify.Problem, bool) {
+	ref, pointer := s.Ref.Value, cmp.Or(s.Ref.Pointer, s.Pointer)
+	if ref == "" && by.Run.Commit == s.Commit && verify.SameRepository(by.Run.Repository, s.Repository) {
+		ref = by.Run.Ref
+	}
+	switch {
+	case e.ref == nil || e.ref.Match(ref):
+		return verify.Problem{}, false
+	case ref == "":
+		return verify.Problem{Code: CodeSource, Pointer: pointer, Unsaid: true, Message: fmt.Sprintf("nothing says from which branch or tag it was built, expected %q", e.ref)}, true
+	}
+	return verify.Problem{Code: CodeSource, Pointer: pointer, Message: fmt.Sprintf("built from %q, expected %q", clip(ref), e.ref)}, true
 }
 
 func (e image) source(p *verify.Provenance) (verify.Problem, bool) {
@@ -346,7 +401,7 @@ func list(values []string) string {
 func (p *Policy) Summary() string {
 	var b strings.Builder
 	for _, d := range p.builders {
-		fmt.Fprintf(&b, "trusts %q, signed by %s, up to Build L%d\n", d.id, d.signer, d.maxLevel)
+		fmt.Fprintf(&b, "trusts %s\n", d)
 	}
 	for _, line := range p.words() {
 		b.WriteString(line + "\n")
@@ -355,7 +410,7 @@ func (p *Policy) Summary() string {
 		fmt.Fprintf(&b, "expects of %q: %s", i.match, i.level)
 		if i.repository != "" {
 			fmt.Fprintf(&b, ", source %q", i.repository)
-			if i.ref != "" {
+			if i.ref != nil {
 				fmt.Fprintf(&b, " at %q", i.ref)
 			}
 		}
@@ -381,5 +436,5 @@ func (p *Policy) Summary() string {
 }
 
 func (p *Policy) reaches(level int) bool {
-	return slices.ContainsFunc(p.builders, func(b builder) bool { return b.maxLevel >= level })
+	return slices.ContainsFunc(p.builders, func(b builder) bool { return b.trust.MaxLevel >= level })
 }

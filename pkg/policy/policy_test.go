@@ -97,7 +97,9 @@ func TestBadPolicies(t *testing.T) {
 	beyond := []string{"anchor", "alias", "merge", "two-documents", "tag", "key-missing", "key-no-key", "builder-twice", "source-no-url", "unhosted-lookalike",
 		"rule-not-bool", "rule-syntax", "rule-unknown-variable", "rule-unknown-field", "rule-wrong-type", "rule-costly", "rule-twice",
 		"waiver-no-such-rule", "license-expression", "verifier-empty", "verifier-twice", "reviewers-one-signer", "vsa-nobody", "vsa-stranger", "forbidden-no-purl", "forbidden-qualifier", "extends-other-digest", "extends-circle", "extends-missing",
-		"san-begins-with-star", "san-regexp", "san-repo-prefix", "san-host", "issuer-pattern", "window-empty", "window-nonsense", "root-missing", "root-nonsense", "root-mixed", "ca-nonsense"}
+		"san-begins-with-star", "san-regexp", "san-repo-prefix", "san-host", "issuer-pattern", "window-empty", "window-nonsense", "root-missing", "root-nonsense", "root-mixed", "ca-nonsense",
+		"use-level", "use-self-hosted", "use-no-san", "use-open-owner", "use-other-host", "use-branch", "use-open-workflow", "use-generator-main", "use-generator-star",
+		"use-issuer", "use-key", "use-no-key", "use-event", "use-build-type", "use-twice", "id-pattern-host", "id-pattern-all", "id-from-key", "builder-type-pattern"}
 	got := map[string]string{}
 	for _, f := range files {
 		name := strings.TrimSuffix(filepath.Base(f), ".yaml")
@@ -299,7 +301,7 @@ func TestEntriesHoldTogether(t *testing.T) {
 		t.Errorf("sbom %v", formats)
 	}
 	var codes []string
-	for _, b := range r.Expect(provenance(t, `{"context":{"kind":"directory"}}`, "")) {
+	for _, b := range r.Expect(provenance(t, `{"context":{"kind":"directory"}}`, ""), verify.Signer{}) {
 		codes = append(codes, b.Code)
 	}
 	slices.Sort(codes)
@@ -380,7 +382,7 @@ func TestExpect(t *testing.T) {
 			}
 			r, _ := parse(t, images).For("x")
 			var got []string
-			for _, b := range r.Expect(provenance(t, c.external, c.deps)) {
+			for _, b := range r.Expect(provenance(t, c.external, c.deps), verify.Signer{}) {
 				got = append(got, b.Code+" "+b.Pointer)
 				if b.Message == "" {
 					t.Error("no message")
@@ -398,11 +400,11 @@ func TestExpect(t *testing.T) {
 func TestUnknownBuildTypeMustListAll(t *testing.T) {
 	p := provenanceOf(t, "https://other.example/t", `{"source":"git+https://git.example.org/a","request":{"args":{"build-arg:V":"1"},"frontend":"f"}}`, "")
 	r, _ := parse(t, "  - {match: \"**\", level: {build: 1}}\n").For("x")
-	if n := len(r.Expect(p)); n != 3 {
-		t.Errorf("%d problems: %+v", n, r.Expect(p))
+	if n := len(r.Expect(p, verify.Signer{})); n != 3 {
+		t.Errorf("%d problems: %+v", n, r.Expect(p, verify.Signer{}))
 	}
 	r, _ = parse(t, `  - {match: "**", level: {build: 1}, parameters: {source: ["git+https://git.example.org/a"], request/frontend: any, request/args: ["build-arg:V"]}}`).For("x")
-	if b := r.Expect(p); len(b) > 0 {
+	if b := r.Expect(p, verify.Signer{}); len(b) > 0 {
 		t.Errorf("%+v", b)
 	}
 }
@@ -417,7 +419,7 @@ func TestProblemsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, _ := parse(t, "  - {match: \"**\", level: {build: 1}}\n").For("x")
-	if n := len(r.Expect(provenance(t, string(raw), ""))); n == 0 || n > 100 {
+	if n := len(r.Expect(provenance(t, string(raw), ""), verify.Signer{})); n == 0 || n > 100 {
 		t.Errorf("%d problems", n)
 	}
 }
@@ -458,7 +460,7 @@ func TestDraft(t *testing.T) {
 				t.Errorf("level %s", r.Level())
 			}
 			for _, prov := range c.in.Provenance {
-				if b := r.Expect(prov); len(b) > 0 {
+				if b := r.Expect(prov, verify.Signer{}); len(b) > 0 {
 					t.Errorf("its own evidence does not fulfil it: %+v", b)
 				}
 			}
@@ -541,7 +543,7 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		if r, ok := p.For("r.example/app"); ok {
-			r.Expect(prov)
+			r.Expect(prov, verify.Signer{})
 		}
 		p.Summary()
 	})

@@ -58,6 +58,14 @@ type (
 		Name   string `json:"name"`
 		Issuer string `json:"issuer"`
 		SAN    string `json:"san"`
+
+		// Of the CI run that the certificate was issued to.
+		Repository string `json:"repository"`
+		Commit     string `json:"commit"`
+		Ref        string `json:"ref"`
+		Workflow   string `json:"workflow"`
+		Runner     string `json:"runner"`
+		Event      string `json:"event"`
 	}
 	inputsVar struct {
 		Mode       string       `json:"mode"`
@@ -219,7 +227,11 @@ func (f Facts) variables() map[string]any {
 		out["provenance"] = *f.Provenance
 	}
 	if f.Signer != nil {
-		out["signer"] = signerVar{Key: string(f.Signer.Key), Name: f.Signer.Name, Issuer: f.Signer.Issuer, SAN: f.Signer.SAN}
+		run := f.Signer.Run
+		out["signer"] = signerVar{
+			Key: string(f.Signer.Key), Name: f.Signer.Name, Issuer: f.Signer.Issuer, SAN: f.Signer.SAN,
+			Repository: run.Repository, Commit: run.Commit, Ref: run.Ref, Workflow: run.Workflow, Runner: run.Runner, Event: run.Event,
+		}
 	}
 	if f.Inputs != nil {
 		out["inputs"] = inputsOf(f.Inputs)

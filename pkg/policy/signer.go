@@ -77,11 +77,14 @@ func (s signers) trust() verify.Trust {
 
 // signer reads {key: FILE}, {pem: TEXT}, {kms: REFERENCE}, {issuer: URL, san: PATTERN, root: FILE}
 // or {ca: FILE, san: PATTERN, root: FILE}, each with from and until.
-func (d *decoder) signer(n *yaml.Node) signer {
+func (d *decoder) signer(n *yaml.Node) signer { return d.signerOf(n, verify.IdentityOptions{}) }
+
+// signerOf is signer where a part of the identity is given already.
+func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 	var s signer
 	var keys int
 	var window verify.Window
-	o := verify.IdentityOptions{}
+	given := o
 	san, ca := false, []byte(nil)
 	var caName string
 	d.object(n, "the signer", nil, map[string]func(*yaml.Node){
@@ -104,7 +107,7 @@ func (d *decoder) signer(n *yaml.Node) signer {
 		"issuer": func(n *yaml.Node) { o.Issuer = d.text(n, "signer.issuer") },
 		"san": func(n *yaml.Node) {
 			san = true
-			o.Pattern = d.text(n, "signer.san")
+			o.Pattern, o.Regexp = d.text(n, "signer.san"), ""
 		},
 		"root": func(n *yaml.Node) { s.root = d.root(n) },
 		"ca":   func(n *yaml.Node) { caName, ca = d.file(n, "ca") },
@@ -116,10 +119,13 @@ func (d *decoder) signer(n *yaml.Node) signer {
 	if d.err != nil {
 		return s
 	}
+	san = san || o.Regexp != ""
 	certificate := san || o.Issuer != "" || s.root != nil || ca != nil
 	switch {
 	case keys+boolean(certificate) != 1:
 		d.fail(n, `the signer must have one of "key", "pem", "kms" and "san"`)
+	case given.Issuer != "" && o.Issuer != given.Issuer:
+		d.fail(n, "the signer's issuer is %q here", given.Issuer)
 	case certificate && !san:
 		d.fail(n, `the signer has no "san"`)
 	case !window.From.IsZero() && !window.Until.IsZero() && !window.From.Before(window.Until):

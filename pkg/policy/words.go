@@ -97,7 +97,7 @@ func (r Rule) Delegates() verify.Delegates {
 		Source:     all(delegateSource, func(d verify.Demand) bool { return d.Source > 0 }),
 		Properties: all(delegateProperties, func(d verify.Demand) bool { return len(d.Properties) > 0 }),
 		Expects: slices.ContainsFunc(r.entries, func(e image) bool {
-			return e.repository != "" || e.ref != "" || len(e.buildTypes) > 0 || len(e.parameters) > 0
+			return e.repository != "" || e.ref != nil || len(e.buildTypes) > 0 || len(e.parameters) > 0
 		}),
 	}
 }
@@ -114,7 +114,7 @@ func (r Rule) OnRef(refs []string) bool {
 }
 
 func (i image) onRef(refs []string) bool {
-	return i.ref == "" || slices.ContainsFunc(refs, func(ref string) bool { return matches(i.ref, ref) })
+	return i.ref == nil || slices.ContainsFunc(refs, i.ref.Match)
 }
 
 // ReviewAge is how old a review may be; 0: any age.

@@ -1,6 +1,7 @@
 // Package report renders what package gate found: a verdict or an inspection,
-// for people (Verdict, Tree) and for programs (JSON). The renderings say the
-// same; JSON leaves nothing out and has a schema.
+// for people (Verdict, Explain, Markdown, Tree) and for programs (JSON, SARIF,
+// JUnit, and Line for streams). The renderings say the same; JSON leaves nothing
+// out and has a schema.
 package report
 
 import (
@@ -91,11 +92,13 @@ func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 	o := opts.sized()
 	head, next := o.head(v), o.next(v)
 	parts, rows, reasons, notes := o.parts(v, 4), o.rows(v, each), o.reasons(v, 6), o.notes(v, 6)
-	below := o.dependencies(v, 3)
-	// What gives way when the screen is full, in this order: a line for each
-	// row, then what is waived or to come, then reasons, then the rows that are
-	// met, then platforms. All of it is in JSON.
+	pieces, below := o.pieces(v, 8), o.dependencies(v, 3)
+	// What gives way when the screen is full, in this order: the evidence, a
+	// line for each row, then what is waived or to come, then reasons, then the
+	// rows that are met, then platforms. All of it is in JSON.
 	for _, shorter := range []func(){
+		func() { pieces = o.pieces(v, 3) },
+		func() { pieces = nil },
 		func() { rows = o.rows(v, grouped) },
 		func() { notes = o.notes(v, 2) },
 		func() { below = o.dependencies(v, 0) },
@@ -108,13 +111,13 @@ func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 		func() { parts = o.parts(v, 0) },
 		func() { notes = o.notes(v, 0) },
 	} {
-		if height(o, head)+height(o, parts)+height(o, below)+height(o, rows)+height(o, reasons)+height(o, notes)+height(o, next) < o.Height {
+		if height(o, head)+height(o, parts)+height(o, below)+height(o, rows)+height(o, pieces)+height(o, reasons)+height(o, notes)+height(o, next) < o.Height {
 			break
 		}
 		shorter()
 	}
 	var b strings.Builder
-	for _, section := range [][]string{head, parts, below, rows, reasons, notes, next} {
+	for _, section := range [][]string{head, parts, below, rows, pieces, reasons, notes, next} {
 		for _, line := range section {
 			b.WriteString(line)
 			b.WriteByte('\n')
@@ -158,7 +161,7 @@ func (o TextOptions) head(v *gate.Verdict) []string {
 	if v.Decision == gate.Undecided {
 		levels = "could not be decided; declared " + declared
 	}
-	lines := []string{o.paint(c, word) + "  " + o.paint(bold, levels) + " (trust: " + trust(v) + ")", "  " + v.Image}
+	lines := []string{o.paint(c, word) + "  " + o.paint(bold, levels) + " (trust: " + trust(v) + ")", "  " + oneLine(v.Image)}
 	if !v.AsOf.IsZero() {
 		lines[0] += o.paint(yellow, " as of "+v.AsOf.Format(time.RFC3339))
 	}
@@ -478,7 +481,7 @@ func (o TextOptions) next(v *gate.Verdict) []string {
 }
 
 func advice(v *gate.Verdict) string {
-	inspect := fmt.Sprintf("\"waxseal inspect %s\" shows all that is attached", v.Image)
+	inspect := fmt.Sprintf("\"waxseal inspect %s\" shows all that is attached", oneLine(v.Image))
 	if v.Decision == gate.Pass {
 		return "use it by this digest; \"waxseal promote SRC DST\" ships it with a signed summary of this verdict"
 	}

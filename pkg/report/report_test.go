@@ -106,10 +106,10 @@ func TestVerdict(t *testing.T) {
 	for range 12 {
 		many = append(many, hosted, local)
 	}
-	undecided := verdict(t, 2, hosted)
-	undecided.Decision, undecided.Subject = gate.Undecided, gate.Subject{Properties: []string{}, Requirements: []verify.Row{}, Evidence: []gate.Evidence{}}
-	undecided.Reached = gate.Levels{}
-	undecided.Reasons = []gate.Reason{{Code: gate.CodeUnavailable, Message: `listing referrers of "registry.example.org/prod/app": the registry answered 401 Unauthorized`, Hint: "log in with: docker login registry.example.org"}}
+	unavailable := verdict(t, 2, hosted)
+	unavailable.Decision, unavailable.Subject = gate.Undecided, gate.Subject{Properties: []string{}, Requirements: []verify.Row{}, Evidence: []gate.Evidence{}}
+	unavailable.Reached = gate.Levels{}
+	unavailable.Reasons = []gate.Reason{{Code: gate.CodeUnavailable, Message: `listing referrers of "registry.example.org/prod/app": the registry answered 401 Unauthorized`, Hint: "log in with: docker login registry.example.org"}}
 	expected := verdict(t, 1, hosted)
 	expected.Decision = gate.Deny
 	expected.Reasons = []gate.Reason{
@@ -151,7 +151,7 @@ func TestVerdict(t *testing.T) {
 		{"deny-index-nothing", verdict(t, 3, "", "", "")},
 		{"deny-many-platforms", verdict(t, 2, many...)},
 		{"deny-expectations", expected},
-		{"undecided", undecided},
+		{"undecided", unavailable},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var b bytes.Buffer

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,15 +38,6 @@ type Cache struct {
 	recent  list.List                  // of *keptValue, the last used first
 	listing map[string]chan struct{}   // places whose tags are being listed
 	outside map[bool]http.RoundTripper // by Options.Insecure
-	files   batchFiles
-}
-
-// batchFiles is the evidence in files that all images of a batch are looked up
-// in.
-type batchFiles struct {
-	paths []string
-	since time.Time
-	named *named
 }
 
 type keptValue struct {
@@ -139,21 +129,6 @@ func (c *Cache) transport(opts Options) http.RoundTripper {
 		c.outside[opts.Insecure] = t
 	}
 	return t
-}
-
-// openNamed is what the caller named as evidence. The images of one batch share
-// it: what lies in files is read once for all.
-func openNamed(opts Options) *named {
-	c := opts.Cache
-	if c == nil || opts.Since.IsZero() {
-		return newNamed(opts.Evidence)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.files.named == nil || !c.files.since.Equal(opts.Since) || !slices.Equal(c.files.paths, opts.Evidence) {
-		c.files = batchFiles{slices.Clone(opts.Evidence), opts.Since, newNamed(opts.Evidence)}
-	}
-	return c.files.named
 }
 
 // pings asks a registry once how it wants a login, and not for every

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -425,42 +424,5 @@ func TestCacheLogsInOnce(t *testing.T) {
 	}
 	if pings != 1 || tokens != 2 {
 		t.Errorf("%d pings and %d tokens for ten questions about two repositories", pings, tokens)
-	}
-}
-
-// Files are read once for a batch, and again for the next.
-func TestABatchReadsFilesOnce(t *testing.T) {
-	s := newSigner(t)
-	place := startRegistry(t, testkit.RegistryOptions{}) + "/a"
-	d := image(t, openW(t, place), "v1")
-	file := filepath.Join(t.TempDir(), "evidence.jsonl")
-	write := func(n int) {
-		t.Helper()
-		var lines []byte
-		for i := range n {
-			lines = append(append(lines, s.bundle(t, d, fmt.Sprint("https://example.com/", i)).Raw()...), '\n')
-		}
-		if err := os.WriteFile(file, lines, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(1)
-	opts := Options{Cache: new(Cache), Since: time.Now(), Evidence: []string{file}}
-	for range 3 {
-		if got := summary(read(t, place+":v1", opts)); got != SourceFile {
-			t.Errorf("%q", got)
-		}
-	}
-	first := must(openRegistry(parse(t, place), opts))(t).named
-	if second := must(openRegistry(parse(t, place+"2"), opts))(t).named; first != second {
-		t.Error("two images of a batch read the files each")
-	}
-	write(2)
-	opts.Since = time.Now()
-	if got := summary(read(t, place+":v1", opts)); got != SourceFile+", "+SourceFile {
-		t.Errorf("the next batch: %q", got)
-	}
-	if got := summary(read(t, place+":v1", Options{Cache: opts.Cache, Evidence: []string{file}})); got != SourceFile+", "+SourceFile {
-		t.Errorf("one that is asked by itself: %q", got)
 	}
 }

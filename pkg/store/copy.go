@@ -18,7 +18,7 @@ import (
 // CopyOptions configures Copy; the zero value copies the image alone.
 type CopyOptions struct {
 	// Evidence copies what is attached to the image and to each of its
-	// platforms: referrers, cosign's .att, and bundles among Options.Evidence
+	// platforms: referrers, cosign's .att and .sig, and bundles among Options.Evidence
 	// of the source. An index attestation is part of the index.
 	Evidence bool
 	// Progress is called after each thing copied, one call at a time.
@@ -27,7 +27,7 @@ type CopyOptions struct {
 
 // Copied is one thing that is at the destination now.
 type Copied struct {
-	What   string // "blob", "manifest", "index", "evidence"
+	What   string // "blob", "manifest", "index", "evidence", "signature"
 	Digest attest.Digest
 	Size   int64
 	// Moved reports that the bytes went through this process; otherwise they
@@ -232,6 +232,12 @@ func (c *copier) evidence(ctx context.Context, about v1.Descriptor) error {
 	want := map[attest.Digest]bool{}
 	done := map[string]bool{}
 	for _, p := range pieces {
+		if p.Source == SourceSig && !done[p.Where] {
+			done[p.Where] = true
+			if err := c.sig(ctx, ad, attest.Digest(p.Where)); err != nil {
+				return err
+			}
+		}
 		if p.Raw == nil || p.Source == SourceIndex {
 			continue // not read means not copied; an index attestation came with the index
 		}
@@ -292,6 +298,9 @@ func (c *copier) referrer(ctx context.Context, about, d attest.Digest) error {
 	if err != nil {
 		return err
 	}
+	if err := heavy(doc); err != nil && c.archive != nil {
+		return fmt.Errorf("evidence %s: %w", d, err)
+	}
 	if err := c.blobs(ctx, doc); err != nil {
 		return err
 	}
@@ -307,6 +316,9 @@ func (c *copier) att(ctx context.Context, about, d attest.Digest) error {
 	doc, _, err := readDocument(ctx, c.src, d)
 	if err != nil {
 		return err
+	}
+	if err := heavy(doc); err != nil && c.archive != nil {
+		return fmt.Errorf("evidence %s: %w", d, err)
 	}
 	var adds []mutate.Addendum
 	for _, l := range doc.Layers {
@@ -325,6 +337,48 @@ func (c *copier) att(ctx context.Context, about, d attest.Digest) error {
 	}
 	c.progress(Copied{What: "evidence", Digest: d, Moved: true})
 	return nil
+}
+
+// heavy is the error of a manifest with more in it than evidence has: whoever
+// can attach one could fill a disk.
+func heavy(doc *document) error {
+	for _, l := range doc.Layers {
+		if l.Size > attest.MaxBundle {
+			return &oversize{l.Size, attest.MaxBundle}
+		}
+	}
+	return nil
+}
+
+// sig copies cosign's signatures as they are. Who has others at the destination
+// keeps those: two signatures may differ in their annotations alone, so that
+// lists of them cannot be joined as attestations can.
+func (c *copier) sig(ctx context.Context, about, d attest.Digest) error {
+	tag := fallbackTag(about) + ".sig"
+	if _, _, err := c.dst.tagged(ctx, tag); !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	doc, desc, err := readDocument(ctx, c.src, d)
+	if err != nil {
+		return err
+	}
+	if doc.index || heavy(doc) != nil {
+		return nil // cosign writes none
+	}
+	raw, _, err := c.src.Manifest(ctx, d)
+	if err != nil {
+		return err
+	}
+	if err := c.blobs(ctx, doc); err != nil {
+		return err
+	}
+	if _, err := c.dst.PutManifest(ctx, desc.MediaType, raw); err != nil {
+		return err
+	}
+	if err := c.dst.PutTag(ctx, tag, desc); err != nil {
+		return err
+	}
+	return c.compare(ctx, d, raw, "signature")
 }
 
 // file attaches evidence that so far is a file only.

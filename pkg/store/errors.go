@@ -100,6 +100,9 @@ func (r *registry) explainStatus(e *Error, te *transport.Error) {
 	switch {
 	case te.StatusCode == http.StatusUnauthorized:
 		e.Way = "log in with: docker login " + r.ref.host() + " (some registries answer so for a repository that does not exist)"
+		if r.opts.NoHelpers {
+			e.Way = "no credential helper is started here: put a login for " + r.ref.host() + " into the \"auths\" of docker's config.json"
+		}
 	case te.StatusCode == http.StatusForbidden:
 		e.Way = "the credentials in use may not do this here; ask for the right, or use others with: docker login " + r.ref.host()
 	case te.StatusCode == http.StatusNotFound:

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 )
@@ -32,18 +33,28 @@ const (
 	maxAsideBytes = 16 << 20
 )
 
-// named is what Options.Evidence names. It is read through once: kept is where
-// the documents lie and what they are about, so that memory grows with their
-// number and not with their size.
+// named is what Options.Evidence names. It is read through once, and again when
+// it has changed.
 type named struct {
 	paths []string
 	more  []fileDoc // beside the files: what an archive carries along
 
-	mu    sync.Mutex
-	read  bool
+	mu      sync.Mutex
+	now     *reading // nil before the first question
+	checked time.Time
+}
+
+// recheck is how long what was read is taken as it was.
+const recheck = time.Second
+
+// reading is what named has read: where the documents lie and what they are
+// about, so that memory grows with their number and not with their size. It is
+// not changed once load has returned it.
+type reading struct {
 	docs  []fileDoc
 	about map[string][]int // imageKey or commitKey -> docs
 	notes []*gitNotes
+	stamp attest.Digest // of the files' names, sizes and times
 }
 
 // fileDoc is one document in a file.
@@ -55,37 +66,81 @@ type fileDoc struct {
 	digest       attest.Digest
 	skipped      string // why it is not read
 	commits      bool   // it is about commits only
+	// part counts the signatures in what Google Cloud says of an image, from 1,
+	// and at is where this one stands; 0: the whole document.
+	part int
+	at   string
 }
 
 func (d *fileDoc) where() string {
-	if d.line == 0 {
-		return d.path
+	where := d.path
+	if d.line > 0 {
+		where = fmt.Sprintf("%s:%d", d.path, d.line)
 	}
-	return fmt.Sprintf("%s:%d", d.path, d.line)
+	if d.part > 0 {
+		where += " " + d.at
+	}
+	return where
 }
 
 func imageKey(d attest.Digest) string { return "image " + d.Hex() }
 func commitKey(commit gitID) string   { return "commit " + string(commit) }
 
-func newNamed(evidence []string) *named {
-	return &named{paths: evidence, about: map[string][]int{}}
-}
+func newNamed(evidence []string) *named { return &named{paths: evidence} }
 
 // tooMany is more than is read of what the caller named.
 func tooMany(path string, limit int, what string) error {
 	return &Error{Place: path, Action: "reading evidence", Cause: fmt.Sprintf("more than the %d %s that are read", limit, what)}
 }
 
-// load reads everything through, once. What went wrong is not kept: whoever
-// asks next may have more time.
-func (n *named) load(ctx context.Context) error {
+// load returns what there is now. What went wrong is not kept: whoever asks next
+// may have more time.
+func (n *named) load(ctx context.Context) (*reading, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.read {
-		return nil
+	if n.now != nil && time.Since(n.checked) < recheck {
+		return n.now, nil
 	}
-	fresh := newNamed(n.paths)
-	for _, d := range n.more {
+	var files, repositories []string
+	for _, p := range n.paths {
+		if dir, ok := strings.CutPrefix(p, GitPrefix); ok {
+			repositories = append(repositories, dir)
+			continue
+		}
+		paths, err := evidenceFiles(p)
+		if err != nil {
+			return nil, err
+		}
+		if files = append(files, paths...); len(files) > attest.MaxEvidenceFiles {
+			return nil, tooMany(p, attest.MaxEvidenceFiles, "files")
+		}
+	}
+	stamp := stampOf(files)
+	if n.now == nil || n.now.stamp != stamp {
+		fresh := &reading{about: map[string][]int{}, stamp: stamp}
+		if err := fresh.all(ctx, n.more, files, repositories); err != nil {
+			return nil, err
+		}
+		n.now = fresh
+	}
+	n.checked = time.Now()
+	return n.now, nil
+}
+
+// stampOf changes when a file does.
+func stampOf(files []string) attest.Digest {
+	var b bytes.Buffer
+	for _, path := range files {
+		fmt.Fprintf(&b, "%q", path)
+		if info, err := os.Stat(path); err == nil {
+			fmt.Fprintln(&b, info.Size(), info.ModTime().UnixNano())
+		}
+	}
+	return attest.DigestOf(b.Bytes())
+}
+
+func (n *reading) all(ctx context.Context, more []fileDoc, files, repositories []string) error {
+	for _, d := range more {
 		raw, err := d.bytes()
 		if err != nil {
 			return pathError("reading evidence", d.path, err)
@@ -93,40 +148,28 @@ func (n *named) load(ctx context.Context) error {
 		if attest.DigestOf(raw) != d.digest {
 			return &Error{Place: d.path, Action: "reading evidence", Cause: (&mismatch{want: d.digest}).Error(), Way: "the archive was changed; do not use it"}
 		}
-		if err := fresh.add(d, raw); err != nil {
+		if err := n.add(d, raw); err != nil {
 			return err
 		}
 	}
-	files := 0
-	for _, p := range n.paths {
-		if dir, ok := strings.CutPrefix(p, GitPrefix); ok {
-			notes, err := openGit(dir)
-			if err != nil {
-				return err
-			}
-			fresh.notes = append(fresh.notes, notes)
-			continue
+	for _, path := range files {
+		if err := n.file(ctx, path); err != nil {
+			return err
 		}
-		paths, err := evidenceFiles(p)
+	}
+	for _, dir := range repositories {
+		notes, err := openGit(dir)
 		if err != nil {
 			return err
 		}
-		if files += len(paths); files > attest.MaxEvidenceFiles {
-			return tooMany(p, attest.MaxEvidenceFiles, "files")
-		}
-		for _, path := range paths {
-			if err := fresh.file(ctx, path); err != nil {
-				return err
-			}
-		}
+		n.notes = append(n.notes, notes)
 	}
-	n.docs, n.about, n.notes, n.read = fresh.docs, fresh.about, fresh.notes, true
 	return nil
 }
 
 // file takes in the documents of one file: one, or with JSON lines one a line.
 // The last line counts with or without its newline.
-func (n *named) file(ctx context.Context, path string) error {
+func (n *reading) file(ctx context.Context, path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return pathError("reading evidence", path, err)
@@ -160,7 +203,7 @@ func (n *named) file(ctx context.Context, path string) error {
 	return n.lines(ctx, path, f)
 }
 
-func (n *named) lines(ctx context.Context, path string, f io.Reader) error {
+func (n *reading) lines(ctx context.Context, path string, f io.Reader) error {
 	in := bufio.NewReaderSize(f, 64<<10)
 	var line []byte
 	var offset, size int64
@@ -196,36 +239,62 @@ func (n *named) lines(ctx context.Context, path string, f io.Reader) error {
 }
 
 // add enters a document, with what it is about.
-func (n *named) add(d fileDoc, raw []byte) error {
+func (n *reading) add(d fileDoc, raw []byte) error {
+	trimmed := bytes.TrimSpace(raw)
+	if len(raw) > 0 {
+		d.offset += int64(len(raw) - len(bytes.TrimLeft(raw, " \t\r\n")))
+		d.size = int64(len(trimmed))
+	} else if d.skipped == "" {
+		d.skipped = "it is empty"
+	}
+	st := statementOf(trimmed)
+	if st != nil || d.skipped != "" || !attest.LooksLikeGCB(trimmed) {
+		return n.put(d, trimmed, st)
+	}
+	envelopes, err := attest.ParseGCB(trimmed)
+	if err != nil {
+		d.skipped = oneLine(err.Error())
+		return n.put(d, nil, nil)
+	}
+	for i, e := range envelopes {
+		one := d
+		one.part, one.at, one.skipped = i+1, e.Pointer, e.Problem
+		if err := n.put(one, e.DSSE, statementOf(e.DSSE)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// put enters a document that was read: its bytes, and the statement in them.
+func (n *reading) put(d fileDoc, raw []byte, st *attest.Statement) error {
 	if len(n.docs) == attest.MaxEvidenceDocs {
 		return tooMany(d.path, attest.MaxEvidenceDocs, "documents")
 	}
-	if trimmed := bytes.TrimSpace(raw); len(raw) > 0 {
-		d.offset += int64(len(raw) - len(bytes.TrimLeft(raw, " \t\r\n")))
-		d.size = int64(len(trimmed))
-		d.digest = attest.DigestOf(trimmed)
-		if st := statementOf(trimmed); st != nil {
-			d.commits = true
-			for _, s := range st.Subject {
-				for alg, value := range s.Digest {
-					switch alg {
-					case "gitCommit", "sha1":
-						if id, err := parseGitID(value); err == nil {
-							n.enter(commitKey(id))
-						}
-					case "sha256":
-						d.commits = false
-						n.enter(imageKey(attest.Digest("sha256:" + value)))
-					default:
-						d.commits = false
+	if len(raw) > 0 {
+		d.digest = attest.DigestOf(raw)
+	}
+	if st != nil {
+		d.commits = true
+		for _, s := range st.Subject {
+			for alg, value := range s.Digest {
+				switch alg {
+				case "gitCommit", "sha1":
+					if id, err := parseGitID(value); err == nil {
+						n.enter(commitKey(id))
 					}
+				case "sha256":
+					d.commits = false
+					n.enter(imageKey(attest.Digest("sha256:" + value)))
+				default:
+					d.commits = false
 				}
 			}
-		} else if err := attest.UnmarshalStrict(trimmed, nil); err != nil {
+		}
+	} else if len(raw) > 0 {
+		if err := attest.UnmarshalStrict(raw, nil); err != nil {
 			d.skipped = oneLine(err.Error())
 		}
-	} else if d.skipped == "" {
-		d.skipped = "it is empty"
 	}
 	n.docs = append(n.docs, d)
 	if len(n.about) > attest.MaxEvidenceDocs*4 {
@@ -235,7 +304,7 @@ func (n *named) add(d fileDoc, raw []byte) error {
 }
 
 // enter notes that the document that comes next is about key.
-func (n *named) enter(key string) {
+func (n *reading) enter(key string) {
 	if list := n.about[key]; len(list) == 0 || list[len(list)-1] != len(n.docs) {
 		n.about[key] = append(list, len(n.docs))
 	}
@@ -273,8 +342,14 @@ func (d *fileDoc) bytes() ([]byte, error) {
 		from = f
 	}
 	raw := make([]byte, d.size)
-	_, err := from.ReadAt(raw, d.offset)
-	return raw, err
+	if _, err := from.ReadAt(raw, d.offset); err != nil || d.part == 0 {
+		return raw, err
+	}
+	envelopes, err := attest.ParseGCB(raw)
+	if err != nil || len(envelopes) < d.part {
+		return nil, errors.New("the file was changed while it was read")
+	}
+	return envelopes[d.part-1].DSSE, nil
 }
 
 // readFiles takes the evidence that the caller named. A document speaks of
@@ -284,22 +359,20 @@ func (c *collector) readFiles(ctx context.Context) error {
 	if len(c.named.paths)+len(c.named.more) == 0 {
 		return nil
 	}
-	if err := c.named.load(ctx); err != nil {
+	there, err := c.named.load(ctx)
+	if err != nil || len(there.docs) == 0 {
 		return err
-	}
-	if len(c.named.docs) == 0 {
-		return nil
 	}
 	family, err := c.family(ctx)
 	if err != nil {
 		return err
 	}
 	mine, others := map[int]bool{}, map[int]bool{}
-	for _, i := range c.named.about[imageKey(c.about)] {
+	for _, i := range there.about[imageKey(c.about)] {
 		mine[i] = true
 	}
 	for _, d := range family {
-		for _, i := range c.named.about[imageKey(d)] {
+		for _, i := range there.about[imageKey(d)] {
 			others[i] = !mine[i]
 		}
 	}
@@ -307,8 +380,8 @@ func (c *collector) readFiles(ctx context.Context) error {
 		return &tooMuch{string(c.about)}
 	}
 	unread, foreign := aside{what: "cannot be read"}, aside{what: "are about something else"}
-	for i := range c.named.docs {
-		d := &c.named.docs[i]
+	for i := range there.docs {
+		d := &there.docs[i]
 		switch {
 		case mine[i]:
 			if err := c.readFile(d); err != nil {
@@ -370,7 +443,8 @@ func (n *named) commit(ctx context.Context, commit string) ([]Piece, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading evidence about a commit: %w", err)
 	}
-	if err := n.load(ctx); err != nil {
+	there, err := n.load(ctx)
+	if err != nil {
 		return nil, err
 	}
 	var out []Piece
@@ -387,12 +461,12 @@ func (n *named) commit(ctx context.Context, commit string) ([]Piece, error) {
 		}
 		return nil
 	}
-	for _, i := range n.about[commitKey(id)] {
-		if err := take(n.docs[i].piece()); err != nil {
+	for _, i := range there.about[commitKey(id)] {
+		if err := take(there.docs[i].piece()); err != nil {
 			return nil, err
 		}
 	}
-	for _, notes := range n.notes {
+	for _, notes := range there.notes {
 		pieces, err := notes.about(ctx, id)
 		if err != nil {
 			return nil, err

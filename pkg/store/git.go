@@ -35,7 +35,6 @@ const (
 type gitNotes struct {
 	dir  string // as it was named
 	root *os.Root
-	refs map[string]gitID // what is below refs/notes, by its whole name
 }
 
 // openGit opens the repository in dir, its folder or its .git.
@@ -65,12 +64,7 @@ func openGit(dir string) (*gitNotes, error) {
 		root.Close()
 		return fail("it keeps its references in tables, which waxseal does not read", "git refs migrate --ref-format=files changes that; or clone it")
 	}
-	n := &gitNotes{dir: dir, root: root}
-	if n.refs, err = notesIn(root); err != nil {
-		root.Close()
-		return nil, &Error{Place: dir, Action: "listing the notes", Cause: oneLine(err.Error()), Err: err}
-	}
-	return n, nil
+	return &gitNotes{dir: dir, root: root}, nil
 }
 
 // notesIn lists the references below refs/notes. A file counts before an entry
@@ -167,9 +161,13 @@ func packedRefs(root *os.Root, refs map[string]gitID) error {
 func (n *gitNotes) about(ctx context.Context, commit gitID) ([]Piece, error) {
 	g := &gitObjects{ctx: ctx, root: n.root, left: attest.MaxEvidenceSum}
 	var out []Piece
-	for _, ref := range slices.Sorted(maps.Keys(n.refs)) {
+	refs, err := notesIn(n.root)
+	if err != nil {
+		return nil, &Error{Place: n.dir, Action: "listing the notes", Cause: oneLine(err.Error()), Err: err}
+	}
+	for _, ref := range slices.Sorted(maps.Keys(refs)) {
 		where := oneLine(ref) + ":" + string(commit)
-		notes, err := g.notes(n.refs[ref], commit)
+		notes, err := g.notes(refs[ref], commit)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -351,15 +349,19 @@ const (
 // image names as its revision, or a statement about it as what it was built
 // from. None of that is verified: it only says where to look.
 func (c *collector) readNotes(ctx context.Context) error {
-	if len(c.named.notes) == 0 {
+	if !slices.ContainsFunc(c.named.paths, func(p string) bool { return strings.HasPrefix(p, GitPrefix) }) {
 		return nil
+	}
+	there, err := c.named.load(ctx)
+	if err != nil {
+		return err
 	}
 	commits, err := c.commits(ctx)
 	if err != nil {
 		return err
 	}
 	for _, commit := range commits {
-		for _, n := range c.named.notes {
+		for _, n := range there.notes {
 			pieces, err := n.about(ctx, commit)
 			if err != nil {
 				return err

@@ -200,7 +200,7 @@ func TestManyBundlesInOneFile(t *testing.T) {
 	// A file that changes meanwhile is not believed.
 	write(t, path, strings.Repeat("{}\n", 300_000))
 	for _, p := range evidence(t, r, top) {
-		if p.Raw != nil {
+		if statementOf(p.Raw) != nil {
 			t.Errorf("read %s of a file that was changed", p.Where)
 		}
 	}
@@ -266,5 +266,40 @@ func TestRegistryWithoutReferrersListsTheUnion(t *testing.T) {
 	r := open(t, dst.Reference().At(attest.Digest(top.Digest.String())).String(), Options{Evidence: []string{path}})
 	if got, want := summary(evidence(t, r, top)), strings.Join([]string{SourceTag, SourceAtt, SourceFile}, ", "); got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestEvidenceIsReadOnce: a thousand images need not read a file a thousand
+// times, and what is new in it is seen.
+func TestEvidenceIsReadOnce(t *testing.T) {
+	ctx := context.Background()
+	from, top := testIndex(t)
+	s := newSigner(t)
+	path := filepath.Join(t.TempDir(), "all.jsonl")
+	write(t, path, string(s.bundle(t, top, "https://example.com/one").Raw()))
+	opts := Options{Evidence: []string{path}}.ReadOnce()
+	shared := opts.named
+	if got := summary(evidence(t, open(t, from, opts), top)); got != SourceFile {
+		t.Fatalf("evidence %q", got)
+	}
+	first := shared.now
+	evidence(t, open(t, from, opts), top)
+	if shared.now != first {
+		t.Error("it was read again")
+	}
+	write(t, path, string(s.bundle(t, top, "https://example.com/one").Raw())+"\n"+string(s.bundle(t, top, "https://example.com/two").Raw()))
+	shared.checked = shared.checked.Add(-2 * recheck)
+	if got := summary(evidence(t, open(t, from, opts), top)); got != SourceFile+", "+SourceFile {
+		t.Errorf("after a change %q", got)
+	}
+	// A broken-off reading leaves nothing that the next would take for all.
+	cancelled, cancel := context.WithCancel(ctx)
+	cancel()
+	again := Options{Evidence: []string{path}}.ReadOnce()
+	if _, err := open(t, from, again).Evidence(cancelled, attest.Digest(top.Digest.String())); err == nil {
+		t.Error("a cancelled reading is no error")
+	}
+	if got := summary(evidence(t, open(t, from, again), top)); got != SourceFile+", "+SourceFile {
+		t.Errorf("after a reading that was broken off %q", got)
 	}
 }

@@ -38,7 +38,7 @@ type layout struct {
 }
 
 func openLayout(ctx context.Context, ref Reference, opts Options, create bool) (*layout, error) {
-	l := &layout{ref: ref, opts: opts, named: openNamed(opts), dir: ref.Place}
+	l := &layout{ref: ref, opts: opts, named: opts.evidenceNamed(), dir: ref.Place}
 	marker := filepath.Join(l.dir, "oci-layout")
 	raw, err := readFile(marker, attest.MaxKey)
 	if errors.Is(err, os.ErrNotExist) && create {

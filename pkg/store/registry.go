@@ -80,7 +80,7 @@ func openRegistry(ref Reference, opts Options) (*registry, error) {
 	}
 	return &registry{
 		ref: ref, opts: opts, repo: repo, polite: polite,
-		auth: authn.DefaultKeychain, named: openNamed(opts), manifests: map[attest.Digest]cached{},
+		auth: keychain(opts), named: opts.evidenceNamed(), manifests: map[attest.Digest]cached{},
 	}, nil
 }
 

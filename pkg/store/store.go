@@ -35,6 +35,9 @@ type Options struct {
 	// its descriptor states ("" when it states none; it is not verified). Nil
 	// wants all. A piece that is not wanted is listed with Unwanted set.
 	Want func(predicateType string) bool
+	// NoHelpers starts none of docker's credential helpers: credentials are
+	// those that its configuration itself holds.
+	NoHelpers bool
 
 	// Cache is shared with other places that are opened for reading. Nil: this
 	// place keeps to itself.
@@ -45,7 +48,23 @@ type Options struct {
 	// tag is asked for.
 	Since time.Time
 
-	net network // what tests replace
+	named *named  // what ReadOnce shares
+	net   network // what tests replace
+}
+
+// ReadOnce returns the same options, with what Evidence names read through once
+// for all places that are opened with them, and again only when it changes.
+func (o Options) ReadOnce() Options {
+	o.named = newNamed(o.Evidence)
+	return o
+}
+
+// evidenceNamed is what Evidence names, shared or for one place.
+func (o Options) evidenceNamed() *named {
+	if o.named != nil {
+		return o.named
+	}
+	return newNamed(o.Evidence)
 }
 
 // Descriptor names content in a place: media type, digest and size.

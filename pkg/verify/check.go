@@ -381,7 +381,7 @@ func (i *instance) under(m *material, e *entity, artifact toArtifact, logged boo
 	if cert == nil || len(res.VerifiedTimestamps) == 0 {
 		return Signer{}, rejectf(CodeUnreadable, "no certificate, or no time, was verified")
 	}
-	s := Signer{Issuer: cert.Issuer, SAN: cert.SubjectAlternativeName, Root: i.name, anchor: i.id}
+	s := Signer{Issuer: cert.Issuer, SAN: cert.SubjectAlternativeName, Root: i.name, Run: runOf(cert), anchor: i.id}
 	for _, t := range res.VerifiedTimestamps {
 		s.at(t.Timestamp)
 	}

@@ -95,6 +95,42 @@ func NewIdentity(o IdentityOptions) (Identity, error) {
 	return id, nil
 }
 
+// Pattern is a name, or all names of one form: * stands for anything but "/" and
+// "@", ** for anything, and whatever else it holds for itself. Make one with
+// NewPattern.
+type Pattern struct {
+	text  string
+	match *regexp.Regexp // nil: the text itself
+}
+
+// NewPattern checks that a pattern is anchored, as NewIdentity does. A text
+// without * is itself alone.
+func NewPattern(text string) (Pattern, error) {
+	p := Pattern{text: text}
+	if len(text) == 0 || len(text) > maxPattern {
+		return p, fmt.Errorf("reading a pattern: it must have 1 to %d bytes", maxPattern)
+	}
+	if !strings.Contains(text, "*") {
+		return p, nil
+	}
+	var err error
+	if p.match, err = compilePattern(text); err != nil {
+		return p, fmt.Errorf("reading pattern %q: %w", clip(text), err)
+	}
+	return p, nil
+}
+
+// Match reports whether the pattern covers the whole of s.
+func (p Pattern) Match(s string) bool {
+	if p.match != nil {
+		return p.match.MatchString(s)
+	}
+	return s == p.text
+}
+
+// String is the pattern as it was written.
+func (p Pattern) String() string { return p.text }
+
 // compilePattern turns a pattern into an expression of the whole name, and
 // refuses one that could match more than its writer can have meant.
 func compilePattern(p string) (*regexp.Regexp, error) {

@@ -277,6 +277,15 @@ type party struct {
 	bundle  attest.Digest
 	signer  Signer
 	builder Field
+	made    *Provenance // nil: it says no more than who built it
+}
+
+// limit is what the trust believes the party up to.
+func (p party) limit(t Trust) Cap {
+	if p.made != nil {
+		return t.CapOf(p.signer, p.made)
+	}
+	return t.Cap(p.signer, p.builder.Value)
 }
 
 // says reports whether another's word is the party's own: the same signer for
@@ -292,12 +301,12 @@ func checkReproduced(w *weighing) answer {
 	if why := w.unvouched(); why != "" {
 		return say(Unknown, why)
 	}
-	own := party{w.Bundle, *w.Signer, w.Provenance.BuilderID}
+	own := party{w.Bundle, *w.Signer, w.Provenance.BuilderID, w.Provenance}
 	var others []party
 	var doubts []string
 	for _, c := range w.findings.Candidates {
 		if c.Signer != nil && c.Bundle != w.Bundle {
-			others = append(others, party{c.Bundle, *c.Signer, c.Provenance.BuilderID})
+			others = append(others, party{c.Bundle, *c.Signer, c.Provenance.BuilderID, c.Provenance})
 		}
 	}
 	for _, r := range w.findings.Rebuilds {
@@ -305,12 +314,12 @@ func checkReproduced(w *weighing) answer {
 			doubts = append(doubts, r.Problem)
 			continue
 		}
-		others = append(others, party{r.Bundle, r.Signer, r.BuilderID})
+		others = append(others, party{r.Bundle, r.Signer, r.BuilderID, nil})
 	}
 	agree := w.in(own.builder.Pointer)
 	var names []string
 	for _, o := range others {
-		if limit := w.trust.Cap(o.signer, o.builder.Value); limit.Level < 1 {
+		if limit := o.limit(w.trust); limit.Level < 1 {
 			doubts = append(doubts, limit.Reason)
 			continue
 		}

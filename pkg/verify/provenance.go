@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -20,7 +18,12 @@ const MaxProvenance = 16 << 20
 
 // IsProvenance reports whether ParseProvenance reads this predicate type.
 func IsProvenance(predicateType string) bool {
-	return predicateType == attestations.ProvenanceV1 || predicateType == attestations.ProvenanceV02
+	switch predicateType {
+	case attestations.ProvenanceV1, attestations.ProvenanceV02, attestations.ProvenanceV01,
+		attestations.WitnessProvenance, attestations.WitnessCollection:
+		return true
+	}
+	return false
 }
 
 // Field is a value and the JSON pointer to it, from the statement's top.
@@ -33,26 +36,50 @@ type Field struct {
 type Source struct {
 	Repository string   // as stated, without "git+" and fragment
 	Commit     string   // hex, empty when the provenance pins none
+	Ref        Field    // a full git ref, "refs/tags/v1"; empty when none is stated
 	Changed    []string // files that differed from the commit
 	Dirty      bool     // the built tree was not the commit's
 	Pointer    string
 }
 
-// Provenance is what a provenance statement says, in one form for SLSA v1 and
-// v0.2.
+// Dependency is one input that the provenance lists as resolved (before v1: a
+// material).
+type Dependency struct {
+	Name    string
+	URI     string
+	Digest  map[string]string // algorithm to hex; empty when it is not pinned
+	Pointer string
+}
+
+// Provenance is what a provenance statement says, in one form for SLSA v1, v0.2
+// and v0.1 and for all platforms. Nothing in it is more than the statement's
+// word.
 type Provenance struct {
 	PredicateType string
+	Form          Form // whose it is by its build type; "" for one that waxseal does not know
 	BuilderID     Field
 	BuildType     Field
 	// External holds every external parameter, by name. For v0.2 these are
-	// the members of "invocation" but for "environment".
+	// the members of "invocation" but for "environment", for v0.1 "entryPoint"
+	// and "arguments" of "recipe".
 	External        map[string]json.RawMessage
 	ExternalPointer string
-	Sources         []Source
-	Dependencies    int // resolved dependencies (v0.2: materials)
-	Unpinned        int // of those, without a digest
-	StartedOn       string
-	FinishedOn      string
+	// Sources are the places it may have been built from, the one that the
+	// build type means first.
+	Sources []Source
+	// Echoes are the parts of External that only repeat others of these fields.
+	Echoes Echoes
+	// EntryPoint is the workflow, configuration or job that was started.
+	EntryPoint Field
+	// Runner is where the job ran: "github-hosted", "self-hosted".
+	Runner Field
+	// Event is what started the run, in the platform's words: "push".
+	Event        Field
+	Invocation   Field // the platform's id of the run
+	Dependencies []Dependency
+	Unpinned     int // of Dependencies, those without a digest
+	StartedOn    string
+	FinishedOn   string
 	// Incomplete points to where the provenance itself says that its external
 	// parameters are not fully enumerated; empty when it does not.
 	Incomplete string
@@ -64,8 +91,17 @@ type Provenance struct {
 	Claims []string
 }
 
-// ParseProvenance reads a SLSA provenance predicate, v1 or v0.2, strictly. An
-// error is always a *Rejection that names the field.
+// Echoes names external parameters that a known Form also gives as another
+// field, as paths with "/" between the keys. Whoever expects that field has
+// checked the parameter.
+type Echoes struct {
+	Repository []string // of Sources[0], and its commit
+	Ref        []string // of Sources[0]
+	EntryPoint []string
+}
+
+// ParseProvenance reads a provenance predicate strictly: SLSA v1, v0.2 or v0.1,
+// or that of Witness. An error is always a *Rejection that names the field.
 func ParseProvenance(st *attest.Statement) (*Provenance, error) {
 	if len(st.Predicate) > MaxProvenance {
 		return nil, rejectf(CodePredicate, "its provenance has %d bytes, more than the %d allowed", len(st.Predicate), MaxProvenance)
@@ -74,9 +110,15 @@ func ParseProvenance(st *attest.Statement) (*Provenance, error) {
 	var err error
 	switch st.PredicateType {
 	case attestations.ProvenanceV1:
-		p, err = parseV1(st.Predicate)
+		p, err = parseV1(st.Predicate, "/predicate")
 	case attestations.ProvenanceV02:
 		p, err = parseV02(st.Predicate)
+	case attestations.ProvenanceV01:
+		p, err = parseV01(st.Predicate)
+	case attestations.WitnessProvenance:
+		p, err = parseWitness(st.Predicate, "/predicate")
+	case attestations.WitnessCollection:
+		p, err = parseCollection(st.Predicate)
 	default:
 		return nil, rejectf(CodePredicate, "%q is not SLSA provenance", clip(st.PredicateType))
 	}
@@ -95,183 +137,70 @@ type descriptor struct {
 	Annotations map[string]json.RawMessage `json:"annotations"`
 }
 
-type predicateV1 struct {
-	BuildDefinition *struct {
-		BuildType            string                     `json:"buildType"`
-		ExternalParameters   map[string]json.RawMessage `json:"externalParameters"`
-		InternalParameters   json.RawMessage            `json:"internalParameters"`
-		ResolvedDependencies []descriptor               `json:"resolvedDependencies"`
-	} `json:"buildDefinition"`
-	RunDetails *struct {
-		Builder struct {
-			ID string `json:"id"`
-		} `json:"builder"`
-		Metadata json.RawMessage `json:"metadata"`
-	} `json:"runDetails"`
-}
-
-type runMetadata struct {
-	StartedOn    string `json:"startedOn"`
-	FinishedOn   string `json:"finishedOn"`
-	Completeness *struct {
-		Request *bool `json:"request"`
-	} `json:"buildkit_completeness"`
-}
-
-func parseV1(raw []byte) (*Provenance, error) {
-	var in predicateV1
-	if err := attest.UnmarshalStrict(raw, &in); err != nil {
-		return nil, err
-	}
-	// https://slsa.dev/spec/v1.2/build-provenance#schema: these are REQUIRED
-	// for Build L1.
-	switch {
-	case in.BuildDefinition == nil:
-		return nil, fmt.Errorf(`"/predicate/buildDefinition" is missing; its type says SLSA provenance v1`)
-	case in.BuildDefinition.BuildType == "":
-		return nil, fmt.Errorf(`"/predicate/buildDefinition/buildType" is missing`)
-	case in.BuildDefinition.ExternalParameters == nil:
-		return nil, fmt.Errorf(`"/predicate/buildDefinition/externalParameters" is missing`)
-	case in.RunDetails == nil || in.RunDetails.Builder.ID == "":
-		return nil, fmt.Errorf(`"/predicate/runDetails/builder/id" is missing`)
-	}
-	def := in.BuildDefinition
-	p := &Provenance{
-		BuilderID:       Field{in.RunDetails.Builder.ID, "/predicate/runDetails/builder/id"},
-		BuildType:       Field{def.BuildType, "/predicate/buildDefinition/buildType"},
-		External:        def.ExternalParameters,
-		ExternalPointer: "/predicate/buildDefinition/externalParameters",
-		Dependencies:    len(def.ResolvedDependencies),
-		Unpinned:        unpinned(def.ResolvedDependencies),
-	}
-	if len(in.RunDetails.Metadata) > 0 {
-		var meta runMetadata
-		if err := attest.UnmarshalStrict(in.RunDetails.Metadata, &meta); err != nil {
-			return nil, fmt.Errorf(`"/predicate/runDetails/metadata": %w`, err)
-		}
-		p.StartedOn, p.FinishedOn = meta.StartedOn, meta.FinishedOn
-		if meta.Completeness != nil && meta.Completeness.Request != nil && !*meta.Completeness.Request {
-			p.Incomplete = "/predicate/runDetails/metadata/buildkit_completeness/request"
-		}
-	}
-	if set(def.ExternalParameters["cacheFrom"]) {
-		p.CacheImports = p.ExternalPointer + "/cacheFrom"
-	}
-	p.Sources = sourcesV1(p, def.ResolvedDependencies)
-	return p, nil
-}
-
-// sourcesV1 collects the sources, the one most surely meant first: a build
-// type that waxseal knows says exactly where it stands, for the others these
-// are the fields in common use.
-func sourcesV1(p *Provenance, deps []descriptor) []Source {
-	const at = "/predicate/buildDefinition/resolvedDependencies/"
-	if p.BuildType.Value == attestations.ContainerBuildType {
-		for i, d := range deps {
-			if d.Name == attestations.DependencySource {
-				s := Source{Repository: repository(d.URI), Commit: commit(d.Digest), Pointer: at + strconv.Itoa(i)}
-				s.Changed, s.Dirty = changes(d.Annotations)
-				return []Source{s}
-			}
-		}
-	}
-	ptr := p.ExternalPointer
-	stated := func(v json.RawMessage, pointer string, names ...string) (Source, bool) {
-		for _, n := range names {
-			obj := map[string]json.RawMessage{}
-			if json.Unmarshal(v, &obj) != nil {
-				return Source{}, false
-			}
-			v, pointer = obj[n], pointer+"/"+n
-		}
-		var s string
-		if json.Unmarshal(v, &s) != nil || !looksLikeRepository(s) {
-			return Source{}, false
-		}
-		src := Source{Repository: repository(s), Pointer: pointer}
-		for _, d := range deps {
-			if SameRepository(repository(d.URI), src.Repository) && commit(d.Digest) != "" {
-				src.Commit = commit(d.Digest)
-				break
-			}
-		}
-		return src, true
-	}
-	var out []Source
-	for _, path := range [][]string{
-		{"context", "uri"}, {"source"}, {"source", "uri"}, {"configSource", "uri"}, {"workflow", "repository"},
-	} {
-		if s, ok := stated(p.External[path[0]], ptr+"/"+path[0], path[1:]...); ok {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
-type predicateV02 struct {
-	Builder struct {
-		ID string `json:"id"`
-	} `json:"builder"`
-	BuildType  string                     `json:"buildType"`
-	Invocation map[string]json.RawMessage `json:"invocation"`
-	Metadata   struct {
-		BuildStartedOn  string `json:"buildStartedOn"`
-		BuildFinishedOn string `json:"buildFinishedOn"`
-		Completeness    struct {
-			Parameters bool `json:"parameters"`
-		} `json:"completeness"`
-	} `json:"metadata"`
-	Materials       []descriptor    `json:"materials"`
-	BuildDefinition json.RawMessage `json:"buildDefinition"`
-}
-
-func parseV02(raw []byte) (*Provenance, error) {
-	var in predicateV02
-	if err := attest.UnmarshalStrict(raw, &in); err != nil {
-		return nil, err
-	}
-	switch {
-	case in.Builder.ID == "" && len(in.BuildDefinition) > 0:
-		return nil, fmt.Errorf(`"/predicate/builder/id" is missing: the type says SLSA provenance v0.2 and the body is v1`)
-	case in.Builder.ID == "":
-		return nil, fmt.Errorf(`"/predicate/builder/id" is missing; its type says SLSA provenance v0.2`)
-	case in.BuildType == "":
-		return nil, fmt.Errorf(`"/predicate/buildType" is missing`)
-	}
-	p := &Provenance{
-		BuilderID:       Field{in.Builder.ID, "/predicate/builder/id"},
-		BuildType:       Field{in.BuildType, "/predicate/buildType"},
-		External:        maps.Clone(in.Invocation),
-		ExternalPointer: "/predicate/invocation",
-		Dependencies:    len(in.Materials),
-		Unpinned:        unpinned(in.Materials),
-		StartedOn:       in.Metadata.BuildStartedOn,
-		FinishedOn:      in.Metadata.BuildFinishedOn,
-	}
-	// "environment" is what the platform says of itself, not what the user set.
-	delete(p.External, "environment")
-	if !in.Metadata.Completeness.Parameters {
-		p.Incomplete = "/predicate/metadata/completeness/parameters"
-	}
-	var config struct {
-		URI    string            `json:"uri"`
-		Digest map[string]string `json:"digest"`
-	}
-	if raw, ok := in.Invocation["configSource"]; ok && json.Unmarshal(raw, &config) == nil && looksLikeRepository(config.URI) {
-		s := Source{Repository: repository(config.URI), Commit: commit(config.Digest), Pointer: "/predicate/invocation/configSource/uri"}
-		p.Sources = append(p.Sources, s)
-	}
-	return p, nil
-}
-
-func unpinned(deps []descriptor) int {
-	n := 0
-	for _, d := range deps {
+// list keeps the dependencies, with pointers below the list's own.
+func (p *Provenance) list(deps []descriptor, at string) {
+	for i, d := range deps {
+		p.Dependencies = append(p.Dependencies, Dependency{Name: d.Name, URI: d.URI, Digest: d.Digest, Pointer: fmt.Sprintf("%s/%d", at, i)})
 		if len(d.Digest) == 0 {
-			n++
+			p.Unpinned++
 		}
 	}
-	return n
+}
+
+// within returns what stands in nested objects under names; nil when nothing
+// does.
+func within(raw json.RawMessage, names ...string) json.RawMessage {
+	for _, n := range names {
+		var obj map[string]json.RawMessage
+		if json.Unmarshal(raw, &obj) != nil {
+			return nil
+		}
+		raw = obj[n]
+	}
+	return raw
+}
+
+// word is a text or a number as text; "" for anything else.
+func word(raw json.RawMessage) string {
+	var s string
+	if json.Unmarshal(raw, &s) == nil {
+		return s
+	}
+	var n json.Number
+	if json.Unmarshal(raw, &n) == nil {
+		return n.String()
+	}
+	return ""
+}
+
+// field is the text in nested objects under names, with its pointer.
+func field(raw json.RawMessage, pointer string, names ...string) Field {
+	v := word(within(raw, names...))
+	if v == "" {
+		return Field{}
+	}
+	return Field{v, pointer + pathOf(names)}
+}
+
+// firstOf is the first field that says something.
+func firstOf(fields ...Field) Field {
+	for _, f := range fields {
+		if f.Value != "" {
+			return f
+		}
+	}
+	return Field{}
+}
+
+// invocation reads the id of the run, which platforms spell in more than one
+// way: a struct's field would refuse the other one.
+func invocation(metadata json.RawMessage, pointer string, names ...string) Field {
+	for _, n := range names {
+		if f := field(metadata, pointer, n); f.Value != "" {
+			return f
+		}
+	}
+	return Field{}
 }
 
 // set reports whether a parameter holds something: a platform that writes out
@@ -313,13 +242,54 @@ func looksLikeRepository(s string) bool {
 // repository strips what says how, or which revision, from a source URI.
 func repository(uri string) string {
 	s, _, _ := strings.Cut(uri, "#")
-	s = strings.TrimPrefix(s, "git+")
+	s, _, _ = strings.Cut(strings.TrimPrefix(s, "git+"), "@refs/")
 	// SPDX download locations and GitHub's provenance put the ref after "@";
 	// the "@" of user information stands before the path.
 	if i := strings.LastIndexByte(s, '@'); i > 0 && strings.Contains(s[:i], "://") && strings.Count(s[:i], "/") > 2 {
 		s = s[:i]
 	}
 	return s
+}
+
+// refOf is the full git ref in a source URI, after "@" or "#"; "" for a short
+// one, which may be a branch or a tag.
+func refOf(uri string) string {
+	base, fragment, _ := strings.Cut(uri, "#")
+	if _, ref, ok := strings.Cut(base, "@refs/"); ok {
+		return "refs/" + ref
+	}
+	if ref, _, _ := strings.Cut(fragment, ":"); strings.HasPrefix(ref, "refs/") {
+		return ref
+	}
+	return ""
+}
+
+// sourceAt is the source that a URI of a repository names.
+func sourceAt(uri, pointer string, digest map[string]string) Source {
+	s := Source{Repository: repository(uri), Commit: commit(digest), Pointer: pointer}
+	if ref := refOf(uri); ref != "" {
+		s.Ref = Field{ref, pointer}
+	}
+	return s
+}
+
+// commitOf is the commit that the dependencies pin for a repository, and for a
+// ref of it where they tell refs apart.
+func (p *Provenance) commitOf(repo, ref string) string {
+	found := ""
+	for _, d := range p.Dependencies {
+		c := commit(d.Digest)
+		if c == "" || !SameRepository(repository(d.URI), repo) {
+			continue
+		}
+		if ref != "" && refOf(d.URI) == ref {
+			return c
+		}
+		if found == "" {
+			found = c
+		}
+	}
+	return found
 }
 
 // SameRepository reports whether two repository URLs name one repository: a

@@ -41,17 +41,18 @@ func TestParseProvenance(t *testing.T) {
 		{"v1", attestations.ProvenanceV1, goodV1, verify.Provenance{
 			BuilderID:       verify.Field{Value: "https://ci.example.org/b", Pointer: "/predicate/runDetails/builder/id"},
 			BuildType:       verify.Field{Value: "https://example.org/build/v1", Pointer: "/predicate/buildDefinition/buildType"},
-			ExternalPointer: "/predicate/buildDefinition/externalParameters", Dependencies: 2, Unpinned: 1, StartedOn: "2026-01-01T00:00:00Z",
-		}, verify.Source{Repository: "https://example.org/acme/app", Commit: "c0ffee", Pointer: "/predicate/buildDefinition/externalParameters/source"}},
+			ExternalPointer: "/predicate/buildDefinition/externalParameters", Unpinned: 1, StartedOn: "2026-01-01T00:00:00Z",
+		}, verify.Source{Repository: "https://example.org/acme/app", Commit: "c0ffee", Pointer: "/predicate/buildDefinition/externalParameters/source",
+			Ref: verify.Field{Value: "refs/heads/main", Pointer: "/predicate/buildDefinition/externalParameters/source"}}},
 		{"v0.2", attestations.ProvenanceV02, goodV02, verify.Provenance{
 			BuilderID:       verify.Field{Value: "https://ci.example.org/b", Pointer: "/predicate/builder/id"},
 			BuildType:       verify.Field{Value: "https://example.org/build/v0", Pointer: "/predicate/buildType"},
-			ExternalPointer: "/predicate/invocation", Dependencies: 1,
+			ExternalPointer: "/predicate/invocation",
 		}, verify.Source{Repository: "https://example.org/acme/app.git", Commit: "c0ffee", Pointer: "/predicate/invocation/configSource/uri"}},
 		{"waxseal's", attestations.ProvenanceV1, ours, verify.Provenance{
-			BuilderID:       verify.Field{Value: attestations.UnhostedBuilderID, Pointer: "/predicate/runDetails/builder/id"},
-			BuildType:       verify.Field{Value: attestations.ContainerBuildType, Pointer: "/predicate/buildDefinition/buildType"},
-			ExternalPointer: "/predicate/buildDefinition/externalParameters", Dependencies: 2,
+			BuilderID: verify.Field{Value: attestations.UnhostedBuilderID, Pointer: "/predicate/runDetails/builder/id"},
+			BuildType: verify.Field{Value: attestations.ContainerBuildType, Pointer: "/predicate/buildDefinition/buildType"},
+			Form:      verify.FormWaxseal, ExternalPointer: "/predicate/buildDefinition/externalParameters",
 			CacheImports: "/predicate/buildDefinition/externalParameters/cacheFrom",
 		}, verify.Source{Repository: "https://example.org/acme/app", Commit: "c0ffee", Dirty: true, Changed: []string{"main.go"}, Pointer: "/predicate/buildDefinition/resolvedDependencies/1"}},
 	} {
@@ -67,7 +68,7 @@ func TestParseProvenance(t *testing.T) {
 				t.Error("the platform's environment counts as set by the user")
 			}
 			got := *p
-			got.PredicateType, got.External, got.Sources = "", nil, nil
+			got.PredicateType, got.External, got.Sources, got.Dependencies = "", nil, nil, nil
 			if fmt.Sprint(got) != fmt.Sprint(c.want) {
 				t.Errorf("got  %+v\nwant %+v", got, c.want)
 			}
@@ -127,6 +128,9 @@ func FuzzParseProvenance(f *testing.F) {
 		f.Add(attestations.ProvenanceV1, []byte(s))
 		f.Add(attestations.ProvenanceV02, []byte(s))
 	}
+	for _, form := range forms() {
+		f.Add(form.kind, []byte(form.in))
+	}
 	f.Fuzz(func(t *testing.T, kind string, predicate []byte) {
 		p, err := verify.ParseProvenance(&attest.Statement{PredicateType: kind, Predicate: predicate})
 		if err != nil {
@@ -142,5 +146,6 @@ func FuzzParseProvenance(f *testing.F) {
 		for _, s := range p.Sources {
 			verify.SameRepository(s.Repository, s.Repository)
 		}
+		verify.Contradictions(p, verify.Signer{SAN: "x", Run: verify.Run{Repository: "https://example.org/x", Ref: "refs/heads/x"}})
 	})
 }

@@ -244,7 +244,7 @@ func assess(t Trust, f Findings, c *Candidate) Result {
 	w.limit = Cap{Reason: "no signature on it was verified, so nobody vouches for its builder"}
 	switch {
 	case c.Signer != nil:
-		w.limit = t.Cap(*c.Signer, c.Provenance.BuilderID.Value)
+		w.limit = t.CapOf(*c.Signer, c.Provenance)
 	case t.Unsigned:
 		w.limit = t.Cap(Signer{}, c.Provenance.BuilderID.Value)
 		w.limit.Level = 1
@@ -313,7 +313,8 @@ func checkPlatform(w *weighing) answer {
 
 func checkProcess(w *weighing) answer {
 	kind := w.Provenance.BuildType
-	if u, err := url.Parse(kind.Value); err != nil || u.Scheme == "" {
+	// Tekton's build types before v1 are no URIs, and known all the same.
+	if u, err := url.Parse(kind.Value); w.Provenance.Form == "" && (err != nil || u.Scheme == "") {
 		return say(NotMet, fmt.Sprintf("buildType %q is not a URI, so its parameters mean nothing to a verifier", clip(kind.Value)), w.in(kind.Pointer)...)
 	}
 	return say(Met, "its buildType says what the parameters mean", w.in(kind.Pointer, w.Provenance.ExternalPointer)...)
@@ -359,6 +360,8 @@ func checkHosted(w *weighing) answer {
 	switch {
 	case w.limit.Unhosted:
 		return say(NotMet, "builder.id says the build ran on a machine of somebody's own", at...)
+	case w.limit.SelfHosted:
+		return say(NotMet, onSelfHosted, w.in(cmp.Or(w.Provenance.Runner.Pointer, w.Provenance.BuilderID.Pointer))...)
 	case w.limit.Level >= 2:
 		return say(Met, w.limit.Reason, at...)
 	}
@@ -428,6 +431,9 @@ const silent = "the evidence about the source does not say"
 func notVouched(limit Cap, level int) string {
 	if limit.Level < 1 && limit.Reason != "" {
 		return limit.Reason
+	}
+	if limit.Lowered != "" {
+		return limit.Lowered
 	}
 	return fmt.Sprintf("evidence cannot show it: trust in this builder ends at Build L%d, this asks for L%d", limit.Level, level)
 }

@@ -64,6 +64,8 @@ type Signer struct {
 	// Time is the earliest time that a log or a time-stamping authority proves
 	// for the signature; zero where nothing was asked to.
 	Time time.Time `json:"time,omitzero"`
+	// Run is what the certificate says of the CI run that it was issued to.
+	Run Run `json:"run,omitzero"`
 
 	anchor      attest.Digest // ID of the Root or CA
 	first, last time.Time     // all times the signature is judged at lie between

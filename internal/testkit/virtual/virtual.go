@@ -20,6 +20,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/url"
 	"time"
@@ -122,6 +123,9 @@ func (c *CA) PEM() (roots, intermediates []byte) {
 type Options struct {
 	SAN    string // a URI or a mail address
 	Issuer string // "" leaves the certificate without one
+	// Run is what else the certificate says of a CI run: the values of Fulcio's
+	// extensions, by the last number of their OID (11 is the runner).
+	Run map[int]string
 	// From is when the certificate begins to be valid, for ten minutes; default:
 	// a minute ago.
 	From time.Time
@@ -235,13 +239,21 @@ func (o Options) leaf(public crypto.PublicKey) (*x509.Certificate, error) {
 	} else {
 		t.EmailAddresses = []string{o.SAN}
 	}
+	// https://github.com/sigstore/fulcio/blob/v1.8.7/docs/oid-info.md
+	extensions := map[int]string{}
+	maps.Copy(extensions, o.Run)
 	if o.Issuer != "" {
-		// https://github.com/sigstore/fulcio/blob/v1.8.7/docs/oid-info.md
-		value, err := asn1.Marshal(o.Issuer)
+		extensions[8] = o.Issuer
+	}
+	for last, text := range extensions {
+		value, err := asn1.MarshalWithParams(text, "utf8")
 		if err != nil {
 			return nil, err
 		}
-		t.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 8}, Value: value}}
+		if last < 7 { // the old ones are plain text
+			value = []byte(text)
+		}
+		t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, last}, Value: value})
 	}
 	return issue(t, o.CA.between, public, o.CA.key)
 }
