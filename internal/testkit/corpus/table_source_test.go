@@ -116,6 +116,9 @@ func sourceCases() []entry {
 	}
 	// What has one cause is said once.
 	none := levels(0, verify.RowSourceSystem)
+	// Nothing that counts says that it was on the branch: that is not as expected
+	// of the build either.
+	offBranch := func(d *draft) { d.deny(0, "source "+reqExpect, "level "+verify.RowSourceSystem) }
 	reviewedByTwo := func(d *draft) { d.c.Expect.Properties = []string{twoParty} }
 	record := func(name, title, stands, code string, level int, p object, expect func(*draft)) entry {
 		return entry{"source/" + name, title, stands, func(d *draft) {
@@ -154,8 +157,8 @@ func sourceCases() []entry {
 		vsa("summary-level-4", "The same at Source L4, which is two-party review for all that goes into a branch.", spec, 4, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_4")), Accepted, reviewedByTwo),
 		vsa("summary-with-property", "The same with a verified property.", spec, 2, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_2", "SLSA_SOURCE_TWO_PARTY_REVIEWED")), Accepted, reviewedByTwo),
 		onMain(vsa("on-the-branch", "The summary says that the revision was on the branch that is expected.", spec, 3, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3"), "refs/heads/old", mainBranch), Accepted, nil)),
-		onMain(vsa("on-another-branch", "The summary says that the revision was on another branch than is expected.", spec, 1, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3"), "refs/heads/mainline"), "ref", none)),
-		onMain(vsa("on-no-branch", "The summary does not say where the revision was, and a branch is expected.", spec, 1, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3")), "ref", none)),
+		onMain(vsa("on-another-branch", "The summary says that the revision was on another branch than is expected.", spec, 1, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3"), "refs/heads/mainline"), "ref", offBranch)),
+		onMain(vsa("on-no-branch", "The summary does not say where the revision was, and a branch is expected.", spec, 1, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3")), "ref", offBranch)),
 		vsa("lower-level", "A summary at Source L2, where L3 is asked.", spec, 3, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_2")), Accepted, levels(2, verify.RowSourceControls)),
 		vsa("level-zero", "A summary at a Source level that does not exist.", spec, 1, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_0")), "predicate", none),
 		vsa("build-level-is-no-source-level", "A summary of the revision that has a Build level only.", spec, 1, ofVSA(sourceSummary("SLSA_BUILD_LEVEL_3")), Accepted, none),
