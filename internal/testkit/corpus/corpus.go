@@ -184,7 +184,7 @@ type Expect struct {
 
 // Reason is one thing that stands against the image.
 type Reason struct {
-	Code        string `json:"code"`
+	Code        string `json:"code,omitempty"` // none of what is waived
 	Requirement string `json:"requirement,omitempty"`
 	Rule        string `json:"rule,omitempty"`
 	Platform    string `json:"platform,omitempty"` // none: the image itself

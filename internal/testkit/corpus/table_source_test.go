@@ -6,6 +6,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -120,7 +121,7 @@ func sourceCases() []entry {
 	// of the build either.
 	offBranch := func(d *draft) { d.deny(0, "source "+reqExpect, "level "+verify.RowSourceSystem) }
 	reviewedByTwo := func(d *draft) { d.c.Expect.Properties = []string{twoParty} }
-	record := func(name, title, stands, code string, level int, p object, expect func(*draft)) entry {
+	told := func(name, title, stands, code string, level int, p object, expect func(*draft)) entry {
 		return entry{"source/" + name, title, stands, func(d *draft) {
 			d.ofSource(level)
 			d.system(3)
@@ -133,6 +134,21 @@ func sourceCases() []entry {
 	reviews := func(name, title, stands string, make func(*draft)) entry {
 		return entry{"source/" + name, title, stands, func(d *draft) {
 			d.reviewers()
+			make(d)
+		}}
+	}
+	// ladder asks for level 4 of SLSA v0.1, beyond what the policy declares.
+	ladder := func(name, title string, reasons []string, make func(*draft), properties ...string) entry {
+		return entry{"source/" + name, title, "https://slsa.dev/spec/v0.1/levels", func(d *draft) {
+			d.reviewers()
+			d.c.Question.Evidence, d.c.Expect.Evidence = nil, nil
+			d.policy = strings.Replace(d.writePolicy(), "    properties: ["+twoParty+"]\n", "", 1)
+			d.c.Question.Flags = []string{"--level", "4"}
+			d.want(complete, hermetic, twoParty)
+			if reasons != nil {
+				d.deny(3, reasons...)
+			}
+			d.c.Expect.Properties = properties
 			make(d)
 		}}
 	}
@@ -229,17 +245,17 @@ func sourceCases() []entry {
 			d.seen(good, "", Accepted)
 		}},
 
-		record("provenance", "Source provenance by a system that is trusted about this repository, with all controls of Source L3.", tool, Accepted, 3, controls(minted().AddDate(0, -1, 0), all...), nil),
-		record("provenance-level-1", "Source provenance without any control: Source L1.", tool, Accepted, 1, controls(minted()), nil),
-		record("provenance-of-a-push", "Source provenance of a push, under the names of its first draft.", tool, Accepted, 2, object{
+		told("provenance", "Source provenance by a system that is trusted about this repository, with all controls of Source L3.", tool, Accepted, 3, controls(minted().AddDate(0, -1, 0), all...), nil),
+		told("provenance-level-1", "Source provenance without any control: Source L1.", tool, Accepted, 1, controls(minted()), nil),
+		told("provenance-of-a-push", "Source provenance of a push, under the names of its first draft.", tool, Accepted, 2, object{
 			"repoUri": repository, "activityType": "push", "createdOn": minted().Format(time.RFC3339), "actor": "carol", "branch": mainBranch,
 			"controls": []any{object{"name": "CONTINUITY_ENFORCED", "since": minted().AddDate(0, -1, 0).Format(time.RFC3339)}, object{"name": "TAG_HYGIENE", "since": minted().AddDate(0, -1, 0).Format(time.RFC3339)}},
 		}, nil),
-		record("control-missing", "A control that Source L2 takes is missing.", tool, Accepted, 2, controls(minted().AddDate(0, -1, 0), "PROVENANCE_AVAILABLE", "TAG_HYGIENE"),
+		told("control-missing", "A control that Source L2 takes is missing.", tool, Accepted, 2, controls(minted().AddDate(0, -1, 0), "PROVENANCE_AVAILABLE", "TAG_HYGIENE"),
 			levels(1, verify.RowSourceHistory, verify.RowSourceContinuity)),
-		record("control-came-later", "The controls came into force after the revision.", tool, Accepted, 2, controls(minted().Add(time.Hour), all...),
+		told("control-came-later", "The controls came into force after the revision.", tool, Accepted, 2, controls(minted().Add(time.Hour), all...),
 			levels(1, verify.RowSourceAccess, verify.RowSourceHistory, verify.RowSourceContinuity)),
-		record("provenance-of-another-repository", "Source provenance of the same commit in a fork.", tool, "resource", 1, foreign, none),
+		told("provenance-of-another-repository", "Source provenance of the same commit in a fork.", tool, "resource", 1, foreign, none),
 		{"source/system-not-trusted", "Source provenance by a key that is trusted about other repositories.", tool, func(d *draft) {
 			d.ofSource(1)
 			d.system(3)
@@ -344,6 +360,23 @@ func sourceCases() []entry {
 			d.c.Expect.Reached.Source = 4
 			d.file("source.json", d.dsse("verifier", ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_4"))), Accepted)
 		}),
+		ladder("level-4", "All that level 4 of SLSA v0.1 asks for: Build L3, hermetic, complete inputs, and two reviews.", nil, func(d *draft) {
+			d.recorded("ours", record(), Accepted)
+			d.reviewed("ann.json", "reviewer", Accepted)
+			d.reviewed("bob.json", "second", Accepted)
+		}, hermetic, complete, twoParty),
+		ladder("level-4-without-review", "All that level 4 of SLSA v0.1 asks for, but the second review.", []string{"level " + reqTwoParty}, func(d *draft) {
+			d.recorded("ours", record(), Accepted)
+			d.reviewed("ann.json", "reviewer", Accepted)
+		}, hermetic, complete),
+		ladder("level-4-not-hermetic", "All that level 4 of SLSA v0.1 asks for, but that the build was held to what was decided before.", []string{"level " + reqHermetic}, func(d *draft) {
+			in := record()
+			in["mode"], in["hermetic"] = "record", false
+			delete(in, "lock")
+			d.recorded("ours", in, Accepted)
+			d.reviewed("ann.json", "reviewer", Accepted)
+			d.reviewed("bob.json", "second", Accepted)
+		}, complete, twoParty),
 		reviews("reviews-are-no-level", "Two reviews, where a Source level is asked: they do not show that the system demands them.", party, func(d *draft) {
 			d.c.Question.Properties = nil
 			d.c.Question.Level.Source = 1
