@@ -64,7 +64,6 @@ func TestProgram(t *testing.T) {
 			continue
 		}
 		t.Run(c.Name, func(t *testing.T) {
-			t.Parallel()
 			wantExpected(t, c, waxseal)
 		})
 	}
