@@ -3,7 +3,6 @@ package gate
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -48,23 +47,9 @@ type input struct {
 
 // inputsOf reads what the provenance of a digest was built from, but for the
 // source and what was made of it: those are what is built, not what it needs.
-func inputsOf(of attest.Digest, predicate json.RawMessage) []input {
-	type descriptor struct {
-		Name   string            `json:"name"`
-		URI    string            `json:"uri"`
-		Digest map[string]string `json:"digest"`
-	}
-	var p struct {
-		BuildDefinition struct {
-			ResolvedDependencies []descriptor `json:"resolvedDependencies"`
-		} `json:"buildDefinition"`
-		Materials []descriptor `json:"materials"`
-	}
-	if json.Unmarshal(predicate, &p) != nil {
-		return nil // it was read before; another form has no list here
-	}
+func inputsOf(of attest.Digest, all []verify.Dependency) []input {
 	var out []input
-	for _, d := range slices.Concat(p.BuildDefinition.ResolvedDependencies, p.Materials) {
+	for _, d := range all {
 		switch d.Name {
 		case attestations.DependencySource, attestations.DependencyContext, "dockerfile", "dockerignore":
 			continue
@@ -442,7 +427,7 @@ func (c *check) inputs(f *found, chosen *verify.Candidate) (list []input, listed
 	if !c.follows() || chosen == nil || chosen.Signer == nil {
 		return nil, false
 	}
-	list = inputsOf(f.digest, f.known.predicates[chosen.Bundle])
+	list = inputsOf(f.digest, chosen.Provenance.Dependencies)
 	return list, len(list) > 0 || chosen.Provenance.BuildType.Value == attestations.ContainerBuildType
 }
 

@@ -102,7 +102,7 @@ func (f *found) fact(c *check, st *attest.Statement, signer verify.Signer, bundl
 
 // keep holds on to a provenance's predicate where a rule asks about it.
 func (f *found) keep(c *check, st *attest.Statement, bundle attest.Digest) {
-	if c.follows() || c.rule.Needs(policy.FactProvenance) || c.rule.Needs(policy.FactInputs) || c.weighed().Records() {
+	if c.rule.Needs(policy.FactProvenance) || c.rule.Needs(policy.FactInputs) || c.weighed().Records() {
 		if f.known.predicates == nil {
 			f.known.predicates = map[attest.Digest]json.RawMessage{}
 		}

@@ -281,7 +281,14 @@ func TestSourceTrack(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := judge(i, 2, c.more, c.raw)
-			source(v, gate.Deny, 0, "source.l1.")
+			// Without it nothing says which branch it was.
+			build := 2
+			if c.code == gate.CodeRef {
+				build = 0
+			}
+			if w.want(v, gate.Deny, build, "source.l1."); v.Reached.Source != 0 {
+				t.Errorf("Source L%d", v.Reached.Source)
+			}
 			found := false
 			for _, e := range v.Evidence {
 				found = found || e.Source == store.SourceFile && e.Code == c.code && strings.Contains(e.Message, c.reason) && !e.Accepted

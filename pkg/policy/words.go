@@ -97,7 +97,7 @@ func (r Rule) Delegates() verify.Delegates {
 		Source:     all(delegateSource, func(d verify.Demand) bool { return d.Source > 0 }),
 		Properties: all(delegateProperties, func(d verify.Demand) bool { return len(d.Properties) > 0 }),
 		Expects: slices.ContainsFunc(r.entries, func(e image) bool {
-			return e.repository != "" || e.ref != nil || len(e.buildTypes) > 0 || len(e.parameters) > 0
+			return e.repository != "" || e.ref != nil || e.workflow != nil || len(e.buildTypes) > 0 || len(e.parameters) > 0
 		}),
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 )
 
 // Track is what a requirement is part of.
@@ -104,12 +103,9 @@ type Requirement struct {
 
 // Requirements lists every requirement: the Build track, the Source track and
 // the properties, the lowest level first.
-func Requirements() []Requirement { return slices.Clone(table()) }
-
-// table is made once: a verdict goes over it for every piece of evidence.
-var table = sync.OnceValue(func() []Requirement {
+func Requirements() []Requirement {
 	return slices.Concat(buildRequirements(), sourceRequirements(), propertyRequirements())
-})
+}
 
 func buildRequirements() []Requirement {
 	const (
@@ -415,7 +411,7 @@ func Properties() []string {
 // https://slsa.dev/spec/v0.1/levels
 func Ladder() Demand {
 	d := Demand{Levels: Levels{Build: MaxLevel}}
-	for _, q := range table() {
+	for _, q := range Requirements() {
 		if q.Ladder != "" {
 			d.Properties = append(d.Properties, q.Property)
 		}
@@ -468,7 +464,7 @@ func parseDemand(s string) (Demand, error) {
 // Find returns the requirement with an ID, or the property of that name. The error names the one that was
 // most likely meant.
 func Find(id string) (Requirement, error) {
-	for _, q := range table() {
+	for _, q := range Requirements() {
 		if q.ID == id || q.Property == id && id != "" {
 			return q, nil
 		}
@@ -488,7 +484,7 @@ func Nearest(id string) string {
 		return ""
 	}
 	best, least := "", 6
-	for _, q := range table() {
+	for _, q := range Requirements() {
 		_, name, _ := strings.Cut(q.ID, ".")
 		if q.Track != TrackProperty {
 			_, name, _ = strings.Cut(name, ".")

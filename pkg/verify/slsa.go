@@ -177,9 +177,10 @@ type Result struct {
 // pieces are never added up, so that a stranger's cannot lend or take away.
 // Equal ones are told apart by digest, to give the same answer every time.
 func Assess(t Trust, f Findings) Result {
-	best := Result{Rows: absent(f.Why)}
+	qs := Requirements()
+	best := Result{Rows: absent(qs, f.Why)}
 	for i := range f.Candidates {
-		r := assess(t, f, &f.Candidates[i])
+		r := assess(qs, t, f, &f.Candidates[i])
 		if best.Candidate == nil || better(r, best, f.Asked) {
 			best = r
 		}
@@ -213,10 +214,10 @@ func met(rows []Row) int {
 	return n
 }
 
-func absent(why string) []Row {
+func absent(qs []Requirement, why string) []Row {
 	var rows []Row
-	for i := range table() {
-		q := &table()[i]
+	for i := range qs {
+		q := &qs[i]
 		a := answer{status: Unknown, reason: "there is no provenance to tell it from"}
 		switch q.ID {
 		case RowExists:
@@ -239,7 +240,7 @@ type weighing struct {
 	without  answer
 }
 
-func assess(t Trust, f Findings, c *Candidate) Result {
+func assess(qs []Requirement, t Trust, f Findings, c *Candidate) Result {
 	w := weighing{Candidate: c, trust: t, findings: f}
 	w.limit = Cap{Reason: "no signature on it was verified, so nobody vouches for its builder"}
 	switch {
@@ -250,9 +251,9 @@ func assess(t Trust, f Findings, c *Candidate) Result {
 		w.limit.Level = 1
 	}
 	w.inputs, w.without = w.record()
-	res := Result{Candidate: c, Rows: make([]Row, 0, len(table()))}
-	for i := range table() {
-		q := &table()[i]
+	res := Result{Candidate: c, Rows: make([]Row, 0, len(qs))}
+	for i := range qs {
+		q := &qs[i]
 		var r Row
 		if q.check != nil {
 			r = q.row(q.check(&w))
