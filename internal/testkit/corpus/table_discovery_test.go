@@ -234,6 +234,23 @@ func gateCases() []entry {
 			d.raw("provenance.json", d.seal("ours", d.provenance()))
 		}}
 	}
+	// signed is a policy that "reviewer" must have signed, and what somebody did.
+	signed := func(name, title, says, by, kind string, change func(string) string) entry {
+		return entry{"gate/policy-" + name, title, "", func(d *draft) {
+			d.c.Question.Flags = []string{"--policy-key", d.key("reviewer")}
+			d.policy = d.writePolicy()
+			d.files["trust/policy.yaml.sigstore.json"] = d.seal(by, statement(digestOf([]byte(d.policy)), kind, object{"apiVersion": "waxseal.dev/v1"}))
+			if change != nil {
+				d.policy = change(d.policy)
+			}
+			if says == "" {
+				d.good()
+				return
+			}
+			d.usage(says)
+			d.raw("provenance.json", d.seal("ours", d.provenance()))
+		}}
+	}
 	const head = "apiVersion: waxseal.dev/v1\nkind: Policy\n"
 	const trust = "trust:\n  builders:\n    - {id: " + ciID + ", signer: KEY, maxLevel: 3}\n"
 	return []entry{
@@ -368,6 +385,18 @@ func gateCases() []entry {
 			}
 			d.nothing()
 			d.file("provenance.json", d.seal("strange", d.provenance()), "signature")
+		}},
+
+		signed("signed", "The policy must be signed, and is.", "", "reviewer", attestations.PolicyV1, nil),
+		signed("signed-by-stranger", "The policy must be signed; a stranger did.", "no trusted key", "strange", attestations.PolicyV1, nil),
+		signed("signed-for-another-purpose", "The key that must sign policies has signed something else about the same bytes.", "approves no policy", "reviewer", attestations.SPDX, nil),
+		signed("changed-after-signing", "The policy was changed after it was signed.", "not this digest", "reviewer", attestations.PolicyV1, func(policy string) string {
+			return strings.Replace(policy, "build: 3", "build: 1", 1)
+		}),
+		{"gate/policy-not-signed", "The policy must be signed, and is not.", "", func(d *draft) {
+			d.c.Question.Flags = []string{"--policy-key", d.key("reviewer")}
+			d.usage("who signed")
+			d.raw("provenance.json", d.seal("ours", d.provenance()))
 		}},
 
 		refused("unknown-field", "A policy with a field that does not exist.", "", "unknown field", head+trust+"images:\n  - {match: \"**\", level: {build: 3}, sources: {}}\n"),
