@@ -122,7 +122,7 @@ Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %q", err, cmd.CommandPath()+" --help")
 	})
-	addGroup(root, "Make", newBuildCmd(s), newRebuildCmd(s), newAttestCmd(s), newSBOMCmd(s), newKeyCmd(s))
+	addGroup(root, "Make", newBuildCmd(s), newRebuildCmd(s), newAttestCmd(s), newSBOMCmd(s), newKeyCmd(s), newApproveCmd(s))
 	addGroup(root, "Judge", newVerifyCmd(s), newAuditCmd(s), newInspectCmd(s), newLevelsCmd(s), newPolicyCmd(s), newBuildersCmd(s), newPromoteCmd(s), newTrustCmd(s))
 	addGroup(root, "Keep", newLockCmd(s), newStoreCmd(s), newBundleCmd(s))
 	addGroup(root, "Other", newVersionCmd(s), newManCmd())

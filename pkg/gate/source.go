@@ -257,7 +257,7 @@ func (r *revised) review(e Evidence, c *check, st *attest.Statement, signer veri
 	if err != nil {
 		return rejected(e, err)
 	}
-	reviewer, ok := c.Policy.Reviewer(signer)
+	reviewer, ok := c.Policy.Reviewer(signer, r.Builder)
 	switch {
 	case !ok:
 		return rejected(e, &verify.Rejection{Code: CodeRole, Message: fmt.Sprintf("%s is nobody whose reviews the policy trusts", signer)})
@@ -291,7 +291,11 @@ func (c *check) assessSources(f *found) {
 		in := verify.SourceEvidence{Revision: rev, MaxAge: c.rule.ReviewAge(), At: c.at, Why: f.whySource(rev.Commit)}
 		for _, r := range f.revisions {
 			if r.is(rev) && !rev.Dirty {
-				in.Summaries, in.Records, in.Reviews = r.summaries, r.records, r.reviews
+				in.Summaries, in.Records, in.Reviews = r.summaries, r.records, slices.Clone(r.reviews)
+				for j := range in.Reviews {
+					// Several may have built the revision, each of them with another key.
+					in.Reviews[j].Reviewer, _ = c.Policy.Reviewer(in.Reviews[j].Signer, rev.Builder)
+				}
 			}
 		}
 		f.candidates[i].Source = verify.AssessSource(in)

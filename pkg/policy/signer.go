@@ -27,6 +27,12 @@ func (s signer) builder(id string, maxLevel int) verify.Builder {
 	return verify.Builder{ID: id, Key: s.key.ID(), Window: s.key.Window(), MaxLevel: maxLevel}
 }
 
+// is reports whether a signature is by this signer, at whatever time.
+func (s signer) is(by verify.Signer) bool {
+	b := s.builder("", 1)
+	return b.Signs(by)
+}
+
 // line is all of the signer that a decision depends on.
 func (s signer) line() string {
 	t := verify.Trust{Builders: []verify.Builder{s.builder("", 1)}}

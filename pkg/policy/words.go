@@ -44,14 +44,34 @@ func (p *Policy) Sources(signer verify.Signer, repository string) (int, string) 
 	return 0, fmt.Sprintf("trust.sources has nobody for the repository %q", clip(repository))
 }
 
-// Reviewer returns the trusted person that a signer is.
-func (p *Policy) Reviewer(signer verify.Signer) (verify.Reviewer, bool) {
+// Reviewer returns the trusted person that a signer is. Somebody who has several
+// keys is one person, with the aliases of all entries, and builds if one of
+// the keys does.
+func (p *Policy) Reviewer(signer, builder verify.Signer) (verify.Reviewer, bool) {
+	i := slices.IndexFunc(p.reviewers, func(r reviewer) bool { return r.signs(signer) })
+	if i < 0 {
+		return verify.Reviewer{}, false
+	}
+	out := verify.Reviewer{Name: p.reviewers[i].name}
 	for _, r := range p.reviewers {
-		if (verify.Trust{Builders: []verify.Builder{r.signer.builder("", 1)}}).Cap(signer, "").Level > 0 {
-			return verify.Reviewer{Name: r.name, Aliases: slices.Clone(r.aliases)}, true
+		if samePerson(r.name, out.Name) {
+			out.Aliases = append(out.Aliases, r.aliases...)
+			out.Builds = out.Builds || r.signer.is(builder)
 		}
 	}
-	return verify.Reviewer{}, false
+	return out, true
+}
+
+// signs reports whether the signature is the reviewer's, and was made when
+// theirs counted.
+func (r reviewer) signs(by verify.Signer) bool {
+	return (verify.Trust{Builders: []verify.Builder{r.signer.builder("", 1)}}).Cap(by, "").Level > 0
+}
+
+// samePerson reports whether two names are of one person, as a verdict counts
+// them.
+func samePerson(a, b string) bool {
+	return strings.EqualFold(strings.TrimSpace(a), strings.TrimSpace(b))
 }
 
 // Summary says what the image's verification summaries must be like, an entry

@@ -97,10 +97,10 @@ func TestWords(t *testing.T) {
 			t.Errorf("%s about %s: %d, %q", c.key.Name(), c.repository, level, why)
 		}
 	}
-	if r, ok := p.Reviewer(signer(release)); !ok || r.Name != "Ann" || len(r.Aliases) != 1 {
+	if r, ok := p.Reviewer(signer(release), verify.Signer{}); !ok || r.Name != "Ann" || len(r.Aliases) != 1 {
 		t.Errorf("%+v, %t", r, ok)
 	}
-	if r, ok := p.Reviewer(verify.Signer{Key: "sha256:" + verify.Signer{}.Key}); ok {
+	if r, ok := p.Reviewer(verify.Signer{Key: "sha256:" + verify.Signer{}.Key}, verify.Signer{}); ok {
 		t.Errorf("a stranger is %+v", r)
 	}
 	// A reviewer is no builder, and no attester.

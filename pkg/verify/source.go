@@ -219,6 +219,8 @@ type SourceRecord struct {
 type Reviewer struct {
 	Name    string
 	Aliases []string // what else they are called, as the author of a commit
+	// Builds: another signer that they are signed the build's provenance.
+	Builds bool
 }
 
 // SourceReview is a review by a reviewer who is trusted.
@@ -453,22 +455,14 @@ func (e SourceEvidence) reviewed() Row {
 		v := latest[name]
 		who := clip(v.Reviewer.Name)
 		here := Evidence{Bundle: v.Bundle, Pointer: "/predicate/decision"}
-		switch {
-		case v.Review.Decision == attestations.ReviewRejected:
+		if v.Review.Decision == attestations.ReviewRejected {
 			return Row{Status: NotMet, Reason: who + " rejected it", Evidence: []Evidence{here}}
-		case v.Review.ReviewedOn.After(e.At.Add(ahead)):
-			doubts = append(doubts, "the review by "+who+" is still to come")
-		case e.MaxAge > 0 && e.At.Sub(v.Review.ReviewedOn) > e.MaxAge:
-			doubts = append(doubts, fmt.Sprintf("the review by %s is older than the %s allowed", who, e.MaxAge))
-		case len(v.Review.Scope) > 0:
-			doubts = append(doubts, who+" looked at a part of it only")
-		case sameSigner(v.Signer, e.Revision.Builder):
-			doubts = append(doubts, who+" also signs for the builder")
-		case v.wrote(authors):
-			doubts = append(doubts, who+" is an author of it")
-		default:
-			approved, at = append(approved, who), append(at, here)
 		}
+		if doubt := e.doubt(v, authors); doubt != "" {
+			doubts = append(doubts, doubt)
+			continue
+		}
+		approved, at = append(approved, who), append(at, here)
 	}
 	because := ""
 	if len(doubts) > 0 {
@@ -483,6 +477,33 @@ func (e SourceEvidence) reviewed() Row {
 		return Row{Status: Unknown, Reason: "who wrote it is not known, so nobody can tell that they did not review their own work", Evidence: at}
 	}
 	return Row{Status: Met, Reason: "approved by " + strings.Join(approved[:2], " and "), Evidence: at}
+}
+
+// Doubt says why an approval does not count as one of the two; empty: it does,
+// or it is a rejection, which always does.
+func (e SourceEvidence) Doubt(v SourceReview) string {
+	if v.Review.Decision == attestations.ReviewRejected {
+		return ""
+	}
+	authors, _ := e.authors()
+	return e.doubt(v, authors)
+}
+
+func (e SourceEvidence) doubt(v SourceReview, authors []string) string {
+	who := clip(v.Reviewer.Name)
+	switch {
+	case v.Review.ReviewedOn.After(e.At.Add(ahead)):
+		return "the review by " + who + " is still to come"
+	case e.MaxAge > 0 && e.At.Sub(v.Review.ReviewedOn) > e.MaxAge:
+		return fmt.Sprintf("the review by %s is older than the %s allowed", who, e.MaxAge)
+	case len(v.Review.Scope) > 0:
+		return who + " looked at a part of it only"
+	case v.Reviewer.Builds || sameSigner(v.Signer, e.Revision.Builder):
+		return who + " also signs for the builder"
+	case v.wrote(authors):
+		return who + " is an author of it"
+	}
+	return ""
 }
 
 // authors are all who are said to have written the revision. They are known

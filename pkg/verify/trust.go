@@ -98,6 +98,13 @@ func (b Builder) signed(s Signer) (same, intime bool) {
 	return b.Key != "" && b.Key == s.Key, s.during(b.Window)
 }
 
+// Signs reports whether a signature is by the builder's own signer, at whatever
+// time it was made.
+func (b Builder) Signs(s Signer) bool {
+	same, _ := b.signed(s)
+	return same
+}
+
 // Trust is everything the verdict believes without evidence.
 type Trust struct {
 	// Keys are the keys whose signatures count.
