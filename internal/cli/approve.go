@@ -199,7 +199,7 @@ func approve(ctx context.Context, s *Streams, f *approveFlags, ref string) error
 	}
 	review := attestations.Review{
 		Repository: r.of.Repository, Commit: r.of.Commit, Base: r.base, Authors: authors,
-		Decision: attestations.ReviewApproved, ReviewedOn: time.Now().UTC().Truncate(time.Second),
+		Decision: attestations.ReviewApproved, ReviewedOn: time.Now().UTC().Truncate(time.Millisecond),
 		Comment: f.comment, Link: f.link,
 	}
 	if f.reject {

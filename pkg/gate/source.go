@@ -49,7 +49,7 @@ func (r *revised) is(o verify.Revision) bool {
 // asksSource reports whether something that is declared or expected rests on
 // evidence about the source.
 func (c *check) asksSource() bool {
-	return c.Policy != nil && (c.declared.Source > 0 || slices.Contains(c.declared.Properties, verify.PropertyTwoParty) || !c.rule.OnRef(nil))
+	return c.Policy != nil && (c.declared.Source > 0 || slices.Contains(c.declared.Properties, verify.PropertyTwoParty) || len(c.rule.Approvals()) > 0 || !c.rule.OnRef(nil))
 }
 
 // aboutSource reports whether a statement is evidence about a source revision:
@@ -304,6 +304,34 @@ func (c *check) assessSources(f *found) {
 			f.candidates[i].Problems = slices.DeleteFunc(slices.Clone(f.candidates[i].Problems), func(p verify.Problem) bool { return p.Unsaid })
 		}
 	}
+}
+
+// approved says which approvals that the policy asks for are missing, and
+// returns the bundles of those that are there. An index is approved with each of
+// its platforms.
+func (c *check) approved(f *found, chosen *verify.Candidate, s *Subject) []attest.Digest {
+	if f.index {
+		return nil
+	}
+	var out []attest.Digest
+	for _, ask := range c.rule.Approvals() {
+		var names []string
+		why := "nothing that counts says which commit it was built from"
+		if chosen != nil && chosen.Source != nil {
+			why = cmp.Or(chosen.Source.Why, "there is no other review by somebody trusted")
+			for _, a := range chosen.Source.Approvals {
+				if ask.Counts(a.Name) {
+					names, out = append(names, a.Name), append(out, a.Evidence.Bundle)
+				}
+			}
+		}
+		if len(names) >= ask.AtLeast {
+			continue
+		}
+		message := fmt.Sprintf("the policy asks for approval by %s, and %d approved it: %s", ask, len(names), why)
+		s.reasons = append(s.reasons, Reason{Code: CodeApprovals, Message: message, Hint: "\"waxseal approve --request\" prints what there is to review"})
+	}
+	return out
 }
 
 // whySource says what there is instead of evidence about the source that

@@ -42,6 +42,7 @@ const (
 const (
 	CodeLevel       = "level"       // a requirement of the declared level is not met
 	CodeSBOM        = "sbom"        // a required SBOM is missing
+	CodeApprovals   = "approvals"   // fewer people approved its source than the policy asks for
 	CodeNoRule      = "no-rule"     // no entry of the policy matches the image
 	CodePlatforms   = "platforms"   // the index has no platforms
 	CodeNotFound    = "not-found"   // there is no such image
@@ -273,6 +274,7 @@ func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (
 	s.inputs, s.listed = c.inputs(f, res.Candidate)
 	f.ways(res.Rows, c.declared)
 	c.short(&s, res)
+	used = append(used, c.approved(f, res.Candidate, &s)...)
 	if required, formats := c.rule.SBOM(); required && !f.index {
 		bundles, missing := f.sbom(formats)
 		used = append(used, bundles...)

@@ -154,6 +154,9 @@ func (i image) sentences(at time.Time) []string {
 	if i.reviewAge > 0 {
 		say(now, "must have reviews of its source not older than %s, where they count", span(i.reviewAge))
 	}
+	if i.approvals != nil {
+		say(now, "must have its source approved by %s, none of them an author or the builder", i.approvals)
+	}
 	if i.vsa != nil {
 		say(now, "%s", i.vsa.sentence())
 	}

@@ -124,6 +124,7 @@ func (d *decoder) settle(n *yaml.Node) {
 	}
 	d.anchors(n)
 	d.trusted(n)
+	d.revoked(n)
 	texts := map[string]string{}
 	for _, i := range d.out.images {
 		for _, r := range i.rules {

@@ -101,6 +101,23 @@ func (d *decoder) reviewer(n *yaml.Node) {
 	d.out.signers.add(r.signer)
 }
 
+func (d *decoder) approvals(n *yaml.Node) *Approvals {
+	a := &Approvals{}
+	d.object(n, "approvals", []string{"atLeast"}, map[string]func(*yaml.Node){
+		"atLeast": func(n *yaml.Node) { a.AtLeast = d.number(n, "approvals.atLeast", 1, maxBuilders) },
+		"of": func(n *yaml.Node) {
+			d.list(n, "approvals.of", maxBuilders, func(n *yaml.Node) {
+				name := d.line(n, "approvals.of")
+				if d.err == nil && a.Counts(name) && len(a.Of) > 0 {
+					d.fail(n, "approvals.of: %q stands twice", clip(name))
+				}
+				a.Of = append(a.Of, name)
+			})
+		},
+	})
+	return a
+}
+
 func (d *decoder) uri(n *yaml.Node, what string) string {
 	s := d.text(n, what)
 	if u, err := url.Parse(s); d.err == nil && (err != nil || u.Scheme == "") {
@@ -178,17 +195,39 @@ func (d *decoder) summary(n *yaml.Node) *summary {
 	return s
 }
 
+// approvable refuses an image that more people must approve than there are.
+func (d *decoder) approvable(n *yaml.Node, i image) {
+	if i.approvals == nil {
+		return
+	}
+	people := map[string]bool{}
+	for _, r := range d.out.reviewers {
+		if i.approvals.Counts(r.name) {
+			people[strings.ToLower(strings.TrimSpace(r.name))] = true
+		}
+	}
+	for _, name := range i.approvals.Of {
+		if !slices.ContainsFunc(d.out.reviewers, func(r reviewer) bool { return samePerson(r.name, name) }) {
+			d.fail(n, "approvals of %q names %q, and trust.reviewers does not", clip(i.match), clip(name))
+		}
+	}
+	if len(people) < i.approvals.AtLeast {
+		d.fail(n, "approvals of %q asks for %d people, and trust.reviewers has %d who count", clip(i.match), i.approvals.AtLeast, len(people))
+	}
+}
+
 // trusted refuses reviewers who are one person, and an image whose summaries
 // nobody could give.
 func (d *decoder) trusted(n *yaml.Node) {
 	for i, r := range d.out.reviewers {
 		for _, o := range d.out.reviewers[:i] {
-			if o.name != r.name && o.signer.line() == r.signer.line() {
+			if !samePerson(o.name, r.name) && o.signer.like(r.signer) {
 				d.fail(n, "the reviewers %q and %q have one signer; a person stands under one name, with all aliases", clip(o.name), clip(r.name))
 			}
 		}
 	}
 	for _, i := range d.out.images {
+		d.approvable(n, i)
 		if i.vsa == nil {
 			continue
 		}

@@ -82,7 +82,7 @@ func (s signers) trust() verify.Trust {
 }
 
 // signer reads {key: FILE}, {pem: TEXT}, {kms: REFERENCE}, {issuer: URL, san: PATTERN, root: FILE}
-// or {ca: FILE, san: PATTERN, root: FILE}, each with from and until.
+// or {ca: FILE, san: PATTERN, root: FILE}, each with from, until and revoked.
 func (d *decoder) signer(n *yaml.Node) signer { return d.signerOf(n, verify.IdentityOptions{}) }
 
 // signerOf is signer where a part of the identity is given already.
@@ -120,6 +120,12 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 		"from": func(n *yaml.Node) { window.From = d.moment(n, "signer.from") },
 		"until": func(n *yaml.Node) {
 			window.Until = d.moment(n, "signer.until")
+		},
+		"revoked": func(n *yaml.Node) {
+			d.object(n, "signer.revoked", []string{"at", "reason"}, map[string]func(*yaml.Node){
+				"at":     func(n *yaml.Node) { window.Revoked = d.moment(n, "signer.revoked.at") },
+				"reason": func(n *yaml.Node) { window.Reason = d.line(n, "signer.revoked.reason") },
+			})
 		},
 	})
 	if d.err != nil {
@@ -160,6 +166,35 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 	}
 	s.identity = &id
 	return s
+}
+
+// window is when the signer's signatures count.
+func (s signer) window() verify.Window {
+	if s.identity != nil {
+		return s.identity.Window()
+	}
+	return s.key.Window()
+}
+
+// like reports whether two signers are one, whenever they count.
+func (s signer) like(o signer) bool {
+	if s.identity != nil && o.identity != nil {
+		return s.identity.Issuer() == o.identity.Issuer() && s.identity.SAN() == o.identity.SAN()
+	}
+	return s.identity == nil && o.identity == nil && s.key.ID() == o.key.ID()
+}
+
+// revoked refuses a policy that revokes a signer in one place and trusts it in
+// another: a stolen key is stolen for all that it signs.
+func (d *decoder) revoked(n *yaml.Node) {
+	for _, s := range d.out.signers.all {
+		for _, o := range d.out.signers.all {
+			if a, b := s.window(), o.window(); s.like(o) && !a.Revoked.IsZero() && !a.Revoked.Equal(b.Revoked) {
+				d.fail(n, "an entry has the signer %s, and another has it without that: revoke it in all of them", s)
+				return
+			}
+		}
+	}
 }
 
 // anchors refuses a policy some of whose identities say where they come from:

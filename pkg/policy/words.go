@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -143,6 +144,39 @@ func (r Rule) ReviewAge() time.Duration {
 	for _, e := range r.entries {
 		if e.reviewAge > 0 && (out == 0 || e.reviewAge < out) {
 			out = e.reviewAge
+		}
+	}
+	return out
+}
+
+// Approvals is how many different people must approve the source of an image.
+type Approvals struct {
+	AtLeast int
+	Of      []string // names of reviewers; none: any of them
+}
+
+// Counts reports whether a reviewer is one of those who are asked for.
+func (a Approvals) Counts(name string) bool {
+	return len(a.Of) == 0 || slices.ContainsFunc(a.Of, func(o string) bool { return samePerson(o, name) })
+}
+
+func (a Approvals) String() string {
+	if len(a.Of) == 0 {
+		return fmt.Sprintf("%d different trusted reviewers", a.AtLeast)
+	}
+	names := make([]string, len(a.Of))
+	for i, n := range a.Of {
+		names[i] = strconv.Quote(n)
+	}
+	return fmt.Sprintf("%d of %s", a.AtLeast, strings.Join(names, ", "))
+}
+
+// Approvals is what each entry asks for; all must hold.
+func (r Rule) Approvals() []Approvals {
+	var out []Approvals
+	for _, e := range r.entries {
+		if e.approvals != nil {
+			out = append(out, *e.approvals)
 		}
 	}
 	return out

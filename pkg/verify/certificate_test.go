@@ -224,6 +224,8 @@ func TestCertificates(t *testing.T) {
 		{"the stamper after its time", seal(t, ours, stamped), trust(virtual.RootOptions{NoLogs: true, Stamps: now.Add(-time.Hour)}), verify.CodeTime},
 		{"the identity before its time", seal(t, ours, me), trust(virtual.RootOptions{}, identity(t, verify.IdentityOptions{Issuer: issuer, SAN: san, Window: verify.Window{From: now.Add(time.Hour)}})), verify.CodeTime},
 		{"the identity after its time", seal(t, ours, me), trust(virtual.RootOptions{}, identity(t, verify.IdentityOptions{Issuer: issuer, SAN: san, Window: verify.Window{Until: now.Add(-time.Hour)}})), verify.CodeTime},
+		{"the identity revoked before it signed", seal(t, ours, me), trust(virtual.RootOptions{}, identity(t, verify.IdentityOptions{Issuer: issuer, SAN: san, Window: verify.Window{Revoked: now.Add(-time.Hour), Reason: "left"}})), verify.CodeTime},
+		{"the identity revoked after it signed", seal(t, ours, me), trust(virtual.RootOptions{}, identity(t, verify.IdentityOptions{Issuer: issuer, SAN: san, Window: verify.Window{Revoked: now.Add(time.Hour), Reason: "left"}})), ""},
 		{"the identity in its time", seal(t, ours, me), trust(virtual.RootOptions{}, identity(t, verify.IdentityOptions{Issuer: issuer, SAN: san, Window: verify.Window{From: now.Add(-time.Hour), Until: now.Add(time.Hour)}})), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -480,6 +482,12 @@ func TestKeyWindows(t *testing.T) {
 		{"stamped before its time, now within", stamped, verify.Window{From: now.Add(time.Hour)}, root, now.Add(2 * time.Hour), verify.CodeTime},
 		{"stamped after its time", stamped, verify.Window{Until: now.Add(-time.Hour)}, root, now, verify.CodeTime},
 		{"stamped within both ends", stamped, verify.Window{From: from.From, Until: until.Until}, root, now.Add(24 * time.Hour), ""},
+		{"revoked since, stamped before", stamped, verify.Window{Revoked: now.Add(time.Hour), Reason: "lost"}, root, now.Add(24 * time.Hour), ""},
+		{"revoked before it was stamped", stamped, verify.Window{Revoked: now.Add(-time.Hour), Reason: "lost"}, root, now, verify.CodeTime},
+		{"revoked, nothing proves when", bare, verify.Window{Revoked: now.Add(-time.Hour), Reason: "lost"}, root, now, verify.CodeTime},
+		{"to be revoked, nothing proves when", bare, verify.Window{Revoked: now.Add(time.Hour), Reason: "lost"}, root, now, verify.CodeTime},
+		{"revoked, a stamp that nobody trusts", stamped, verify.Window{Revoked: now.Add(time.Hour), Reason: "lost"}, nil, now, verify.CodeTime},
+		{"revoked since, stamped before, begun after", stamped, verify.Window{From: now.Add(30 * time.Minute), Revoked: now.Add(time.Hour)}, root, now.Add(24 * time.Hour), verify.CodeTime},
 		{"stamped in time to come", stamped, verify.Window{From: from.From}, root, now.Add(-30 * time.Minute), verify.CodeTime},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -487,6 +495,12 @@ func TestKeyWindows(t *testing.T) {
 			ok, err := checker.Check(c.b, image)
 			wantCode(t, ok, err, c.want)
 		})
+	}
+
+	// The reason is in the message.
+	revoked := must(verify.NewChecker(verify.Trust{Keys: []verify.Key{key.During(verify.Window{Revoked: now, Reason: "the laptop was stolen"})}}, now))(t)
+	if _, err := revoked.Check(bare, image); err == nil || !strings.Contains(err.Error(), "the laptop was stolen") || !strings.Contains(err.Error(), "nothing that is trusted proves") {
+		t.Error(err)
 	}
 
 	// The same key twice: each window is one of its times.

@@ -244,7 +244,7 @@ func (c *Checker) judge(s Signer) *Rejection {
 	if s.last.After(c.now.Add(ahead)) {
 		return rejectf(CodeTime, "it was signed at %s, which is still to come", s.last.UTC().Format(time.RFC3339))
 	}
-	known := false
+	var late *Rejection
 	for _, id := range c.trust.Identities {
 		if !id.names(s) || c.trust.Only != nil && !slices.ContainsFunc(c.trust.Only, func(o Identity) bool { return o.names(s) }) {
 			continue
@@ -252,12 +252,23 @@ func (c *Checker) judge(s Signer) *Rejection {
 		if s.during(id.window) {
 			return nil
 		}
-		known = true
+		if late = rejectf(CodeTime, "%s signed it at %s, when that identity's signatures do not count", s, s.first.UTC().Format(time.RFC3339)); !id.window.Revoked.IsZero() {
+			late = s.revoked(id.window)
+		}
 	}
-	if known {
-		return rejectf(CodeTime, "%s signed it at %s, when that identity's signatures do not count", s, s.first.UTC().Format(time.RFC3339))
+	if late != nil {
+		return late
 	}
 	return rejectf(CodeIdentity, "its certificate was issued to %s, who is not trusted", s)
+}
+
+// revoked says why a signature by a revoked signer does not count.
+func (s Signer) revoked(w Window) *Rejection {
+	when := "it was signed at " + s.Time.UTC().Format(time.RFC3339)
+	if s.Time.IsZero() {
+		when = "nothing that is trusted proves that it was signed before"
+	}
+	return rejectf(CodeTime, "%s was %s, and %s", s, w.revocation(), when)
 }
 
 // reach orders rejections by how far the certificate got.
@@ -359,7 +370,7 @@ func (m *material) idle(e *entity, s Signer) []string {
 		if l == nil || t.HasInclusionPromise() {
 			continue
 		}
-		if w := (Window{l.ValidityPeriodStart, l.ValidityPeriodEnd}); !w.Holds(s.first) || !w.Holds(s.last) {
+		if w := (Window{From: l.ValidityPeriodStart, Until: l.ValidityPeriodEnd}); !w.Holds(s.first) || !w.Holds(s.last) {
 			out = append(out, id)
 		}
 	}
@@ -420,7 +431,7 @@ func (m *material) diagnose(v *sigverify.Verifier, e *entity, refused error) *Re
 			at := t.IntegratedTime()
 			if l := m.logs[logID(t.LogKeyID())]; l == nil || at.IsZero() {
 				continue
-			} else if !content.ValidAtTime(at, m) || !(Window{l.ValidityPeriodStart, l.ValidityPeriodEnd}).Holds(at) {
+			} else if !content.ValidAtTime(at, m) || !(Window{From: l.ValidityPeriodStart, Until: l.ValidityPeriodEnd}).Holds(at) {
 				return rejectf(CodeTime, "its log entry is of %s, when its certificate or the log's key was not valid: %s", at.UTC().Format(time.RFC3339), clip(err.Error()))
 			}
 		}
@@ -467,6 +478,8 @@ func (c *Checker) byKey(b *attest.Bundle, artifact toArtifact) (Signer, *Rejecti
 			late = rejectf(CodeTime, "it was signed at %s, which is still to come", s.last.UTC().Format(time.RFC3339))
 		case s.during(k.window):
 			return s, nil
+		case !k.window.Revoked.IsZero():
+			late = s.revoked(k.window)
 		case s.Time.IsZero():
 			late = rejectf(CodeTime, "%s counts%s only, and nothing that is trusted proves that it was signed in that time", s, k.window)
 		default:

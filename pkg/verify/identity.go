@@ -298,15 +298,27 @@ func (id Identity) names(s Signer) bool {
 }
 
 // Window is a span of time, both ends within it. A zero end is open.
-type Window struct{ From, Until time.Time }
+type Window struct {
+	From, Until time.Time
+	// Revoked is the moment from which on the signer's secret may be in other
+	// hands; zero: never. What was signed at or after it does not count, nor does
+	// what nothing proves the time of: a thief writes whatever date is wanted.
+	Revoked time.Time
+	Reason  string // of the revocation, for people
+}
 
 // Holds reports whether t lies within the window.
 func (w Window) Holds(t time.Time) bool {
-	return (w.From.IsZero() || !t.Before(w.From)) && (w.Until.IsZero() || !t.After(w.Until))
+	return (w.From.IsZero() || !t.Before(w.From)) && (w.Until.IsZero() || !t.After(w.Until)) && (w.Revoked.IsZero() || t.Before(w.Revoked))
 }
 
 // IsZero reports whether the window holds always.
-func (w Window) IsZero() bool { return w.From.IsZero() && w.Until.IsZero() }
+func (w Window) IsZero() bool { return w.From.IsZero() && w.Until.IsZero() && w.Revoked.IsZero() }
+
+// revocation says when and why the signer was revoked.
+func (w Window) revocation() string {
+	return fmt.Sprintf("revoked at %s (%s)", w.Revoked.UTC().Format(time.RFC3339), clip(w.Reason))
+}
 
 // String is the window in words that follow a name; empty for one without
 // ends.
@@ -317,6 +329,9 @@ func (w Window) String() string {
 	}
 	if !w.Until.IsZero() {
 		s += " until " + w.Until.UTC().Format(time.RFC3339)
+	}
+	if !w.Revoked.IsZero() {
+		s += " " + w.revocation()
 	}
 	return s
 }

@@ -151,11 +151,11 @@ const (
 func (r *Root) Parts() []Part {
 	var out []Part
 	for _, a := range r.authorities {
-		out = append(out, authorityPart(PartAuthority, Window{a.ca.ValidityPeriodStart, a.ca.ValidityPeriodEnd}, append([]*x509.Certificate{a.ca.Root}, a.ca.Intermediates...)))
+		out = append(out, authorityPart(PartAuthority, Window{From: a.ca.ValidityPeriodStart, Until: a.ca.ValidityPeriodEnd}, append([]*x509.Certificate{a.ca.Root}, a.ca.Intermediates...)))
 	}
 	for _, s := range r.stampers {
 		if t, ok := s.tsa.(*root.SigstoreTimestampingAuthority); ok {
-			out = append(out, authorityPart(PartStamper, Window{t.ValidityPeriodStart, t.ValidityPeriodEnd}, slices.Concat([]*x509.Certificate{t.Root}, t.Intermediates, []*x509.Certificate{t.Leaf})))
+			out = append(out, authorityPart(PartStamper, Window{From: t.ValidityPeriodStart, Until: t.ValidityPeriodEnd}, slices.Concat([]*x509.Certificate{t.Root}, t.Intermediates, []*x509.Certificate{t.Leaf})))
 		}
 	}
 	for kind, logs := range map[PartKind]map[string]*root.TransparencyLog{PartLog: r.logs, PartCTLog: r.ctlogs} {
@@ -381,7 +381,7 @@ func (a *authority) verify(cert *x509.Certificate, t time.Time) ([][]*x509.Certi
 			}
 		}
 	}
-	own := Window{a.ca.ValidityPeriodStart, a.ca.ValidityPeriodEnd}
+	own := Window{From: a.ca.ValidityPeriodStart, Until: a.ca.ValidityPeriodEnd}
 	chains, err := a.ca.Verify(cert, t)
 	if err != nil {
 		return nil, own, err

@@ -115,6 +115,17 @@ type SourceResult struct {
 	Level    int  // the highest that the evidence supports: 0 to 4
 	TwoParty bool // SLSA_SOURCE_TWO_PARTY_REVIEWED is verified
 	Rows     []Row
+	// Approvals are those that count, one for each person, by name; none where
+	// somebody rejects the revision or its authors are not known. Why says why
+	// others do not count.
+	Approvals []Approval
+	Why       string
+}
+
+// Approval is one person's approval of a revision.
+type Approval struct {
+	Name     string
+	Evidence Evidence
 }
 
 // Rebuild is somebody's word, signed and of a type that was read, that they

@@ -282,7 +282,7 @@ func AssessSource(e SourceEvidence) *SourceResult {
 
 // nowhere is the result for source that nothing can be said of.
 func nowhere(r Revision, reason string) *SourceResult {
-	out := &SourceResult{}
+	out := &SourceResult{Why: reason}
 	for _, q := range sourceRequirements() {
 		out.Rows = append(out.Rows, Row{ID: q.ID, Status: Unknown, Reason: reason})
 	}
@@ -423,10 +423,10 @@ func (p SourceRecord) result(r Revision) *SourceResult {
 // reviewed the revision.
 // https://slsa.dev/spec/v1.2/source-requirements#two-party-review
 func (s *SourceResult) twoParty(e SourceEvidence) {
+	row := s.reviewed(e)
 	if s.TwoParty {
 		return
 	}
-	row := e.reviewed()
 	row.ID = RowTwoParty
 	s.set(row)
 	if row.Status != Met {
@@ -438,7 +438,46 @@ func (s *SourceResult) twoParty(e SourceEvidence) {
 }
 
 // reviewed says whether two people other than the authors approved.
-func (e SourceEvidence) reviewed() Row {
+func (s *SourceResult) reviewed(e SourceEvidence) Row {
+	approved, doubts, rejected := e.approvals()
+	_, known := e.authors()
+	because := ""
+	if len(doubts) > 0 {
+		because = ": " + strings.Join(doubts, "; ")
+	}
+	var at []Evidence
+	var names []string
+	for _, a := range approved {
+		at, names = append(at, a.Evidence), append(names, a.Name)
+	}
+	row := Row{Status: Met, Evidence: at}
+	switch {
+	case rejected != nil:
+		row = *rejected
+	case len(e.Reviews) == 0:
+		s.Why = "there is no review by somebody trusted"
+		return Row{Status: Unknown, Reason: "no source VSA or source provenance that counts shows it, and there is no review by somebody trusted"}
+	case !known && len(approved) >= 2:
+		row.Status, row.Reason = Unknown, "who wrote it is not known, so nobody can tell that they did not review their own work"
+	case len(approved) < 2:
+		row.Status, row.Reason = NotMet, fmt.Sprintf("%d of the two reviewers that it takes approved it%s", len(approved), because)
+	default:
+		row.Reason = "approved by " + strings.Join(names[:2], " and ")
+	}
+	switch {
+	case rejected != nil:
+		s.Why = rejected.Reason
+	case !known:
+		s.Why = "who wrote it is not known, so nobody can tell that they did not review their own work"
+	default:
+		s.Approvals, s.Why = approved, strings.Join(doubts, "; ")
+	}
+	return row
+}
+
+// approvals are those that count, one for each person, and why others do not;
+// or the rejection by one of them.
+func (e SourceEvidence) approvals() (approved []Approval, doubts []string, rejected *Row) {
 	latest := map[string]SourceReview{}
 	for _, v := range e.Reviews {
 		name := fold(v.Reviewer.Name)
@@ -447,36 +486,21 @@ func (e SourceEvidence) reviewed() Row {
 			latest[name] = v
 		}
 	}
-	authors, known := e.authors()
-	var approved []string
-	var at []Evidence
-	var doubts []string
+	authors, _ := e.authors()
 	for _, name := range slices.Sorted(maps.Keys(latest)) {
 		v := latest[name]
 		who := clip(v.Reviewer.Name)
 		here := Evidence{Bundle: v.Bundle, Pointer: "/predicate/decision"}
 		if v.Review.Decision == attestations.ReviewRejected {
-			return Row{Status: NotMet, Reason: who + " rejected it", Evidence: []Evidence{here}}
+			return nil, nil, &Row{Status: NotMet, Reason: who + " rejected it", Evidence: []Evidence{here}}
 		}
 		if doubt := e.doubt(v, authors); doubt != "" {
 			doubts = append(doubts, doubt)
 			continue
 		}
-		approved, at = append(approved, who), append(at, here)
+		approved = append(approved, Approval{Name: who, Evidence: here})
 	}
-	because := ""
-	if len(doubts) > 0 {
-		because = ": " + strings.Join(doubts, "; ")
-	}
-	switch {
-	case len(e.Reviews) == 0:
-		return Row{Status: Unknown, Reason: "no source VSA or source provenance that counts shows it, and there is no review by somebody trusted"}
-	case len(approved) < 2:
-		return Row{Status: NotMet, Reason: fmt.Sprintf("%d of the two reviewers that it takes approved it%s", len(approved), because), Evidence: at}
-	case !known:
-		return Row{Status: Unknown, Reason: "who wrote it is not known, so nobody can tell that they did not review their own work", Evidence: at}
-	}
-	return Row{Status: Met, Reason: "approved by " + strings.Join(approved[:2], " and "), Evidence: at}
+	return approved, doubts, nil
 }
 
 // Doubt says why an approval does not count as one of the two; empty: it does,

@@ -76,6 +76,9 @@ func (s Signer) during(w Window) bool {
 	if w.IsZero() {
 		return true
 	}
+	if !w.Revoked.IsZero() && s.Time.IsZero() {
+		return false
+	}
 	return !s.first.IsZero() && w.Holds(s.first) && w.Holds(s.last)
 }
 
