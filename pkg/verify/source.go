@@ -431,6 +431,11 @@ func (s *SourceResult) twoParty(e SourceEvidence) {
 		return
 	}
 	s.TwoParty = true
+	for _, v := range e.Reviews {
+		if until := v.Review.ReviewedOn.Add(e.MaxAge); e.MaxAge > 0 && !until.Before(e.At) && (s.Until.IsZero() || until.Before(s.Until)) {
+			s.Until = until
+		}
+	}
 	// Reviews do not show that the system demands them, so they carry no level.
 	// The one who asks for Source L4 has to trust somebody for that.
 }

@@ -332,6 +332,8 @@ type Word struct {
 	Build      int
 	Source     int
 	Properties []string
+	// Until is when it grows too old to count; zero: never.
+	Until time.Time
 	// Notes are what it says beyond that, in words.
 	Notes []string
 }
@@ -383,6 +385,9 @@ func JudgeVSA(v *VSA, signer Signer, trusted []Verifier, want VSAOptions) (*Word
 		if !slices.Contains(v.Custom, name) && !slices.Contains(v.Tracks, name) {
 			return nil, rejectf(CodeName, "verifiedLevels lacks %q", clip(name))
 		}
+	}
+	if want.MaxAge > 0 {
+		word.Until = v.TimeVerified.Add(want.MaxAge)
 	}
 	return word.say(v, want), nil
 }
