@@ -516,7 +516,7 @@ type Summary struct {
 }
 
 // Delegate puts a summary's word in the place of the rows that the evidence
-// itself does not answer, as far as they are delegated. Of several the one that
+// itself does not meet, as far as they are delegated. Of several the one that
 // leaves least open of what is asked stands; they are not added up. It returns
 // the bundle that the result rests on, "" where it rests on none. Without a
 // summary, why says what there is instead.
