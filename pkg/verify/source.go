@@ -452,6 +452,7 @@ func (e SourceEvidence) reviewed() Row {
 	}
 	authors, known := e.authors()
 	var approved []string
+	var by []Signer
 	var at []Evidence
 	var doubts []string
 	for _, name := range slices.Sorted(maps.Keys(latest)) {
@@ -471,8 +472,10 @@ func (e SourceEvidence) reviewed() Row {
 			doubts = append(doubts, who+" also signs for the builder")
 		case v.wrote(authors):
 			doubts = append(doubts, who+" is an author of it")
+		case slices.ContainsFunc(by, func(s Signer) bool { return sameSigner(s, v.Signer) }):
+			doubts = append(doubts, who+" is who signed for another of them")
 		default:
-			approved, at = append(approved, who), append(at, here)
+			approved, at, by = append(approved, who), append(at, here), append(by, v.Signer)
 		}
 	}
 	because := ""
