@@ -189,6 +189,7 @@ func (d *decoder) trusted(n *yaml.Node) {
 		}
 	}
 	for _, i := range d.out.images {
+		n := &yaml.Node{Line: i.line}
 		if i.vsa == nil {
 			continue
 		}
