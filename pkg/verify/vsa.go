@@ -52,10 +52,6 @@ type VSA struct {
 	Dependencies map[string]uint64
 }
 
-// Level is the level that the summary gives in a track; 0 where it gives none
-// or did not look.
-func (v *VSA) Level(track Track) int { return max(v.Levels[track], 0) }
-
 // IsVSA reports whether ParseVSA reads this predicate type.
 // https://slsa.dev/spec/v1.2/verification_summary#how-to-verify, step 3
 func IsVSA(predicateType string) bool { return predicateType == attestations.VSAV1 }
