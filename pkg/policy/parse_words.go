@@ -227,6 +227,7 @@ func (d *decoder) trusted(n *yaml.Node) {
 		}
 	}
 	for _, i := range d.out.images {
+		n := &yaml.Node{Line: i.line}
 		d.approvable(n, i)
 		if i.vsa == nil {
 			continue

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -115,6 +116,9 @@ type SourceResult struct {
 	Level    int  // the highest that the evidence supports: 0 to 4
 	TwoParty bool // SLSA_SOURCE_TWO_PARTY_REVIEWED is verified
 	Rows     []Row
+	// Until is when the first of the reviews that it rests on grows too old;
+	// zero: never.
+	Until time.Time
 	// Approvals are those that count, one for each person, by name; none where
 	// somebody rejects the revision or its authors are not known. Why says why
 	// others do not count.

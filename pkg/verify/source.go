@@ -471,6 +471,11 @@ func (s *SourceResult) reviewed(e SourceEvidence) Row {
 		s.Why = "who wrote it is not known, so nobody can tell that they did not review their own work"
 	default:
 		s.Approvals, s.Why = approved, strings.Join(doubts, "; ")
+		for _, v := range e.Reviews {
+			if until := v.Review.ReviewedOn.Add(e.MaxAge); e.MaxAge > 0 && !until.Before(e.At) && (s.Until.IsZero() || until.Before(s.Until)) {
+				s.Until = until
+			}
+		}
 	}
 	return row
 }
@@ -487,6 +492,7 @@ func (e SourceEvidence) approvals() (approved []Approval, doubts []string, rejec
 		}
 	}
 	authors, _ := e.authors()
+	var by []Signer
 	for _, name := range slices.Sorted(maps.Keys(latest)) {
 		v := latest[name]
 		who := clip(v.Reviewer.Name)
@@ -498,6 +504,11 @@ func (e SourceEvidence) approvals() (approved []Approval, doubts []string, rejec
 			doubts = append(doubts, doubt)
 			continue
 		}
+		if slices.ContainsFunc(by, func(s Signer) bool { return sameSigner(s, v.Signer) }) {
+			doubts = append(doubts, who+" is who signed for another of them")
+			continue
+		}
+		by = append(by, v.Signer)
 		approved = append(approved, Approval{Name: who, Evidence: here})
 	}
 	return approved, doubts, nil

@@ -52,10 +52,6 @@ type VSA struct {
 	Dependencies map[string]uint64
 }
 
-// Level is the level that the summary gives in a track; 0 where it gives none
-// or did not look.
-func (v *VSA) Level(track Track) int { return max(v.Levels[track], 0) }
-
 // IsVSA reports whether ParseVSA reads this predicate type.
 // https://slsa.dev/spec/v1.2/verification_summary#how-to-verify, step 3
 func IsVSA(predicateType string) bool { return predicateType == attestations.VSAV1 }
@@ -332,6 +328,8 @@ type Word struct {
 	Build      int
 	Source     int
 	Properties []string
+	// Until is when it grows too old to count; zero: never.
+	Until time.Time
 	// Notes are what it says beyond that, in words.
 	Notes []string
 }
@@ -383,6 +381,9 @@ func JudgeVSA(v *VSA, signer Signer, trusted []Verifier, want VSAOptions) (*Word
 		if !slices.Contains(v.Custom, name) && !slices.Contains(v.Tracks, name) {
 			return nil, rejectf(CodeName, "verifiedLevels lacks %q", clip(name))
 		}
+	}
+	if want.MaxAge > 0 {
+		word.Until = v.TimeVerified.Add(want.MaxAge)
 	}
 	return word.say(v, want), nil
 }
@@ -511,7 +512,7 @@ type Summary struct {
 }
 
 // Delegate puts a summary's word in the place of the rows that the evidence
-// itself does not answer, as far as they are delegated. Of several the one that
+// itself does not meet, as far as they are delegated. Of several the one that
 // leaves least open of what is asked stands; they are not added up. It returns
 // the bundle that the result rests on, "" where it rests on none. Without a
 // summary, why says what there is instead.

@@ -315,10 +315,10 @@ func FuzzParseVSA(f *testing.F) {
 			}
 			return
 		}
-		if v.Level(verify.TrackBuild) > verify.MaxLevel || v.Level(verify.TrackSource) > verify.MaxSourceLevel || v.VerifierID == "" || v.ResourceURI == "" || v.PolicyURI == "" {
+		if v.Levels[verify.TrackBuild] > verify.MaxLevel || v.Levels[verify.TrackSource] > verify.MaxSourceLevel || v.VerifierID == "" || v.ResourceURI == "" || v.PolicyURI == "" {
 			t.Errorf("%+v", v)
 		}
-		if !v.Passed && (v.Level(verify.TrackBuild) > 0 || v.Level(verify.TrackSource) > 0 || len(v.Properties) > 0) {
+		if !v.Passed && (v.Levels[verify.TrackBuild] > 0 || v.Levels[verify.TrackSource] > 0 || len(v.Properties) > 0) {
 			t.Errorf("FAILED, and more: %+v", v)
 		}
 		// Whatever it says, a key that nobody trusts says nothing.
