@@ -58,9 +58,12 @@ commit of --since or --base on, else of the whole history; or say it with
 
 A later review by the same person replaces the earlier: --reject withdraws an
 approval, and nothing passes while one reviewer rejects.`,
-		Example: `  waxseal approve --request --policy policy.yaml --since registry.example/app:1.0 registry.example/app:1.1
-  waxseal approve --policy policy.yaml --as Ann --key ann.key --since registry.example/app:1.0 registry.example/app:1.1
-  waxseal approve --policy policy.yaml --as Ann --key ann.key --reject --comment "leaks a token" registry.example/app:1.1`,
+		Example: `  waxseal approve --request --policy policy.yaml \
+    --since registry.example/app:1.0 registry.example/app:1.1
+  waxseal approve --policy policy.yaml --as Ann --key ann.key \
+    --since registry.example/app:1.0 registry.example/app:1.1
+  waxseal approve --policy policy.yaml --as Ann --key ann.key --reject \
+    --comment "leaks a token" registry.example/app:1.1`,
 		Args: cobra.ExactArgs(1),
 	}
 	fl := cmd.Flags()

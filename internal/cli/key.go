@@ -12,11 +12,11 @@ import (
 func newKeyCmd(s *Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key",
-		Short: "Make signing keys",
+		Short: "Make and import signing keys",
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newKeyGenerateCmd(s))
+	cmd.AddCommand(newKeyGenerateCmd(s), newKeyImportCmd(s))
 	return cmd
 }
 
@@ -34,12 +34,35 @@ is asked for, or taken from COSIGN_PASSWORD. Nothing is overwritten.`,
 	}
 	cmd.Flags().StringVar(&prefix, "output-prefix", "waxseal", "write `PREFIX`.key and PREFIX.pub")
 	cmd.RunE = func(*cobra.Command, []string) error {
-		return generateKey(s, prefix)
+		return makeKey(s, prefix, sign.GenerateKeyPair)
 	}
 	return cmd
 }
 
-func generateKey(s *Streams, prefix string) error {
+func newKeyImportCmd(s *Streams) *cobra.Command {
+	var prefix string
+	cmd := &cobra.Command{
+		Use:   "import [flags] FILE",
+		Short: "Encrypt a private key that is there already",
+		Long: `import reads a plain PEM private key (PKCS#8, SEC1 or PKCS#1; ECDSA, Ed25519,
+RSA of 2048 bits and more) that nobody but you may read, and writes it as key
+generate does: PREFIX.key, encrypted with a password, and PREFIX.pub. Nothing is
+overwritten, and FILE stays as it is: remove it once the new one works.`,
+		Example: `  openssl ecparam -name prime256v1 -genkey -noout -out plain.pem && chmod 600 plain.pem
+  waxseal key import --output-prefix release plain.pem`,
+		Args: cobra.ExactArgs(1),
+	}
+	cmd.Flags().StringVar(&prefix, "output-prefix", "waxseal", "write `PREFIX`.key and PREFIX.pub")
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		return makeKey(s, prefix, func(password []byte) (private, public []byte, err error) {
+			return sign.ImportKeyPair(args[0], password)
+		})
+	}
+	return cmd
+}
+
+// makeKey writes the pair that pair returns for a password.
+func makeKey(s *Streams, prefix string, pair func(password []byte) (private, public []byte, err error)) error {
 	private, public := prefix+".key", prefix+".pub"
 	// Said before the password is asked for; writeNew is what holds.
 	for _, path := range []string{private, public} {
@@ -51,7 +74,7 @@ func generateKey(s *Streams, prefix string) error {
 	if err != nil {
 		return err
 	}
-	privatePEM, publicPEM, err := sign.GenerateKeyPair(password)
+	privatePEM, publicPEM, err := pair(password)
 	if err != nil {
 		return err
 	}
