@@ -41,6 +41,8 @@ import (
 //	tamper LAYOUT PREDICATETYPE OLD NEW   changes evidence in a layout, see Tamper
 //	sigstore DIR LAYOUT PREDICATETYPE PREDICATE SAN ISSUER   bundles and roots of a Sigstore instance, see Sigstore
 //	seal DIR LAYOUT LIST                  the bundles in a list, by one Sigstore instance or key, see Seal
+//	alone VAR|- COMMAND...                runs COMMAND where only the registry VAR can be reached, whatever its
+//	                                      exit code; it must not try anybody else, and with ! it must
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
@@ -119,6 +121,7 @@ func Script(t *testing.T, dir string, update bool) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code":     cmdCode,
+			"alone":    cmdAlone,
 			"registry": cmdRegistry,
 			"serve":    cmdServe,
 			"upstream": cmdUpstream,
