@@ -47,7 +47,7 @@ import (
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
 // and these conditions: [build] a container build can run here, [docker] a
-// Docker daemon does, [peer:NAME] somebody else's program is there. They are
+// Docker daemon does, [root] the script may make namespaces, [peer:NAME] somebody else's program is there. They are
 // never false where CI=true: the script then fails.
 func Script(t *testing.T, dir string, update bool) {
 	bin, err := Binaries(t.Context())
@@ -107,6 +107,8 @@ func Script(t *testing.T, dir string, update bool) {
 			err := fmt.Errorf("unknown condition %q", cond)
 			if cond == "build" {
 				err = CanBuild()
+			} else if cond == "root" {
+				err = isRoot()
 			} else if cond == "docker" {
 				_, err = daemon()
 			} else if name, ok := strings.CutPrefix(cond, "peer:"); ok {
