@@ -303,3 +303,33 @@ func TestEvidenceIsReadOnce(t *testing.T) {
 		t.Errorf("after a reading that was broken off %q", got)
 	}
 }
+
+// TestARegistryElsewhereLeadsNotToThisMachine: what listens on loopback answers
+// without TLS, and expects to be asked by this machine only.
+func TestARegistryElsewhereLeadsNotToThisMachine(t *testing.T) {
+	within := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		t.Error("this machine was asked")
+	}))
+	defer within.Close()
+	opts := new(noWait).options()
+	opts.net.transport = roundTrip(func(req *http.Request) (*http.Response, error) {
+		if req.URL.Host != "registry.example" {
+			return http.DefaultTransport.RoundTrip(req)
+		}
+		w := httptest.NewRecorder()
+		if req.URL.Path != "/v2/" {
+			http.Redirect(w, req, within.URL, http.StatusTemporaryRedirect)
+		}
+		resp := w.Result()
+		resp.Request = req
+		return resp, nil
+	})
+	r := must(openRegistry(parse(t, "registry.example/a"), opts))(t)
+	if _, err := r.referrers(context.Background(), someDigest); err == nil || !strings.Contains(err.Error(), "plain HTTP") {
+		t.Errorf("%v", err)
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
