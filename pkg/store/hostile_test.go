@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -333,3 +334,44 @@ func TestARegistryElsewhereLeadsNotToThisMachine(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// TestCredentialsAreForTheRegistryAlone: wherever it leads, nobody else is sent
+// them.
+func TestCredentialsAreForTheRegistryAlone(t *testing.T) {
+	var led atomic.Int32
+	stranger := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		led.Add(1)
+		if _, _, sent := r.BasicAuth(); sent || r.Header.Get("Authorization") != "" {
+			t.Errorf("%s was sent %q", r.URL, r.Header.Get("Authorization"))
+		}
+	}))
+	defer stranger.Close()
+	var known atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "ann" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", "Basic")
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		known.Add(1)
+		if r.URL.Path != "/v2/" {
+			http.Redirect(w, r, stranger.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		}
+	}))
+	defer server.Close()
+	host := must(url.Parse(server.URL))(t).Host
+	dir := t.TempDir()
+	config := fmt.Appendf(nil, `{"auths":{%q:{"auth":"YW5uOnNlY3JldA=="}}}`, host)
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DOCKER_CONFIG", dir)
+	ctx := context.Background()
+	r := must(openRegistry(parse(t, host+"/a:v1"), new(noWait).options()))(t)
+	_, _ = r.referrers(ctx, someDigest)
+	_, _ = r.Resolve(ctx)
+	_, _, _ = r.tagged(ctx, "v2")
+	if known.Load() < 3 || led.Load() < 3 {
+		t.Errorf("%d requests with credentials, %d elsewhere", known.Load(), led.Load())
+	}
+}
