@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -334,6 +335,54 @@ func TestARegistryElsewhereLeadsNotToThisMachine(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// TestAReferrerOfAnotherImage: a list of referrers proves nothing, each manifest
+// says itself what it is about.
+func TestAReferrerOfAnotherImage(t *testing.T) {
+	ctx := context.Background()
+	from, top := testIndex(t)
+	w := openW(t, from)
+	other := must(Platforms(ctx, open(t, from, Options{}), top))(t)[0].Descriptor
+	d := attest.Digest(top.Digest.String())
+	listed := must(w.PutManifest(ctx, types.OCIManifestSchema1, referrerRaw(t, w, other, attest.BundleMediaType, []byte("{}"), attest.BundleMediaType)))(t)
+	list := must(w.PutManifest(ctx, types.OCIImageIndex, must(json.Marshal(v1.IndexManifest{
+		SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{listed},
+	}))(t)))(t)
+	if err := w.PutTag(ctx, fallbackTag(d), list); err != nil {
+		t.Fatal(err)
+	}
+	ps := evidence(t, open(t, from, Options{}), top)
+	if len(ps) != 1 || ps[0].Raw != nil || !strings.Contains(ps[0].Skipped, "does not name this digest") {
+		t.Errorf("%+v", ps)
+	}
+}
+
+// TestMuchEvidence: what a manifest says of its layers' sizes is enough to refuse
+// to read all of them.
+func TestMuchEvidence(t *testing.T) {
+	ctx := context.Background()
+	from, top := testIndex(t)
+	w := openW(t, from)
+	layer := bytesBlob([]byte("{}"), types.MediaType(attest.BundleMediaType))
+	if err := w.PutBlob(ctx, layer); err != nil {
+		t.Fatal(err)
+	}
+	claimed := layer.Descriptor
+	claimed.Size = attest.MaxBundle
+	for n, want := range map[int]string{attest.MaxEvidenceSum / attest.MaxBundle: "", attest.MaxEvidenceSum/attest.MaxBundle + 1: "more than the"} {
+		att := must(w.PutManifest(ctx, types.OCIManifestSchema1, must(json.Marshal(v1.Manifest{
+			SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: layer.Descriptor, Layers: slices.Repeat([]v1.Descriptor{claimed}, n),
+		}))(t)))(t)
+		d := attest.Digest(top.Digest.String())
+		if err := w.PutTag(ctx, fallbackTag(d)+".att", att); err != nil {
+			t.Fatal(err)
+		}
+		_, err := open(t, from, Options{}).Evidence(ctx, d)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%d layers of %d bytes: %v", n, claimed.Size, err)
+		}
+	}
+}
 
 // TestCredentialsAreForTheRegistryAlone: wherever it leads, nobody else is sent
 // them.
