@@ -120,11 +120,11 @@ the source, the build type, the parameters that were set, and the SBOMs.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	fl := cmd.Flags()
-	fl.StringArrayVar(&flags.keys, "key", nil, "public key `FILE` that signs the evidence; repeatable")
-	fl.StringArrayVar(&flags.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a\nfolder that build --out wrote; repeatable")
+	fl.Var(list{&flags.keys}, "key", "public key `FILE` that signs the evidence; repeatable")
+	fl.Var(list{&flags.evidence}, "evidence", "look for evidence in `PATH` too: a bundle, JSON lines, or a\nfolder that build --out wrote; repeatable")
 	fl.BoolVar(&flags.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	fl.StringVarP(&out, "out", "o", "", "write to `FILE`, which must not exist (default: standard output)")
-	fl.StringArrayVar(&match, "match", nil, "image name `PATTERN` the policy is for; repeatable\n(default: REF without tag and digest)")
+	fl.Var(list{&match}, "match", "image name `PATTERN` the policy is for; repeatable\n(default: REF without tag and digest)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req, err := flags.request(cmd.Context(), s, args[0])
 		if err != nil {
