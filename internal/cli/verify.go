@@ -29,7 +29,8 @@ type judgeFlags struct {
 	evidence []string
 	insecure bool
 	depth    int
-	asked    []string // registries of dependencies
+	asked    []string                // registries of dependencies
+	check    func(path string) error // of the policy's files; nil: any will do
 }
 
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
@@ -65,7 +66,7 @@ func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.
 		req.DependencyRegistries = append(req.DependencyRegistries, p)
 	}
 	var missing *trust.UnavailableError
-	if req.Policy, err = signedPolicy(ctx, s, f.policy, f.policyKeys); errors.As(err, &missing) {
+	if req.Policy, err = signedPolicy(ctx, s, f.policy, f.policyKeys, f.check); errors.As(err, &missing) {
 		req.Missing = err
 	} else if err != nil {
 		return req, exitError{ExitUsage, err}
