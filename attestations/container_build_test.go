@@ -1,53 +1,19 @@
 package attestations_test
 
 import (
-	"bytes"
 	"encoding/json"
-	"os"
 	"testing"
-
-	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/waxseal/waxseal/attestations"
 )
 
-func containerBuildSchema(t *testing.T) *jsonschema.Schema {
-	t.Helper()
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(attestations.ContainerBuildSchema()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := jsonschema.NewCompiler()
-	c.AssertFormat()
-	if err := c.AddResource("schema.json", doc); err != nil {
-		t.Fatal(err)
-	}
-	s, err := c.Compile("schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 func example(t *testing.T) map[string]any {
 	t.Helper()
-	raw, err := os.ReadFile("container-build/v1/example.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return doc.(map[string]any)
+	return document(t, read(t, "container-build/v1/example.json")).(map[string]any)
 }
 
 func TestContainerBuildExampleFitsItsSchemaAndStructs(t *testing.T) {
-	if err := containerBuildSchema(t).Validate(example(t)); err != nil {
-		t.Fatal(err)
-	}
-	raw, err := os.ReadFile("container-build/v1/example.json")
-	if err != nil {
+	if err := schemaOf(t, attestations.ContainerBuildSchema()).Validate(example(t)); err != nil {
 		t.Fatal(err)
 	}
 	var p struct {
@@ -59,11 +25,7 @@ func TestContainerBuildExampleFitsItsSchemaAndStructs(t *testing.T) {
 		}
 		RunDetails json.RawMessage
 	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&p); err != nil {
-		t.Fatal(err)
-	}
+	decode(t, read(t, "container-build/v1/example.json"), &p)
 	if p.BuildDefinition.BuildType != attestations.ContainerBuildType {
 		t.Errorf("buildType %q", p.BuildDefinition.BuildType)
 	}
@@ -96,7 +58,7 @@ func TestContainerBuildSchemaRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			doc := example(t)
 			change(doc["buildDefinition"].(map[string]any), doc["runDetails"].(map[string]any))
-			if containerBuildSchema(t).Validate(doc) == nil {
+			if schemaOf(t, attestations.ContainerBuildSchema()).Validate(doc) == nil {
 				t.Error("accepted")
 			}
 		})
@@ -110,7 +72,7 @@ func TestContainerBuildSchemaTakesOlderProvenance(t *testing.T) {
 		def := doc["buildDefinition"].(map[string]any)
 		delete(def["externalParameters"].(map[string]any), "inputs")
 		def["internalParameters"].(map[string]any)["network"] = network
-		if err := containerBuildSchema(t).Validate(doc); err != nil {
+		if err := schemaOf(t, attestations.ContainerBuildSchema()).Validate(doc); err != nil {
 			t.Errorf("network %s: %v", network, err)
 		}
 	}

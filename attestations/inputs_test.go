@@ -3,45 +3,16 @@ package attestations_test
 import (
 	"bytes"
 	"encoding/json"
-	"os"
 	"strings"
 	"testing"
-
-	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/waxseal/waxseal/attestations"
 )
 
-func schemaOf(t *testing.T, raw []byte) *jsonschema.Schema {
-	t.Helper()
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := jsonschema.NewCompiler()
-	c.AssertFormat()
-	if err := c.AddResource("schema.json", doc); err != nil {
-		t.Fatal(err)
-	}
-	s, err := c.Compile("schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 func exampleInputs(t *testing.T) *attestations.Inputs {
 	t.Helper()
-	raw, err := os.ReadFile("inputs/v1/example.json")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var in attestations.Inputs
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&in); err != nil {
-		t.Fatal(err)
-	}
+	decode(t, read(t, "inputs/v1/example.json"), &in)
 	return &in
 }
 
@@ -52,11 +23,7 @@ func fits(t *testing.T, in *attestations.Inputs) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return schemaOf(t, attestations.InputsSchema()).Validate(doc)
+	return schemaOf(t, attestations.InputsSchema()).Validate(document(t, raw))
 }
 
 func limits() attestations.InputLimits {
@@ -64,15 +31,8 @@ func limits() attestations.InputLimits {
 }
 
 func TestInputsExampleFitsItsSchemaAndStructs(t *testing.T) {
-	raw, err := os.ReadFile("inputs/v1/example.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := schemaOf(t, attestations.InputsSchema()).Validate(doc); err != nil {
+	raw := read(t, "inputs/v1/example.json")
+	if err := schemaOf(t, attestations.InputsSchema()).Validate(document(t, raw)); err != nil {
 		t.Fatal(err)
 	}
 	in := exampleInputs(t)

@@ -1,68 +1,25 @@
 package attestations_test
 
 import (
-	"bytes"
 	"encoding/json"
-	"os"
 	"testing"
-
-	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/waxseal/waxseal/attestations"
 )
 
-func rebuildSchema(t *testing.T) *jsonschema.Schema {
-	t.Helper()
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(attestations.RebuildSchema()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := jsonschema.NewCompiler()
-	c.AssertFormat()
-	if err := c.AddResource("rebuild.json", doc); err != nil {
-		t.Fatal(err)
-	}
-	s, err := c.Compile("rebuild.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func rebuildExample(t *testing.T) (raw []byte, doc map[string]any) {
-	t.Helper()
-	raw, err := os.ReadFile("rebuild/v1/example.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return raw, v.(map[string]any)
-}
-
 func TestRebuildExampleFitsItsSchemaAndStructs(t *testing.T) {
-	raw, doc := rebuildExample(t)
-	if err := rebuildSchema(t).Validate(doc); err != nil {
+	raw, schema := read(t, "rebuild/v1/example.json"), schemaOf(t, attestations.RebuildSchema())
+	if err := schema.Validate(document(t, raw)); err != nil {
 		t.Fatal(err)
 	}
 	var p attestations.Rebuild
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&p); err != nil {
-		t.Fatal(err)
-	}
+	decode(t, raw, &p)
 	// What the structs write is the same document.
 	again, err := json.Marshal(p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(again))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := rebuildSchema(t).Validate(v); err != nil {
+	if err := schema.Validate(document(t, again)); err != nil {
 		t.Error(err)
 	}
 	if p.Verdict != attestations.RebuildEquivalent || len(p.Differences) != 2 || p.Build.Engine.Runc == "" {
@@ -71,6 +28,7 @@ func TestRebuildExampleFitsItsSchemaAndStructs(t *testing.T) {
 }
 
 func TestRebuildSchemaRefuses(t *testing.T) {
+	raw, schema := read(t, "rebuild/v1/example.json"), schemaOf(t, attestations.RebuildSchema())
 	build := func(doc map[string]any) map[string]any { return doc["build"].(map[string]any) }
 	for name, change := range map[string]func(doc map[string]any){
 		"an unknown field":              func(doc map[string]any) { doc["ok"] = true },
@@ -96,9 +54,9 @@ func TestRebuildSchemaRefuses(t *testing.T) {
 		"a difference of no kind": func(doc map[string]any) { doc["differences"].([]any)[0].(map[string]any)["kind"] = "odd" },
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, doc := rebuildExample(t)
+			doc := document(t, raw).(map[string]any)
 			change(doc)
-			if rebuildSchema(t).Validate(doc) == nil {
+			if schema.Validate(doc) == nil {
 				t.Error("accepted")
 			}
 		})

@@ -1,44 +1,38 @@
 #!/usr/bin/env bash
-# Runs every fuzz target below the packages given, one after the other, and says
-# how to run again what one of them found.
+# Runs every fuzz target below the packages given, as many at once as there are
+# processors, and says how to run again what one of them found.
 #
-#   FUZZTIME=1m internal/testkit/fuzz.sh [PACKAGE...]      default: ./...
+#   FUZZTIME=1m internal/testkit/fuzz.sh PACKAGE...
 set -euo pipefail
 
-fuzztime=${FUZZTIME:-1m}
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+export FUZZTIME=${FUZZTIME:-1m}
+work=$(mktemp -d)
+export work
+trap 'rm -rf "$work"' EXIT
 
 # A package's targets come before the line that names it.
-targets=() names=()
-while read -r first second _; do
-	case $first in
-	Fuzz*) names+=("$first") ;;
-	ok)
-		for name in "${names[@]}"; do targets+=("$second $name"); done
-		names=()
-		;;
-	esac
-done < <(go test -list '^Fuzz' "${@:-./...}" | tee "$log")
-if grep -E '^(FAIL|---)' "$log"; then exit 1; fi
-[ ${#targets[@]} -gt 0 ] || { echo "fuzz: no targets" >&2 && exit 1; }
+go test -list '^Fuzz' "${@:?packages, such as ./pkg/attest}" >"$work/list" || { cat "$work/list" && exit 1; }
+awk '/^Fuzz/ { names[n++] = $1 } $1 == "ok" { for (i = 0; i < n; i++) print $2, names[i]; n = 0 }' "$work/list" >"$work/targets"
+[ -s "$work/targets" ] || { echo "fuzz: no targets" >&2 && exit 1; }
 
-found=()
-for target in "${targets[@]}"; do
-	read -r package name <<<"$target"
+fuzz() {
+	local package=$1 name=$2 log=$work/$2.$$ input
 	# To make an input smaller without end would take the time of finding more:
 	# a target that unpacks archives does nothing else then.
-	if go test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzztime" -fuzzminimizetime 100x "$package" >"$log" 2>&1; then
+	if go test -run '^$' -fuzz "^$name\$" -fuzztime "$FUZZTIME" -fuzzminimizetime 100x -parallel 1 "$package" >"$log" 2>&1; then
 		printf '%-60s %s\n' "$package $name" "$(grep -E '^fuzz: elapsed' "$log" | tail -n 1)"
-		continue
+		return
 	fi
 	cat "$log"
 	input=$(sed -n 's|.*Failing input written to testdata/fuzz/||p' "$log")
-	found+=("go test -run '^${input:-$name}\$' $package")
-done
-if [ ${#found[@]} -gt 0 ]; then
-	echo "fuzz: ${#found[@]} of ${#targets[@]} targets failed; again with:" >&2
-	printf '  %s\n' "${found[@]}" >&2
+	echo "  go test -run '^${input:-$name}\$' $package" >>"$work/found"
+}
+export -f fuzz
+xargs -P "$(nproc)" -L 1 bash -c 'fuzz "$@"' fuzz <"$work/targets"
+
+if [ -s "$work/found" ]; then
+	echo "fuzz: $(wc -l <"$work/found") of $(wc -l <"$work/targets") targets failed; again with:" >&2
+	cat "$work/found" >&2
 	exit 1
 fi
-echo "fuzz: ${#targets[@]} targets, $fuzztime each, nothing found"
+echo "fuzz: $(wc -l <"$work/targets") targets, $FUZZTIME each, nothing found"

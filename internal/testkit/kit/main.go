@@ -4,6 +4,8 @@
 //	kit registry FILE                           runs a registry until its standard input ends; its address is in FILE
 //	kit tamper LAYOUT PREDICATETYPE OLD NEW     changes evidence in a layout, as an attacker would
 //	kit sigstore DIR LAYOUT PREDICATETYPE PREDICATE SAN ISSUER   bundles and roots of a Sigstore instance in memory
+//	kit corpus [--with PROGRAM]                 puts testdata/corpus to waxseal, cosign, slsa-verifier or a program
+//	kit corpus verify --case DIR                answers one case as waxseal does, in the corpus's protocol
 //	kit summary                                 reads `go test -json`, prints what matters and what was skipped
 //	kit bench [start|bundles|images|verify|builds|inputs [N]]   measures waxseal against sigstore-go, slsa-verifier, cosign and
 //	                                            buildctl, and the gateway against none; images takes their number
@@ -36,6 +38,9 @@ func run(ctx context.Context, args []string) error {
 	if len(args) > 1 && args[0] == "measure" { // for bench
 		return measure(ctx, os.Stdout, args[1], args[2:]...)
 	}
+	if len(args) > 0 && args[0] == "corpus" {
+		return runCorpus(ctx, args[1:])
+	}
 	args = append(args, "", "", "", "", "", "")
 	switch args[0] {
 	case "base":
@@ -56,7 +61,7 @@ func run(ctx context.Context, args []string) error {
 	case "bench":
 		return runBench(ctx, os.Stdout, args[1], args[2])
 	}
-	return errors.New("usage: kit base|registry|tamper|summary|bench ARGUMENTS")
+	return errors.New("usage: kit base|registry|tamper|sigstore|corpus|summary|bench ARGUMENTS")
 }
 
 // serve runs a registry that keeps its blobs beside file, writes its address

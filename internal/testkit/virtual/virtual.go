@@ -23,6 +23,7 @@ import (
 	"maps"
 	"math/big"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
@@ -245,7 +246,8 @@ func (o Options) leaf(public crypto.PublicKey) (*x509.Certificate, error) {
 	if o.Issuer != "" {
 		extensions[8] = o.Issuer
 	}
-	for last, text := range extensions {
+	for _, last := range slices.Sorted(maps.Keys(extensions)) {
+		text := extensions[last]
 		value, err := asn1.MarshalWithParams(text, "utf8")
 		if err != nil {
 			return nil, err
