@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 )
 
 // PURL returns the package URL of what a recorded URI fetches, "" where it
@@ -119,16 +118,10 @@ func debPackage(parts []string) (pkg, bool) {
 }
 
 var (
-	pypiSeparators = pattern(`[-_.]+`)
-	wheelTag       = pattern(`^(?:py|cp|pp|ip|jy)[0-9]`)
-	sdistName      = pattern(`^(.+?)-([0-9][0-9A-Za-z.!+_]*(?:-[0-9]+)?)$`)
+	pypiSeparators = regexp.MustCompile(`[-_.]+`)
+	wheelTag       = regexp.MustCompile(`^(?:py|cp|pp|ip|jy)[0-9]`)
+	sdistName      = regexp.MustCompile(`^(.+?)-([0-9][0-9A-Za-z.!+_]*(?:-[0-9]+)?)$`)
 )
-
-// pattern compiles an expression when it is first asked for: every command
-// links this package, and few need its patterns.
-func pattern(expr string) func() *regexp.Regexp {
-	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
-}
 
 // pypiPackage: a wheel (PEP 427) wherever it lies; a source archive (PEP 625)
 // only below "packages", because other things are called that way, too.
@@ -136,7 +129,7 @@ func pypiPackage(parts []string) (pkg, bool) {
 	base := parts[len(parts)-1]
 	if stem, ok := strings.CutSuffix(base, ".whl"); ok {
 		f := strings.Split(stem, "-")
-		if len(f) != 5 && len(f) != 6 || !wheelTag().MatchString(f[len(f)-3]) || !isDigit(f[1]) {
+		if len(f) != 5 && len(f) != 6 || !wheelTag.MatchString(f[len(f)-3]) || !isDigit(f[1]) {
 			return pkg{}, false
 		}
 		return pkg{"pypi", "", pypiName(f[0]), f[1], ""}, true
@@ -151,7 +144,7 @@ func pypiPackage(parts []string) (pkg, bool) {
 		}
 		// Old names have "-" in the name: the version is what begins with the
 		// last digit after one.
-		if m := sdistName().FindStringSubmatch(stem); m != nil {
+		if m := sdistName.FindStringSubmatch(stem); m != nil {
 			i := strings.LastIndexByte(stem, '-')
 			if isDigit(stem[i+1:]) {
 				return pkg{"pypi", "", pypiName(stem[:i]), stem[i+1:], ""}, true
@@ -163,7 +156,7 @@ func pypiPackage(parts []string) (pkg, bool) {
 }
 
 func pypiName(s string) string {
-	return strings.ToLower(pypiSeparators().ReplaceAllLiteralString(s, "-"))
+	return strings.ToLower(pypiSeparators.ReplaceAllLiteralString(s, "-"))
 }
 
 // npmPackage: …/@scope/name/-/name-1.2.3.tgz.
@@ -308,12 +301,12 @@ func lastIndexFunc(list []string, f func(string) bool) int {
 }
 
 // gemName splits a gem's file name; the version is the first that has a dot.
-var gemName = pattern(`^(.+?)-([0-9]+(?:\.[0-9A-Za-z]+)+)(?:-([0-9A-Za-z_.-]+))?$`)
+var gemName = regexp.MustCompile(`^(.+?)-([0-9]+(?:\.[0-9A-Za-z]+)+)(?:-([0-9A-Za-z_.-]+))?$`)
 
 // gemPackage: …/gems/nokogiri-1.15.4-x86_64-linux.gem.
 func gemPackage(parts []string) (pkg, bool) {
 	stem, ok := strings.CutSuffix(parts[len(parts)-1], ".gem")
-	m := gemName().FindStringSubmatch(stem)
+	m := gemName.FindStringSubmatch(stem)
 	if !ok || m == nil {
 		return pkg{}, false
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -117,7 +118,7 @@ func (l level) decode() (level, bool) {
 // credentials finds what must not be written down.
 func (l level) credentials(find []needle) []span {
 	spans := append(userinfos(l.text), parameters(l.text)...)
-	for _, m := range tokenShape().FindAllStringIndex(l.text, -1) {
+	for _, m := range tokenShape.FindAllStringIndex(l.text, -1) {
 		spans = append(spans, span{m[0], m[1]})
 	}
 	if len(find) == 0 {
@@ -278,7 +279,7 @@ func signingName(name string) bool {
 }
 
 // tokenShape is how the tokens of well-known services look wherever they stand.
-var tokenShape = pattern(`gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|npm_[A-Za-z0-9]{30,}|` +
+var tokenShape = regexp.MustCompile(`gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|npm_[A-Za-z0-9]{30,}|` +
 	`pypi-[A-Za-z0-9_-]{32,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[0-9A-Za-z_-]{35}|dckr_pat_[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{30,}|` +
 	`eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`)
 
@@ -289,7 +290,7 @@ type needle struct {
 }
 
 // namedValue is a line of a netrc, npmrc, pip.conf or env file.
-var namedValue = pattern(`(?i)(?:passw\w*|token|secret|auth\w*|key|credential\w*)["']?\s*[:=\s]\s*["']?([^\s"',;]{6,})`)
+var namedValue = regexp.MustCompile(`(?i)(?:passw\w*|token|secret|auth\w*|key|credential\w*)["']?\s*[:=\s]\s*["']?([^\s"',;]{6,})`)
 
 // needles are all the forms in which secrets are looked for.
 func needles(secrets []string) []needle {
@@ -338,7 +339,7 @@ func secretValues(secrets []string) []string {
 				add(line)
 			}
 		}
-		for _, m := range namedValue().FindAllStringSubmatch(s, -1) {
+		for _, m := range namedValue.FindAllStringSubmatch(s, -1) {
 			add(m[1])
 		}
 	}
@@ -392,20 +393,20 @@ func canonical(u string) string {
 // keyedHash is what URI puts in, as it is and as clients encode it when they
 // follow a redirect in which it stands.
 var (
-	keyedHash = pattern(`(?i)(?:\{|%7b)hmac(?:(?::|%3a)[0-9a-f]{16})?(?:\}|%7d)`)
-	keyedUser = pattern(`://\{hmac\}@`)
+	keyedHash = regexp.MustCompile(`(?i)(?:\{|%7b)hmac(?:(?::|%3a)[0-9a-f]{16})?(?:\}|%7d)`)
+	keyedUser = regexp.MustCompile(`://\{hmac\}@`)
 )
 
 // Shape returns a recorded URI without its keyed hashes, so that two machines,
 // or two signatures of one URL, agree. It is what a lock file has.
 func Shape(uri string) string {
 	uri = canonical(unhash(uri))
-	return keyedUser().ReplaceAllLiteralString(uri, "://")
+	return keyedUser.ReplaceAllLiteralString(uri, "://")
 }
 
 func unhash(s string) string {
 	if !strings.Contains(strings.ToLower(s), "hmac") {
 		return s
 	}
-	return keyedHash().ReplaceAllLiteralString(s, "{hmac}")
+	return keyedHash.ReplaceAllLiteralString(s, "{hmac}")
 }
