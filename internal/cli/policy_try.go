@@ -38,13 +38,17 @@ that verify takes. A case is a YAML file:
   facts:
     config: {os: linux, config: {User: "1000"}}   # the OCI image configuration
     evidence:
-      - type: provenance          # or spdx, cyclonedx, scan, vex, inputs, or a URI
+      - type: provenance          # or spdx, cyclonedx, scan, vex, inputs, vsa,
+                                  # review, or a URI; of a commit with
+                                  # commit: HEX, refs: [refs/heads/main]
         signer: ../ci.pub         # or {issuer: URL, san: NAME}; taken as its
                                   # signer at that moment, nothing is signed
         predicate: {...}          # or file: FILE
   expect:
     decision: deny                # pass, deny or undecided
-    level: 2                      # optional: the Build level reached
+    level: 2                      # optional: the Build level reached, or
+                                  # {build: 2, source: 1}
+    properties: []                # optional: those verified, and no others
     reasons: ["CVE-2026-1"]       # each in one "CODE: MESSAGE", and no more
     warnings: ["..."]             # optional, as reasons
     waived: ["..."]

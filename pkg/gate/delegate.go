@@ -32,6 +32,7 @@ func (f *found) summarise(e Evidence, c *check, st *attest.Statement, signer ver
 		if word == nil {
 			word = w
 		}
+		word.Until = soonest(word.Until, c.at, w.Until)
 	}
 	e.Accepted = true
 	if e.Says != "" && len(word.Notes) > 0 {
@@ -78,6 +79,9 @@ func (c *check) delegate(f *found, res verify.Result, s *Subject) (verify.Result
 		if verify.IsVSA(e.PredicateType) && e.Message != "" {
 			why = "the verification summary does not count: " + e.Message
 		}
+	}
+	for _, one := range f.summaries {
+		s.changes(c.at, one.Word.Until)
 	}
 	res, bundle := res.Delegate(c.rule.Delegates(), f.summaries, c.declared, why)
 	if required := slices.ContainsFunc(c.rule.Summary(), func(s policy.Summary) bool { return s.Required }); required {

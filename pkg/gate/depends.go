@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/url"
 	"slices"
@@ -168,11 +169,12 @@ func (g Gate) depend(ctx context.Context, c *check, v *Verdict, subjects []Subje
 	for _, n := range w.order {
 		v.Dependencies = append(v.Dependencies, n.Dependency)
 		if n.verdict != nil {
-			v.used[0] = append(v.used[0], slices.Concat(n.verdict.used...)...)
+			subjects[0].changes(c.at, n.verdict.turns(c.at))
 		}
 	}
 	v.DependencyLevels = w.levels(top, own)
 	for i := range subjects {
+		v.used[i] = append(v.used[i], w.rests(subjects[i].inputs, own)...)
 		subjects[i].dependencyLevels = w.levels(subjects[i].inputs, own)
 		if !subjects[i].listed {
 			subjects[i].dependencyLevels, v.DependencyLevels = nil, nil
@@ -368,32 +370,55 @@ func short(in input, n *node, rule policy.Dependencies) (Reason, bool) {
 // claim, because some could not be told or lie deeper than was looked.
 func (w *walk) levels(inputs []input, own map[attest.Digest]bool) map[string]uint64 {
 	out := map[string]uint64{}
-	seen := map[string]bool{}
-	for next := inputs; len(next) > 0; {
-		var below []input
-		for _, in := range next {
-			key := cmp.Or(string(in.digest), in.uri)
-			if seen[key] || own[in.digest] {
-				continue
-			}
-			seen[key] = true
-			level := 0
-			if n := w.known[in.digest]; n != nil {
-				if n.verdict != nil && n.Decision == Undecided {
-					return nil
-				}
-				if n.Decision == Pass {
-					level = n.Reached.Build
-				}
-				below = append(below, n.below...)
-			} else if in.image && in.digest != "" {
-				return nil
-			}
-			out[fmt.Sprintf("SLSA_BUILD_LEVEL_%d", level)]++
+	for in, n := range w.below(inputs, own) {
+		level := 0
+		switch {
+		case n == nil && in.image && in.digest != "", n != nil && n.verdict != nil && n.Decision == Undecided:
+			return nil
+		case n != nil && n.Decision == Pass:
+			level = n.Reached.Build
 		}
-		next = below
+		out[fmt.Sprintf("SLSA_BUILD_LEVEL_%d", level)]++
 	}
 	return out
+}
+
+// rests lists the bundles that what is said of the dependencies below inputs
+// rests on.
+func (w *walk) rests(inputs []input, own map[attest.Digest]bool) []attest.Digest {
+	var out []attest.Digest
+	for _, n := range w.below(inputs, own) {
+		if n != nil && n.verdict != nil {
+			out = append(out, slices.Concat(n.verdict.used...)...)
+		}
+	}
+	return out
+}
+
+// below goes through the dependencies below inputs, each once, with its node
+// where it was met.
+func (w *walk) below(inputs []input, own map[attest.Digest]bool) iter.Seq2[input, *node] {
+	return func(yield func(input, *node) bool) {
+		seen := map[string]bool{}
+		for next := inputs; len(next) > 0; {
+			var below []input
+			for _, in := range next {
+				key := cmp.Or(string(in.digest), in.uri)
+				if seen[key] || own[in.digest] {
+					continue
+				}
+				seen[key] = true
+				n := w.known[in.digest]
+				if n != nil {
+					below = append(below, n.below...)
+				}
+				if !yield(in, n) {
+					return
+				}
+			}
+			next = below
+		}
+	}
 }
 
 // DependenciesByLevel says in words how many images were looked at, and what

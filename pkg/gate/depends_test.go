@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/internal/testkit"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -107,6 +109,60 @@ func TestDependencies(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A base image of several platforms is judged whole where its index is pinned,
+// and alone where one platform is; each summary lists what its own count rests
+// on.
+func TestABaseOfSeveralPlatforms(t *testing.T) {
+	w := newWorld(t)
+	attach := func(i *image, d v1.Descriptor, from ...map[string]any) string {
+		return i.attach(w.ours, d, attestations.ProvenanceV1, builtFrom(ci, from...)).Hex()
+	}
+	whole, half := w.index(false), w.index(false)
+	var rests []string
+	for _, d := range append([]v1.Descriptor{whole.desc}, whole.platforms...) {
+		rests = append(rests, attach(whole, d))
+	}
+	attach(half, half.desc)
+	attach(half, half.platforms[0])
+	of := func(i *image, d v1.Descriptor) map[string]any {
+		dep := purl(i)
+		dep["digest"] = map[string]string{"sha256": d.Digest.Hex}
+		return dep
+	}
+	for _, c := range []struct {
+		name string
+		dep  map[string]any
+		want string
+	}{
+		{"all of it has evidence", of(whole, whole.desc), "1:pass:L2"},
+		{"one platform has none", of(half, half.desc), "1:deny:L0"},
+		{"the platform that has some", of(half, half.platforms[0]), "1:pass:L2"},
+		{"the platform that has none", of(half, half.platforms[1]), "1:deny:L0"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := w.judge(gate.Request{Reference: w.built(w.ours, c.dep).ref, Keys: []verify.Key{w.ours.key}, Dependencies: 1})
+			if v.Decision != gate.Pass || summary(v) != c.want || len(v.DependencyLevels) != 1 {
+				t.Errorf("%s %q %v, want %q", v.Decision, summary(v), v.DependencyLevels, c.want)
+			}
+		})
+	}
+
+	app := w.index(false)
+	own := []string{attach(app, app.desc, of(whole, whole.desc)), attach(app, app.platforms[0], of(whole, whole.desc)), attach(app, app.platforms[1])}
+	v := w.judge(gate.Request{Reference: app.ref, Keys: []verify.Key{w.ours.key}, Dependencies: 1})
+	sums, err := v.VSA(gate.VSAOptions{VerifierID: "https://v.example", ResourceURI: "pkg:oci/app"})
+	w.must(err)
+	for n, want := range [][]string{append(rests, own...), append(rests, own[1]), own[2:]} {
+		var got []string
+		for _, r := range sums[n].Predicate.InputAttestations {
+			got = append(got, r.Digest["sha256"])
+		}
+		if want = slices.Sorted(slices.Values(want)); !slices.Equal(got, want) {
+			t.Errorf("%q rests on %v, want %v", sums[n].Platform, got, want)
+		}
 	}
 }
 

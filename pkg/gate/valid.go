@@ -63,16 +63,22 @@ func (v *Verdict) validUntil(trust time.Time) time.Time {
 		keep = keepUndecided
 	}
 	until := soonest(v.DecidedAt.Add(keep), v.DecidedAt, trust)
+	return soonest(until, v.DecidedAt, v.turns(v.DecidedAt)).Truncate(time.Second)
+}
+
+// turns is the next moment after at when time alone changes what was found.
+func (v *Verdict) turns(at time.Time) time.Time {
+	var next time.Time
 	for _, w := range v.Waived {
-		until = soonest(until, v.DecidedAt, w.Expires)
+		next = soonest(next, at, w.Expires)
 	}
 	for _, r := range v.Warnings {
-		until = soonest(until, v.DecidedAt, r.Effective)
+		next = soonest(next, at, r.Effective)
 	}
 	for _, s := range append([]Subject{v.Subject}, v.Platforms...) {
-		until = soonest(until, v.DecidedAt, s.until)
+		next = soonest(next, at, s.until)
 	}
-	return until.Truncate(time.Second)
+	return next
 }
 
 // within judges, and gives an answer at the latest shortly after ctx has ended:

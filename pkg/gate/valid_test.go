@@ -83,3 +83,58 @@ func TestJudgeAnswersWhenItsTimeIsUp(t *testing.T) {
 		t.Errorf("for %+v, digest %q", v.For, v.Digest)
 	}
 }
+
+// What others say grows old as well: a summary, a review, and what an answer
+// about a base image rests on.
+func TestValidUntilOthersWordGrowsOld(t *testing.T) {
+	w := newWorld(t)
+	verifier, ann, bob := w.person("verifier.pub"), w.person("ann.pub"), w.person("bob.pub")
+	noon := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	before := func(d time.Duration) string { return noon.Add(-d).Format(time.RFC3339) }
+	summed := w.sourced()
+	summed.attach(verifier, summed.desc, attestations.VSAV1, fmt.Sprintf(
+		`{"verifier":{"id":%q},"timeVerified":%q,"resourceUri":%q,"policy":{"uri":"p:1"},"verificationResult":"PASSED","verifiedLevels":["SLSA_BUILD_LEVEL_3"]}`,
+		vid, before(time.Hour), summed.place.Reference().Place))
+	reviewed := w.sourced()
+	for who, age := range map[*person]time.Duration{&ann: time.Hour, &bob: time.Minute} {
+		reviewed.attach(*who, reviewed.desc, attestations.ReviewV1, fmt.Sprintf(
+			`{"repository":%q,"commit":%q,"authors":["carol"],"decision":"approved","reviewedOn":%q}`, repo, head, before(age)))
+	}
+	base := w.configured(v1.Config{})
+	app := w.built(w.ours, purl(base))
+	onBase := func(waiver string) string {
+		return fmt.Sprintf("level: {build: 2}\n    dependencies: {depth: 1, registries: [%q], level: {build: 1}}\n  - match: %q\n    level: {build: 1}\n    hardening: {nonRoot: true}\n%s",
+			w.addr+"/**", base.place.Reference().Place, waiver)
+	}
+	for _, c := range []struct {
+		name   string
+		image  *image
+		policy string
+		want   time.Duration
+	}{
+		{"a summary of any age", summed, "level: {build: 3}\n    vsa: {delegates: [build]}", 10 * time.Minute},
+		{"a summary", summed, "level: {build: 3}\n    vsa: {delegates: [build], maxAge: 62m}", 2 * time.Minute},
+		{"a summary that two entries ask for", summed, "level: {build: 3}\n    vsa: {delegates: [build], maxAge: 2h}\n  - match: \"*/**\"\n    level: {build: 3}\n    vsa: {delegates: [build], maxAge: 63m}", 3 * time.Minute},
+		{"a review", reviewed, "level: {build: 2}\n    properties: [SLSA_SOURCE_TWO_PARTY_REVIEWED]\n    source: {repository: \"" + repo + "\", reviewMaxAge: 61m}", time.Minute},
+		{"a waiver of the base image", app, onBase("    waivers: [{requirement: root-user, reason: r, owner: o, expires: 2026-01-02T12:04:00Z}]"), 4 * time.Minute},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := gate.Gate{Now: func() time.Time { return noon }}
+			v, err := g.Judge(t.Context(), gate.Request{Reference: c.image.ref, Policy: w.aware(c.policy, verifier, ann, bob)})
+			w.must(err)
+			if v.Decision != gate.Pass || v.ValidUntil.Sub(noon) != c.want {
+				t.Fatalf("%s for %s, want pass for %s: %+v %+v", v.Decision, v.ValidUntil.Sub(noon), c.want, v.Reasons, v.Dependencies)
+			}
+			if c.want == 10*time.Minute {
+				return
+			}
+			// So it is: a moment later it is another answer.
+			noon := v.ValidUntil.Add(time.Second)
+			v, err = gate.Gate{Now: func() time.Time { return noon }}.Judge(t.Context(), gate.Request{Reference: c.image.ref, Policy: w.aware(c.policy, verifier, ann, bob)})
+			w.must(err)
+			if v.Decision == gate.Pass {
+				t.Error("it passes still")
+			}
+		})
+	}
+}

@@ -256,6 +256,9 @@ func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (
 	s.Properties = append(s.Properties, res.Properties...)
 	used := append(c.rests(res), stood...)
 	if res.Candidate != nil {
+		if source := res.Candidate.Source; source != nil {
+			s.changes(c.at, source.Until)
+		}
 		for _, p := range res.Candidate.Problems {
 			if p.Code == CodeNoRule {
 				continue // said once for the whole image

@@ -107,8 +107,8 @@ func (w Waiver) Name() string {
 	return "requirement " + w.Requirement
 }
 
-// Waivers lists those of every entry that matches the image.
-func (r Rule) Waivers() []Waiver {
+// waivers lists those of every entry that matches the image.
+func (r Rule) waivers() []Waiver {
 	var out []Waiver
 	for _, e := range r.entries {
 		out = append(out, e.waivers...)
@@ -116,8 +116,8 @@ func (r Rule) Waivers() []Waiver {
 	return out
 }
 
-// Expired reports whether the waiver does nothing any more.
-func (w Waiver) Expired(at time.Time) bool { return !at.Before(w.Expires) }
+// expired reports whether the waiver does nothing any more.
+func (w Waiver) expired(at time.Time) bool { return !at.Before(w.Expires) }
 
 // Waive returns the waiver that excuses from a requirement at a moment.
 func (r Rule) Waive(requirement string, at time.Time) (Waiver, bool) {
@@ -154,8 +154,8 @@ func (r Rule) LapsedFinding(f Finding, at time.Time) (Waiver, bool) {
 
 func (r Rule) waive(at time.Time, fits func(Waiver) bool) (Waiver, bool) {
 	var best Waiver
-	for _, w := range r.Waivers() {
-		if fits(w) && !w.Expired(at) && w.Expires.After(best.Expires) {
+	for _, w := range r.waivers() {
+		if fits(w) && !w.expired(at) && w.Expires.After(best.Expires) {
 			best = w
 		}
 	}
@@ -164,8 +164,8 @@ func (r Rule) waive(at time.Time, fits func(Waiver) bool) (Waiver, bool) {
 
 func (r Rule) lapsed(at time.Time, fits func(Waiver) bool) (Waiver, bool) {
 	var last Waiver
-	for _, w := range r.Waivers() {
-		if fits(w) && w.Expired(at) && w.Expires.After(last.Expires) {
+	for _, w := range r.waivers() {
+		if fits(w) && w.expired(at) && w.Expires.After(last.Expires) {
 			last = w
 		}
 	}

@@ -157,7 +157,7 @@ func TestRulesAreBounded(t *testing.T) {
 	if !strings.Contains(got, "undecided rule") || !strings.Contains(got, "cost limit") {
 		t.Errorf("found %q", got)
 	}
-	if d := time.Since(start); d > 20*time.Second {
+	if d := time.Since(start); d > 2*time.Minute { // on a busy machine, with the race detector
 		t.Errorf("it took %s", d)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

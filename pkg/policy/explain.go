@@ -238,7 +238,7 @@ func (i image) sentences(at time.Time) []string {
 	}
 	for _, w := range i.waivers {
 		state := "is excused from"
-		if w.Expired(at) {
+		if w.expired(at) {
 			state = "was excused, and is no more, from"
 		}
 		say(now, "%s %s until %s: %s (%s)", state, w.Name(), w.Expires.UTC().Format(time.RFC3339), w.Reason, w.Owner)

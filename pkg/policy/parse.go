@@ -246,7 +246,7 @@ func (d *decoder) policy(n *yaml.Node) {
 }
 
 func (d *decoder) image(n *yaml.Node) {
-	var i image
+	i := image{line: n.Line}
 	d.object(n, "the image", []string{"match", "level"}, map[string]func(*yaml.Node){
 		"match": func(n *yaml.Node) {
 			i.match = d.text(n, "match")

@@ -136,7 +136,7 @@ func (d *decoder) settle(n *yaml.Node) {
 	for _, i := range d.out.images {
 		for _, w := range i.waivers {
 			if _, ok := texts[w.Rule]; w.Rule != "" && !ok {
-				d.fail(n, "a waiver names rule %q, and there is none", clip(w.Rule))
+				d.fail(&yaml.Node{Line: i.line}, "a waiver of %q names rule %q, and there is none", clip(i.match), clip(w.Rule))
 			}
 		}
 	}

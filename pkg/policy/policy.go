@@ -53,6 +53,7 @@ type Policy struct {
 }
 
 type image struct {
+	line       int // of its file
 	match      string
 	level      verify.Demand // levels and properties
 	repository string

@@ -118,6 +118,7 @@ func newLanguage() (*language, error) {
 	env, err := cel.NewEnv(
 		cel.ParserExpressionSizeLimit(4096),
 		cel.ParserRecursionLimit(64),
+		cel.ASTValidators(cel.ValidateRegexLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateDurationLiterals()),
 		cel.Types(
 			named[ImageConfig]("waxseal.Config"), named[imageVar]("waxseal.Image"),
 			named[Dependency]("waxseal.Dependency"), named[ProvenanceFacts]("waxseal.Provenance"),

@@ -613,7 +613,7 @@ func kind(e gate.Evidence) string {
 	case policy.FactOf(t) == policy.FactInputs:
 		return "record of inputs"
 	}
-	return t
+	return oneLine(t)
 }
 
 func (o TextOptions) verified(e gate.Evidence) string {
@@ -680,7 +680,7 @@ func where(e gate.Evidence) string {
 		if d, err := attest.ParseDigest(e.Where); err == nil {
 			return s + " " + verify.Short(d)
 		}
-		s += " " + e.Where
+		s += " " + oneLine(e.Where) // a stranger may have named the file
 	}
 	return s
 }

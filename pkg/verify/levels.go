@@ -210,14 +210,20 @@ func buildRequirements() []Requirement {
 func sourceRequirements() []Requirement {
 	const (
 		summary = "A source VSA for the commit that the provenance names, of SLSA_SOURCE_LEVEL_"
-		by      = " or higher, from a verifier that the policy trusts (trust.verifiers)"
+		by      = ", from a verifier that the policy trusts (trust.verifiers)"
 		unknown = "no evidence about the source"
 		want    = "have a verifier of the policy issue a source VSA for the commit"
 	)
+	higher := func(level int) string {
+		if level == MaxSourceLevel {
+			return ""
+		}
+		return " or higher"
+	}
 	system := func(level int, id, title, anchor, asks, evidence, way string) Requirement {
 		q := Requirement{
 			ID: id, Track: TrackSource, Level: level, Title: title, Clause: specSource + anchor, Asks: asks,
-			Evidence: summary + strconv.Itoa(level) + by + evidence + ".",
+			Evidence: summary + strconv.Itoa(level) + higher(level) + by + evidence + ".",
 			Met:      "the evidence about the source says so", NotMet: "the evidence about the source says that it is not so", Unknown: unknown,
 			Way: want,
 		}
@@ -269,7 +275,7 @@ func sourceRequirements() []Requirement {
 			attested, "protect the branch or tag that releases are built from"),
 		system(4, RowSourceReview, "Two-party review", "two-party-review",
 			"Two different trusted persons agreed to every change of a protected branch, its final form included, before it got there.",
-			"; or a review of the commit (https://waxseal.dev/attestations/review/v1) by reviewers whom the policy trusts, the author not counted twice", "require the approval of a second person before a change is merged"),
+			attested+". Reviews of one commit show property.two-party-reviewed; that every change is reviewed they do not show", "require the approval of a second person before a change is merged"),
 	}
 }
 
@@ -290,11 +296,11 @@ func propertyRequirements() []Requirement {
 			ID: RowTwoParty, Track: TrackProperty, Property: PropertyTwoParty, Ladder: specLadder + "two-person-reviewed", check: checkTwoParty,
 			Title: "Source reviewed by two", Clause: specProperties + "slsa_source_two_party_reviewed",
 			Asks:     "Two trusted persons reviewed the source that the image was built from, at whatever Source level.",
-			Evidence: "A source VSA that lists SLSA_SOURCE_TWO_PARTY_REVIEWED or Source L4, source provenance that shows it, or a review of the commit by trusted reviewers, the author not counted twice.",
+			Evidence: "A source VSA that lists SLSA_SOURCE_TWO_PARTY_REVIEWED or Source L4, source provenance that shows it, or reviews of the commit (https://waxseal.dev/attestations/review/v1) by two trusted reviewers, none of them an author of it.",
 			Met:      "two trusted persons reviewed the source",
 			NotMet:   "the evidence about the source does not show that two reviewed it",
 			Unknown:  "no evidence about the source",
-			Way:      "have reviewers of the policy sign a review of the commit",
+			Way:      `have two reviewers of the policy run "waxseal attest --type review"`,
 		},
 		{
 			ID: RowInputsComplete, Track: TrackProperty, Property: PropertyInputsComplete, Ladder: specLadder + "dependencies-complete", check: checkInputsComplete,

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -115,6 +116,9 @@ type SourceResult struct {
 	Level    int  // the highest that the evidence supports: 0 to 4
 	TwoParty bool // SLSA_SOURCE_TWO_PARTY_REVIEWED is verified
 	Rows     []Row
+	// Until is when the first of the reviews that it rests on grows too old;
+	// zero: never.
+	Until time.Time
 }
 
 // Rebuild is somebody's word, signed and of a type that was read, that they

@@ -315,7 +315,7 @@ func carriesMore(a *SourceResult, from attest.Digest, b *SourceResult, bundle at
 }
 
 func (s SourceSummary) result() *SourceResult {
-	out := &SourceResult{Level: s.Word.Source}
+	out := &SourceResult{Level: s.Word.Source, Until: s.Word.Until}
 	at := []Evidence{{Bundle: s.Bundle, Pointer: "/predicate/verifiedLevels"}}
 	by := "by source VSA of " + clip(s.Word.VerifierID)
 	for _, q := range sourceRequirements() {
@@ -431,6 +431,11 @@ func (s *SourceResult) twoParty(e SourceEvidence) {
 		return
 	}
 	s.TwoParty = true
+	for _, v := range e.Reviews {
+		if until := v.Review.ReviewedOn.Add(e.MaxAge); e.MaxAge > 0 && !until.Before(e.At) && (s.Until.IsZero() || until.Before(s.Until)) {
+			s.Until = until
+		}
+	}
 	// Reviews do not show that the system demands them, so they carry no level.
 	// The one who asks for Source L4 has to trust somebody for that.
 }
@@ -447,6 +452,7 @@ func (e SourceEvidence) reviewed() Row {
 	}
 	authors, known := e.authors()
 	var approved []string
+	var by []Signer
 	var at []Evidence
 	var doubts []string
 	for _, name := range slices.Sorted(maps.Keys(latest)) {
@@ -466,8 +472,10 @@ func (e SourceEvidence) reviewed() Row {
 			doubts = append(doubts, who+" also signs for the builder")
 		case v.wrote(authors):
 			doubts = append(doubts, who+" is an author of it")
+		case slices.ContainsFunc(by, func(s Signer) bool { return sameSigner(s, v.Signer) }):
+			doubts = append(doubts, who+" is who signed for another of them")
 		default:
-			approved, at = append(approved, who), append(at, here)
+			approved, at, by = append(approved, who), append(at, here), append(by, v.Signer)
 		}
 	}
 	because := ""

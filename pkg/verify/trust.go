@@ -185,16 +185,20 @@ func (b Builder) terms() string {
 }
 
 // Changes is the next moment after at when the window of a key opens or ends:
-// what it signed without a proven time counts from or until then. Zero: never.
-// The windows of identities and roots are held against proven times, which stay.
+// what it signed without a proven time counts from or until then; or when a root
+// must be fetched anew. Zero: never. The windows of identities and of what is in
+// a root are held against proven times, which stay.
 func (t Trust) Changes(at time.Time) time.Time {
 	var next time.Time
-	windows := make([]Window, 0, len(t.Keys)+len(t.Builders))
+	windows := make([]Window, 0, len(t.Keys)+len(t.Builders)+len(t.Roots))
 	for _, k := range t.Keys {
 		windows = append(windows, k.window)
 	}
 	for _, b := range t.Builders {
 		windows = append(windows, b.Window)
+	}
+	for _, r := range t.Roots {
+		windows = append(windows, Window{Until: r.origin.ValidUntil})
 	}
 	for _, w := range windows {
 		for _, moment := range []time.Time{w.From, w.Until} {

@@ -3,6 +3,7 @@ package verify_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/waxseal/waxseal/pkg/verify"
 )
@@ -136,5 +137,29 @@ func TestLinesSayAllOfABuilder(t *testing.T) {
 			t.Errorf("%s and %s both are %s", name, other, line)
 		}
 		seen[line] = name
+	}
+}
+
+// A trust changes when a key's time begins or ends, and when a root has to be
+// fetched anew.
+func TestChanges(t *testing.T) {
+	noon := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	from, until := noon.Add(2*time.Hour), noon.Add(time.Hour)
+	keys := []verify.Key{verify.Key{}.During(verify.Window{From: from}), verify.Key{}.During(verify.Window{From: noon.Add(-time.Hour)})}
+	fetched := new(verify.Root)
+	fetched.Fetched(verify.Origin{FetchedAt: noon.Add(-time.Hour), ValidUntil: until})
+	for _, c := range []struct {
+		name  string
+		trust verify.Trust
+		want  time.Time
+	}{
+		{"never", verify.Trust{Roots: []*verify.Root{new(verify.Root)}, Keys: keys[1:]}, time.Time{}},
+		{"a key begins", verify.Trust{Keys: keys}, from},
+		{"a builder ends", verify.Trust{Keys: keys, Builders: []verify.Builder{{Window: verify.Window{Until: until}}}}, until},
+		{"a root grows old", verify.Trust{Keys: keys, Roots: []*verify.Root{fetched}}, until},
+	} {
+		if got := c.trust.Changes(noon); !got.Equal(c.want) {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
 	}
 }
