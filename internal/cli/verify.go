@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -106,6 +107,7 @@ func textOptions(s *Streams) report.TextOptions {
 	var o report.TextOptions
 	f, ok := s.Out.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
+		o.Height = math.MaxInt // a file or a pipe has no screen to fit
 		return o
 	}
 	if w, h, err := term.GetSize(int(f.Fd())); err == nil {

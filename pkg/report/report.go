@@ -98,7 +98,7 @@ func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 	// rows that are met, then platforms. All of it is in JSON.
 	for _, shorter := range []func(){
 		func() { pieces = o.pieces(v, 3) },
-		func() { pieces = nil },
+		func() { pieces = pieceCount(v) },
 		func() { rows = o.rows(v, grouped) },
 		func() { notes = o.notes(v, 2) },
 		func() { below = o.dependencies(v, 0) },
@@ -110,6 +110,7 @@ func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 		func() { reasons = o.reasons(v, 1) },
 		func() { parts = o.parts(v, 0) },
 		func() { notes = o.notes(v, 0) },
+		func() { pieces = nil },
 	} {
 		if height(o, head)+height(o, parts)+height(o, below)+height(o, rows)+height(o, pieces)+height(o, reasons)+height(o, notes)+height(o, next) < o.Height {
 			break
