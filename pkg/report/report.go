@@ -509,7 +509,9 @@ func advice(v *gate.Verdict) string {
 		return "build with the fixed versions; what does not affect the image, an attester of the policy can say in OpenVEX"
 	case codes[policy.CodePackage] || codes[policy.CodeLicense] || codes[policy.CodeRoot] || codes[policy.CodeSecret] || codes[policy.CodeRule]:
 		return "build the image as the policy asks (\"waxseal policy explain\" says it in words); a waiver in the policy excuses for a while"
-	case codes[gate.CodeSBOM]:
+	case codes[policy.CodeDependency]:
+		return "build it from images that are as the policy asks; \"waxseal verify\" of the one named says what that one lacks"
+	case codes[policy.CodeSBOM]:
 		return "\"waxseal build\" attaches signed SBOMs; for another image, \"waxseal sbom\" writes one and \"waxseal attest\" signs it"
 	}
 	return inspect
