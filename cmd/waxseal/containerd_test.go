@@ -99,6 +99,7 @@ func TestContainerdVerifier(t *testing.T) {
 		for text, want := range map[string]string{
 			"":                                   "apiVersion",
 			good + "unknown: x\n":                "unknown",
+			good + "---\nkind: Verifier\n":       "more than one document",
 			good + "policy: other.yaml\n":        "policy",
 			"a: [":                               "reading configuration",
 			strings.Replace(good, "1s", "1h", 1): "deadline",
@@ -120,6 +121,12 @@ func TestContainerdVerifier(t *testing.T) {
 			t.Errorf("admitted %t: %s", admitted, reason)
 		}
 		g.must(os.Chmod(filepath.Join(g.dir, "policy.yaml"), 0o644))
+		// So can a key that the policy names.
+		g.must(os.Chmod(filepath.Join(g.dir, "k.pub"), 0o646))
+		if admitted, reason := ask(g.pass, passDigest); admitted || !strings.Contains(reason, "k.pub can be written by others") {
+			t.Errorf("admitted %t: %s", admitted, reason)
+		}
+		g.must(os.Chmod(filepath.Join(g.dir, "k.pub"), 0o644))
 		if admitted, reason := ask(g.pass, passDigest); !admitted {
 			t.Errorf("it stays refused: %s", reason)
 		}

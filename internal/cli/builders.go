@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -61,6 +62,15 @@ func newBuildersShowCmd(s *Streams) *cobra.Command {
 		Short:   "Show one, with an entry for a policy to start from",
 		Example: `  waxseal builders show slsa-github-generator`,
 		Args:    cobra.ExactArgs(1),
+		ValidArgsFunction: func(_ *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			var names []cobra.Completion
+			for _, b := range policy.Library() {
+				if len(args) == 0 && strings.HasPrefix(b.Name, begun) {
+					names = append(names, cobra.CompletionWithDesc(b.Name, b.Title))
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
 	}
 	output := outputFlag(cmd)
 	cmd.RunE = func(_ *cobra.Command, args []string) error {

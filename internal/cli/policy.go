@@ -46,14 +46,15 @@ SBOMs and scans, and who alone signs OpenVEX. A signer is a key (a file), pem,
 kms (as awskms://…), or a san with an issuer or ca. extends: {file, digest} takes
 over all of another policy.
 
-trust.verifiers names whose verification summaries (VSA) count, and for how
-much; a summary of the image stands in for no more than vsa.delegates says, and
-what is expected of source, build type and parameters is never delegated. A
-summary of the commit that the provenance names shows the Source level; so does
-the source provenance of trust.sources. source.ref is the branch or tag that
-either must name. Two reviews of the commit by different trust.reviewers, neither
-its author nor the builder, show SLSA_SOURCE_TWO_PARTY_REVIEWED ("waxseal attest
---type review" signs one).
+trust.verifiers names whose verification summaries (VSA) count, for how much,
+made under which policy and up to which maxAge ago; a summary of the image
+stands in for no more than vsa.delegates says, and what is expected of source,
+build type and parameters is never delegated. A summary of the commit that the
+provenance names shows the Source level; so does the source provenance of
+trust.sources. source.ref is the branch or tag that either must name. Two
+reviews of the commit by different trust.reviewers, neither its author nor the
+builder, show SLSA_SOURCE_TWO_PARTY_REVIEWED ("waxseal attest --type review"
+signs one).
 
 A rule must give true or false. It sees:
 

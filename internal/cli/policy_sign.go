@@ -56,14 +56,16 @@ of those keys signed it as it is.`,
 
 // signedPolicy loads a policy, which one of the keys must have signed where any
 // are given.
-func signedPolicy(ctx context.Context, s *Streams, path string, keyFiles []string) (*policy.Policy, error) {
+func signedPolicy(ctx context.Context, s *Streams, path string, keyFiles []string, check func(path string) error) (*policy.Policy, error) {
 	if path == "" {
 		if len(keyFiles) > 0 {
 			return nil, fmt.Errorf("--policy-key says who must have signed the policy, and there is no --policy")
 		}
 		return nil, nil
 	}
-	p, err := loadPolicy(ctx, s, path)
+	opts := loadOptions(ctx, s)
+	opts.Check = check
+	p, err := policy.LoadWith(path, opts)
 	if err != nil || len(keyFiles) == 0 {
 		return p, err
 	}

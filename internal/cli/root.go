@@ -7,13 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/cobra/doc"
 )
 
 // Exit codes. Anything else is a death and means not decided.
@@ -67,12 +66,35 @@ func usagef(format string, args ...any) error {
 	return exitError{ExitUsage, fmt.Errorf(format, args...)}
 }
 
+// list is the value of a flag that may be repeated. pflag's own takes a buffer
+// of 4 KiB for each flag when it is made, which all commands pay for at every start.
+type list struct{ to *[]string }
+
+func (l list) Set(value string) error {
+	*l.to = append(*l.to, value)
+	return nil
+}
+
+func (l list) String() string {
+	if l.to == nil {
+		return ""
+	}
+	return strings.Join(*l.to, ",")
+}
+
+// Type is the name by which completion knows that the flag may be repeated.
+func (list) Type() string { return "stringArray" }
+
 // hinter is an error that knows the way out.
 type hinter interface{ Hint() string }
 
 // Main runs one command and returns its exit code.
 func Main(ctx context.Context, args []string, streams Streams) int {
-	root := newRoot(&streams)
+	asked := ""
+	if len(args) > 0 {
+		asked = args[0]
+	}
+	root := newRoot(&streams, asked)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -99,7 +121,8 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 	return code
 }
 
-func newRoot(s *Streams) *cobra.Command {
+// newRoot makes the command line, or what of it the command named asked needs.
+func newRoot(s *Streams, asked string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "waxseal",
 		Short: "Seal container builds: record what goes in, sign what comes out, let nothing unproven ship",
@@ -122,24 +145,48 @@ Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %q", err, cmd.CommandPath()+" --help")
 	})
-	addGroup(root, "Make", newBuildCmd(s), newRebuildCmd(s), newAttestCmd(s), newSBOMCmd(s), newKeyCmd(s), newApproveCmd(s))
-	addGroup(root, "Judge", newVerifyCmd(s), newAuditCmd(s), newInspectCmd(s), newLevelsCmd(s), newPolicyCmd(s), newBuildersCmd(s), newPromoteCmd(s), newTrustCmd(s))
-	addGroup(root, "Keep", newLockCmd(s), newStoreCmd(s), newBundleCmd(s))
-	addGroup(root, "Other", newVersionCmd(s), newManCmd())
-	root.AddCommand(newCompareLayoutsCmd(s))
+	addCommands(root, s, asked)
 	root.SetHelpCommandGroupID("Other")
 	root.SetCompletionCommandGroupID("Other")
 	usageArgs(root)
 	return root
 }
 
-// addGroup adds commands below a heading of their own in the help.
-func addGroup(root *cobra.Command, title string, cmds ...*cobra.Command) {
-	root.AddGroup(&cobra.Group{ID: title, Title: title + ":"})
-	for _, c := range cmds {
-		c.GroupID = title
+// addCommands adds the commands below headings of their own in the help. When
+// the first word on the command line is the name of one, only that one is made:
+// the flags of all of them take longer to make than many a command to run.
+func addCommands(root *cobra.Command, s *Streams, asked string) {
+	type maker struct {
+		name string
+		make func(*Streams) *cobra.Command
 	}
-	root.AddCommand(cmds...)
+	groups := []struct {
+		title  string
+		makers []maker
+	}{
+		{"Make", []maker{{"build", newBuildCmd}, {"rebuild", newRebuildCmd}, {"attest", newAttestCmd}, {"sbom", newSBOMCmd}, {"key", newKeyCmd}, {"approve", newApproveCmd}}},
+		{"Judge", []maker{{"verify", newVerifyCmd}, {"audit", newAuditCmd}, {"inspect", newInspectCmd}, {"levels", newLevelsCmd}, {"policy", newPolicyCmd},
+			{"builders", newBuildersCmd}, {"promote", newPromoteCmd}, {"trust", newTrustCmd}}},
+		{"Keep", []maker{{"lock", newLockCmd}, {"store", newStoreCmd}, {"bundle", newBundleCmd}}},
+		{"Other", []maker{{"version", newVersionCmd}}},
+	}
+	one := false
+	for _, g := range groups {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title + ":"})
+		one = one || slices.ContainsFunc(g.makers, func(m maker) bool { return m.name == asked })
+	}
+	for _, g := range groups {
+		for _, m := range g.makers {
+			if !one || m.name == asked {
+				cmd := m.make(s)
+				cmd.GroupID = g.title
+				root.AddCommand(cmd)
+			}
+		}
+	}
+	if !one {
+		root.AddCommand(newManCmd(), newCompareLayoutsCmd(s))
+	}
 }
 
 // noCommand refuses a word that is no command, with the nearest ones.
@@ -196,21 +243,4 @@ func Version() string {
 		return "devel"
 	}
 	return info.Main.Version
-}
-
-func newManCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "man DIR",
-		Short: "Write the manual pages into DIR",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := os.MkdirAll(args[0], 0o755); err != nil {
-				return fmt.Errorf("writing manual pages: %w", err)
-			}
-			if err := doc.GenManTree(cmd.Root(), &doc.GenManHeader{Title: "WAXSEAL", Section: "1"}, args[0]); err != nil {
-				return fmt.Errorf("writing manual pages to %q: %w", args[0], err)
-			}
-			return nil
-		},
-	}
 }

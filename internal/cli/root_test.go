@@ -2,6 +2,8 @@ package cli
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -12,7 +14,7 @@ import (
 // used.
 func TestHelpFits(t *testing.T) {
 	var out bytes.Buffer
-	root := newRoot(&Streams{Out: &out, Err: &out, LookupEnv: func(string) (string, bool) { return "", false }})
+	root := newRoot(&Streams{Out: &out, Err: &out, LookupEnv: func(string) (string, bool) { return "", false }}, "")
 	var walk func(cmd *cobra.Command)
 	walk = func(cmd *cobra.Command) {
 		out.Reset()
@@ -34,6 +36,46 @@ func TestHelpFits(t *testing.T) {
 	walk(root)
 }
 
+// A command that is made alone is the one that stands among all.
+func TestCommandAlone(t *testing.T) {
+	s := &Streams{LookupEnv: func(string) (string, bool) { return "", false }}
+	for _, want := range newRoot(s, "").Commands() {
+		if want.Name() == "man" || want.Hidden {
+			continue // they need the others, or are no command of a user's
+		}
+		got := newRoot(s, want.Name()).Commands()
+		if len(got) != 1 || got[0].UsageString() != want.UsageString() || got[0].GroupID != want.GroupID {
+			t.Errorf("%s alone makes %d commands, or another", want.Name(), len(got))
+		}
+	}
+	if got, all := len(newRoot(s, "seal").Commands()), len(newRoot(s, "").Commands()); got != all {
+		t.Errorf("an unknown word has %d of %d commands to be told of", got, all)
+	}
+}
+
+// The manual says what the help says, and troff takes none of it for a request.
+func TestManual(t *testing.T) {
+	dir := t.TempDir()
+	if err := writeManuals(newRoot(&Streams{LookupEnv: func(string) (string, bool) { return "", false }}, ""), dir); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "waxseal-verify.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		".TH WAXSEAL\\-VERIFY 1\n", "\n.SH SYNOPSIS\n.B waxseal verify [flags] REF|\\-\n", "\n.TP\n\\fB\\-\\-deadline\\fR \\fITIME\\fR\n",
+		"\n.SH EXAMPLES\n.nf\n  waxseal verify \\-\\-key waxseal.pub registry.example/app:1.0\n", "\n.BR waxseal (1)\n",
+	} {
+		if !strings.Contains(string(raw), want) {
+			t.Errorf("the page of verify has no %q", want)
+		}
+	}
+	if got, want := roff(".so\n'x a-b\\"), "\\&.so\n\\&'x a\\-b\\e"; got != want {
+		t.Errorf("roff gives %q, want %q", got, want)
+	}
+}
+
 // A shell is told what a flag can be.
 func TestValuesComplete(t *testing.T) {
 	for flag, want := range map[string]string{
@@ -41,7 +83,7 @@ func TestValuesComplete(t *testing.T) {
 		"progress": "\nrawjson\n:4", "engine": "embedded\nbuildkit:\n:4", "sbom": "spdx\ncyclonedx\nnone\n:4", "store": ":16",
 	} {
 		var out bytes.Buffer
-		root := newRoot(&Streams{Out: &out, Err: &bytes.Buffer{}, LookupEnv: func(string) (string, bool) { return "", false }})
+		root := newRoot(&Streams{Out: &out, Err: &bytes.Buffer{}, LookupEnv: func(string) (string, bool) { return "", false }}, "")
 		root.SetArgs([]string{cobra.ShellCompRequestCmd, "build", "--" + flag, ""})
 		if err := root.Execute(); err != nil || !strings.Contains(out.String(), want) {
 			t.Errorf("--%s completes to %q, %v", flag, out.String(), err)

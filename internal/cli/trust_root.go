@@ -141,6 +141,7 @@ longer, what FILE had ended the trust in is refused all the same.`,
 		// They were defined above, so this cannot fail.
 		_ = cmd.MarkFlagRequired(name)
 	}
+	completePublic(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		instance, err := flags.instance()
 		if err != nil {

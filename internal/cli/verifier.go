@@ -140,6 +140,9 @@ func readVerifierFile(path string) (*verifierFile, error) {
 	if err := dec.Decode(&in); err != nil && !errors.Is(err, io.EOF) {
 		return fail(errors.New(strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\n", " "), "yaml: ")))
 	}
+	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return fail(errors.New("more than one document"))
+	}
 	switch {
 	case in.APIVersion != "waxseal.dev/v1" || in.Kind != "Verifier":
 		return fail(errors.New(`it must have "apiVersion: waxseal.dev/v1" and "kind: Verifier"`))
@@ -165,12 +168,14 @@ func readVerifierFile(path string) (*verifierFile, error) {
 	}
 	out.flags = judgeFlags{policy: beside(in.Policy)[0], policyKeys: beside(in.PolicyKeys...), evidence: beside(in.Evidence...)}
 	out.flags.roots = beside(in.TrustedRoots...)
-	// Evidence proves itself; who may write the rest decides what runs.
+	// Evidence proves itself; who may write the rest, and what the policy names,
+	// decides what runs.
 	for _, name := range append([]string{path, out.flags.policy}, append(out.flags.policyKeys, out.flags.roots...)...) {
 		if err := ownersOnly(name); err != nil {
 			return fail(err)
 		}
 	}
+	out.flags.check = ownersOnly
 	return out, nil
 }
 

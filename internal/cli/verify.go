@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -29,18 +30,19 @@ type judgeFlags struct {
 	evidence []string
 	insecure bool
 	depth    int
-	asked    []string // registries of dependencies
+	asked    []string                // registries of dependencies
+	check    func(path string) error // of the policy's files; nil: any will do
 }
 
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
-	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public key `FILE` that must have signed the policy (\"waxseal policy sign\"); repeatable, one of them is enough")
+	fl.Var(list{&f.policyKeys}, "policy-key", "public key `FILE` that must have signed the policy (\"waxseal policy sign\"); repeatable, one of them is enough")
 	f.trustFlags.register(cmd)
-	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, a folder, or git:DIR for the notes of a repository; repeatable")
+	fl.Var(list{&f.evidence}, "evidence", "look for evidence in `PATH` too: a bundle, JSON lines, a folder, or git:DIR for the notes of a repository; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	fl.IntVar(&f.depth, "dependencies", 0, "judge the images that it was built from as well, and those that they were built from, down to depth `N`")
-	fl.StringArrayVar(&f.asked, "dependency-registry", nil, "with --dependencies: images that may be asked about, as HOST/`PATTERN` with stars (default: those that the policy allows, else the image's own registry); repeatable")
+	fl.Var(list{&f.asked}, "dependency-registry", "with --dependencies: images that may be asked about, as HOST/`PATTERN` with stars (default: those that the policy allows, else the image's own registry); repeatable")
 	if withLevel {
 		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, source=N, build=N,source=N, or 4 (default: what the policy declares, or build=1)")
 		_ = cmd.RegisterFlagCompletionFunc("level", cobra.FixedCompletions([]cobra.Completion{
@@ -65,7 +67,7 @@ func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.
 		req.DependencyRegistries = append(req.DependencyRegistries, p)
 	}
 	var missing *trust.UnavailableError
-	if req.Policy, err = signedPolicy(ctx, s, f.policy, f.policyKeys); errors.As(err, &missing) {
+	if req.Policy, err = signedPolicy(ctx, s, f.policy, f.policyKeys, f.check); errors.As(err, &missing) {
 		req.Missing = err
 	} else if err != nil {
 		return req, exitError{ExitUsage, err}
@@ -105,6 +107,7 @@ func textOptions(s *Streams) report.TextOptions {
 	var o report.TextOptions
 	f, ok := s.Out.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
+		o.Height = math.MaxInt // a file or a pipe has no screen to fit
 		return o
 	}
 	if w, h, err := term.GetSize(int(f.Fd())); err == nil {

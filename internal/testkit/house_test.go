@@ -227,6 +227,9 @@ func TestTheCommandLinksNoServer(t *testing.T) {
 		module + "internal/kms":                                 "the services' clients are another process: they would take 10 MiB before main",
 		"github.com/sigstore/sigstore/pkg/signature/kms/aws":    "the services' clients are another process",
 		"github.com/sigstore/sigstore/pkg/signature/kms/gcp":    "the services' clients are another process",
+		"github.com/sigstore/rekor/pkg/log":                     "cosign's library, fifty packages, for the names of its key format",
+		"github.com/piprate/json-gold":                          "a processor of JSON-LD to read SPDX 2.3",
+		"github.com/russross/blackfriday":                       "a renderer of Markdown for the manual pages",
 	}
 	for _, p := range list(t, "-deps", "./cmd/waxseal") {
 		for prefix, why := range forbidden {

@@ -41,11 +41,13 @@ import (
 //	tamper LAYOUT PREDICATETYPE OLD NEW   changes evidence in a layout, see Tamper
 //	sigstore DIR LAYOUT PREDICATETYPE PREDICATE SAN ISSUER   bundles and roots of a Sigstore instance, see Sigstore
 //	seal DIR LAYOUT LIST                  the bundles in a list, by one Sigstore instance or key, see Seal
+//	alone VAR|- COMMAND...                runs COMMAND where only the registry VAR can be reached, whatever its
+//	                                      exit code; it must not try anybody else, and with ! it must
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
 // and these conditions: [build] a container build can run here, [docker] a
-// Docker daemon does, [peer:NAME] somebody else's program is there. They are
+// Docker daemon does, [root] the script may make namespaces, [peer:NAME] somebody else's program is there. They are
 // never false where CI=true: the script then fails.
 func Script(t *testing.T, dir string, update bool) {
 	bin, err := Binaries(t.Context())
@@ -105,6 +107,8 @@ func Script(t *testing.T, dir string, update bool) {
 			err := fmt.Errorf("unknown condition %q", cond)
 			if cond == "build" {
 				err = CanBuild()
+			} else if cond == "root" {
+				err = isRoot()
 			} else if cond == "docker" {
 				_, err = daemon()
 			} else if name, ok := strings.CutPrefix(cond, "peer:"); ok {
@@ -119,6 +123,7 @@ func Script(t *testing.T, dir string, update bool) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code":     cmdCode,
+			"alone":    cmdAlone,
 			"registry": cmdRegistry,
 			"serve":    cmdServe,
 			"upstream": cmdUpstream,

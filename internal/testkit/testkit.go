@@ -56,8 +56,8 @@ func Unavailable(t testing.TB, format string, args ...any) {
 // CanBuild returns nil where a container build can run as it is: root, runc on
 // PATH and an overlay file system.
 func CanBuild() error {
-	if os.Geteuid() != 0 {
-		return errors.New("building needs root")
+	if err := isRoot(); err != nil {
+		return err
 	}
 	if _, err := exec.LookPath("runc"); err != nil {
 		return errors.New("building needs runc on PATH")
@@ -68,6 +68,13 @@ func CanBuild() error {
 	}
 	if !strings.Contains(string(known), "\toverlay\n") {
 		return errors.New("building needs the overlay file system")
+	}
+	return nil
+}
+
+func isRoot() error {
+	if os.Geteuid() != 0 {
+		return errors.New("this needs root")
 	}
 	return nil
 }

@@ -36,6 +36,7 @@ type TUFOptions struct {
 	Rotate  bool                 // new keys for root and timestamp, by a new root
 	Version int64                // of timestamp, snapshot and targets; default: one more
 	Swap    []byte               // what is served as the target instead
+	Lent    bool                 // the target is in a role that is delegated to somebody else
 }
 
 // NewTUF makes a repository in dir.
@@ -142,13 +143,22 @@ func (t *TUF) Publish(o TUFOptions) error {
 	if err != nil {
 		return err
 	}
-	targets.Signed.Targets["trusted_root.json"] = info
+	if o.Lent {
+		if err := t.lend(targets, info); err != nil {
+			return err
+		}
+	} else {
+		targets.Signed.Targets["trusted_root.json"] = info
+	}
 	if _, err := publish(t, targets, fmt.Sprintf("%d.targets.json", t.version), key(metadata.TARGETS)); err != nil {
 		return err
 	}
 	snapshot := metadata.Snapshot(expires(metadata.SNAPSHOT))
 	snapshot.Signed.Version = t.version
 	snapshot.Signed.Meta["targets.json"] = metadata.MetaFile(t.version)
+	if o.Lent {
+		snapshot.Signed.Meta["lent.json"] = metadata.MetaFile(t.version)
+	}
 	if _, err := publish(t, snapshot, fmt.Sprintf("%d.snapshot.json", t.version), key(metadata.SNAPSHOT)); err != nil {
 		return err
 	}
@@ -163,6 +173,32 @@ func (t *TUF) Publish(o TUFOptions) error {
 		o.Content = o.Swap
 	}
 	return os.WriteFile(filepath.Join(t.dir, "targets", hex.EncodeToString(sum[:])+".trusted_root.json"), o.Content, 0o644)
+}
+
+// lend delegates all targets to a role with a key of its own, which has the
+// target.
+func (t *TUF) lend(from *metadata.Metadata[metadata.TargetsType], target *metadata.TargetFiles) error {
+	public, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	theirs, err := metadata.KeyFromPublicKey(public)
+	if err != nil {
+		return err
+	}
+	id, err := theirs.ID()
+	if err != nil {
+		return err
+	}
+	from.Signed.Delegations = &metadata.Delegations{
+		Keys:  map[string]*metadata.Key{id: theirs},
+		Roles: []metadata.DelegatedRole{{Name: "lent", KeyIDs: []string{id}, Threshold: 1, Paths: []string{"*"}}},
+	}
+	to := metadata.Targets(time.Now().AddDate(0, 0, 7))
+	to.Signed.Version = t.version
+	to.Signed.Targets["trusted_root.json"] = target
+	_, err = publish(t, to, fmt.Sprintf("%d.lent.json", t.version), key)
+	return err
 }
 
 // cmdTUF makes a TUF repository in DIR whose trusted_root.json is FILE;

@@ -279,7 +279,7 @@ func (c *check) demand(ctx context.Context, f *found, chosen *verify.Candidate, 
 	s.changes(c.at, j.Until)
 	for _, x := range j.Findings {
 		// That there is no SBOM is said once.
-		if x.Code == CodeSBOM && !x.Undecided && x.Bundle == "" && s.saysSBOM() {
+		if x.Code == policy.CodeSBOM && !x.Undecided && x.Bundle == "" && s.saysSBOM() {
 			continue
 		}
 		r := Reason{Code: x.Code, Rule: printable(x.Rule), Message: x.Message, Bundle: x.Bundle, Pointer: x.Pointer}
@@ -304,8 +304,8 @@ func (c *check) demand(ctx context.Context, f *found, chosen *verify.Candidate, 
 }
 
 func (s *Subject) saysSBOM() bool {
-	return slices.ContainsFunc(s.reasons, func(r Reason) bool { return r.Code == CodeSBOM }) ||
-		slices.ContainsFunc(s.waived, func(w Waived) bool { return w.Requirement == CodeSBOM })
+	return slices.ContainsFunc(s.reasons, func(r Reason) bool { return r.Code == policy.CodeSBOM }) ||
+		slices.ContainsFunc(s.waived, func(w Waived) bool { return w.Requirement == policy.CodeSBOM })
 }
 
 // waived excuses from a requirement of the policy's own, if a waiver says so. A

@@ -41,7 +41,6 @@ const (
 // The codes of a Reason, beside those of packages verify and policy.
 const (
 	CodeLevel       = "level"       // a requirement of the declared level is not met
-	CodeSBOM        = "sbom"        // a required SBOM is missing
 	CodeApprovals   = "approvals"   // fewer people approved its source than the policy asks for
 	CodeNoRule      = "no-rule"     // no entry of the policy matches the image
 	CodePlatforms   = "platforms"   // the index has no platforms
@@ -282,7 +281,7 @@ func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (
 		bundles, missing := f.sbom(formats)
 		used = append(used, bundles...)
 		if missing != "" {
-			if r := (Reason{Code: CodeSBOM, Message: missing}); !c.waived(&s, CodeSBOM, &r) {
+			if r := (Reason{Code: policy.CodeSBOM, Message: missing}); !c.waived(&s, policy.CodeSBOM, &r) {
 				s.reasons = append(s.reasons, r)
 			}
 		}

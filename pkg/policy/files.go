@@ -28,7 +28,7 @@ const (
 // LoadFiles is LoadWith, and returns every file that the policy consists of, so
 // that ParseFiles gives the same policy elsewhere.
 func LoadFiles(path string, opts LoadOptions) (*Policy, []File, error) {
-	raw, err := readFile(path, attest.MaxPolicy)
+	raw, err := opts.read(path, attest.MaxPolicy)
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading policy %q: %w", path, err)
 	}

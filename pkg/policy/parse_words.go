@@ -20,6 +20,14 @@ type verifier struct {
 	signer     signer
 	levels     verify.Levels
 	properties []string
+	under
+	maxAge time.Duration // 0: any age
+}
+
+// under is the one policy that a summary must have been made under; empty: any.
+type under struct {
+	policyURI    string
+	policyDigest attest.Digest
 }
 
 // system is a source control system whose word counts about its repositories.
@@ -48,6 +56,8 @@ func (d *decoder) verifier(n *yaml.Node) {
 			})
 		},
 		"properties": func(n *yaml.Node) { v.properties = d.properties(n, "properties") },
+		"policy":     func(n *yaml.Node) { v.under = d.under(n, "policy") },
+		"maxAge":     func(n *yaml.Node) { v.maxAge = d.span(n, "maxAge") },
 	})
 	switch {
 	case d.err != nil:
@@ -136,14 +146,13 @@ const (
 // summary is what an image's verification summary must be like, and what it
 // stands in for.
 type summary struct {
-	verifiers    []string
-	policyURI    string
-	policyDigest attest.Digest
-	maxAge       time.Duration
-	resourceURI  string
-	names        []string
-	required     bool
-	delegates    []string
+	verifiers []string
+	under
+	maxAge      time.Duration
+	resourceURI string
+	names       []string
+	required    bool
+	delegates   []string
 }
 
 func (d *decoder) summary(n *yaml.Node) *summary {
@@ -152,17 +161,7 @@ func (d *decoder) summary(n *yaml.Node) *summary {
 		"verifiers": func(n *yaml.Node) {
 			d.list(n, "vsa.verifiers", maxBuilders, func(n *yaml.Node) { s.verifiers = append(s.verifiers, d.uri(n, "vsa.verifiers:")) })
 		},
-		"policy": func(n *yaml.Node) {
-			d.object(n, "vsa.policy", []string{"uri"}, map[string]func(*yaml.Node){
-				"uri": func(n *yaml.Node) { s.policyURI = d.text(n, "vsa.policy.uri") },
-				"digest": func(n *yaml.Node) {
-					var err error
-					if s.policyDigest, err = attest.ParseDigest(d.text(n, "vsa.policy.digest")); d.err == nil && err != nil {
-						d.fail(n, "vsa.policy.digest %q is not a sha256 digest", clip(n.Value))
-					}
-				},
-			})
-		},
+		"policy":      func(n *yaml.Node) { s.under = d.under(n, "vsa.policy") },
 		"maxAge":      func(n *yaml.Node) { s.maxAge = d.span(n, "vsa.maxAge") },
 		"resourceUri": func(n *yaml.Node) { s.resourceURI = d.text(n, "vsa.resourceUri") },
 		"names": func(n *yaml.Node) {
@@ -214,6 +213,20 @@ func (d *decoder) approvable(n *yaml.Node, i image) {
 	if len(people) < i.approvals.AtLeast {
 		d.fail(n, "approvals of %q asks for %d people, and trust.reviewers has %d who count", clip(i.match), i.approvals.AtLeast, len(people))
 	}
+}
+
+func (d *decoder) under(n *yaml.Node, what string) under {
+	var u under
+	d.object(n, what, []string{"uri"}, map[string]func(*yaml.Node){
+		"uri": func(n *yaml.Node) { u.policyURI = d.text(n, what+".uri") },
+		"digest": func(n *yaml.Node) {
+			var err error
+			if u.policyDigest, err = attest.ParseDigest(d.text(n, what+".digest")); d.err == nil && err != nil {
+				d.fail(n, "%s.digest %q is not a sha256 digest", what, clip(n.Value))
+			}
+		},
+	})
+	return u
 }
 
 // trusted refuses reviewers who are one person, and an image whose summaries

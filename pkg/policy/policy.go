@@ -104,11 +104,14 @@ func Load(path string) (*Policy, error) { return LoadWith(path, LoadOptions{}) }
 type LoadOptions struct {
 	// ReadKMS is that of ParseOptions.
 	ReadKMS func(ref string) ([]byte, error)
+	// Check, if given, is asked about every file before it is read; its error is
+	// that of reading it.
+	Check func(path string) error
 }
 
 // LoadWith is Load for a policy that may name keys which are in no file.
 func LoadWith(path string, opts LoadOptions) (*Policy, error) {
-	raw, err := readFile(path, attest.MaxPolicy)
+	raw, err := opts.read(path, attest.MaxPolicy)
 	if err != nil {
 		return nil, fmt.Errorf("reading policy %q: %w", path, err)
 	}
@@ -130,13 +133,22 @@ func fileOptions(path string, opts LoadOptions) ParseOptions {
 	}
 	return ParseOptions{
 		Name:    path,
-		ReadKey: func(name string) ([]byte, error) { return readFile(beside(name), attest.MaxTrustedRoot) },
+		ReadKey: func(name string) ([]byte, error) { return opts.read(beside(name), attest.MaxTrustedRoot) },
 		ReadPolicy: func(name string) ([]byte, ParseOptions, error) {
-			raw, err := readFile(beside(name), attest.MaxPolicy)
+			raw, err := opts.read(beside(name), attest.MaxPolicy)
 			return raw, fileOptions(beside(name), opts), err
 		},
 		ReadKMS: opts.ReadKMS,
 	}
+}
+
+func (o LoadOptions) read(path string, limit int64) ([]byte, error) {
+	if o.Check != nil {
+		if err := o.Check(path); err != nil {
+			return nil, err
+		}
+	}
+	return readFile(path, limit)
 }
 
 // readFile reads a regular file of at most limit bytes: a device or a pipe

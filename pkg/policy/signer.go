@@ -82,7 +82,8 @@ func (s signers) trust() verify.Trust {
 }
 
 // signer reads {key: FILE}, {pem: TEXT}, {kms: REFERENCE}, {issuer: URL, san: PATTERN, root: FILE}
-// or {ca: FILE, san: PATTERN, root: FILE}, each with from, until and revoked.
+// or {ca: FILE, intermediates: FILE, san: PATTERN, root: FILE}, each with from,
+// until and revoked.
 func (d *decoder) signer(n *yaml.Node) signer { return d.signerOf(n, verify.IdentityOptions{}) }
 
 // signerOf is signer where a part of the identity is given already.
@@ -91,7 +92,7 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 	var keys int
 	var window verify.Window
 	given := o
-	san, ca := false, []byte(nil)
+	san, ca, between := false, []byte(nil), []byte(nil)
 	var caName string
 	d.object(n, "the signer", nil, map[string]func(*yaml.Node){
 		"key": func(n *yaml.Node) {
@@ -117,6 +118,9 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 		},
 		"root": func(n *yaml.Node) { s.root = d.root(n) },
 		"ca":   func(n *yaml.Node) { caName, ca = d.file(n, "ca") },
+		"intermediates": func(n *yaml.Node) {
+			_, between = d.file(n, "intermediates")
+		},
 		"from": func(n *yaml.Node) { window.From = d.moment(n, "signer.from") },
 		"until": func(n *yaml.Node) {
 			window.Until = d.moment(n, "signer.until")
@@ -132,7 +136,7 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 		return s
 	}
 	san = san || o.Regexp != ""
-	certificate := san || o.Issuer != "" || s.root != nil || ca != nil
+	certificate := san || o.Issuer != "" || s.root != nil || ca != nil || between != nil
 	switch {
 	case keys+boolean(certificate) != 1:
 		d.fail(n, `the signer must have one of "key", "pem", "kms" and "san"`)
@@ -140,6 +144,8 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 		d.fail(n, "the signer's issuer is %q here", given.Issuer)
 	case certificate && !san:
 		d.fail(n, `the signer has no "san"`)
+	case between != nil && ca == nil:
+		d.fail(n, `the signer's "intermediates" lead nowhere without "ca"`)
 	case !window.From.IsZero() && !window.Until.IsZero() && !window.From.Before(window.Until):
 		d.fail(n, "the signer's window ends before it begins")
 	case !certificate:
@@ -148,7 +154,7 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 	}
 	if d.err == nil && ca != nil {
 		var err error
-		if s.ca, err = verify.ParseCA(caName, ca, nil); err != nil {
+		if s.ca, err = verify.ParseCA(caName, ca, between); err != nil {
 			d.fail(n, "%w", err)
 			return s
 		}

@@ -18,6 +18,7 @@ func (p *Policy) Verifiers() []verify.Verifier {
 		out = append(out, verify.Verifier{
 			ID: v.id, Key: b.Key, Identity: b.Identity, Window: b.Window,
 			Build: v.levels.Build, Source: v.levels.Source, Properties: slices.Clone(v.properties),
+			PolicyURI: v.policyURI, PolicyDigest: v.policyDigest, MaxAge: v.maxAge,
 		})
 	}
 	return out
@@ -209,7 +210,23 @@ func (v verifier) about() string {
 	if v.levels.Source > 0 {
 		parts = append(parts, fmt.Sprintf("Source up to L%d", v.levels.Source))
 	}
-	return strings.Join(append(parts, v.properties...), ", ")
+	line := strings.Join(append(parts, v.properties...), ", ") + v.under.words()
+	if v.maxAge > 0 {
+		line += ", not older than " + span(v.maxAge)
+	}
+	return line
+}
+
+// words are the rest of a sentence about a summary.
+func (u under) words() string {
+	if u.policyURI == "" {
+		return ""
+	}
+	text := fmt.Sprintf(", under the policy %q", u.policyURI)
+	if u.policyDigest != "" {
+		text += " with digest " + string(u.policyDigest)
+	}
+	return text
 }
 
 // sentence says what the summary must be like and what it stands in for.
@@ -218,13 +235,7 @@ func (s *summary) sentence() string {
 	if len(s.verifiers) > 0 {
 		by = list(s.verifiers)
 	}
-	text := "verification summary by " + by
-	if s.policyURI != "" {
-		text += fmt.Sprintf(", under the policy %q", s.policyURI)
-	}
-	if s.policyDigest != "" {
-		text += " with digest " + string(s.policyDigest)
-	}
+	text := "verification summary by " + by + s.under.words()
 	if s.resourceURI != "" {
 		text += fmt.Sprintf(", made for %q", s.resourceURI)
 	}

@@ -36,7 +36,7 @@ func TestWordsAreExplained(t *testing.T) {
 	text := p.Summary() + p.Explain(time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC))
 	for _, want := range []string{
 		`trusts verifier "https://v.example/v", signed by "../security.pub" (sha256:`,
-		`until 2030-01-01T00:00:00Z, about Build up to L3, Source up to L4, SLSA_SOURCE_TWO_PARTY_REVIEWED`,
+		`until 2030-01-01T00:00:00Z, about Build up to L3, Source up to L4, SLSA_SOURCE_TWO_PARTY_REVIEWED, under the policy "https://v.example/all" with digest sha256:2222222222222222222222222222222222222222222222222222222222222222, not older than 30d`,
 		`about the source of "https://git.example/acme/**", up to Source L3`,
 		`trusts the reviews of "Ann", signed by "../release.pub"`, `who is also ann@acme.example`,
 		`source "https://git.example/acme/app" at "refs/tags/v*", a VSA, which can show build and properties`,
@@ -106,6 +106,9 @@ func TestWords(t *testing.T) {
 	// A reviewer is no builder, and no attester.
 	if cap := p.Trust().Cap(signer(security), "https://ci.example.org/b"); cap.Level != 0 || p.Speaks(signer(security), policy.FactSBOM) {
 		t.Errorf("%+v", cap)
+	}
+	if v := p.Verifiers(); len(v) != 1 || v[0].PolicyURI != "https://v.example/all" || v[0].PolicyDigest.Hex() != strings.Repeat("2", 64) || v[0].MaxAge != 30*24*time.Hour {
+		t.Errorf("verifiers %+v", v)
 	}
 	rule, _ := p.For("registry.example/prod/app")
 	if d := rule.Delegates(); !d.Build || d.Source || !d.Properties || !d.Expects {

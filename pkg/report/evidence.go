@@ -36,8 +36,26 @@ func (o TextOptions) pieces(v *gate.Verdict, most int) []string {
 		word := became(e)
 		line := fmt.Sprintf("%-31s ", clip(clean(kind(e)), 31)) + o.paint(c, word) + strings.Repeat(" ", max(0, 16-len(word))) + clip(clean(where(e)), max(10, o.Width-48))
 		lines = append(lines, line)
+		if became(e) == "rejected" {
+			lines = append(lines, o.wrap("  because: ", clean(e.Message))...)
+		}
 	}
 	return lines
+}
+
+// pieceCount stands for the evidence where the screen has no room for it.
+func pieceCount(v *gate.Verdict) []string {
+	s, _ := weakest(v)
+	rejected := 0
+	for _, e := range s.Evidence {
+		if became(e) == "rejected" {
+			rejected++
+		}
+	}
+	if rejected == 0 {
+		return nil
+	}
+	return []string{"", fmt.Sprintf("%d of %d pieces of evidence do not count (--explain says why)", rejected, len(s.Evidence))}
 }
 
 func worth(e gate.Evidence) int {

@@ -7,6 +7,7 @@ import (
 	"unicode"
 
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
@@ -89,7 +90,7 @@ func ruleOf(v *gate.Verdict, r gate.Reason) rule {
 	case r.Rule != "":
 		return rule{id: "rule/" + clean(r.Rule), title: "the policy's rule " + clean(r.Rule)}
 	case r.Requirement == "":
-		return rule{id: clean(r.Code), title: clean(r.Code)}
+		return rule{id: clean(r.Code), title: titleOf(r.Code)}
 	}
 	out := rule{id: clean(r.Requirement), title: clean(r.Requirement)}
 	for _, p := range parts(v) {
@@ -103,6 +104,40 @@ func ruleOf(v *gate.Verdict, r gate.Reason) rule {
 		out.id += "/" + clean(r.Code)
 	}
 	return out
+}
+
+// titleOf says in words what a code that is no requirement stands for. Another
+// stands for itself.
+func titleOf(code string) string {
+	switch code {
+	case policy.CodeSource, policy.CodeBuildType, policy.CodeParameter:
+		return "Built from what the policy expects"
+	case policy.CodeSBOM:
+		return "Has an SBOM that counts"
+	case policy.CodePackage:
+		return "Holds no forbidden package"
+	case policy.CodeLicense:
+		return "Holds allowed licences only"
+	case policy.CodeScan:
+		return "Has a scan that counts"
+	case policy.CodeVulnerability:
+		return "Has no vulnerability above the limit"
+	case policy.CodeRoot:
+		return "Does not run as root"
+	case policy.CodeSecret:
+		return "Holds no secret"
+	case policy.CodeSummary:
+		return "Has a verification summary that counts"
+	case policy.CodeDependency:
+		return "Built from images that are as the policy asks"
+	case gate.CodeNoRule:
+		return "The policy has an entry for the image"
+	case gate.CodeTrust:
+		return "What is to be trusted can be fetched"
+	case gate.CodeNotFound, gate.CodeUnavailable, gate.CodeUnreadable:
+		return "The image and its evidence can be read"
+	}
+	return clean(code)
 }
 
 // waivedReason is a waiver as the reason that it excuses from.

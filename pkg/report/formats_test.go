@@ -16,6 +16,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/report"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
@@ -190,6 +191,27 @@ func TestSARIF(t *testing.T) {
 			if v.Digest != "" && !strings.Contains(r.Locations[0].LogicalLocations[0].FullyQualifiedName, "@sha256:") {
 				t.Errorf("no digest: %+v", r.Locations)
 			}
+		}
+	}
+}
+
+// What is no requirement has a rule with a title too, in SARIF and JUnit alike.
+func TestRulesWithoutRequirement(t *testing.T) {
+	for code, want := range map[string]string{
+		policy.CodeDependency: "Built from images that are as the policy asks", gate.CodeTrust: "What is to be trusted can be fetched",
+		policy.CodeSBOM: "Has an SBOM that counts", policy.CodeSummary: "Has a verification summary that counts", "of tomorrow": "of tomorrow",
+	} {
+		v := verdict(t, 1, hosted)
+		v.Decision, v.Reasons = gate.Deny, []gate.Reason{{Code: code, Message: "it is not"}}
+		var sarif, junit bytes.Buffer
+		if err := errors.Join(report.SARIF(&sarif, v, "1"), report.JUnit(&junit, v)); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(sarif.String(), `"ruleId": "`+code+`"`) || !strings.Contains(sarif.String(), `"text": "`+want+`"`) {
+			t.Errorf("%s: SARIF has no rule for it:\n%s", code, sarif.String())
+		}
+		if !strings.Contains(junit.String(), `name="`+code+`"`) {
+			t.Errorf("%s: JUnit has no case for it", code)
 		}
 	}
 }

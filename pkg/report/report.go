@@ -98,7 +98,7 @@ func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 	// rows that are met, then platforms. All of it is in JSON.
 	for _, shorter := range []func(){
 		func() { pieces = o.pieces(v, 3) },
-		func() { pieces = nil },
+		func() { pieces = pieceCount(v) },
 		func() { rows = o.rows(v, grouped) },
 		func() { notes = o.notes(v, 2) },
 		func() { below = o.dependencies(v, 0) },
@@ -110,6 +110,7 @@ func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 		func() { reasons = o.reasons(v, 1) },
 		func() { parts = o.parts(v, 0) },
 		func() { notes = o.notes(v, 0) },
+		func() { pieces = nil },
 	} {
 		if height(o, head)+height(o, parts)+height(o, below)+height(o, rows)+height(o, pieces)+height(o, reasons)+height(o, notes)+height(o, next) < o.Height {
 			break
@@ -508,7 +509,9 @@ func advice(v *gate.Verdict) string {
 		return "build with the fixed versions; what does not affect the image, an attester of the policy can say in OpenVEX"
 	case codes[policy.CodePackage] || codes[policy.CodeLicense] || codes[policy.CodeRoot] || codes[policy.CodeSecret] || codes[policy.CodeRule]:
 		return "build the image as the policy asks (\"waxseal policy explain\" says it in words); a waiver in the policy excuses for a while"
-	case codes[gate.CodeSBOM]:
+	case codes[policy.CodeDependency]:
+		return "build it from images that are as the policy asks; \"waxseal verify\" of the one named says what that one lacks"
+	case codes[policy.CodeSBOM]:
 		return "\"waxseal build\" attaches signed SBOMs; for another image, \"waxseal sbom\" writes one and \"waxseal attest\" signs it"
 	}
 	return inspect
@@ -611,7 +614,7 @@ func kind(e gate.Evidence) string {
 	case policy.FactOf(t) == policy.FactInputs:
 		return "record of inputs"
 	}
-	return t
+	return oneLine(t)
 }
 
 func (o TextOptions) verified(e gate.Evidence) string {
@@ -678,7 +681,7 @@ func where(e gate.Evidence) string {
 		if d, err := attest.ParseDigest(e.Where); err == nil {
 			return s + " " + verify.Short(d)
 		}
-		s += " " + e.Where
+		s += " " + oneLine(e.Where) // a stranger may have named the file
 	}
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -196,6 +197,28 @@ func TestVerdictOnASmallScreen(t *testing.T) {
 	}
 	if !strings.HasPrefix(b.String(), "DENIED") || !strings.Contains(b.String(), "next:") || !strings.Contains(b.String(), "more reason") {
 		t.Errorf("got:\n%s", b.String())
+	}
+}
+
+// What does not count is said with its reason where there is room, and counted
+// where there is none.
+func TestVerdictSaysWhatDoesNotCount(t *testing.T) {
+	v := verdict(t, 2, local)
+	v.Evidence = append(v.Evidence, gate.Evidence{Source: "referrer", Where: string(hex("9")), PredicateType: attestations.ProvenanceV1, Code: verify.CodeSignature,
+		Message: "none of the trusted keys made its signature,\x1b[2J or it was changed after it was signed"})
+	var whole bytes.Buffer
+	if err := report.Verdict(&whole, v, report.TextOptions{Height: math.MaxInt}); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "deny-whole", whole.String())
+	for screen, want := range map[int]string{24: "1 of 2 pieces of evidence do not count (--explain says why)", 14: ""} {
+		var b bytes.Buffer
+		if err := report.Verdict(&b, v, report.TextOptions{Height: screen}); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(b.String(), "\n"); n > 24 || strings.Contains(b.String(), "do not count") != (want != "") || !strings.Contains(b.String(), want) {
+			t.Errorf("%d lines:\n%s", n, b.String())
+		}
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"fmt"
 
 	"github.com/CycloneDX/cyclonedx-go"
-	spdxjson "github.com/spdx/tools-golang/json"
 	"github.com/spdx/tools-golang/spdx"
 
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -105,9 +104,10 @@ func checkSPDX(raw []byte) (Summary, error) {
 		return Summary{}, fmt.Errorf("%w: SPDXID or documentNamespace is missing", ErrFormat)
 	}
 	var doc *spdx.Document
-	err := guarded(func() (err error) {
-		doc, err = spdxjson.Read(bytes.NewReader(raw))
-		return err
+	err := guarded(func() error {
+		// The library's own reader does the same to a document of this version,
+		// and links a processor of JSON-LD for another.
+		return json.Unmarshal(raw, &doc)
 	})
 	if err != nil {
 		return Summary{}, err

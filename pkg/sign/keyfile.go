@@ -5,6 +5,8 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
@@ -16,10 +18,21 @@ import (
 	"strings"
 
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
-	"github.com/sigstore/cosign/v2/pkg/cosign"
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/cryptoutils/goodkey"
 
 	"github.com/waxseal/waxseal/pkg/attest"
+)
+
+// The types of PEM block that hold a private key; cosign writes the first, and
+// wrote the second. Its own package that names them is not linked: it brings
+// fifty others, which every start would pay for.
+const (
+	sealedKey    = "ENCRYPTED SIGSTORE PRIVATE KEY"
+	sealedKeyOld = "ENCRYPTED COSIGN PRIVATE KEY"
+	plainKey     = "PRIVATE KEY"
+	plainEC      = "EC PRIVATE KEY"
+	plainRSA     = "RSA PRIVATE KEY"
 )
 
 // ErrPassword is wrapped by the error for a key that its password does not
@@ -29,11 +42,23 @@ var ErrPassword = errors.New("wrong password")
 // GenerateKeyPair returns a fresh ECDSA P-256 pair as cosign writes it: the
 // private half encrypted with password, the public half PKIX, both PEM.
 func GenerateKeyPair(password []byte) (private, public []byte, err error) {
-	keys, err := cosign.GenerateKeyPair(func(bool) ([]byte, error) { return password, nil })
+	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, fmt.Errorf("generating key pair: %w", err)
 	}
-	return keys.PrivateBytes, keys.PublicBytes, nil
+	plain, err := x509.MarshalPKCS8PrivateKey(priv)
+	if err != nil {
+		return nil, nil, fmt.Errorf("generating key pair: %w", err)
+	}
+	defer clear(plain)
+	sealed, err := encrypted.Encrypt(plain, password)
+	if err != nil {
+		return nil, nil, fmt.Errorf("generating key pair: %w", err)
+	}
+	if public, err = cryptoutils.MarshalPublicKeyToPEM(priv.Public()); err != nil {
+		return nil, nil, fmt.Errorf("generating key pair: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: sealedKey, Bytes: sealed}), public, nil
 }
 
 func openFile(path string, opts OpenOptions) (Signer, error) {
@@ -122,14 +147,14 @@ func parsePrivate(raw []byte, password func() ([]byte, error)) (crypto.Signer, e
 	}
 	der := block.Bytes
 	switch block.Type {
-	case cosign.SigstorePrivateKeyPemType, cosign.CosignPrivateKeyPemType:
+	case sealedKey, sealedKeyOld:
 		plain, err := decrypt(der, password)
 		if err != nil {
 			return nil, err
 		}
 		defer clear(plain)
 		der = plain
-	case cosign.PrivateKeyPemType, cosign.ECPrivateKeyPemType, cosign.RSAPrivateKeyPemType:
+	case plainKey, plainEC, plainRSA:
 		if block.Headers["DEK-Info"] != "" {
 			return nil, errors.New("encrypted in openssl's old way; rewrite it with: openssl pkey -in KEY -out PLAIN.pem")
 		}
@@ -170,9 +195,9 @@ func parseDER(typ string, der []byte) (crypto.Signer, error) {
 	var key any
 	var err error
 	switch typ {
-	case cosign.ECPrivateKeyPemType:
+	case plainEC:
 		key, err = x509.ParseECPrivateKey(der)
-	case cosign.RSAPrivateKeyPemType:
+	case plainRSA:
 		key, err = x509.ParsePKCS1PrivateKey(der)
 	default:
 		key, err = x509.ParsePKCS8PrivateKey(der)

@@ -90,7 +90,8 @@ func newNamed(evidence []string) *named { return &named{paths: evidence} }
 
 // tooMany is more than is read of what the caller named.
 func tooMany(path string, limit int, what string) error {
-	return &Error{Place: path, Action: "reading evidence", Cause: fmt.Sprintf("more than the %d %s that are read", limit, what)}
+	return &Error{Place: path, Action: "reading evidence", Cause: fmt.Sprintf("more than the %d %s that are read", limit, what),
+		Way: "name only what holds evidence of these images"}
 }
 
 // load returns what there is now. What went wrong is not kept: whoever asks next

@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -301,5 +303,124 @@ func TestEvidenceIsReadOnce(t *testing.T) {
 	}
 	if got := summary(evidence(t, open(t, from, again), top)); got != SourceFile+", "+SourceFile {
 		t.Errorf("after a reading that was broken off %q", got)
+	}
+}
+
+// TestARegistryElsewhereLeadsNotToThisMachine: what listens on loopback answers
+// without TLS, and expects to be asked by this machine only.
+func TestARegistryElsewhereLeadsNotToThisMachine(t *testing.T) {
+	within := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		t.Error("this machine was asked")
+	}))
+	defer within.Close()
+	opts := new(noWait).options()
+	opts.net.transport = roundTrip(func(req *http.Request) (*http.Response, error) {
+		if req.URL.Host != "registry.example" {
+			return http.DefaultTransport.RoundTrip(req)
+		}
+		w := httptest.NewRecorder()
+		if req.URL.Path != "/v2/" {
+			http.Redirect(w, req, within.URL, http.StatusTemporaryRedirect)
+		}
+		resp := w.Result()
+		resp.Request = req
+		return resp, nil
+	})
+	r := must(openRegistry(parse(t, "registry.example/a"), opts))(t)
+	if _, err := r.referrers(context.Background(), someDigest); err == nil || !strings.Contains(err.Error(), "plain HTTP") {
+		t.Errorf("%v", err)
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// TestAReferrerOfAnotherImage: a list of referrers proves nothing, each manifest
+// says itself what it is about.
+func TestAReferrerOfAnotherImage(t *testing.T) {
+	ctx := context.Background()
+	from, top := testIndex(t)
+	w := openW(t, from)
+	other := must(Platforms(ctx, open(t, from, Options{}), top))(t)[0].Descriptor
+	d := attest.Digest(top.Digest.String())
+	listed := must(w.PutManifest(ctx, types.OCIManifestSchema1, referrerRaw(t, w, other, attest.BundleMediaType, []byte("{}"), attest.BundleMediaType)))(t)
+	list := must(w.PutManifest(ctx, types.OCIImageIndex, must(json.Marshal(v1.IndexManifest{
+		SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{listed},
+	}))(t)))(t)
+	if err := w.PutTag(ctx, fallbackTag(d), list); err != nil {
+		t.Fatal(err)
+	}
+	ps := evidence(t, open(t, from, Options{}), top)
+	if len(ps) != 1 || ps[0].Raw != nil || !strings.Contains(ps[0].Skipped, "does not name this digest") {
+		t.Errorf("%+v", ps)
+	}
+}
+
+// TestMuchEvidence: what a manifest says of its layers' sizes is enough to refuse
+// to read all of them.
+func TestMuchEvidence(t *testing.T) {
+	ctx := context.Background()
+	from, top := testIndex(t)
+	w := openW(t, from)
+	layer := bytesBlob([]byte("{}"), types.MediaType(attest.BundleMediaType))
+	if err := w.PutBlob(ctx, layer); err != nil {
+		t.Fatal(err)
+	}
+	claimed := layer.Descriptor
+	claimed.Size = attest.MaxBundle
+	for n, want := range map[int]string{attest.MaxEvidenceSum / attest.MaxBundle: "", attest.MaxEvidenceSum/attest.MaxBundle + 1: "more than the"} {
+		att := must(w.PutManifest(ctx, types.OCIManifestSchema1, must(json.Marshal(v1.Manifest{
+			SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: layer.Descriptor, Layers: slices.Repeat([]v1.Descriptor{claimed}, n),
+		}))(t)))(t)
+		d := attest.Digest(top.Digest.String())
+		if err := w.PutTag(ctx, fallbackTag(d)+".att", att); err != nil {
+			t.Fatal(err)
+		}
+		_, err := open(t, from, Options{}).Evidence(ctx, d)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%d layers of %d bytes: %v", n, claimed.Size, err)
+		}
+	}
+}
+
+// TestCredentialsAreForTheRegistryAlone: wherever it leads, nobody else is sent
+// them.
+func TestCredentialsAreForTheRegistryAlone(t *testing.T) {
+	var led atomic.Int32
+	stranger := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		led.Add(1)
+		if _, _, sent := r.BasicAuth(); sent || r.Header.Get("Authorization") != "" {
+			t.Errorf("%s was sent %q", r.URL, r.Header.Get("Authorization"))
+		}
+	}))
+	defer stranger.Close()
+	var known atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "ann" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", "Basic")
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		known.Add(1)
+		if r.URL.Path != "/v2/" {
+			http.Redirect(w, r, stranger.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		}
+	}))
+	defer server.Close()
+	host := must(url.Parse(server.URL))(t).Host
+	dir := t.TempDir()
+	config := fmt.Appendf(nil, `{"auths":{%q:{"auth":"YW5uOnNlY3JldA=="}}}`, host)
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DOCKER_CONFIG", dir)
+	ctx := context.Background()
+	r := must(openRegistry(parse(t, host+"/a:v1"), new(noWait).options()))(t)
+	_, _ = r.referrers(ctx, someDigest)
+	_, _ = r.Resolve(ctx)
+	_, _, _ = r.tagged(ctx, "v2")
+	if known.Load() < 3 || led.Load() < 3 {
+		t.Errorf("%d requests with credentials, %d elsewhere", known.Load(), led.Load())
 	}
 }

@@ -87,7 +87,8 @@ func (e *plainHTTPError) Error() string {
 }
 
 func (p *polite) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme == "http" && !p.insecure && !loopback(req.URL.Host) {
+	// Nor may a registry elsewhere send us to what listens on this machine.
+	if req.URL.Scheme == "http" && !p.insecure && !(loopback(req.URL.Host) && loopback(began(req).URL.Host)) {
 		return nil, &plainHTTPError{req.URL.Host}
 	}
 	waited := time.Duration(0)
@@ -169,17 +170,20 @@ func retryAfter(v string) (time.Duration, bool) {
 	return 0, false
 }
 
+// began is what was asked of the registry, which may have sent us elsewhere.
+func began(req *http.Request) *http.Request {
+	for req.Response != nil && req.Response.Request != nil {
+		req = req.Response.Request
+	}
+	return req
+}
+
 // bound ends the body of an answer that is read whole at its limit.
 func (p *polite) bound(req *http.Request, resp *http.Response) *http.Response {
 	if resp == nil || resp.Body == nil {
 		return resp
 	}
-	// Where a registry sends us elsewhere, what was asked of it decides.
-	asked := req
-	for asked.Response != nil && asked.Response.Request != nil {
-		asked = asked.Response.Request
-	}
-	path := asked.URL.Path
+	path := began(req).URL.Path
 	if strings.Contains(path, "/manifests/") || strings.Contains(path, "/referrers/") || !strings.Contains(path, "/blobs/") && strings.HasPrefix(path, "/v2/") {
 		resp.Body = &bounded{ReadCloser: resp.Body, left: attest.MaxManifest}
 	}

@@ -34,7 +34,8 @@ func IsKMS(name string) bool {
 
 // KeyOptions configures PublicKey.
 type KeyOptions struct {
-	// Program is the helper; default: waxseal-kms beside this program or on PATH.
+	// Program is the helper; default: waxseal-kms beside this program, wherever
+	// PATH leads: what it says is believed.
 	Program string
 	// Cache is the folder below which keys are kept that a reference pins; ""
 	// keeps none.
@@ -170,17 +171,15 @@ func (o KeyOptions) program() (string, error) {
 	if o.Program != "" {
 		return o.Program, nil
 	}
-	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), helper)
-		if st, err := os.Stat(beside); err == nil && st.Mode().IsRegular() {
-			return beside, nil
-		}
-	}
-	p, err := exec.LookPath(helper)
+	self, err := os.Executable()
 	if err != nil {
-		return "", fmt.Errorf("%s is neither beside waxseal nor on PATH", helper)
+		return "", err
 	}
-	return p, nil
+	beside := filepath.Join(filepath.Dir(self), helper)
+	if st, err := os.Stat(beside); err != nil || !st.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is not beside waxseal, in %s", helper, filepath.Dir(self))
+	}
+	return beside, nil
 }
 
 // clientEnv is the environment without what weakens a check: switches that have
@@ -193,7 +192,7 @@ func clientEnv(environ []string) []string {
 		switch {
 		case strings.HasPrefix(name, "AWS_ENDPOINT_URL"), name == "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", name == "AWS_TLS_INSECURE_SKIP_VERIFY",
 			strings.HasSuffix(name, "_SKIP_VERIFY"), name == "VAULT_AGENT_ADDR", name == "VAULT_PROXY_ADDR", name == "BAO_AGENT_ADDR", name == "BAO_PROXY_ADDR",
-			name == "VAULT_TLS_SERVER_NAME", name == "BAO_TLS_SERVER_NAME":
+			name == "VAULT_TLS_SERVER_NAME", name == "BAO_TLS_SERVER_NAME", name == "GOOGLE_CLOUD_UNIVERSE_DOMAIN":
 		default:
 			env = append(env, kv)
 		}

@@ -287,6 +287,14 @@ func TestAnotherTargetIsRefused(t *testing.T) {
 	}
 }
 
+// TestARoleOfSomebodyElseGivesNoRoot: the repository's own role of targets says
+// which root is trusted, and not whomever it delegates to.
+func TestARoleOfSomebodyElseGivesNoRoot(t *testing.T) {
+	r := serve(t)
+	r.publish(testkit.TUFOptions{Lent: true})
+	r.bad(always, "has no trusted_root.json")
+}
+
 func TestSlowAndEndlessAnswersAreBounded(t *testing.T) {
 	r := serve(t)
 	r.publish(testkit.TUFOptions{})

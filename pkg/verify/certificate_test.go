@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -167,6 +168,8 @@ func TestCertificates(t *testing.T) {
 		{"another instance's certificate in our log", seal(t, ours, with(func(o *virtual.Options) { o.CA = theirs.CA })), good, verify.CodeChain},
 		{"our certificate in another's log", seal(t, theirs, with(func(o *virtual.Options) { o.CA = ours.CA })), good, verify.CodeLog},
 		{"our certificate in another's log, both trusted", seal(t, theirs, with(func(o *virtual.Options) { o.CA = ours.CA })), both, verify.CodeChain},
+		{"a certificate for RSA", seal(t, ours, with(func(o *virtual.Options) { o.Certified = must(rsa.GenerateKey(rand.Reader, 2048))(t) })), good, ""},
+		{"a certificate for weak RSA", seal(t, ours, with(func(o *virtual.Options) { o.Certified = must(rsa.GenerateKey(rand.Reader, 1024))(t) })), good, verify.CodeSignature},
 		{"a certificate for servers", seal(t, ours, with(func(o *virtual.Options) { o.Usage = x509.ExtKeyUsageServerAuth })), good, verify.CodeChain},
 		{"no log entry", seal(t, ours, stamped), good, verify.CodeLog},
 		{"no log entry and no stamp", seal(t, ours, with(func(o *virtual.Options) { o.Log = "none" })), noLogs, verify.CodeTime},

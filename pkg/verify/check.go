@@ -408,6 +408,7 @@ func (i *instance) under(m *material, e *entity, artifact toArtifact, logged boo
 }
 
 func (s *Signer) at(t time.Time) {
+	t = t.UTC() // what is printed depends on no machine
 	if s.first.IsZero() || t.Before(s.first) {
 		s.first = t
 	}

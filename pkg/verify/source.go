@@ -317,7 +317,7 @@ func carriesMore(a *SourceResult, from attest.Digest, b *SourceResult, bundle at
 }
 
 func (s SourceSummary) result() *SourceResult {
-	out := &SourceResult{Level: s.Word.Source}
+	out := &SourceResult{Level: s.Word.Source, Until: s.Word.Until}
 	at := []Evidence{{Bundle: s.Bundle, Pointer: "/predicate/verifiedLevels"}}
 	by := "by source VSA of " + clip(s.Word.VerifierID)
 	for _, q := range sourceRequirements() {

@@ -294,6 +294,11 @@ type Verifier struct {
 	Build      int           // highest Build level, 0 to MaxLevel
 	Source     int           // highest Source level, 0 to MaxSourceLevel
 	Properties []string      // verified properties it is believed about
+	// PolicyURI, PolicyDigest and MaxAge are as in VSAOptions, of all that it
+	// verifies, images and revisions of source.
+	PolicyURI    string
+	PolicyDigest attest.Digest
+	MaxAge       time.Duration
 }
 
 // VSAOptions is what is expected of a verification summary. The zero value
@@ -342,7 +347,7 @@ type Word struct {
 func JudgeVSA(v *VSA, signer Signer, trusted []Verifier, want VSAOptions) (*Word, error) {
 	// Step 4: verifier.id matches the signer. #verifier: "Consumers MUST accept
 	// only specific (signer, verifier) pairs."
-	word, r := vouched(v.VerifierID, signer, trusted)
+	word, by, r := vouched(v.VerifierID, signer, trusted)
 	if r != nil {
 		return nil, r
 	}
@@ -353,23 +358,13 @@ func JudgeVSA(v *VSA, signer Signer, trusted []Verifier, want VSAOptions) (*Word
 	if !want.names(v.ResourceURI) {
 		return nil, rejectf(CodeResource, "it was made for %q, not for %s", clip(v.ResourceURI), oneOf(want.places()))
 	}
-	// #policy: the exact version, where one is demanded.
-	switch {
-	case want.PolicyURI != "" && v.PolicyURI != want.PolicyURI:
-		return nil, rejectf(CodePolicy, "it was made under the policy %q, not %q", clip(v.PolicyURI), clip(want.PolicyURI))
-	case want.PolicyDigest != "" && v.PolicyDigest["sha256"] == "":
-		return nil, rejectf(CodePolicy, "it does not say the sha256 digest of its policy, and %s is demanded", Short(want.PolicyDigest))
-	case want.PolicyDigest != "" && v.PolicyDigest["sha256"] != want.PolicyDigest.Hex():
-		return nil, rejectf(CodePolicy, "it was made under a policy with digest sha256:%s, not %s", clip(v.PolicyDigest["sha256"]), want.PolicyDigest)
+	for _, t := range by {
+		if r := word.under(v, VSAOptions{PolicyURI: t.PolicyURI, PolicyDigest: t.PolicyDigest, MaxAge: t.MaxAge, At: want.At}); r != nil {
+			return nil, r
+		}
 	}
-	// #timeVerified
-	switch {
-	case v.TimeVerified.After(want.At.Add(ahead)):
-		return nil, rejectf(CodeAge, "it was verified at %s, which is still to come", v.TimeVerified.UTC().Format(time.RFC3339))
-	case want.MaxAge > 0 && v.TimeVerified.IsZero():
-		return nil, rejectf(CodeAge, "it does not say when it was verified, and may be %s old at most", want.MaxAge)
-	case want.MaxAge > 0 && want.At.Sub(v.TimeVerified) > want.MaxAge:
-		return nil, rejectf(CodeAge, "it was verified at %s, longer ago than the %s allowed", v.TimeVerified.UTC().Format(time.RFC3339), want.MaxAge)
+	if r := word.under(v, want); r != nil {
+		return nil, r
 	}
 	// Step 6: verificationResult is PASSED.
 	if !v.Passed {
@@ -382,16 +377,40 @@ func JudgeVSA(v *VSA, signer Signer, trusted []Verifier, want VSAOptions) (*Word
 			return nil, rejectf(CodeName, "verifiedLevels lacks %q", clip(name))
 		}
 	}
-	if want.MaxAge > 0 {
-		word.Until = v.TimeVerified.Add(want.MaxAge)
-	}
 	return word.say(v, want), nil
 }
 
-// vouched returns what the signer may say in the name of a verifier.id.
-func vouched(id string, signer Signer, trusted []Verifier) (*Word, *Rejection) {
+// under compares the policy that a summary was made under, and its age.
+func (w *Word) under(v *VSA, want VSAOptions) *Rejection {
+	// #policy: the exact version, where one is demanded.
+	switch {
+	case want.PolicyURI != "" && v.PolicyURI != want.PolicyURI:
+		return rejectf(CodePolicy, "it was made under the policy %q, not %q", clip(v.PolicyURI), clip(want.PolicyURI))
+	case want.PolicyDigest != "" && v.PolicyDigest["sha256"] == "":
+		return rejectf(CodePolicy, "it does not say the sha256 digest of its policy, and %s is demanded", Short(want.PolicyDigest))
+	case want.PolicyDigest != "" && v.PolicyDigest["sha256"] != want.PolicyDigest.Hex():
+		return rejectf(CodePolicy, "it was made under a policy with digest sha256:%s, not %s", clip(v.PolicyDigest["sha256"]), want.PolicyDigest)
+	}
+	// #timeVerified
+	switch {
+	case v.TimeVerified.After(want.At.Add(ahead)):
+		return rejectf(CodeAge, "it was verified at %s, which is still to come", v.TimeVerified.UTC().Format(time.RFC3339))
+	case want.MaxAge > 0 && v.TimeVerified.IsZero():
+		return rejectf(CodeAge, "it does not say when it was verified, and may be %s old at most", want.MaxAge)
+	case want.MaxAge > 0 && want.At.Sub(v.TimeVerified) > want.MaxAge:
+		return rejectf(CodeAge, "it was verified at %s, longer ago than the %s allowed", v.TimeVerified.UTC().Format(time.RFC3339), want.MaxAge)
+	}
+	if end := v.TimeVerified.Add(want.MaxAge); want.MaxAge > 0 && (w.Until.IsZero() || end.Before(w.Until)) {
+		w.Until = end
+	}
+	return nil
+}
+
+// vouched returns what the signer may say in the name of a verifier.id, and by
+// which entries.
+func vouched(id string, signer Signer, trusted []Verifier) (*Word, []Verifier, *Rejection) {
 	word, known, late, near := &Word{VerifierID: id}, false, false, ""
-	found := false
+	var found []Verifier
 	for _, t := range trusted {
 		if t.ID != id {
 			if canonicalID(t.ID) == canonicalID(id) {
@@ -405,19 +424,19 @@ func vouched(id string, signer Signer, trusted []Verifier) (*Word, *Rejection) {
 		if !same || !intime {
 			continue
 		}
-		found = true
+		found = append(found, t)
 		word.Build, word.Source = max(word.Build, t.Build), max(word.Source, t.Source)
 		word.Properties = append(word.Properties, t.Properties...)
 	}
 	switch {
-	case found:
-		return word, nil
+	case found != nil:
+		return word, found, nil
 	case late:
-		return nil, rejectf(CodeVerifier, "%s signed for verifier %q at a time when the policy does not trust it to", signer, clip(id))
+		return nil, nil, rejectf(CodeVerifier, "%s signed for verifier %q at a time when the policy does not trust it to", signer, clip(id))
 	case known:
-		return nil, rejectf(CodeVerifier, "%s is not the one trusted for verifier %q", signer, clip(id))
+		return nil, nil, rejectf(CodeVerifier, "%s is not the one trusted for verifier %q", signer, clip(id))
 	}
-	return nil, rejectf(CodeVerifier, "verifier %q is not a trusted verifier%s", clip(id), near)
+	return nil, nil, rejectf(CodeVerifier, "verifier %q is not a trusted verifier%s", clip(id), near)
 }
 
 // say cuts the summary down to what its verifier is trusted for.

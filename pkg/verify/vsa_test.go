@@ -265,6 +265,53 @@ func TestJudgeVSA(t *testing.T) {
 	}
 }
 
+// What is demanded of a verifier holds for all that it verifies, a revision of
+// source too, beside what is demanded of one summary.
+func TestVSAVerifierDemands(t *testing.T) {
+	const repo = "https://git.example/acme/app"
+	v, err := readVSA(vsaText(t, "resourceUri", `"git+`+repo+`"`, "verifiedLevels", `["SLSA_SOURCE_LEVEL_3"]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 1, 3, 0, 0, 0, 0, time.UTC)
+	policy := attest.Digest("sha256:" + strings.Repeat("cd", 32))
+	for _, c := range []struct {
+		name   string
+		demand verify.Verifier
+		own    time.Duration
+		code   verify.Code
+		until  time.Duration // after it was verified
+	}{
+		{"none", verify.Verifier{}, 0, "", 0},
+		{"fresh", verify.Verifier{MaxAge: 48 * time.Hour}, 0, "", 48 * time.Hour},
+		{"fresh for both", verify.Verifier{MaxAge: 48 * time.Hour}, 30 * time.Hour, "", 30 * time.Hour},
+		{"stale for one", verify.Verifier{MaxAge: 48 * time.Hour}, 20 * time.Hour, verify.CodeAge, 0},
+		{"stale", verify.Verifier{MaxAge: 20 * time.Hour}, 48 * time.Hour, verify.CodeAge, 0},
+		{"its policy", verify.Verifier{PolicyURI: "https://v.example/policy", PolicyDigest: policy}, 0, "", 0},
+		{"another policy", verify.Verifier{PolicyURI: "https://v.example/other"}, 0, verify.CodePolicy, 0},
+		{"another version", verify.Verifier{PolicyURI: "https://v.example/policy", PolicyDigest: k1}, 0, verify.CodePolicy, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			by := c.demand
+			by.ID, by.Key, by.Source = "https://v.example/v", k1, 4
+			word, err := verify.JudgeVSA(v, verify.Signer{Key: k1}, []verify.Verifier{by}, verify.VSAOptions{Repository: repo, MaxAge: c.own, At: at})
+			var r *verify.Rejection
+			if c.code != "" {
+				if !errors.As(err, &r) || r.Code != c.code {
+					t.Errorf("%+v, %v; want %q", word, err, c.code)
+				}
+				return
+			}
+			if err != nil || word.Source != 3 {
+				t.Fatalf("%+v, %v", word, err)
+			}
+			if got := word.Until; c.until == 0 != got.IsZero() || c.until > 0 && !got.Equal(v.TimeVerified.Add(c.until)) {
+				t.Errorf("until %s, want %s after %s", got, c.until, v.TimeVerified)
+			}
+		})
+	}
+}
+
 // A verifier's word counts for what the policy says, whoever else signs.
 func TestVSAVerifiers(t *testing.T) {
 	v, err := readVSA(vsaText(t, "verifiedLevels", `["SLSA_BUILD_LEVEL_3","SLSA_SOURCE_LEVEL_UNEVALUATED","SLSA_BUILD_REPRODUCED","WAXSEAL_HERMETIC","SLSA_DEPENDENCY_LEVEL_2","ACME_SCANNED"]`))

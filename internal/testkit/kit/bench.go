@@ -70,18 +70,18 @@ func runBench(ctx context.Context, out io.Writer, only, images string) error {
 		return err
 	}
 	for _, part := range []struct {
-		name   string
-		builds bool // needs what builds need
-		run    func() error
+		name  string
+		peers []string // whom it is compared with; with any, it builds images
+		run   func() error
 	}{
-		{"start", false, b.startUp}, {"bundles", false, b.bundles}, {"images", false, func() error { return b.images(many) }},
-		{"verify", true, b.verify}, {"builds", true, b.builds}, {"inputs", true, b.inputs},
+		{"start", nil, b.startUp}, {"bundles", nil, b.bundles}, {"images", nil, func() error { return b.images(many) }},
+		{"verify", []string{"cosign"}, b.verify}, {"builds", []string{"buildctl", "buildkitd"}, b.builds}, {"inputs", []string{"buildctl", "buildkitd"}, b.inputs},
 	} {
 		if only != "" && only != part.name {
 			continue
 		}
-		if part.builds {
-			if err := b.prepareBuilds(); err != nil {
+		if len(part.peers) > 0 {
+			if err := b.prepareBuilds(part.peers); err != nil {
 				return err
 			}
 		}
@@ -95,13 +95,14 @@ func runBench(ctx context.Context, out io.Writer, only, images string) error {
 	return nil
 }
 
-// prepareBuilds has everything that comparing builds takes.
-func (b *bench) prepareBuilds() (err error) {
+// prepareBuilds has everything that building takes, and those compared with.
+func (b *bench) prepareBuilds(peers []string) (err error) {
 	if err := testkit.CanBuild(); err != nil {
 		return err
 	}
-	for name, path := range map[string]*string{"cosign": &b.cosign, "buildctl": &b.ctl, "buildkitd": &b.buildkit} {
-		if *path, err = testkit.BuildPeer(b.ctx, name); err != nil {
+	paths := map[string]*string{"cosign": &b.cosign, "buildctl": &b.ctl, "buildkitd": &b.buildkit}
+	for _, name := range peers {
+		if *paths[name], err = testkit.BuildPeer(b.ctx, name); err != nil {
 			return err
 		}
 	}

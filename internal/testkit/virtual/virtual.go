@@ -147,6 +147,8 @@ type Options struct {
 	CA *CA
 	// Key signs, without a certificate. Then there is no log entry.
 	Key *ecdsa.PrivateKey
+	// Certified is the key of the certificate; default: a new one on P-256.
+	Certified crypto.Signer
 }
 
 // Seal signs an in-toto statement and returns the bundle.
@@ -177,7 +179,10 @@ func (s *Sigstore) Bundle(statement []byte, o Options) (*protobundle.Bundle, err
 	if o.Version == "0.1" || o.Version == "0.2" {
 		out.MediaType = "application/vnd.dev.sigstore.bundle+json;version=" + o.Version
 	}
-	key := o.Key
+	key := o.Certified
+	if o.Key != nil {
+		key = o.Key
+	}
 	if key == nil {
 		var err error
 		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
@@ -260,8 +265,8 @@ func (o Options) leaf(public crypto.PublicKey) (*x509.Certificate, error) {
 	return issue(t, o.CA.between, public, o.CA.key)
 }
 
-func envelope(statement []byte, key *ecdsa.PrivateKey) (*dsse.Envelope, []byte, error) {
-	signer, err := signature.LoadECDSASigner(key, crypto.SHA256)
+func envelope(statement []byte, key crypto.Signer) (*dsse.Envelope, []byte, error) {
+	signer, err := signature.LoadSigner(key, crypto.SHA256)
 	if err != nil {
 		return nil, nil, err
 	}
