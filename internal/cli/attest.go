@@ -37,7 +37,8 @@ type attestRequest struct {
 	reference string
 	predicate string // file
 	kind      string // short name or URI
-	key       string
+	sign      signFlags
+	roots     rootFlags
 	attach    string // bundle, att or both
 	insecure  bool
 
@@ -53,7 +54,7 @@ func newAttestCmd(s *Streams) *cobra.Command {
 		names = append(names, t.name)
 	}
 	cmd := &cobra.Command{
-		Use:   "attest [flags] --predicate FILE --type TYPE --key FILE REF | --commit HEX --out FILE",
+		Use:   "attest [flags] --predicate FILE --type TYPE REF | --commit HEX --out FILE",
 		Short: "Sign a predicate about an image and attach it",
 		Long: `attest reads a predicate (one JSON object), makes an in-toto statement about
 the digest that REF resolves to, signs it, and attaches it as a Sigstore bundle
@@ -67,6 +68,7 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
 		Example: `  waxseal attest --predicate scan.json --type vuln --key waxseal.key registry.example/app:1.0
   waxseal attest --predicate review.json --type https://acme.example/review/v1 \
     --key waxseal.key oci:out/image:app
+  waxseal attest --predicate scan.json --type vuln --keyless registry.example/app:1.0
   waxseal attest --predicate review.json --type review --key ann.key \
     --commit 1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a --out review.sigstore.json`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -79,13 +81,15 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
 	fl := cmd.Flags()
 	fl.StringVar(&req.predicate, "predicate", "", "`FILE` with the predicate, one JSON object")
 	fl.StringVar(&req.kind, "type", "", "`TYPE` of the predicate: a URI, or one of\n"+strings.Join(names, ", "))
-	fl.StringVar(&req.key, "key", "", "private key `FILE` to sign with")
+	req.sign.register(fl, "key", "private key `FILE` to sign with")
+	req.roots.register(fl)
+	completePublic(cmd)
 	fl.StringVar(&req.attach, "attach", "bundle", "`FORM` to attach: bundle (a referrer), att (cosign's .att tag),\nor both")
 	fl.StringVar(&req.commit, "commit", "", "attest the git commit with this id, `HEX`, in place of an image")
 	fl.Var(list{&req.refs}, "ref", "with --commit: a branch or tag it is on, `REF` as refs/heads/main;\nrepeatable")
 	fl.StringVar(&req.out, "out", "", "with --commit: `FILE` to write the bundle to")
 	fl.BoolVar(&req.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
-	for _, name := range []string{"predicate", "type", "key"} {
+	for _, name := range []string{"predicate", "type"} {
 		// The flag was defined above, so this cannot fail.
 		_ = cmd.MarkFlagRequired(name)
 	}
@@ -93,6 +97,9 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkOutput(*output); err != nil {
 			return err
+		}
+		if !req.sign.wanted() {
+			return usagef("nothing to sign with: give --key FILE or --keyless")
 		}
 		if req.commit != "" || req.out != "" || len(req.refs) > 0 {
 			return attestCommit(cmd.Context(), s, req)
@@ -139,7 +146,7 @@ func attestCommit(ctx context.Context, s *Streams, req attestRequest) error {
 	if err != nil {
 		return err
 	}
-	signer, err := openSigner(ctx, s, req.key)
+	signer, err := req.sign.open(ctx, s, req.roots)
 	if err != nil {
 		return err
 	}
@@ -201,7 +208,7 @@ func attestImage(ctx context.Context, s *Streams, req attestRequest) (*attested,
 	if err != nil {
 		return nil, err
 	}
-	signer, err := openSigner(ctx, s, req.key)
+	signer, err := req.sign.open(ctx, s, req.roots)
 	if err != nil {
 		return nil, err
 	}

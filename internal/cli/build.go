@@ -51,6 +51,7 @@ DOCKER_DEFAULT_PLATFORM and SOURCE_DATE_EPOCH are read as docker reads them.`,
 		},
 	}
 	f.register(cmd.Flags())
+	completePublic(cmd)
 	completeBuild(cmd)
 	return cmd
 }
@@ -92,12 +93,16 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 		Display: build.Display{Out: s.Err, Mode: f.mode()},
 		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
-	if f.key != "" {
-		deps.Signer = func(ctx context.Context) (build.Signer, error) { return openSigner(ctx, s, f.key) }
-		if !s.has(passwordVariable) {
+	if f.sign.wanted() {
+		if err := f.sign.check(f.roots); err != nil {
+			return err
+		}
+		open := func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.roots) }
+		deps.Signer = open
+		if f.sign.keyless || !s.has(passwordVariable) {
 			// A password that is typed is asked for before the progress takes
-			// the terminal.
-			signer, err := openSigner(ctx, s, f.key)
+			// the terminal; that there is no token is known before anything runs.
+			signer, err := open(ctx)
 			if err != nil {
 				return err
 			}
@@ -182,7 +187,7 @@ func (f *buildFlags) summary(res *build.Result) string {
 		line("evidence", "unsigned: it earns no level")
 	} else {
 		line("evidence", "%d signed statements", res.Evidence)
-		line("earns", "%s", earns(res.BuilderID))
+		line("earns", "%s", f.earns(res.BuilderID))
 	}
 	if res.Inputs.Written {
 		line("wrote", "%s", res.Inputs.LockFile)
@@ -210,11 +215,15 @@ func (f *buildFlags) refusals(res *build.Result) string {
 }
 
 // earns says in one line what the evidence can carry.
-func earns(builder string) string {
+func (f *buildFlags) earns(builder string) string {
 	if builder == attestations.UnhostedBuilderID {
 		return "at most SLSA Build L1: an unhosted builder vouches for no more (see --builder-id)"
 	}
-	return "at most what a policy trusts this key for as " + builder
+	signer := "key"
+	if f.sign.keyless {
+		signer = "identity"
+	}
+	return "at most what a policy trusts this " + signer + " for as " + builder
 }
 
 // next is the command that a reader will want.
@@ -224,11 +233,11 @@ func (f *buildFlags) next(res *build.Result) string {
 		return "docker run " + res.Loaded[0]
 	case len(res.Images) == 0:
 		return ""
-	case f.unsigned:
+	case f.unsigned || f.sign.keyless:
 		return "waxseal inspect " + shellWord(res.Images[0])
 	}
 	pub := "PUBLIC-KEY"
-	if p := strings.TrimSuffix(f.key, ".key") + ".pub"; p != f.key {
+	if p := strings.TrimSuffix(f.sign.key, ".key") + ".pub"; p != f.sign.key {
 		if _, err := os.Stat(p); err == nil {
 			pub = p
 		}

@@ -24,9 +24,11 @@ type buildFlags struct {
 	push, load, quiet                         bool
 	progress, iidFile, metadataFile           string
 
-	key, builderID, out, engine, cacheDir string
-	unsigned, insecure                    bool
-	sbom                                  []string
+	sign                             signFlags
+	roots                            rootFlags
+	builderID, out, engine, cacheDir string
+	unsigned, insecure               bool
+	sbom                             []string
 
 	inputs, lock, store, upstreamCA string
 	allow, allowHosts, upstreams    []string
@@ -63,7 +65,8 @@ func (f *buildFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.metadataFile, "metadata-file", "", "write what was built to `FILE`, as JSON")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print nothing but the image's digest")
 
-	fs.StringVar(&f.key, "key", "", "private key `FILE` to sign the evidence with; it is part of no context")
+	f.sign.register(fs, "key", "private key `FILE` to sign the evidence with; it is part of no context")
+	f.roots.register(fs)
 	fs.BoolVar(&f.unsigned, "unsigned", false, "write evidence that nobody signs; it proves nothing")
 	fs.StringVar(&f.builderID, "builder-id", "", "`URI` that names this builder in the provenance (default: an unhosted local one)")
 	fs.StringVar(&f.out, "out", "", "write image, statements, bundles, SBOMs, metadata and log to `DIR`")
@@ -151,10 +154,10 @@ func (f *buildFlags) fromEnv(fs *pflag.FlagSet, env func(string) string) {
 		flag, name string
 		to         *string
 	}{
-		{"key", "WAXSEAL_KEY", &f.key}, {"builder-id", "WAXSEAL_BUILDER_ID", &f.builderID},
+		{"key", "WAXSEAL_KEY", &f.sign.key}, {"builder-id", "WAXSEAL_BUILDER_ID", &f.builderID},
 		{"cache-dir", "WAXSEAL_CACHE", &f.cacheDir}, {"store", "WAXSEAL_STORE", &f.store}, {"progress", "BUILDKIT_PROGRESS", &f.progress},
 	} {
-		if !fs.Changed(e.flag) && env(e.name) != "" && !(e.flag == "key" && f.unsigned) {
+		if !fs.Changed(e.flag) && env(e.name) != "" && !(e.flag == "key" && (f.unsigned || f.sign.keyless)) {
 			*e.to = env(e.name)
 		}
 	}
@@ -180,7 +183,7 @@ func (f *buildFlags) request(arg string, lookup func(string) (string, bool)) (bu
 		Image:  build.Image{Tags: f.tags},
 		Steps:  build.Steps{Network: f.network, Allow: f.allow},
 		Cache:  build.Cache{None: f.noCache, Except: f.noCacheFilter, Pull: f.pull},
-		Seal:   build.Seal{Unsigned: f.unsigned, KeyFile: f.key, BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
+		Seal:   build.Seal{Unsigned: f.unsigned, KeyFile: f.sign.secretFile(), BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
 		Engine: build.EngineChoice{CacheDir: f.cacheDir},
 		Inputs: build.InputChoice{
 			Mode: f.inputs, Lock: f.lock, Store: f.store, AllowHosts: f.allowHosts, UpstreamCA: f.upstreamCA, Push: f.pushInputs,

@@ -98,7 +98,7 @@ func TestBuildFlagsBecomeARequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.key != "env.key" || req.Seal.BuilderID != "https://b.example" || f.mode() != "plain" || req.Engine.CacheDir != "/home/me/.cache/waxseal" {
+	if f.sign.key != "env.key" || req.Seal.BuilderID != "https://b.example" || f.mode() != "plain" || req.Engine.CacheDir != "/home/me/.cache/waxseal" {
 		t.Errorf("environment: %+v, %+v", f, req.Engine)
 	}
 	if req.Source.Args["FROM_ENV"] != "value" || strings.Join(req.Source.Platforms, " ") != "linux/arm64" || strings.Join(req.Seal.SBOM, " ") != "spdx" {

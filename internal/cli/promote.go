@@ -17,7 +17,7 @@ import (
 // promoteFlags are what `waxseal promote` takes beside the judge's flags.
 type promoteFlags struct {
 	judge      judgeFlags
-	signKey    string
+	sign       signFlags
 	verifierID string
 	dryRun     bool
 }
@@ -25,7 +25,7 @@ type promoteFlags struct {
 func newPromoteCmd(s *Streams) *cobra.Command {
 	var flags promoteFlags
 	cmd := &cobra.Command{
-		Use:   "promote [flags] --sign-key FILE SRC DST",
+		Use:   "promote [flags] (--sign-key FILE | --keyless) SRC DST",
 		Short: "Verify an image, copy it with its evidence, sign the verdict, tag last",
 		Long: `promote judges SRC as verify does, with the rules that a policy has for DST. If
 it passes, the image, its platforms and the evidence are copied by digest and
@@ -45,7 +45,7 @@ Exit codes: 0 promoted, 1 failed on the way, 3 denied, 4 could not decide,
 	}
 	flags.judge.register(cmd, true)
 	fl := cmd.Flags()
-	fl.StringVar(&flags.signKey, "sign-key", "", "private key `FILE` that signs the verdict; needed, but for --dry-run")
+	flags.sign.register(fl, "sign-key", "private key `FILE` that signs the verdict; this or --keyless is needed, but for --dry-run")
 	fl.StringVar(&flags.verifierID, "verifier-id", "", "`URI` of whoever gives the verdict (default: an unhosted local verifier)")
 	fl.BoolVar(&flags.dryRun, "dry-run", false, "judge and print the plan; write nothing")
 	output := outputFlag(cmd)
@@ -66,7 +66,7 @@ func promoteImage(ctx context.Context, s *Streams, flags promoteFlags, source, d
 	if !flags.dryRun {
 		// Opened before anything is read, so that a wrong password costs
 		// nothing.
-		signer, err := openSigner(ctx, s, flags.signKey)
+		signer, err := flags.sign.open(ctx, s, flags.judge.rootFlags)
 		if err != nil {
 			return err
 		}
@@ -98,8 +98,8 @@ func promoteImage(ctx context.Context, s *Streams, flags promoteFlags, source, d
 
 func (f promoteFlags) request(ctx context.Context, s *Streams, source, destination string) (promote.Request, error) {
 	var req promote.Request
-	if f.signKey == "" && !f.dryRun {
-		return req, usagef("promote signs its verdict: give --sign-key FILE (or --dry-run for the plan alone)")
+	if !f.sign.wanted() && !f.dryRun {
+		return req, usagef("promote signs its verdict: give --sign-key FILE or --keyless (or --dry-run for the plan alone)")
 	}
 	judge, err := f.judge.request(ctx, s, source)
 	if err != nil {

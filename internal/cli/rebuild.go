@@ -25,9 +25,10 @@ import (
 type rebuildFlags struct {
 	judge judgeFlags
 
-	store, context, signKey, builderID, out, progress, output string
-	secrets, ssh                                              []string
-	unverified, noAttach, acceptEquivalent, compareOnly       bool
+	sign                                                signFlags
+	store, context, builderID, out, progress, output    string
+	secrets, ssh                                        []string
+	unverified, noAttach, acceptEquivalent, compareOnly bool
 }
 
 func newRebuildCmd(s *Streams) *cobra.Command {
@@ -67,7 +68,7 @@ Exit codes: 0 reproduced (or equivalent, with --accept-equivalent), 3 different,
 	fs.StringVar(&f.context, "context", "", "folder `PATH` to take the build context from where the store lacks it; it must be the same, byte for byte")
 	fs.Var(list{&f.secrets}, "secret", "`SECRET` that the build used, again: id=ID[,src=FILE] or id=ID,env=NAME")
 	fs.Var(list{&f.ssh}, "ssh", "`AGENT` that the build used, again: default, ID, ID=SOCKET or ID=KEYFILE")
-	fs.StringVar(&f.signKey, "sign-key", "", "private key `FILE` to sign what was found with")
+	f.sign.register(fs, "sign-key", "private key `FILE` to sign what was found with")
 	fs.BoolVar(&f.noAttach, "no-attach", false, "attach nothing to the image")
 	fs.StringVar(&f.builderID, "builder-id", "", "`URI` that names this builder in the second provenance (default: an unhosted local one)")
 	fs.StringVar(&f.out, "out", "", "write the rebuilt image, statements and the report to `DIR`")
@@ -256,8 +257,11 @@ func (f *rebuildFlags) request(s *Streams) (rebuild.Request, error) {
 		Display: build.Display{Out: s.Err, Mode: f.progress},
 		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
-	if f.signKey != "" {
-		req.Deps.Signer = func(ctx context.Context) (build.Signer, error) { return openSigner(ctx, s, f.signKey) }
+	if f.sign.wanted() {
+		if err := f.sign.check(f.judge.rootFlags); err != nil {
+			return req, err
+		}
+		req.Deps.Signer = func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.judge.rootFlags) }
 	}
 	return req, nil
 }
@@ -410,7 +414,7 @@ func (f *rebuildFlags) buildText(line func(key, format string, args ...any), r *
 	}
 	switch {
 	case !r.Signed:
-		line("signed", "no: give --sign-key FILE")
+		line("signed", "no: give --sign-key FILE or --keyless")
 	case len(r.Attached) > 3:
 		line("signed", "and attached: %d statements", len(r.Attached))
 	case len(r.Attached) > 0:

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
@@ -35,12 +36,10 @@ type rootFlags struct {
 	offline      bool
 }
 
-func (f *rootFlags) register(cmd *cobra.Command) {
-	fl := cmd.Flags()
+func (f *rootFlags) register(fl *pflag.FlagSet) {
 	fl.Var(list{&f.roots}, "trusted-root", "Sigstore trusted root `FILE` (JSON) that certificates, log entries and time stamps must lead to; FILE@sha256:… takes no other bytes; repeatable; nothing is fetched for it")
 	fl.StringVar(&f.sigstore, "sigstore", "", "believe the Sigstore instance `public`, or that of the TUF repository at an https address, and fetch its trusted root, at most once a day")
 	fl.StringVar(&f.sigstoreRoot, "sigstore-root", "", "root.json `FILE` of the TUF repository of --sigstore, that trust in it begins with")
-	completePublic(cmd)
 	fl.BoolVar(&f.offline, "offline", false, "with --sigstore: use the copy that was fetched before, while it is valid, and ask nobody")
 }
 
@@ -56,7 +55,8 @@ func (f *trustFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.identity, "certificate-identity", "", "the `NAME` (URI or mail address) that the certificate was issued to; with --policy, only such of its signers count")
 	fl.StringVar(&f.regexp, "certificate-identity-regexp", "", "the same as a regular expression `RE` of the whole name, ^ to $")
 	fl.StringVar(&f.issuer, "certificate-oidc-issuer", "", "the OpenID Connect issuer `URL` that the certificate names")
-	f.rootFlags.register(cmd)
+	f.rootFlags.register(fl)
+	completePublic(cmd)
 	fl.StringVar(&f.caRoots, "ca-roots", "", "`FILE` (PEM) with the root certificates of a private CA; the time is proved by a --trusted-root")
 	fl.StringVar(&f.intermediates, "ca-intermediates", "", "`FILE` (PEM) with intermediate certificates of the --ca-roots")
 }
@@ -154,7 +154,7 @@ func readRoot(spec string) (roots []*verify.Root, pinned string, err error) {
 
 // fetchRoot fetches the root of an instance, and says on standard error how old
 // it is. Any error is a *trust.UnavailableError.
-func fetchRoot(ctx context.Context, s *Streams, instance trust.Sigstore, o trust.FetchOptions) (*verify.Root, []byte, error) {
+func fetchRoot(ctx context.Context, s *Streams, instance trust.Sigstore, o trust.FetchOptions) (*verify.Root, *trust.Fetched, error) {
 	o.Cache = xdgDir(s.Env, "XDG_CACHE_HOME", ".cache")
 	got, err := instance.Fetch(ctx, o)
 	if err != nil {
@@ -166,7 +166,7 @@ func fetchRoot(ctx context.Context, s *Streams, instance trust.Sigstore, o trust
 	}
 	r.Fetched(verify.Origin{FetchedAt: got.FetchedAt, ValidUntil: got.ValidUntil})
 	fmt.Fprintf(s.Err, "waxseal: trusted root: %s, fetched %s, valid until %s\n", got.Name, ago(time.Since(got.FetchedAt)), got.ValidUntil.Format(time.RFC3339))
-	return r, got.Raw, nil
+	return r, got, nil
 }
 
 func ago(d time.Duration) string {

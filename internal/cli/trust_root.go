@@ -48,7 +48,8 @@ func newTrustShowCmd(s *Streams) *cobra.Command {
   waxseal trust show --sigstore public --output json`,
 		Args: cobra.NoArgs,
 	}
-	flags.register(cmd)
+	flags.register(cmd.Flags())
+	completePublic(cmd)
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := checkOutput(*output); err != nil {
@@ -154,7 +155,7 @@ longer, what FILE had ended the trust in is refused all the same.`,
 		if err != nil {
 			return err
 		}
-		r, raw, err := fetchRoot(cmd.Context(), s, *instance, trust.FetchOptions{MaxAge: -1})
+		r, got, err := fetchRoot(cmd.Context(), s, *instance, trust.FetchOptions{MaxAge: -1})
 		if err != nil {
 			return exitError{ExitUndecided, err}
 		}
@@ -164,9 +165,9 @@ longer, what FILE had ended the trust in is refused all the same.`,
 					out, again[0].Kind, again[0].Name, day(again[0].Until))
 			}
 		}
-		write := func() error { return writeNew(out, raw, 0o644) }
+		write := func() error { return writeNew(out, got.Raw, 0o644) }
 		if old != nil {
-			write = func() error { return writeWhole(out, raw) }
+			write = func() error { return writeWhole(out, got.Raw) }
 		}
 		if err := write(); err != nil {
 			return err

@@ -89,6 +89,8 @@ var guests = map[string]string{
 	"google.golang.org/protobuf":                                  "pkg/attest pkg/sign pkg/verify",
 	"github.com/sigstore/cosign/v2/pkg/types":                     "pkg/store",
 	"github.com/sigstore/sigstore-go/pkg/sign":                    "pkg/sign",
+	"github.com/sigstore/sigstore-go/pkg/root":                    "pkg/sign pkg/verify", // signing configs too
+	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate":      "pkg/sign pkg/verify",
 
 	// What speaking with BuildKit brings along: its client takes content stores,
 	// platforms and file trees in other modules' types.

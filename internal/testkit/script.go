@@ -43,6 +43,8 @@ import (
 //	seal DIR LAYOUT LIST                  the bundles in a list, by one Sigstore instance or key, see Seal
 //	alone VAR|- COMMAND...                runs COMMAND where only the registry VAR can be reached, whatever its
 //	                                      exit code; it must not try anybody else, and with ! it must
+//	instance VAR DIR                      real servers of Sigstore, see Instance; VAR can be broken, VAR_ISSUER is the issuer
+//	token VAR FILE EMAIL [CLAIM=VALUE]... an identity token of such an instance
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
@@ -100,6 +102,7 @@ func Script(t *testing.T, dir string, update bool) {
 			env.Setenv("WAXSEAL_CACHE", filepath.Join(env.WorkDir, "cache"))
 			env.Values[faultsKey{}] = map[string]*Faults{}
 			env.Values[upstreamsKey{}] = map[string]*Upstream{}
+			env.Values[instancesKey{}] = map[string]*Instance{}
 			env.Values[tufKey{}] = map[string]*TUF{}
 			return os.Mkdir(home, 0o755)
 		},
@@ -144,6 +147,8 @@ func Script(t *testing.T, dir string, update bool) {
 			"seal":     cmdSeal,
 			"tamper":   cmdTamper,
 			"sigstore": cmdSigstore,
+			"instance": cmdInstance,
+			"token":    cmdToken,
 			"tuf":      cmdTUF,
 			"kms":      cmdKMS,
 			"json":     cmdJSON,

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -31,6 +32,7 @@ type TUF struct {
 // {}.
 type TUFOptions struct {
 	Content []byte               // of trusted_root.json
+	Signing []byte               // of signing_config.v0.2.json; nil: there is none
 	Expires map[string]time.Time // by role; default: in a week
 	Forge   string               // a role that is signed with a key nobody knows
 	Rotate  bool                 // new keys for root and timestamp, by a new root
@@ -139,16 +141,22 @@ func (t *TUF) Publish(o TUFOptions) error {
 	}
 	targets := metadata.Targets(expires(metadata.TARGETS))
 	targets.Signed.Version = t.version
-	info, err := metadata.TargetFile().FromBytes("trusted_root.json", o.Content, "sha256")
-	if err != nil {
-		return err
+	contents := map[string][]byte{"trusted_root.json": o.Content}
+	if o.Signing != nil {
+		contents["signing_config.v0.2.json"] = o.Signing
 	}
-	if o.Lent {
-		if err := t.lend(targets, info); err != nil {
+	for name, content := range contents {
+		info, err := metadata.TargetFile().FromBytes(name, content, "sha256")
+		if err != nil {
 			return err
 		}
-	} else {
-		targets.Signed.Targets["trusted_root.json"] = info
+		if o.Lent && name == "trusted_root.json" {
+			if err := t.lend(targets, info); err != nil {
+				return err
+			}
+			continue
+		}
+		targets.Signed.Targets[name] = info
 	}
 	if _, err := publish(t, targets, fmt.Sprintf("%d.targets.json", t.version), key(metadata.TARGETS)); err != nil {
 		return err
@@ -168,11 +176,16 @@ func (t *TUF) Publish(o TUFOptions) error {
 	if _, err := publish(t, timestamp, "timestamp.json", key(metadata.TIMESTAMP)); err != nil {
 		return err
 	}
-	sum := sha256.Sum256(o.Content)
-	if o.Swap != nil {
-		o.Content = o.Swap
+	for name, content := range contents {
+		sum := sha256.Sum256(content)
+		if o.Swap != nil && name == "trusted_root.json" {
+			content = o.Swap
+		}
+		if err := os.WriteFile(filepath.Join(t.dir, "targets", hex.EncodeToString(sum[:])+"."+name), content, 0o644); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(filepath.Join(t.dir, "targets", hex.EncodeToString(sum[:])+".trusted_root.json"), o.Content, 0o644)
+	return nil
 }
 
 // lend delegates all targets to a role with a key of its own, which has the
@@ -203,9 +216,10 @@ func (t *TUF) lend(from *metadata.Metadata[metadata.TargetsType], target *metada
 
 // cmdTUF makes a TUF repository in DIR whose trusted_root.json is FILE;
 // DIR/root.json is the root that trust in it begins with. Once more: it
-// publishes the next version, with new keys, or with one that has expired.
+// publishes the next version, with new keys, or with one that has expired. A
+// signing config is published beside it.
 func cmdTUF(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, (len(args) == 2 || len(args) == 3) && !neg, "tuf DIR FILE [rotated|expired]")
+	usage(ts, (len(args) == 2 || len(args) == 3) && !neg, "tuf DIR FILE [rotated|expired|signing=FILE]")
 	all := ts.Value(tufKey{}).(map[string]*TUF)
 	dir := ts.MkAbs(args[0])
 	repo := all[dir]
@@ -217,7 +231,11 @@ func cmdTUF(ts *testscript.TestScript, neg bool, args []string) {
 		all[dir] = repo
 	}
 	o := TUFOptions{Content: []byte(ts.ReadFile(args[1]))}
-	switch kind := append(args, "")[2]; kind {
+	kind := append(args, "")[2]
+	if file, ok := strings.CutPrefix(kind, "signing="); ok {
+		o.Signing, kind = []byte(ts.ReadFile(file)), ""
+	}
+	switch kind {
 	case "rotated":
 		o.Rotate = true
 	case "expired":

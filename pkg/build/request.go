@@ -131,7 +131,7 @@ type Output struct {
 // Seal is what is said about the result, by whom, and where it is put.
 type Seal struct {
 	Unsigned  bool     // write evidence that nobody signs
-	KeyFile   string   // the private key where it is a file: it is part of no context
+	KeyFile   string   // the private key or identity token where it is a file: it is part of no context
 	BuilderID string   // "": the unhosted local builder
 	SBOM      []string // "spdx", "cyclonedx"
 	Out       string   // a folder for everything, "" for none
@@ -167,11 +167,11 @@ func (c InputChoice) enforced() bool {
 // check refuses what cannot be done, before anything is done.
 func (r *Request) check(signed bool) error {
 	if !signed && !r.Seal.Unsigned {
-		return UsageError{hinted(errors.New("nothing to sign with: give --key FILE to sign the evidence, or --unsigned to write it unsigned (it then proves nothing)"),
+		return UsageError{hinted(errors.New("nothing to sign with: give --key FILE or --keyless to sign the evidence, or --unsigned to write it unsigned (it then proves nothing)"),
 			"\"waxseal key generate\" makes a key pair")}
 	}
 	if signed && r.Seal.Unsigned {
-		return UsageError{errors.New("--key and --unsigned exclude each other")}
+		return UsageError{errors.New("--key or --keyless and --unsigned exclude each other")}
 	}
 	if r.Cache.None && len(r.Cache.Except) > 0 {
 		return UsageError{errors.New("--no-cache and --no-cache-filter cannot be used together")}

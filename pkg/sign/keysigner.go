@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"sync"
 
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	sgsign "github.com/sigstore/sigstore-go/pkg/sign"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
@@ -34,6 +35,8 @@ type keySigner struct {
 	hint   []byte           // base64 of the sha256 of the PKIX form
 	alg    protocommon.PublicKeyDetails
 }
+
+var errClosed = errors.New("the key is closed")
 
 func newKeySigner(priv crypto.Signer) (*keySigner, error) {
 	signer, err := signature.LoadSigner(priv, crypto.SHA256)
@@ -73,13 +76,22 @@ func (s *keySigner) sign(ctx context.Context, st *attest.Statement) (*attest.Bun
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.priv == nil {
-		return nil, errors.New("the key is closed")
+		return nil, errClosed
 	}
 	content := &sgsign.DSSEData{Data: st.Raw(), PayloadType: attest.PayloadType}
 	pb, err := sgsign.Bundle(content, keypair{s}, sgsign.BundleOptions{Context: ctx})
 	if err != nil {
 		return nil, err
 	}
+	b, err := parseMade(pb)
+	if err != nil {
+		return nil, err
+	}
+	return b, s.verify(b, st)
+}
+
+// parseMade is a fresh bundle as everybody will read it.
+func parseMade(pb *protobundle.Bundle) (*attest.Bundle, error) {
 	spaced, err := protojson.Marshal(pb)
 	if err != nil {
 		return nil, err
@@ -90,11 +102,7 @@ func (s *keySigner) sign(ctx context.Context, st *attest.Statement) (*attest.Bun
 	if err := json.Compact(&raw, spaced); err != nil {
 		return nil, err
 	}
-	b, err := attest.ParseBundle(raw.Bytes())
-	if err != nil {
-		return nil, err
-	}
-	return b, s.verify(b, st)
+	return attest.ParseBundle(raw.Bytes())
 }
 
 // verify checks the bytes that will leave the process, as a stranger with the

@@ -34,7 +34,8 @@ const (
 	// maxRotations bounds the roots between the one that is given and the newest.
 	maxRotations = 128
 
-	target = "trusted_root.json"
+	target        = "trusted_root.json"
+	signingTarget = "signing_config.v0.2.json"
 )
 
 // Sigstore is an instance of Sigstore that publishes its trusted root in a TUF
@@ -93,6 +94,8 @@ type FetchOptions struct {
 	// MaxAge is how old a copy may be before it is fetched anew; zero:
 	// DefaultMaxAge; negative: always fetched anew.
 	MaxAge time.Duration
+	// Signing fetches the signing config as well.
+	Signing bool
 	// Offline takes the copy whatever its age, as long as it has not expired,
 	// and asks nobody.
 	Offline bool
@@ -105,6 +108,7 @@ type FetchOptions struct {
 // Fetched is a trusted root, as its instance publishes it.
 type Fetched struct {
 	Raw        []byte
+	Signing    []byte    // the signing config, where it was asked for
 	Name       string    // of the instance
 	FetchedAt  time.Time // when the repository said last that this is the newest
 	ValidUntil time.Time // when the first of the TUF metadata that it rests on expires
@@ -123,7 +127,10 @@ func (s Sigstore) Fetch(ctx context.Context, o FetchOptions) (*Fetched, error) {
 	if o.MaxAge == 0 {
 		o.MaxAge = DefaultMaxAge
 	}
-	c := &client{Sigstore: s, dir: s.folder(o.Cache), now: o.Now()}
+	c := &client{Sigstore: s, dir: s.folder(o.Cache), now: o.Now(), targets: []string{target}}
+	if o.Signing {
+		c.targets = append(c.targets, signingTarget)
+	}
 	fail := func(err error, way string) (*Fetched, error) {
 		return nil, &UnavailableError{"fetching the trusted root of " + s.name, err, way}
 	}
@@ -163,8 +170,9 @@ var errDamaged = errors.New("the copy is damaged")
 // N.root.json, timestamp.json, snapshot.json, targets.json and the target.
 type client struct {
 	Sigstore
-	dir string
-	now time.Time
+	dir     string
+	now     time.Time
+	targets []string
 }
 
 // run goes through the workflow with what is kept and what by brings. A courier
@@ -210,18 +218,9 @@ func (c *client) run(by *courier) (*Fetched, error) {
 		}
 		return nil, err
 	}
-	// Delegated roles have no say in this target: a role that somebody else
-	// holds must not give a root.
-	info := up.GetTopLevelTargets()[target]
-	if info == nil {
-		return nil, fmt.Errorf("the repository has no %s", target)
-	}
-	if info.Length > attest.MaxTrustedRoot {
-		return nil, fmt.Errorf("its %s is larger than the %d bytes a trusted root may have", target, attest.MaxTrustedRoot)
-	}
-	raw := c.read(target)
-	if raw == nil || info.VerifyLengthHashes(raw) != nil {
-		if _, raw, err = up.DownloadTarget(info, "", ""); err != nil {
+	taken := map[string][]byte{}
+	for _, name := range c.targets {
+		if taken[name], err = c.take(up, name, by); err != nil {
 			return nil, err
 		}
 	}
@@ -230,11 +229,33 @@ func (c *client) run(by *courier) (*Fetched, error) {
 		set.Root.Signed.Expires, set.Timestamp.Signed.Expires, set.Snapshot.Signed.Expires, set.Targets[metadata.TARGETS].Signed.Expires,
 	}, time.Time.Compare)
 	if by.http != nil {
-		if err := c.keep(by.brought, raw); err != nil {
+		if err := c.keep(by.brought, taken); err != nil {
 			return nil, fmt.Errorf("keeping a copy: %w", err)
 		}
 	}
-	return &Fetched{Raw: raw, Name: c.name, ValidUntil: until.UTC()}, nil
+	return &Fetched{Raw: taken[target], Signing: taken[signingTarget], Name: c.name, ValidUntil: until.UTC()}, nil
+}
+
+// take returns one target, from its copy or from the repository.
+func (c *client) take(up *updater.Updater, name string, by *courier) ([]byte, error) {
+	// Delegated roles have no say in these targets: a role that somebody else
+	// holds must not give a root.
+	info := up.GetTopLevelTargets()[name]
+	if info == nil {
+		return nil, fmt.Errorf("the repository has no %s", name)
+	}
+	if info.Length > attest.MaxTrustedRoot {
+		return nil, fmt.Errorf("its %s is larger than the %d bytes a trusted root may have", name, attest.MaxTrustedRoot)
+	}
+	raw := c.read(name)
+	if raw != nil && info.VerifyLengthHashes(raw) == nil {
+		return raw, nil
+	}
+	if by.http == nil && name == signingTarget && raw == nil {
+		return nil, errors.New("its signing config was never fetched")
+	}
+	_, raw, err := up.DownloadTarget(info, "", "")
+	return raw, err
 }
 
 // roots are the copies of root metadata that lead on from the first one. What
@@ -299,7 +320,7 @@ func (c *client) fetchedAt() time.Time {
 
 // keep writes what a run brought. The time comes last: without it the rest is
 // no copy.
-func (c *client) keep(brought map[string][]byte, root []byte) error {
+func (c *client) keep(brought, taken map[string][]byte) error {
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err
 	}
@@ -317,8 +338,10 @@ func (c *client) keep(brought map[string][]byte, root []byte) error {
 			}
 		}
 	}
-	if err := writeWhole(filepath.Join(c.dir, target), root); err != nil {
-		return err
+	for name, raw := range taken {
+		if err := writeWhole(filepath.Join(c.dir, name), raw); err != nil {
+			return err
+		}
 	}
 	return writeWhole(filepath.Join(c.dir, stampName), s)
 }

@@ -1,0 +1,136 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/sign"
+	"github.com/waxseal/waxseal/pkg/trust"
+	"github.com/waxseal/waxseal/pkg/verify"
+)
+
+// signFlags are the flags of how to sign: with a key, or keyless.
+type signFlags struct {
+	keyFlag string // what this command calls its flag for the key
+	key     string
+	keyless bool
+	token   string
+	config  string
+}
+
+// register defines the flags; keyFlag is "key", or "sign-key" where --key
+// verifies.
+func (f *signFlags) register(fl *pflag.FlagSet, keyFlag, keyUsage string) {
+	f.keyFlag = keyFlag
+	fl.StringVar(&f.key, keyFlag, "", keyUsage)
+	fl.BoolVar(&f.keyless, "keyless", false, "sign with a key that lives as long as this run, and a certificate for whoever the identity token names; with Sigstore's public services, which publish it, unless --signing-config or --sigstore names others")
+	fl.StringVar(&f.token, "identity-token", "", "with --keyless: `TOKEN` in a file, env:NAME or - for standard input (default: asked of GitHub Actions, GitLab, Buildkite or Google Cloud, where this runs)")
+	fl.StringVar(&f.config, "signing-config", "", "with --keyless: Sigstore signing config `FILE` (JSON) with the services to ask; what they sign must verify under --trusted-root")
+}
+
+// wanted reports whether anything is to be signed.
+func (f *signFlags) wanted() bool { return f.key != "" || f.keyless }
+
+// check refuses what contradicts itself.
+func (f *signFlags) check(roots rootFlags) error {
+	switch {
+	case f.keyless && f.key != "":
+		return usagef("--keyless and --%s exclude each other", f.keyFlag)
+	case !f.keyless && (f.token != "" || f.config != ""):
+		return usagef("--identity-token and --signing-config are for --keyless")
+	case f.keyless && f.config != "" && len(roots.roots) == 0 && roots.sigstore == "":
+		return usagef("--signing-config: give the trusted root of the same instance, with --trusted-root FILE")
+	case f.keyless && f.config == "" && len(roots.roots) > 0 && roots.sigstore == "":
+		return usagef("--trusted-root: say which services of that instance sign, with --signing-config FILE")
+	}
+	return nil
+}
+
+// secretFile is the file that must get into no build context, "" for none.
+func (f *signFlags) secretFile() string {
+	if f.keyless {
+		return f.token
+	}
+	return f.key
+}
+
+// open opens the signer. roots are what it must verify under.
+func (f *signFlags) open(ctx context.Context, s *Streams, roots rootFlags) (sign.Signer, error) {
+	if err := f.check(roots); err != nil {
+		return nil, err
+	}
+	if !f.keyless {
+		return openSigner(ctx, s, f.key)
+	}
+	// First what needs no network.
+	token, err := sign.FindToken(sign.TokenOptions{Ref: f.token, Stdin: s.In, Env: s.Env})
+	if err != nil {
+		return nil, err
+	}
+	trusted, config, err := f.instance(ctx, s, roots)
+	if err != nil {
+		return nil, err
+	}
+	return sign.OpenKeyless(sign.KeylessOptions{
+		Token: token, Config: config,
+		Check: func(b *attest.Bundle, id sign.Identity) error { return checkMade(trusted, b, id) },
+		Tell:  func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) },
+	})
+}
+
+// instance is whom to ask and what it must verify under: the public good
+// instance, where no other is named.
+func (f *signFlags) instance(ctx context.Context, s *Streams, roots rootFlags) (trusted []*verify.Root, config []byte, err error) {
+	if f.config != "" {
+		if config, err = readSmall(f.config, attest.MaxTrustedRoot); err != nil {
+			return nil, nil, fmt.Errorf("reading signing config %q: %w", f.config, err)
+		}
+		var req gate.Request
+		if err := roots.readRoots(ctx, s, &req); err != nil {
+			return nil, nil, exitError{ExitUsage, err}
+		}
+		return req.Roots, config, req.Missing
+	}
+	if roots.sigstore == "" {
+		roots.sigstore = "public"
+	}
+	instance, err := roots.instance()
+	if err != nil {
+		return nil, nil, exitError{ExitUsage, err}
+	}
+	r, got, err := fetchRoot(ctx, s, *instance, trust.FetchOptions{Offline: roots.offline, Signing: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	return []*verify.Root{r}, got.Signing, nil
+}
+
+// checkMade judges what was just signed as verify will: under the roots, as
+// signed by whom the certificate names.
+func checkMade(roots []*verify.Root, b *attest.Bundle, by sign.Identity) error {
+	id, err := verify.NewIdentity(verify.IdentityOptions{Issuer: by.Issuer, SAN: by.Name})
+	if err != nil {
+		return err
+	}
+	checker, err := verify.NewChecker(verify.Trust{Roots: roots, Identities: []verify.Identity{id}}, time.Now())
+	if err != nil {
+		return err
+	}
+	for _, sub := range b.Statement().Subject {
+		if sum := sub.Digest["sha256"]; sum != "" {
+			_, err := checker.Check(b, attest.Digest("sha256:"+sum))
+			return err
+		}
+		if id := sub.Commit(); id != "" {
+			_, err := checker.CheckCommit(b, id)
+			return err
+		}
+	}
+	return errors.New("its subjects are neither files nor commits")
+}

@@ -1,0 +1,418 @@
+package testkit
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	ct "github.com/google/certificate-transparency-go"
+	cttls "github.com/google/certificate-transparency-go/tls"
+	"github.com/rogpeppe/go-internal/testscript"
+	prototrustroot "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
+)
+
+// Instance is a Sigstore instance of the real servers on loopback: Fulcio, a
+// time-stamping authority and a Rekor v2 log, behind one address that can be
+// broken. The OpenID Connect issuer that Fulcio trusts, and the CT log that it
+// writes to, are our own.
+type Instance struct {
+	Addr   string // of all services: /fulcio, /tsa and /rekor
+	Issuer string // the address of the OpenID Connect issuer
+
+	dir  string
+	key  *ecdsa.PrivateKey // of the issuer and of the CT log
+	stop []func()
+}
+
+// StartInstance starts the programs fulcio, timestamp-server and
+// rekor-server-posix of the folder peers and writes into dir trusted_root.json
+// and signing_config.json. The time-stamping authority takes the fixed port
+// 2112 for its metrics, so that one instance runs on a machine at a time: the
+// next one waits.
+func StartInstance(ctx context.Context, peers, dir string, faults *Faults) (_ *Instance, err error) {
+	i := &Instance{dir: dir}
+	defer func() {
+		if err != nil {
+			i.Close()
+		}
+	}()
+	unlock, err := lock(filepath.Join(os.TempDir(), "waxseal-sigstore-instance"))
+	if err != nil {
+		return nil, err
+	}
+	i.stop = append(i.stop, unlock)
+	if i.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return nil, err
+	}
+	own := httptest.NewServer(http.HandlerFunc(i.serveOwn))
+	i.stop = append(i.stop, own.Close)
+	i.Issuer = own.URL
+	ports, err := freePorts(7)
+	if err != nil {
+		return nil, err
+	}
+	rekorKey, err := i.write()
+	if err != nil {
+		return nil, err
+	}
+	front := http.NewServeMux()
+	for name, args := range map[string][]string{
+		"fulcio": {"fulcio", "serve", "--ca=ephemeralca", "--config-path=" + filepath.Join(dir, "fulcio.yaml"), "--ct-log-url=" + own.URL + "/ct",
+			"--host=127.0.0.1", "--port=" + ports[0], "--grpc-host=127.0.0.1", "--grpc-port=" + ports[1], "--metrics-port=" + ports[2],
+			"--legacy-unix-domain-socket=@waxseal-" + ports[0]},
+		"tsa": {"timestamp-server", "serve", "--timestamp-signer=memory", "--disable-ntp-monitoring", "--host=127.0.0.1", "--port=" + ports[3]},
+		"rekor": {"rekor-server-posix", "serve", "--storage-dir=" + filepath.Join(dir, "rekor"), "--signer-filepath=" + filepath.Join(dir, "rekor.pem"),
+			"--hostname=127.0.0.1", "--http-port=" + ports[4], "--grpc-port=" + ports[5], "--http-metrics-port=" + ports[6],
+			"--checkpoint-interval=250ms", "--batch-max-age=100ms", "--log-level=warn"},
+	} {
+		behind := &url.URL{Scheme: "http", Host: "127.0.0.1:" + map[string]string{"fulcio": ports[0], "tsa": ports[3], "rekor": ports[4]}[name]}
+		if err := i.start(ctx, peers, args, behind.Host); err != nil {
+			return nil, err
+		}
+		front.Handle("/"+name+"/", http.StripPrefix("/"+name, httputil.NewSingleHostReverseProxy(behind)))
+	}
+	open, err := serve(faults.Around(front))
+	if err != nil {
+		return nil, err
+	}
+	i.stop = append(i.stop, open.Close)
+	i.Addr = open.Addr
+	return i, i.publish(ctx, rekorKey)
+}
+
+// Close ends all of it.
+func (i *Instance) Close() {
+	for n := len(i.stop) - 1; n >= 0; n-- {
+		i.stop[n]()
+	}
+	i.stop = nil
+}
+
+func freePorts(n int) ([]string, error) {
+	var out []string
+	for range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer ln.Close() // all at once, so that no two are the same
+		out = append(out, strconv.Itoa(ln.Addr().(*net.TCPAddr).Port))
+	}
+	return out, nil
+}
+
+// write makes what the servers read.
+func (i *Instance) write() (*ecdsa.PrivateKey, error) {
+	if err := os.MkdirAll(i.dir, 0o755); err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(i.dir, "rekor.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+		return nil, err
+	}
+	config := fmt.Sprintf("oidc-issuers:\n  %q:\n    issuer-url: %q\n    client-id: sigstore\n    type: email\n", i.Issuer, i.Issuer)
+	return key, os.WriteFile(filepath.Join(i.dir, "fulcio.yaml"), []byte(config), 0o644)
+}
+
+// start runs a program until its port answers; what it says is kept in dir.
+func (i *Instance) start(ctx context.Context, peers string, args []string, addr string) error {
+	said, err := os.Create(filepath.Join(i.dir, args[0]+".log"))
+	if err != nil {
+		return err
+	}
+	defer said.Close()
+	child := exec.Command(filepath.Join(peers, args[0]), args[1:]...)
+	child.Dir, child.Stdout, child.Stderr = i.dir, said, said
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := child.Start(); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		child.Wait()
+	}()
+	i.stop = append(i.stop, func() {
+		child.Process.Kill()
+		<-ended
+	})
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if conn, err := net.Dial("tcp", addr); err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		case <-tick.C:
+			continue
+		}
+		text, _ := os.ReadFile(said.Name())
+		return fmt.Errorf("starting %s: it is not there at %s:\n%s", args[0], addr, text)
+	}
+}
+
+// publish writes the trusted root and the signing config.
+func (i *Instance) publish(ctx context.Context, rekor *ecdsa.PrivateKey) error {
+	base := "http://" + i.Addr
+	var bundle struct {
+		Chains []struct{ Certificates []string }
+	}
+	raw, err := get(ctx, base+"/fulcio/api/v2/trustBundle")
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, &bundle); err != nil || len(bundle.Chains) != 1 {
+		return fmt.Errorf("Fulcio's trust bundle is %s: %w", raw, err)
+	}
+	authority, err := cryptoutils.UnmarshalCertificatesFromPEM([]byte(strings.Join(bundle.Chains[0].Certificates, "\n")))
+	if err != nil {
+		return err
+	}
+	if raw, err = get(ctx, base+"/tsa/api/v1/timestamp/certchain"); err != nil {
+		return err
+	}
+	stamps, err := cryptoutils.UnmarshalCertificatesFromPEM(raw)
+	if err != nil {
+		return err
+	}
+	// The servers made their certificates just now, and one whole second counts.
+	from := time.Now().Add(-time.Minute)
+	last := len(stamps) - 1
+	logs := func(address string, key *ecdsa.PrivateKey) (map[string]*root.TransparencyLog, error) {
+		der, err := x509.MarshalPKIXPublicKey(key.Public())
+		sum := sha256.Sum256(der)
+		return map[string]*root.TransparencyLog{hex.EncodeToString(sum[:]): {
+			BaseURL: address, ID: sum[:], HashFunc: crypto.SHA256, PublicKey: key.Public(), SignatureHashFunc: crypto.SHA256, ValidityPeriodStart: from,
+		}}, err
+	}
+	rekors, err := logs(base+"/rekor", rekor)
+	if err != nil {
+		return err
+	}
+	cts, err := logs(i.Issuer+"/ct", i.key)
+	if err != nil {
+		return err
+	}
+	authorities := []root.CertificateAuthority{&root.FulcioCertificateAuthority{
+		Root: authority[len(authority)-1], Intermediates: authority[:len(authority)-1], ValidityPeriodStart: from, URI: base + "/fulcio",
+	}}
+	stampers := []root.TimestampingAuthority{&root.SigstoreTimestampingAuthority{
+		Root: stamps[last], Intermediates: stamps[1:last], Leaf: stamps[0], ValidityPeriodStart: from, URI: base + "/tsa",
+	}}
+	one := func(path string, version uint32) []root.Service {
+		return []root.Service{{URL: base + path, MajorAPIVersion: version, ValidityPeriodStart: from, Operator: "waxseal.example"}}
+	}
+	any := root.ServiceConfiguration{Selector: prototrustroot.ServiceSelector_ANY}
+	files := map[string]json.Marshaler{}
+	for prefix, logged := range map[string]bool{"": true, "unlogged_": false} {
+		known, asked := rekors, one("/rekor", 2)
+		if !logged {
+			known, asked = nil, nil
+		}
+		if files[prefix+"trusted_root.json"], err = root.NewTrustedRoot(root.TrustedRootMediaType01, authorities, cts, stampers, known); err != nil {
+			return err
+		}
+		if files[prefix+"signing_config.json"], err = root.NewSigningConfig(root.SigningConfigMediaType02, one("/fulcio", 1), nil, asked, any, one("/tsa/api/v1/timestamp", 1), any); err != nil {
+			return err
+		}
+	}
+	for name, v := range files {
+		raw, err := v.MarshalJSON()
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(i.dir, name), raw, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func get(ctx context.Context, address string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s %s", address, resp.Status, raw)
+	}
+	return raw, err
+}
+
+// Token is an identity token of the issuer for a mail address, good for ten
+// minutes. claims replace those that it has otherwise.
+func (i *Instance) Token(email string, claims map[string]any) (string, error) {
+	now := time.Now()
+	all := map[string]any{
+		"iss": i.Issuer, "aud": "sigstore", "sub": email, "email": email, "email_verified": true,
+		"iat": now.Unix(), "exp": now.Add(10 * time.Minute).Unix(),
+	}
+	maps.Copy(all, claims)
+	body, err := json.Marshal(all)
+	if err != nil {
+		return "", err
+	}
+	enc := base64.RawURLEncoding
+	text := enc.EncodeToString([]byte(`{"alg":"ES256","kid":"1","typ":"JWT"}`)) + "." + enc.EncodeToString(body)
+	sum := sha256.Sum256([]byte(text))
+	r, s, err := ecdsa.Sign(rand.Reader, i.key, sum[:])
+	if err != nil {
+		return "", err
+	}
+	sig := append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...)
+	return text + "." + enc.EncodeToString(sig), nil
+}
+
+// serveOwn is the issuer (OpenID Connect Discovery 1.0, section 4) and the CT
+// log (RFC 6962, section 4.2).
+func (i *Instance) serveOwn(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/.well-known/openid-configuration":
+		reply(w, http.StatusOK, map[string]any{
+			"issuer": i.Issuer, "jwks_uri": i.Issuer + "/keys", "authorization_endpoint": i.Issuer + "/auth", "token_endpoint": i.Issuer + "/token",
+			"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"}, "id_token_signing_alg_values_supported": []string{"ES256"},
+		})
+	case "/keys":
+		point, err := i.key.PublicKey.Bytes() // 4, x, y
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		enc := base64.RawURLEncoding
+		reply(w, http.StatusOK, map[string]any{"keys": []any{map[string]string{
+			"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": "1", "x": enc.EncodeToString(point[1:33]), "y": enc.EncodeToString(point[33:]),
+		}}})
+	case "/ct/ct/v1/add-pre-chain":
+		sct, err := i.promise(r.Body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		reply(w, http.StatusOK, sct)
+	case "/platform":
+		// What a CI platform answers, for the mail address in the query.
+		token, err := i.Token(r.URL.Query().Get("email"), map[string]any{"aud": r.URL.Query().Get("audience")})
+		if err != nil || r.Header.Get("Authorization") != "Bearer job" {
+			reply(w, http.StatusForbidden, map[string]string{"message": "not for this job"})
+			return
+		}
+		reply(w, http.StatusOK, map[string]string{"value": token, "token": token})
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// promise is the CT log's signature for a certificate to come.
+func (i *Instance) promise(body io.Reader) (*ct.AddChainResponse, error) {
+	var req struct{ Chain [][]byte }
+	if err := json.NewDecoder(body).Decode(&req); err != nil {
+		return nil, err
+	}
+	var chain []ct.ASN1Cert
+	for _, der := range req.Chain {
+		chain = append(chain, ct.ASN1Cert{Data: der})
+	}
+	at := uint64(time.Now().UnixMilli())
+	leaf, err := ct.MerkleTreeLeafFromRawChain(chain, ct.PrecertLogEntryType, at)
+	if err != nil {
+		return nil, err
+	}
+	input, err := ct.SerializeSCTSignatureInput(ct.SignedCertificateTimestamp{SCTVersion: ct.V1, Timestamp: at}, ct.LogEntry{Leaf: *leaf})
+	if err != nil {
+		return nil, err
+	}
+	signed, err := cttls.CreateSignature(*i.key, cttls.SHA256, input)
+	if err != nil {
+		return nil, err
+	}
+	sig, err := cttls.Marshal(ct.DigitallySigned(signed))
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(i.key.Public())
+	sum := sha256.Sum256(der)
+	return &ct.AddChainResponse{SCTVersion: ct.V1, ID: bytes.Clone(sum[:]), Timestamp: at, Signature: sig}, err
+}
+
+// cmdInstance starts a Sigstore instance: DIR has its trusted root and its
+// signing config, VAR is the address of its services, for fault, and VAR_ISSUER
+// that of its issuer.
+func cmdInstance(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 2 && !neg, "instance VAR DIR")
+	faults := new(Faults)
+	i, err := StartInstance(context.Background(), peersOf(ts), ts.MkAbs(args[1]), faults)
+	ts.Check(err)
+	ts.Defer(i.Close)
+	ts.Value(faultsKey{}).(map[string]*Faults)[args[0]] = faults
+	ts.Value(instancesKey{}).(map[string]*Instance)[args[0]] = i
+	ts.Setenv(args[0], i.Addr)
+	ts.Setenv(args[0]+"_ISSUER", i.Issuer)
+}
+
+// cmdToken writes an identity token of an instance into a file. A claim that is
+// a time is in seconds from now.
+func cmdToken(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) >= 3 && !neg, "token VAR FILE EMAIL [CLAIM=VALUE]...")
+	i := ts.Value(instancesKey{}).(map[string]*Instance)[args[0]]
+	if i == nil {
+		ts.Fatalf("no instance %s", args[0])
+	}
+	claims := map[string]any{}
+	for _, c := range args[3:] {
+		name, value, _ := strings.Cut(c, "=")
+		claims[name] = value
+		if name == "exp" || name == "iat" {
+			n, err := strconv.Atoi(value)
+			ts.Check(err)
+			claims[name] = time.Now().Unix() + int64(n)
+		}
+	}
+	token, err := i.Token(args[2], claims)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(token), 0o600))
+}
+
+type instancesKey struct{}

@@ -1,0 +1,268 @@
+package sign
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	sgsign "github.com/sigstore/sigstore-go/pkg/sign"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+)
+
+// KeylessOptions configures OpenKeyless.
+type KeylessOptions struct {
+	// Token is where the identity token comes from. Required.
+	Token TokenSource
+	// Config is the signing config (JSON, v0.2): which Fulcio, which logs and
+	// which time-stamping authorities. Required.
+	Config []byte
+	// Check is asked about every bundle before Sign returns it: would the trusted
+	// root accept it, as signed by whom its certificate names? Required.
+	Check func(*attest.Bundle, Identity) error
+	// Tell, where set, hears of what failed and is tried again.
+	Tell func(text string)
+	// Now is this machine's clock; default: time.Now.
+	Now func() time.Time
+	// Transport reaches the services; default: the usual one.
+	Transport http.RoundTripper
+}
+
+// Identity is whom a certificate was issued to.
+type Identity struct {
+	Issuer string // of the identity token
+	Name   string // the subject alternative name: a URI or a mail address
+}
+
+// KeylessError is the error of everything that keeps a keyless signer from
+// signing and that somebody can do something about.
+type KeylessError struct {
+	what string // "getting a certificate from …"
+	err  error
+	way  string
+}
+
+func (e *KeylessError) Error() string { return e.what + ": " + e.err.Error() }
+func (e *KeylessError) Unwrap() error { return e.err }
+
+// Hint is the way out.
+func (e *KeylessError) Hint() string { return e.way }
+
+// keyless signs with a key that lives in memory, and a certificate that names
+// whose key it is. It asks for the certificate when it signs first, so that a
+// long build does not outlive it, and shares it among all that it signs.
+type keyless struct {
+	opts   KeylessOptions
+	fulcio root.Service
+	stamps []root.Service
+	logs   []root.Service
+	key    *keySigner
+
+	mu       sync.Mutex // one certificate, however many ask
+	cert     []byte     // DER
+	until    time.Time  // by our own clock
+	identity Identity
+}
+
+// OpenKeyless returns a signer with a fresh key, whose owner a certificate
+// authority (Fulcio) confirms by an identity token. Every bundle carries that
+// certificate, a time stamp and a log entry, as the signing config says. No
+// service is asked before the first Sign.
+func OpenKeyless(opts KeylessOptions) (Signer, error) {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.Tell == nil {
+		opts.Tell = func(string) {}
+	}
+	if opts.Transport == nil {
+		opts.Transport = usualTransport()
+	}
+	s := &keyless{opts: opts}
+	if err := s.services(); err != nil {
+		return nil, fmt.Errorf("reading the signing config: %w", err)
+	}
+	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	s.key, err = newKeySigner(priv)
+	return s, err
+}
+
+// services picks whom to ask, of the newest API version that we speak.
+func (s *keyless) services() error {
+	if len(s.opts.Config) > attest.MaxTrustedRoot {
+		return fmt.Errorf("it is larger than the %d bytes allowed", attest.MaxTrustedRoot)
+	}
+	if err := attest.UnmarshalStrict(s.opts.Config, nil); err != nil {
+		return err
+	}
+	pb, err := root.NewSigningConfigProtobuf(s.opts.Config)
+	if err != nil {
+		return err
+	}
+	// The library takes both for granted.
+	if len(pb.GetTsaUrls()) > 0 && pb.GetTsaConfig() == nil || len(pb.GetRekorTlogUrls()) > 0 && pb.GetRekorTlogConfig() == nil {
+		return errors.New("it does not say how many of its logs or time-stamping authorities to ask (tsaConfig, rekorTlogConfig)")
+	}
+	c, err := root.NewSigningConfigFromProtobuf(pb)
+	if err != nil {
+		return err
+	}
+	now := s.opts.Now()
+	if s.fulcio, err = root.SelectService(c.FulcioCertificateAuthorityURLs(), sgsign.FulcioAPIVersions, now); err != nil {
+		return fmt.Errorf("certificate authorities: %w", err)
+	}
+	if all := c.TimestampAuthorityURLs(); len(all) > 0 {
+		if s.stamps, err = root.SelectServices(all, c.TimestampAuthorityURLsConfig(), sgsign.TimestampAuthorityAPIVersions, now); err != nil {
+			return fmt.Errorf("time-stamping authorities: %w", err)
+		}
+	}
+	if all := c.RekorLogURLs(); len(all) > 0 {
+		if s.logs, err = root.SelectServices(all, c.RekorLogURLsConfig(), sgsign.RekorAPIVersions, now); err != nil {
+			return fmt.Errorf("transparency logs: %w", err)
+		}
+	}
+	proves := len(s.stamps) > 0
+	for _, l := range s.logs {
+		proves = proves || l.MajorAPIVersion == 1
+	}
+	if !proves {
+		return errors.New("it names neither a time-stamping authority nor a Rekor v1 log, so nothing would prove when was signed")
+	}
+	for _, list := range [][]root.Service{{s.fulcio}, s.stamps, s.logs} {
+		for _, one := range list {
+			if err := checkAddress(one.URL); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *keyless) PublicKey() []byte { return s.key.PublicKey() }
+func (s *keyless) Close() error      { return s.key.Close() }
+
+func (s *keyless) Sign(ctx context.Context, st *attest.Statement) (*attest.Bundle, error) {
+	b, err := s.sign(ctx, st)
+	var other *answer
+	if errors.As(err, &other) && other.status == http.StatusConflict {
+		// A try that was thought lost had reached the log. The next signature is
+		// another one.
+		b, err = s.sign(ctx, st)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("signing statement %q: %w", st.PredicateType, err)
+	}
+	return b, nil
+}
+
+func (s *keyless) sign(ctx context.Context, st *attest.Statement) (*attest.Bundle, error) {
+	cert, identity, err := s.certificate(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.key.mu.RLock()
+	defer s.key.mu.RUnlock()
+	if s.key.priv == nil {
+		return nil, errClosed
+	}
+	w := &wire{ctx: ctx, base: s.opts.Transport, tell: s.opts.Tell, now: s.opts.Now}
+	opts := sgsign.BundleOptions{Context: ctx, CertificateProvider: held(cert)}
+	for _, tsa := range s.stamps {
+		opts.TimestampAuthorities = append(opts.TimestampAuthorities, sgsign.NewTimestampAuthority(&sgsign.TimestampAuthorityOptions{
+			URL: tsa.URL, Timeout: -1, Transport: w.to("the time-stamping authority"),
+		}))
+	}
+	for _, log := range s.logs {
+		o := &sgsign.RekorOptions{BaseURL: log.URL, Version: log.MajorAPIVersion, Timeout: tryTime, Retries: tries}
+		if log.MajorAPIVersion == 2 {
+			o.ClientV2 = &logWriter{address: log.URL, http: &http.Client{Transport: w.to("the transparency log")}}
+		}
+		opts.TransparencyLogs = append(opts.TransparencyLogs, sgsign.NewRekor(o))
+	}
+	pb, err := sgsign.Bundle(&sgsign.DSSEData{Data: st.Raw(), PayloadType: attest.PayloadType}, fresh{keypair{s.key}}, opts)
+	if err != nil {
+		return nil, w.explain(err, "")
+	}
+	b, err := parseMade(pb)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.key.verify(b, st); err != nil {
+		return nil, err
+	}
+	if err := s.opts.Check(b, identity); err != nil {
+		return nil, &KeylessError{"checking what was just signed", err,
+			w.clock("give the trusted root of the instance that the signing config names; nothing was written")}
+	}
+	return b, nil
+}
+
+// certificate returns the one that all signatures share, and gets another when
+// it is about to end.
+func (s *keyless) certificate(ctx context.Context) ([]byte, Identity, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, Identity{}, err
+	}
+	if s.cert != nil && s.opts.Now().Before(s.until) {
+		return s.cert, s.identity, nil
+	}
+	token, said, err := s.opts.Token.fetch(ctx, s.opts.Now())
+	if err != nil {
+		return nil, Identity{}, err
+	}
+	s.key.mu.RLock()
+	defer s.key.mu.RUnlock()
+	if s.key.priv == nil {
+		return nil, Identity{}, errClosed
+	}
+	w := &wire{ctx: ctx, base: s.opts.Transport, tell: s.opts.Tell, now: s.opts.Now}
+	fulcio := sgsign.NewFulcio(&sgsign.FulcioOptions{BaseURL: s.fulcio.URL, Timeout: -1, Transport: w.to("the certificate authority")})
+	der, err := fulcio.GetCertificate(ctx, fresh{keypair{s.key}}, &sgsign.CertificateProviderOptions{IDToken: token})
+	if err != nil {
+		return nil, Identity{}, w.explain(err, s.opts.Token.refused(said))
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, Identity{}, fmt.Errorf("reading the certificate from %s: %w", s.fulcio.URL, err)
+	}
+	names, err := certificate.SummarizeCertificate(cert)
+	if err != nil {
+		return nil, Identity{}, fmt.Errorf("reading the certificate from %s: %w", s.fulcio.URL, err)
+	}
+	s.cert, s.identity = der, Identity{Issuer: names.Issuer, Name: names.SubjectAlternativeName}
+	// How long it lasts is told by its own two times: our clock may be off.
+	s.until = s.opts.Now().Add(cert.NotAfter.Sub(cert.NotBefore) * 3 / 4)
+	return s.cert, s.identity, nil
+}
+
+// held is a certificate as sigstore-go asks for one.
+type held []byte
+
+func (h held) GetCertificate(context.Context, sgsign.Keypair, *sgsign.CertificateProviderOptions) ([]byte, error) {
+	return h, nil
+}
+
+// fresh makes another signature every time: a log takes each only once.
+type fresh struct{ keypair }
+
+func (f fresh) SignData(_ context.Context, data []byte) (sig, digest []byte, err error) {
+	sum := sha256.Sum256(data)
+	sig, err = f.s.priv.Sign(rand.Reader, sum[:], crypto.SHA256)
+	return sig, sum[:], err
+}
