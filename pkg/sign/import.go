@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
-	"github.com/sigstore/cosign/v2/pkg/cosign"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 )
 
@@ -48,5 +47,5 @@ func importKeyPair(path string, password []byte) (private, public []byte, err er
 	if err != nil {
 		return nil, nil, err
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: cosign.SigstorePrivateKeyPemType, Bytes: sealed}), public, nil
+	return pem.EncodeToMemory(&pem.Block{Type: sealedKey, Bytes: sealed}), public, nil
 }
