@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Runs every fuzz target below the packages given, as many at once as there are
-# processors, and says how to run again what one of them found.
+# Runs the fuzz targets of the packages given whose names match, as many at once
+# as there are processors, and says how to run again what one of them found.
 #
-#   FUZZTIME=1m internal/testkit/fuzz.sh PACKAGE...
+#   FUZZTIME=1m internal/testkit/fuzz.sh NAMES PACKAGE...
 set -euo pipefail
 
 export FUZZTIME=${FUZZTIME:-1m}
+names=${1:?a regular expression of names, such as ^Fuzz}
+shift
 work=$(mktemp -d)
 export work
 trap 'rm -rf "$work"' EXIT
 
 # A package's targets come before the line that names it.
-go test -list '^Fuzz' "${@:?packages, such as ./pkg/attest}" >"$work/list" || { cat "$work/list" && exit 1; }
+go test -list "$names" "${@:?packages, such as ./pkg/attest}" >"$work/list" || { cat "$work/list" && exit 1; }
 awk '/^Fuzz/ { names[n++] = $1 } $1 == "ok" { for (i = 0; i < n; i++) print $2, names[i]; n = 0 }' "$work/list" >"$work/targets"
 [ -s "$work/targets" ] || { echo "fuzz: no targets" >&2 && exit 1; }
 
