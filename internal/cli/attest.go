@@ -86,7 +86,7 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
 	completePublic(cmd)
 	fl.StringVar(&req.attach, "attach", "bundle", "`FORM` to attach: bundle (a referrer), att (cosign's .att tag),\nor both")
 	fl.StringVar(&req.commit, "commit", "", "attest the git commit with this id, `HEX`, in place of an image")
-	fl.Var(list{&req.refs}, "ref", "with --commit: a branch or tag it is on, `REF` as refs/heads/main;\nrepeatable")
+	fl.StringArrayVar(&req.refs, "ref", nil, "with --commit: a branch or tag it is on, `REF` as refs/heads/main;\nrepeatable")
 	fl.StringVar(&req.out, "out", "", "with --commit: `FILE` to write the bundle to")
 	fl.BoolVar(&req.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	for _, name := range []string{"predicate", "type"} {

@@ -66,9 +66,9 @@ gives the same bytes. It judges nothing. The digest that it prints for --policy,
 	f.StringVarP(&flags.file, "output-file", "o", "", "write to `FILE`; the end of its name says how it is compressed")
 	f.BoolVar(&flags.noLayers, "no-layers", false, "leave the layers out: enough for a verdict, not for the image")
 	f.StringVar(&flags.policy, "policy", "", "carry this policy `FILE` along, with what it extends and the keys it names")
-	f.Var(list{&flags.keys}, "key", "carry this public key `FILE` along; repeatable")
-	f.Var(list{&flags.roots}, "trusted-root", "carry this Sigstore trusted root `FILE` along; repeatable")
-	f.Var(list{&flags.evidence}, "evidence", "take evidence from `PATH` too, as verify does; repeatable")
+	f.StringArrayVar(&flags.keys, "key", nil, "carry this public key `FILE` along; repeatable")
+	f.StringArrayVar(&flags.roots, "trusted-root", nil, "carry this Sigstore trusted root `FILE` along; repeatable")
+	f.StringArrayVar(&flags.evidence, "evidence", nil, "take evidence from `PATH` too, as verify does; repeatable")
 	f.BoolVar(&flags.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	_ = cmd.MarkFlagRequired("output-file") // defined above, so this cannot fail
 	output := outputFlag(cmd)

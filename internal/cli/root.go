@@ -66,25 +66,6 @@ func usagef(format string, args ...any) error {
 	return exitError{ExitUsage, fmt.Errorf(format, args...)}
 }
 
-// list is the value of a flag that may be repeated. pflag's own takes a buffer
-// of 4 KiB for each flag when it is made, which all commands pay for at every start.
-type list struct{ to *[]string }
-
-func (l list) Set(value string) error {
-	*l.to = append(*l.to, value)
-	return nil
-}
-
-func (l list) String() string {
-	if l.to == nil {
-		return ""
-	}
-	return strings.Join(*l.to, ",")
-}
-
-// Type is the name by which completion knows that the flag may be repeated.
-func (list) Type() string { return "stringArray" }
-
 // hinter is an error that knows the way out.
 type hinter interface{ Hint() string }
 

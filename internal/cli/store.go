@@ -238,7 +238,7 @@ for builds that are using the store, so that none loses what it has just fetched
 	}
 	dir, output := storeFlag(cmd), outputFlag(cmd)
 	f := cmd.Flags()
-	f.Var(list{&keep}, "keep", "keep what the lock `FILE` needs (may be repeated)")
+	f.StringArrayVar(&keep, "keep", nil, "keep what the lock `FILE` needs (may be repeated)")
 	f.StringVar(&older, "older-than", "", "remove only what no build used for `TIME`: 12h, 30d, 8w")
 	f.BoolVar(&dryRun, "dry-run", false, "say what would go, and remove nothing")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

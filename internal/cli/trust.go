@@ -37,7 +37,7 @@ type rootFlags struct {
 }
 
 func (f *rootFlags) register(fl *pflag.FlagSet) {
-	fl.Var(list{&f.roots}, "trusted-root", "Sigstore trusted root `FILE` (JSON) that certificates, log entries and time stamps must lead to; FILE@sha256:… takes no other bytes; repeatable; nothing is fetched for it")
+	fl.StringArrayVar(&f.roots, "trusted-root", nil, "Sigstore trusted root `FILE` (JSON) that certificates, log entries and time stamps must lead to; FILE@sha256:… takes no other bytes; repeatable; nothing is fetched for it")
 	fl.StringVar(&f.sigstore, "sigstore", "", "believe the Sigstore instance `public`, or that of the TUF repository at an https address, and fetch its trusted root, at most once a day")
 	fl.StringVar(&f.sigstoreRoot, "sigstore-root", "", "root.json `FILE` of the TUF repository of --sigstore, that trust in it begins with")
 	fl.BoolVar(&f.offline, "offline", false, "with --sigstore: use the copy that was fetched before, while it is valid, and ask nobody")
@@ -51,7 +51,7 @@ func completePublic(cmd *cobra.Command) {
 
 func (f *trustFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.Var(list{&f.keys}, "key", "public key `FILE` that signs the evidence, or the key of a KMS: awskms://, azurekms://, gcpkms://, hashivault://, openbao://, each with @sha256:… to take no other; repeatable; with --policy, only these of its keys count")
+	fl.StringArrayVar(&f.keys, "key", nil, "public key `FILE` that signs the evidence, or the key of a KMS: awskms://, azurekms://, gcpkms://, hashivault://, openbao://, each with @sha256:… to take no other; repeatable; with --policy, only these of its keys count")
 	fl.StringVar(&f.identity, "certificate-identity", "", "the `NAME` (URI or mail address) that the certificate was issued to; with --policy, only such of its signers count")
 	fl.StringVar(&f.regexp, "certificate-identity-regexp", "", "the same as a regular expression `RE` of the whole name, ^ to $")
 	fl.StringVar(&f.issuer, "certificate-oidc-issuer", "", "the OpenID Connect issuer `URL` that the certificate names")

@@ -1,13 +1,8 @@
 package sign
 
 import (
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
-
-	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
-	"github.com/sigstore/sigstore/pkg/cryptoutils"
 )
 
 // ImportKeyPair reads the private key in the file at path, plain PEM (PKCS#8,
@@ -34,18 +29,5 @@ func importKeyPair(path string, password []byte) (private, public []byte, err er
 	if err != nil {
 		return nil, nil, err
 	}
-	public, err = cryptoutils.MarshalPublicKeyToPEM(priv.Public())
-	if err != nil {
-		return nil, nil, err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(priv)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer clear(der)
-	sealed, err := encrypted.Encrypt(der, password)
-	if err != nil {
-		return nil, nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: sealedKey, Bytes: sealed}), public, nil
+	return seal(priv, password)
 }

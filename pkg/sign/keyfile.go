@@ -46,17 +46,25 @@ func GenerateKeyPair(password []byte) (private, public []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("generating key pair: %w", err)
 	}
+	if private, public, err = seal(priv, password); err != nil {
+		return nil, nil, fmt.Errorf("generating key pair: %w", err)
+	}
+	return private, public, nil
+}
+
+// seal encrypts a private key in cosign's form, and returns its public half.
+func seal(priv crypto.Signer, password []byte) (private, public []byte, err error) {
 	plain, err := x509.MarshalPKCS8PrivateKey(priv)
 	if err != nil {
-		return nil, nil, fmt.Errorf("generating key pair: %w", err)
+		return nil, nil, err
 	}
 	defer clear(plain)
 	sealed, err := encrypted.Encrypt(plain, password)
 	if err != nil {
-		return nil, nil, fmt.Errorf("generating key pair: %w", err)
+		return nil, nil, err
 	}
 	if public, err = cryptoutils.MarshalPublicKeyToPEM(priv.Public()); err != nil {
-		return nil, nil, fmt.Errorf("generating key pair: %w", err)
+		return nil, nil, err
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: sealedKey, Bytes: sealed}), public, nil
 }
