@@ -109,6 +109,7 @@ var guests = map[string]string{
 	"github.com/ulikunitz/xz":                          "pkg/build pkg/rebuild",
 	"google.golang.org/grpc":                           "internal/engine pkg/build",
 	"go.etcd.io/bbolt":                                 "internal/engine",
+	"github.com/zricethezav/gitleaks/v8":               "internal/engine",
 	"github.com/miekg/dns":                             "pkg/egress",
 	"github.com/vishvananda/netlink":                   "pkg/egress",
 	"golang.org/x/net":                                 "pkg/egress",
