@@ -25,7 +25,7 @@ type buildFlags struct {
 	progress, iidFile, metadataFile           string
 
 	sign                             signFlags
-	roots                            rootFlags
+	roots                            anchorFlags
 	builderID, out, engine, cacheDir string
 	unsigned, insecure               bool
 	sbom                             []string

@@ -109,6 +109,7 @@ var guests = map[string]string{
 	"go.etcd.io/bbolt":                                 "internal/engine",
 	"github.com/miekg/dns":                             "pkg/egress",
 	"github.com/vishvananda/netlink":                   "pkg/egress",
+	"golang.org/x/crypto/ocsp":                         "pkg/verify",
 	"golang.org/x/net":                                 "pkg/egress",
 	"software.sslmate.com/src/go-pkcs12":               "pkg/egress", // Java's trust store
 
