@@ -25,7 +25,7 @@ type buildFlags struct {
 	progress, iidFile, metadataFile           string
 
 	sign                             signFlags
-	roots                            rootFlags
+	roots                            anchorFlags
 	builderID, out, engine, cacheDir string
 	ciToken                          string
 	unsigned, insecure               bool

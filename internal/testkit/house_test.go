@@ -90,6 +90,7 @@ var guests = map[string]string{
 	"github.com/go-json-experiment/json/jsontext":                 "pkg/attest",
 	"google.golang.org/protobuf":                                  "pkg/attest pkg/sign pkg/verify",
 	"github.com/sigstore/cosign/v2/pkg/types":                     "pkg/store",
+	"github.com/digitorus/timestamp":                              "pkg/sign", // what time-stamping authorities are asked in
 	"github.com/sigstore/sigstore-go/pkg/sign":                    "pkg/sign",
 	"github.com/sigstore/sigstore-go/pkg/root":                    "pkg/sign pkg/verify", // signing configs too
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate":      "pkg/sign pkg/verify",
@@ -112,6 +113,7 @@ var guests = map[string]string{
 	"github.com/zricethezav/gitleaks/v8":               "internal/engine",
 	"github.com/miekg/dns":                             "pkg/egress",
 	"github.com/vishvananda/netlink":                   "pkg/egress",
+	"golang.org/x/crypto/ocsp":                         "pkg/verify",
 	"golang.org/x/net":                                 "pkg/egress",
 	"software.sslmate.com/src/go-pkcs12":               "pkg/egress", // Java's trust store
 
