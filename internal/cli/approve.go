@@ -16,6 +16,7 @@ import (
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/build"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/lock"
 	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/verify"
@@ -74,7 +75,7 @@ approval, and nothing passes while one reviewer rejects.`,
 	fl.StringArrayVar(&flags.judge.evidence, "evidence", nil, "look for evidence in `PATH` too, as verify does; repeatable")
 	fl.BoolVar(&flags.judge.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	fl.StringVar(&flags.as, "as", "", "sign as the reviewer of this `NAME` in the policy; the key must be theirs")
-	fl.StringVar(&flags.key, "key", "", "private key `FILE` to sign with")
+	fl.StringVar(&flags.key, "key", "", "private `KEY` to sign with"+keyForms)
 	fl.BoolVar(&flags.request, "request", false, "print what there is to review, and sign nothing")
 	fl.BoolVar(&flags.reject, "reject", false, "sign that you reject it, or no longer approve it")
 	fl.StringVar(&flags.since, "since", "", "`REF` of the release before, that was accepted: what is new since then is reviewed")
@@ -282,7 +283,7 @@ func (f *approveFlags) sign(ctx context.Context, s *Streams, r *reviewed, review
 	who, err := r.of.Weigh(bundle)
 	switch {
 	case who.Name != "" && !called(who, f.as):
-		return nil, "", hinted{fmt.Errorf("reviewing as %q: the policy knows the holder of %q as %q", f.as, f.key, who.Name), "nothing was attached"}
+		return nil, "", hinted{fmt.Errorf("reviewing as %q: the policy knows the holder of %q as %q", f.as, keys.Name(f.key), who.Name), "nothing was attached"}
 	case err != nil:
 		return nil, "", hinted{fmt.Errorf("this review by %q would not count: %w", f.as, err), "nothing was attached; trust.reviewers of the policy says who reviews, and with which key"}
 	}
