@@ -10,6 +10,7 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/sign"
 	"github.com/waxseal/waxseal/pkg/trust"
 	"github.com/waxseal/waxseal/pkg/verify"
@@ -25,11 +26,14 @@ type signFlags struct {
 	stampFlags
 }
 
+// keyForms is what a key to sign with may be.
+const keyForms = "; KEY is a file, env://NAME, or a key that something else holds: " + keys.Forms
+
 // register defines the flags; keyFlag is "key", or "sign-key" where --key
 // verifies.
 func (f *signFlags) register(fl *pflag.FlagSet, keyFlag, keyUsage string) {
 	f.keyFlag = keyFlag
-	fl.StringVar(&f.key, keyFlag, "", keyUsage)
+	fl.StringVar(&f.key, keyFlag, "", keyUsage+keyForms)
 	fl.BoolVar(&f.keyless, "keyless", false, "sign with a key that lives as long as this run, and a certificate for whoever the identity token names; with Sigstore's public services, which publish it, unless --signing-config or --sigstore names others")
 	fl.StringVar(&f.token, "identity-token", "", "with --keyless: `TOKEN` in a file, env:NAME or - for standard input (default: asked of GitHub Actions, GitLab, Buildkite or Google Cloud, where this runs)")
 	fl.StringVar(&f.config, "signing-config", "", "with --keyless: Sigstore signing config `FILE` (JSON) with the services to ask; what they sign must verify under --trusted-root")
@@ -58,8 +62,11 @@ func (f *signFlags) check(roots anchorFlags) error {
 
 // secretFile is the file that must get into no build context, "" for none.
 func (f *signFlags) secretFile() string {
-	if f.keyless {
+	switch {
+	case f.keyless:
 		return f.token
+	case keys.IsRef(f.key):
+		return keys.PINFile(f.key)
 	}
 	return f.key
 }

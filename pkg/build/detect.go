@@ -18,8 +18,8 @@ import (
 // maxDetected bounds the answer of FindSecrets.
 const maxDetected = 8 << 20
 
-// Secret is a secret that was found in a text.
-type Secret struct {
+// FoundSecret is a secret that was found in a text.
+type FoundSecret struct {
 	Text int    // which of the texts, from 0
 	Kind string // what it is, as gitleaks calls it: "github-pat"
 	// Value is the secret as it stands in the text. It is for replacing, never
@@ -30,7 +30,7 @@ type Secret struct {
 // FindSecrets looks in texts for what has the shape of a secret. A child, which
 // has no key and no token, does that by the rules of gitleaks. program is the
 // engine's; "" is as in EngineOptions.
-func FindSecrets(ctx context.Context, texts []string, program string) ([]Secret, error) {
+func FindSecrets(ctx context.Context, texts []string, program string) ([]FoundSecret, error) {
 	path, err := engineProgram(program)
 	if err != nil {
 		return nil, err
@@ -65,19 +65,19 @@ func FindSecrets(ctx context.Context, texts []string, program string) ([]Secret,
 	if err := attest.UnmarshalStrict(out.Bytes(), &answer); err != nil {
 		return nil, fmt.Errorf("looking for secrets: reading the engine's answer: %w", err)
 	}
-	found := make([]Secret, len(answer))
+	found := make([]FoundSecret, len(answer))
 	for i, a := range answer {
 		if a.Text < 0 || a.Text >= len(texts) || a.Secret == "" || !strings.Contains(texts[a.Text], a.Secret) {
 			return nil, fmt.Errorf("looking for secrets: the engine found %q where it is not", a.Kind)
 		}
-		found[i] = Secret{a.Text, a.Kind, a.Secret}
+		found[i] = FoundSecret{a.Text, a.Kind, a.Secret}
 	}
 	return found, nil
 }
 
 // WithoutSecrets is text with every secret in it replaced by its kind in
 // braces: "{github-pat}".
-func WithoutSecrets(text string, found []Secret) string {
+func WithoutSecrets(text string, found []FoundSecret) string {
 	for _, s := range found {
 		text = strings.ReplaceAll(text, s.Value, "{"+s.Kind+"}")
 	}
