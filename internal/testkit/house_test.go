@@ -25,7 +25,7 @@ var rooms = map[string]string{
 	"cmd/waxseal-kms":      "internal/kms",
 	"internal/cli":         "attestations pkg/attest pkg/build pkg/gate pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
 	"internal/engine":      "pkg/egress pkg/lock pkg/catalog pkg/sbom pkg/attest attestations",
-	"internal/conformance": "pkg/attest pkg/verify",
+	"internal/conformance": "pkg/attest pkg/sign pkg/verify",
 	"internal/kms":         "",
 	"internal/testkit":     "*",
 	"attestations":         "",
@@ -89,6 +89,7 @@ var guests = map[string]string{
 	"google.golang.org/protobuf":                                  "pkg/attest pkg/sign pkg/verify",
 	"github.com/sigstore/cosign/v2/pkg/types":                     "pkg/store",
 	"github.com/sigstore/sigstore-go/pkg/sign":                    "pkg/sign",
+	"github.com/sigstore/rekor/pkg/generated":                     "pkg/sign",            // what sigstore-go's client of Rekor v1 takes
 	"github.com/sigstore/sigstore-go/pkg/root":                    "pkg/sign pkg/verify", // signing configs too
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate":      "pkg/sign pkg/verify",
 

@@ -4,6 +4,7 @@
 #
 #   internal/testkit/peers.sh cosign crane registry slsa-verifier buildkitd buildctl
 #   internal/testkit/peers.sh fulcio timestamp-server rekor-server-posix
+#   internal/testkit/peers.sh rekor-server trillian_log_server trillian_log_signer
 #
 # They are kept in $WAXSEAL_PEERS, or .cache/peers of the checkout, by version,
 # and are built one at a time: a second caller waits and then finds them there.
@@ -23,8 +24,10 @@ peer() {
 	fulcio) module=github.com/sigstore/fulcio version=v1.8.8 package=$module ;;
 	timestamp-server) module=github.com/sigstore/timestamp-authority/v2 version=v2.1.0 package=$module/cmd/timestamp-server ;;
 	rekor-server-posix) module=github.com/sigstore/rekor-tiles/v2 version=v2.3.0 package=$module/cmd/rekor-server/posix ;;
+	rekor-server) module=github.com/sigstore/rekor version=v1.5.3 package=$module/cmd/rekor-server ;;
+	trillian_log_server | trillian_log_signer) module=github.com/google/trillian version=v1.7.2 package=$module/cmd/$1 ;;
 	buildkitd | buildctl) module=github.com/moby/buildkit version=v0.33.0 package=$module/cmd/$1 ;;
-	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, buildkitd, buildctl)" >&2 && exit 64 ;;
+	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, rekor-server, trillian_log_server, trillian_log_signer, buildkitd, buildctl)" >&2 && exit 64 ;;
 	esac
 }
 

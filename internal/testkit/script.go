@@ -43,14 +43,14 @@ import (
 //	seal DIR LAYOUT LIST                  the bundles in a list, by one Sigstore instance or key, see Seal
 //	alone VAR|- COMMAND...                runs COMMAND where only the registry VAR can be reached, whatever its
 //	                                      exit code; it must not try anybody else, and with ! it must
-//	instance VAR DIR                      real servers of Sigstore, see Instance; VAR can be broken, VAR_ISSUER is the issuer
+//	instance VAR DIR [rekor1]             real servers of Sigstore, see Instance; VAR can be broken, VAR_ISSUER is the issuer
 //	token VAR FILE EMAIL [CLAIM=VALUE]... an identity token of such an instance
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
 // and these conditions: [build] a container build can run here, [docker] a
-// Docker daemon does, [root] the script may make namespaces, [peer:NAME] somebody else's program is there. They are
-// never false where CI=true: the script then fails.
+// Docker daemon does, [root] the script may make namespaces, [mariadb] a database server is there, [peer:NAME] somebody
+// else's program is. They are never false where CI=true: the script then fails.
 func Script(t *testing.T, dir string, update bool) {
 	bin, err := Binaries(t.Context())
 	if err != nil {
@@ -114,6 +114,8 @@ func Script(t *testing.T, dir string, update bool) {
 				err = isRoot()
 			} else if cond == "docker" {
 				_, err = daemon()
+			} else if cond == "mariadb" {
+				_, err = exec.LookPath("mariadbd")
 			} else if name, ok := strings.CutPrefix(cond, "peer:"); ok {
 				_, err = BuildPeer(t.Context(), name)
 			} else {

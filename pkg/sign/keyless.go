@@ -39,6 +39,16 @@ type KeylessOptions struct {
 	Transport http.RoundTripper
 }
 
+// ArtifactSigner is a Signer that signs plain bytes as well. What OpenKeyless
+// returns is one.
+type ArtifactSigner interface {
+	Signer
+	// SignArtifact returns a Sigstore bundle v0.3 with a signature over content.
+	SignArtifact(ctx context.Context, content []byte) (*attest.Bundle, error)
+}
+
+var _ ArtifactSigner = (*keyless)(nil)
+
 // Identity is whom a certificate was issued to.
 type Identity struct {
 	Issuer string // of the identity token
@@ -156,12 +166,9 @@ func (s *keyless) PublicKey() []byte { return s.key.PublicKey() }
 func (s *keyless) Close() error      { return s.key.Close() }
 
 func (s *keyless) Sign(ctx context.Context, st *attest.Statement) (*attest.Bundle, error) {
-	b, err := s.sign(ctx, st)
-	var other *answer
-	if errors.As(err, &other) && other.status == http.StatusConflict {
-		// A try that was thought lost had reached the log. The next signature is
-		// another one.
-		b, err = s.sign(ctx, st)
+	b, err := s.again(ctx, &sgsign.DSSEData{Data: st.Raw(), PayloadType: attest.PayloadType})
+	if err == nil {
+		err = s.key.verify(b, st)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("signing statement %q: %w", st.PredicateType, err)
@@ -169,7 +176,27 @@ func (s *keyless) Sign(ctx context.Context, st *attest.Statement) (*attest.Bundl
 	return b, nil
 }
 
-func (s *keyless) sign(ctx context.Context, st *attest.Statement) (*attest.Bundle, error) {
+// SignArtifact implements ArtifactSigner.
+func (s *keyless) SignArtifact(ctx context.Context, content []byte) (*attest.Bundle, error) {
+	b, err := s.again(ctx, &sgsign.PlainData{Data: content})
+	if err != nil {
+		return nil, fmt.Errorf("signing %d bytes: %w", len(content), err)
+	}
+	return b, nil
+}
+
+// again signs once more where a log has the signature already: a try that was
+// thought lost had reached it. The next signature is another one.
+func (s *keyless) again(ctx context.Context, content sgsign.Content) (*attest.Bundle, error) {
+	b, err := s.sign(ctx, content)
+	var other *answer
+	if errors.As(err, &other) && other.status == http.StatusConflict {
+		b, err = s.sign(ctx, content)
+	}
+	return b, err
+}
+
+func (s *keyless) sign(ctx context.Context, content sgsign.Content) (*attest.Bundle, error) {
 	cert, identity, err := s.certificate(ctx)
 	if err != nil {
 		return nil, err
@@ -187,21 +214,15 @@ func (s *keyless) sign(ctx context.Context, st *attest.Statement) (*attest.Bundl
 		}))
 	}
 	for _, log := range s.logs {
-		o := &sgsign.RekorOptions{BaseURL: log.URL, Version: log.MajorAPIVersion, Timeout: tryTime, Retries: tries}
-		if log.MajorAPIVersion == 2 {
-			o.ClientV2 = &logWriter{address: log.URL, http: &http.Client{Transport: w.to("the transparency log")}}
-		}
-		opts.TransparencyLogs = append(opts.TransparencyLogs, sgsign.NewRekor(o))
+		writer := &logWriter{ctx: ctx, address: log.URL, http: &http.Client{Transport: w.to("the transparency log")}}
+		opts.TransparencyLogs = append(opts.TransparencyLogs, sgsign.NewRekor(&sgsign.RekorOptions{Version: log.MajorAPIVersion, Client: writer, ClientV2: writer}))
 	}
-	pb, err := sgsign.Bundle(&sgsign.DSSEData{Data: st.Raw(), PayloadType: attest.PayloadType}, fresh{keypair{s.key}}, opts)
+	pb, err := sgsign.Bundle(content, fresh{keypair{s.key}}, opts)
 	if err != nil {
 		return nil, w.explain(err, "")
 	}
 	b, err := parseMade(pb)
 	if err != nil {
-		return nil, err
-	}
-	if err := s.key.verify(b, st); err != nil {
 		return nil, err
 	}
 	if err := s.opts.Check(b, identity); err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
+	"github.com/sigstore/rekor/pkg/generated/client/entries"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -236,15 +237,17 @@ func (w *wire) clock(way string) string {
 	return fmt.Sprintf("set this machine's clock: it is %s %s the service's; %s", w.off.Abs().Round(time.Second), where, way)
 }
 
-// logWriter puts entries into a Rekor v2 log. It is sigstore-go's RekorV2Client.
+// logWriter puts entries into a transparency log. It is sigstore-go's
+// RekorV2Client and RekorClient.
 type logWriter struct {
+	ctx     context.Context
 	address string
 	http    *http.Client
 }
 
 // Add is POST /api/v2/log/entries
 // (https://github.com/sigstore/rekor-tiles/blob/v2.3.0/api/proto/rekor/v2/rekor_service.proto).
-func (l *logWriter) Add(ctx context.Context, entry any) (*protorekor.TransparencyLogEntry, error) {
+func (l *logWriter) Add(_ context.Context, entry any) (*protorekor.TransparencyLogEntry, error) {
 	m, ok := entry.(proto.Message)
 	if !ok {
 		return nil, fmt.Errorf("an entry of type %T", entry)
@@ -253,21 +256,7 @@ func (l *logWriter) Add(ctx context.Context, entry any) (*protorekor.Transparenc
 	if err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(map[string]json.RawMessage{"hashedRekordRequestV002": inner})
-	if err != nil {
-		return nil, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(l.address, "/")+"/api/v2/log/entries", bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := l.http.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(resp.Body)
+	raw, err := l.post("/api/v2/log/entries", map[string]json.RawMessage{"hashedRekordRequestV002": inner})
 	if err != nil {
 		return nil, err
 	}
@@ -277,6 +266,55 @@ func (l *logWriter) Add(ctx context.Context, entry any) (*protorekor.Transparenc
 		return nil, fmt.Errorf("reading the log's entry: %w", err)
 	}
 	return out, nil
+}
+
+// CreateLogEntry is POST /api/v1/log/entries
+// (https://github.com/sigstore/rekor/blob/v1.5.3/openapi.yaml).
+func (l *logWriter) CreateLogEntry(params *entries.CreateLogEntryParams, _ ...entries.ClientOption) (*entries.CreateLogEntryCreated, error) {
+	raw, err := l.post("/api/v1/log/entries", params.ProposedEntry)
+	if err != nil {
+		return nil, err
+	}
+	out := new(entries.CreateLogEntryCreated)
+	if err := json.Unmarshal(raw, &out.Payload); err != nil || len(out.Payload) != 1 {
+		return nil, fmt.Errorf("reading the log's entry: want one, by its name (%v)", err)
+	}
+	for name, entry := range out.Payload {
+		// What follows takes for granted all that the log must give.
+		if err := entry.Validate(nil); err != nil {
+			return nil, fmt.Errorf("reading the log's entry: %s", clip(err.Error()))
+		}
+		if entry.Verification == nil || entry.Verification.InclusionProof == nil {
+			return nil, errors.New("reading the log's entry: it has no inclusion proof")
+		}
+		out.ETag = name
+	}
+	return out, nil
+}
+
+// GetLogEntryByUUID is never reached: an entry that is there already is signed
+// anew.
+func (l *logWriter) GetLogEntryByUUID(*entries.GetLogEntryByUUIDParams, ...entries.ClientOption) (*entries.GetLogEntryByUUIDOK, error) {
+	return nil, errors.New("entries are not looked up")
+}
+
+func (l *logWriter) post(path string, body any) ([]byte, error) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(l.ctx, http.MethodPost, strings.TrimRight(l.address, "/")+path, bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	resp, err := l.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
 }
 
 // fetchToken asks a platform for a token: one request, and a field of the
