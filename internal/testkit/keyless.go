@@ -66,6 +66,10 @@ type InstanceOptions struct {
 // time-stamping authority takes the fixed port 2112 for its metrics, so that
 // one instance runs on a machine at a time: the next one waits.
 func StartInstance(ctx context.Context, peers, dir string, opts InstanceOptions) (_ *Instance, err error) {
+	// The servers have it as their working folder.
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
 	i := &Instance{dir: dir}
 	defer func() {
 		if err != nil {
