@@ -9,7 +9,7 @@
 //	kit corpus [--with PROGRAM]                 puts testdata/corpus to waxseal, cosign, slsa-verifier or a program
 //	kit corpus verify --case DIR                answers one case as waxseal does, in the corpus's protocol
 //	kit summary                                 reads `go test -json`, prints what matters and what was skipped
-//	kit bench [start|bundles|images|verify|builds|inputs [N]]   measures waxseal against sigstore-go, slsa-verifier, cosign and
+//	kit bench [start|bundles|images|keyless|verify|builds|inputs [N]]   measures waxseal against sigstore-go, slsa-verifier, cosign and
 //	                                            buildctl, and the gateway against none; images takes their number
 package main
 
@@ -86,13 +86,9 @@ func serve(ctx context.Context, file string) error {
 
 // serveInstance runs a Sigstore instance in dir, and ends as serve does.
 func serveInstance(ctx context.Context, dir string) error {
-	peers := ""
-	for _, name := range []string{"fulcio", "timestamp-server", "rekor-server-posix"} {
-		path, err := testkit.BuildPeer(ctx, name)
-		if err != nil {
-			return err
-		}
-		peers = filepath.Dir(path)
+	peers, err := sigstorePeers(ctx)
+	if err != nil {
+		return err
 	}
 	i, err := testkit.StartInstance(ctx, peers, dir, testkit.InstanceOptions{})
 	if err != nil {
@@ -100,6 +96,18 @@ func serveInstance(ctx context.Context, dir string) error {
 	}
 	defer i.Close()
 	return until(ctx, filepath.Join(dir, "issuer"), i.Issuer)
+}
+
+// sigstorePeers is the folder of Sigstore's servers.
+func sigstorePeers(ctx context.Context) (dir string, err error) {
+	for _, name := range []string{"fulcio", "timestamp-server", "rekor-server-posix"} {
+		path, err := testkit.BuildPeer(ctx, name)
+		if err != nil {
+			return "", err
+		}
+		dir = filepath.Dir(path)
+	}
+	return dir, nil
 }
 
 // until keeps text in file until ctx or standard input ends.
