@@ -15,6 +15,7 @@ import (
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/build"
+	"github.com/waxseal/waxseal/pkg/ci"
 )
 
 func newBuildCmd(s *Streams) *cobra.Command {
@@ -91,7 +92,10 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 	deps := build.Deps{
 		Home: imageHome(s.Env), Store: inputsHome(s.Env), Stdin: s.In, Stdout: s.Out, Env: s.Env, Version: Version(),
 		Display: build.Display{Out: s.Err, Mode: f.mode()},
-		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
+		CI: func(ctx context.Context) (*attestations.CI, error) {
+			return ci.Find(ctx, ci.Options{Env: s.Env, Token: f.ciToken})
+		},
+		Engine: build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.sign.wanted() {
 		if err := f.sign.check(f.roots); err != nil {

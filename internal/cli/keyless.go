@@ -22,6 +22,8 @@ type signFlags struct {
 	keyless bool
 	token   string
 	config  string
+	// unlogged leaves the transparency log out.
+	unlogged bool
 }
 
 // register defines the flags; keyFlag is "key", or "sign-key" where --key
@@ -32,6 +34,7 @@ func (f *signFlags) register(fl *pflag.FlagSet, keyFlag, keyUsage string) {
 	fl.BoolVar(&f.keyless, "keyless", false, "sign with a key that lives as long as this run, and a certificate for whoever the identity token names; with Sigstore's public services, which publish it, unless --signing-config or --sigstore names others")
 	fl.StringVar(&f.token, "identity-token", "", "with --keyless: `TOKEN` in a file, env:NAME or - for standard input (default: asked of GitHub Actions, GitLab, Buildkite or Google Cloud, where this runs)")
 	fl.StringVar(&f.config, "signing-config", "", "with --keyless: Sigstore signing config `FILE` (JSON) with the services to ask; what they sign must verify under --trusted-root")
+	fl.BoolVar(&f.unlogged, "unlogged", false, "with --keyless: leave out the transparency log, while it is down; a time stamp then proves the time, and only a policy with outages for the signer accepts it")
 }
 
 // wanted reports whether anything is to be signed.
@@ -42,8 +45,8 @@ func (f *signFlags) check(roots rootFlags) error {
 	switch {
 	case f.keyless && f.key != "":
 		return usagef("--keyless and --%s exclude each other", f.keyFlag)
-	case !f.keyless && (f.token != "" || f.config != ""):
-		return usagef("--identity-token and --signing-config are for --keyless")
+	case !f.keyless && (f.token != "" || f.config != "" || f.unlogged):
+		return usagef("--identity-token, --signing-config and --unlogged are for --keyless")
 	case f.keyless && f.config != "" && len(roots.roots) == 0 && roots.sigstore == "":
 		return usagef("--signing-config: give the trusted root of the same instance, with --trusted-root FILE")
 	case f.keyless && f.config == "" && len(roots.roots) > 0 && roots.sigstore == "":
@@ -77,9 +80,12 @@ func (f *signFlags) open(ctx context.Context, s *Streams, roots rootFlags) (sign
 	if err != nil {
 		return nil, err
 	}
+	if f.unlogged {
+		fmt.Fprintln(s.Err, "waxseal: no transparency log will have what is signed, as --unlogged says; verdicts accept it by a policy with outages for the signer only")
+	}
 	return sign.OpenKeyless(sign.KeylessOptions{
-		Token: token, Config: config,
-		Check: func(b *attest.Bundle, id sign.Identity) error { return checkMade(trusted, b, id) },
+		Token: token, Config: config, Unlogged: f.unlogged,
+		Check: func(b *attest.Bundle, id sign.Identity) error { return checkMade(trusted, b, id, f.unlogged) },
 		Tell:  func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) },
 	})
 }
@@ -112,13 +118,18 @@ func (f *signFlags) instance(ctx context.Context, s *Streams, roots rootFlags) (
 }
 
 // checkMade judges what was just signed as verify will: under the roots, as
-// signed by whom the certificate names.
-func checkMade(roots []*verify.Root, b *attest.Bundle, by sign.Identity) error {
-	id, err := verify.NewIdentity(verify.IdentityOptions{Issuer: by.Issuer, SAN: by.Name})
+// signed by whom the certificate names, and unlogged as in an outage of now.
+func checkMade(roots []*verify.Root, b *attest.Bundle, by sign.Identity, unlogged bool) error {
+	now := time.Now()
+	o := verify.IdentityOptions{Issuer: by.Issuer, SAN: by.Name}
+	if unlogged {
+		o.Outages = []verify.Outage{{From: now.Add(-time.Hour), Until: now.Add(time.Hour), Reason: "--unlogged"}}
+	}
+	id, err := verify.NewIdentity(o)
 	if err != nil {
 		return err
 	}
-	checker, err := verify.NewChecker(verify.Trust{Roots: roots, Identities: []verify.Identity{id}}, time.Now())
+	checker, err := verify.NewChecker(verify.Trust{Roots: roots, Identities: []verify.Identity{id}}, now)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ var rooms = map[string]string{
 	"cmd/waxseal":          "internal/cli",
 	"cmd/waxseal-engine":   "internal/engine",
 	"cmd/waxseal-kms":      "internal/kms",
-	"internal/cli":         "attestations pkg/attest pkg/build pkg/gate pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
+	"internal/cli":         "attestations pkg/attest pkg/build pkg/ci pkg/gate pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
 	"internal/engine":      "pkg/egress pkg/lock pkg/catalog pkg/sbom pkg/attest attestations",
 	"internal/conformance": "pkg/attest pkg/sign pkg/verify",
 	"internal/kms":         "",
@@ -36,6 +36,7 @@ var rooms = map[string]string{
 	"pkg/rebuild":          "attestations pkg/attest pkg/build pkg/lock pkg/store",
 	"pkg/sbom":             "pkg/attest",
 	"pkg/catalog":          "pkg/sbom pkg/attest",
+	"pkg/ci":               "attestations pkg/attest pkg/sign",
 	"pkg/sign":             "pkg/attest",
 	"pkg/store":            "pkg/attest",
 	"pkg/trust":            "pkg/attest",
@@ -70,6 +71,7 @@ var guests = map[string]string{
 	"github.com/theupdateframework/go-tuf/v2": "pkg/trust",
 	"go.yaml.in/yaml/v3":                      "pkg/policy internal/cli", // the verifier's configuration
 	"cel.dev/cel-go":                          "pkg/policy",
+	"github.com/coreos/go-oidc/v3":            "pkg/ci",
 
 	// Key management services: a program of their own.
 	"github.com/sigstore/sigstore/pkg/signature/kms":     "internal/kms",

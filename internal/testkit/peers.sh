@@ -3,7 +3,7 @@
 # outside of go.mod, and prints the path of every one asked for.
 #
 #   internal/testkit/peers.sh cosign crane registry slsa-verifier buildkitd buildctl
-#   internal/testkit/peers.sh fulcio timestamp-server rekor-server-posix
+#   internal/testkit/peers.sh fulcio timestamp-server rekor-server-posix actionlint
 #   internal/testkit/peers.sh rekor-server trillian_log_server trillian_log_signer
 #
 # They are kept in $WAXSEAL_PEERS, or .cache/peers of the checkout, by version,
@@ -26,8 +26,9 @@ peer() {
 	rekor-server-posix) module=github.com/sigstore/rekor-tiles/v2 version=v2.3.0 package=$module/cmd/rekor-server/posix ;;
 	rekor-server) module=github.com/sigstore/rekor version=v1.5.3 package=$module/cmd/rekor-server ;;
 	trillian_log_server | trillian_log_signer) module=github.com/google/trillian version=v1.7.2 package=$module/cmd/$1 ;;
+	actionlint) module=github.com/rhysd/actionlint version=v1.7.7 package=$module/cmd/actionlint ;;
 	buildkitd | buildctl) module=github.com/moby/buildkit version=v0.33.0 package=$module/cmd/$1 ;;
-	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, rekor-server, trillian_log_server, trillian_log_signer, buildkitd, buildctl)" >&2 && exit 64 ;;
+	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, rekor-server, trillian_log_server, trillian_log_signer, actionlint, buildkitd, buildctl)" >&2 && exit 64 ;;
 	esac
 }
 

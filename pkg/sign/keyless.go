@@ -28,6 +28,9 @@ type KeylessOptions struct {
 	// Config is the signing config (JSON, v0.2): which Fulcio, which logs and
 	// which time-stamping authorities. Required.
 	Config []byte
+	// Unlogged leaves out the transparency logs that Config names, for when they
+	// are down. A time-stamping authority must be there.
+	Unlogged bool
 	// Check is asked about every bundle before Sign returns it: would the trusted
 	// root accept it, as signed by whom its certificate names? Required.
 	Check func(*attest.Bundle, Identity) error
@@ -140,7 +143,7 @@ func (s *keyless) services() error {
 			return fmt.Errorf("time-stamping authorities: %w", err)
 		}
 	}
-	if all := c.RekorLogURLs(); len(all) > 0 {
+	if all := c.RekorLogURLs(); len(all) > 0 && !s.opts.Unlogged {
 		if s.logs, err = root.SelectServices(all, c.RekorLogURLsConfig(), sgsign.RekorAPIVersions, now); err != nil {
 			return fmt.Errorf("transparency logs: %w", err)
 		}
@@ -148,6 +151,9 @@ func (s *keyless) services() error {
 	proves := len(s.stamps) > 0
 	for _, l := range s.logs {
 		proves = proves || l.MajorAPIVersion == 1
+	}
+	if !proves && s.opts.Unlogged {
+		return errors.New("it names no time-stamping authority, so without a log nothing would prove when was signed")
 	}
 	if !proves {
 		return errors.New("it names neither a time-stamping authority nor a Rekor v1 log, so nothing would prove when was signed")
@@ -214,7 +220,7 @@ func (s *keyless) sign(ctx context.Context, content sgsign.Content) (*attest.Bun
 		}))
 	}
 	for _, log := range s.logs {
-		writer := &logWriter{ctx: ctx, address: log.URL, http: &http.Client{Transport: w.to("the transparency log")}}
+		writer := &logWriter{ctx: ctx, address: log.URL, http: &http.Client{Transport: w.to(theLog)}}
 		opts.TransparencyLogs = append(opts.TransparencyLogs, sgsign.NewRekor(&sgsign.RekorOptions{Version: log.MajorAPIVersion, Client: writer, ClientV2: writer}))
 	}
 	pb, err := sgsign.Bundle(content, fresh{keypair{s.key}}, opts)

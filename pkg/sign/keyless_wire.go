@@ -32,6 +32,8 @@ const (
 	clockOff = 2 * time.Minute
 
 	maxAnswer = 4 << 20
+
+	theLog = "the transparency log"
 )
 
 func usualTransport() http.RoundTripper {
@@ -218,7 +220,11 @@ func (w *wire) explain(err error, refused string) error {
 	case !errors.As(err, &a):
 		return err
 	case a.status == 0 || a.status >= 500 || a.status == http.StatusTooManyRequests:
-		return &KeylessError{"asking " + a.who, a, w.clock("nothing was signed; run it again when the service is up, or name another with --signing-config")}
+		way := "nothing was signed; run it again when the service is up, or name another with --signing-config"
+		if strings.HasPrefix(a.who, theLog) {
+			way += "; --unlogged leaves the log out, for a policy that makes allowance for the outage"
+		}
+		return &KeylessError{"asking " + a.who, a, w.clock(way)}
 	case refused == "":
 		refused = "see what the service says; nothing was signed"
 	}
