@@ -32,7 +32,7 @@ func (f *signFlags) register(fl *pflag.FlagSet, keyFlag, keyUsage string) {
 	f.keyFlag = keyFlag
 	fl.StringVar(&f.key, keyFlag, "", keyUsage)
 	fl.BoolVar(&f.keyless, "keyless", false, "sign with a key that lives as long as this run, and a certificate for whoever the identity token names; with Sigstore's public services, which publish it, unless --signing-config or --sigstore names others")
-	fl.StringVar(&f.token, "identity-token", "", "with --keyless: `TOKEN` in a file, env:NAME or - for standard input (default: asked of GitHub Actions, GitLab, Buildkite or Google Cloud, where this runs)")
+	fl.StringVar(&f.token, "identity-token", "", "with --keyless: `TOKEN` in a file, env:NAME or - for standard input (default: asked of GitHub Actions, GitLab, Buildkite, a SPIFFE agent or Google Cloud, where this runs)")
 	fl.StringVar(&f.config, "signing-config", "", "with --keyless: Sigstore signing config `FILE` (JSON) with the services to ask; what they sign must verify under --trusted-root")
 	fl.BoolVar(&f.unlogged, "unlogged", false, "with --keyless: leave out the transparency log, while it is down; a time stamp then proves the time, and only a policy with outages for the signer accepts it")
 }

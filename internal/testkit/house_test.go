@@ -78,8 +78,8 @@ var guests = map[string]string{
 	"github.com/sigstore/sigstore/pkg/signature/options": "internal/kms",
 	"github.com/Azure/azure-sdk-for-go":                  "internal/kms",
 	"github.com/hashicorp/vault/api":                     "internal/kms",
-	"google.golang.org/grpc/codes":                       "internal/engine internal/kms pkg/build",
-	"google.golang.org/grpc/status":                      "internal/engine internal/kms pkg/build",
+	"google.golang.org/grpc/codes":                       "internal/engine internal/kms pkg/build pkg/sign",
+	"google.golang.org/grpc/status":                      "internal/engine internal/kms pkg/build pkg/sign",
 
 	// The formats of evidence.
 	"github.com/in-toto/in-toto-golang":                           "attestations pkg/attest",
@@ -91,6 +91,7 @@ var guests = map[string]string{
 	"google.golang.org/protobuf":                                  "pkg/attest pkg/sign pkg/verify",
 	"github.com/sigstore/cosign/v2/pkg/types":                     "pkg/store",
 	"github.com/sigstore/sigstore-go/pkg/sign":                    "pkg/sign",
+	"github.com/spiffe/go-spiffe/v2/proto":                        "pkg/sign",            // the messages of the workload API
 	"github.com/sigstore/rekor/pkg/generated":                     "pkg/sign",            // what sigstore-go's client of Rekor v1 takes
 	"github.com/sigstore/sigstore-go/pkg/root":                    "pkg/sign pkg/verify", // signing configs too
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate":      "pkg/sign pkg/verify",
@@ -108,7 +109,7 @@ var guests = map[string]string{
 	"github.com/opencontainers":                        "internal/engine pkg/build pkg/catalog",
 	"github.com/tonistiigi":                            "pkg/build",
 	"github.com/ulikunitz/xz":                          "pkg/build pkg/rebuild",
-	"google.golang.org/grpc":                           "internal/engine pkg/build",
+	"google.golang.org/grpc":                           "internal/engine pkg/build pkg/sign", // the workload API is gRPC, too
 	"go.etcd.io/bbolt":                                 "internal/engine",
 	"github.com/miekg/dns":                             "pkg/egress",
 	"github.com/vishvananda/netlink":                   "pkg/egress",

@@ -170,7 +170,8 @@ func (i *Instance) write() error {
 		}
 		i.logs[name] = key
 	}
-	config := fmt.Sprintf("oidc-issuers:\n  %q:\n    issuer-url: %q\n    client-id: sigstore\n    type: email\n", i.Issuer, i.Issuer)
+	config := fmt.Sprintf("oidc-issuers:\n  %q:\n    issuer-url: %q\n    client-id: sigstore\n    type: email\n"+
+		"  %q:\n    issuer-url: %q\n    client-id: sigstore\n    type: spiffe\n    spiffe-trust-domain: acme.example\n", i.Issuer, i.Issuer, i.Issuer+"/spire", i.Issuer+"/spire")
 	return os.WriteFile(filepath.Join(i.dir, "fulcio.yaml"), []byte(config), 0o644)
 }
 
@@ -349,9 +350,9 @@ func (i *Instance) Token(email string, claims map[string]any) (string, error) {
 // log (RFC 6962, section 4.2).
 func (i *Instance) serveOwn(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
-	case "/.well-known/openid-configuration":
+	case "/.well-known/openid-configuration", "/spire/.well-known/openid-configuration":
 		reply(w, http.StatusOK, map[string]any{
-			"issuer": i.Issuer, "jwks_uri": i.Issuer + "/keys", "authorization_endpoint": i.Issuer + "/auth", "token_endpoint": i.Issuer + "/token",
+			"issuer": i.Issuer + strings.TrimSuffix(r.URL.Path, "/.well-known/openid-configuration"), "jwks_uri": i.Issuer + "/keys", "authorization_endpoint": i.Issuer + "/auth", "token_endpoint": i.Issuer + "/token",
 			"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"}, "id_token_signing_alg_values_supported": []string{"ES256"},
 		})
 	case "/keys":

@@ -59,13 +59,13 @@ func FindToken(o TokenOptions) (TokenSource, error) {
 	if o.Ref != "" {
 		return o.named()
 	}
-	for _, platform := range []func() (TokenSource, error){o.github, o.gitlab, o.buildkite, o.google} {
+	for _, platform := range []func() (TokenSource, error){o.github, o.gitlab, o.buildkite, o.spiffe, o.google} {
 		if t, err := platform(); err != nil || t.get != nil {
 			return t, err
 		}
 	}
 	return TokenSource{}, noToken(errors.New("nothing here gives one"),
-		"run it where a platform does (GitHub Actions, GitLab, Buildkite, Google Cloud), or give --identity-token FILE, env:NAME or -")
+		"run it where a platform does (GitHub Actions, GitLab, Buildkite, a SPIFFE agent, Google Cloud), or give --identity-token FILE, env:NAME or -")
 }
 
 func noToken(err error, way string) error {

@@ -118,7 +118,7 @@ func (l *line) RoundTrip(req *http.Request) (*http.Response, error) {
 		if !again || n == tries {
 			return nil, a
 		}
-		l.tell(fmt.Sprintf("%s: %s; asking again", who, strings.TrimSpace(fmt.Sprintf("%s %s", status(a.status), a.message))))
+		l.tell(fmt.Sprintf("%s: %s; asking again", who, strings.TrimSpace(fmt.Sprintf("%s %s", statusText(a.status), a.message))))
 		timer := time.NewTimer(wait)
 		select {
 		case <-l.ctx.Done():
@@ -130,7 +130,7 @@ func (l *line) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-func status(n int) string {
+func statusText(n int) string {
 	if n == 0 {
 		return ""
 	}
