@@ -4,9 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
@@ -32,7 +38,7 @@ func (f *signFlags) register(fl *pflag.FlagSet, keyFlag, keyUsage string) {
 	f.keyFlag = keyFlag
 	fl.StringVar(&f.key, keyFlag, "", keyUsage)
 	fl.BoolVar(&f.keyless, "keyless", false, "sign with a key that lives as long as this run, and a certificate for whoever the identity token names; with Sigstore's public services, which publish it, unless --signing-config or --sigstore names others")
-	fl.StringVar(&f.token, "identity-token", "", "with --keyless: `TOKEN` in a file, env:NAME or - for standard input (default: asked of GitHub Actions, GitLab, Buildkite, a SPIFFE agent or Google Cloud, where this runs)")
+	fl.StringVar(&f.token, "identity-token", "", "with --keyless: `TOKEN` in a file, env:NAME or - for standard input (default: asked of GitHub Actions, GitLab, Buildkite, a SPIFFE agent or Google Cloud, where this runs, or of you, at a terminal)")
 	fl.StringVar(&f.config, "signing-config", "", "with --keyless: Sigstore signing config `FILE` (JSON) with the services to ask; what they sign must verify under --trusted-root")
 	fl.BoolVar(&f.unlogged, "unlogged", false, "with --keyless: leave out the transparency log, while it is down; a time stamp then proves the time, and only a policy with outages for the signer accepts it")
 }
@@ -72,7 +78,7 @@ func (f *signFlags) open(ctx context.Context, s *Streams, roots rootFlags) (sign
 		return openSigner(ctx, s, f.key)
 	}
 	// First what needs no network.
-	token, err := sign.FindToken(sign.TokenOptions{Ref: f.token, Stdin: s.In, Env: s.Env})
+	token, err := sign.FindToken(sign.TokenOptions{Ref: f.token, Stdin: s.In, Env: s.Env, Person: person(s)})
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +94,44 @@ func (f *signFlags) open(ctx context.Context, s *Streams, roots rootFlags) (sign
 		Check: func(b *attest.Bundle, id sign.Identity) error { return checkMade(trusted, b, id, f.unlogged) },
 		Tell:  func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) },
 	})
+}
+
+// person is who sits at the terminal, nil for nobody.
+func person(s *Streams) *sign.Person {
+	in, ok := s.In.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) || s.Env("CI") != "" {
+		return nil
+	}
+	return &sign.Person{Browse: browser(s), Say: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }}
+}
+
+// browser opens an address as the system does, or by the program in BROWSER; nil
+// where there is no screen.
+func browser(s *Streams) func(address string) error {
+	program := []string{s.Env("BROWSER")}
+	switch {
+	case program[0] != "":
+	case s.Env("SSH_CONNECTION") != "":
+		return nil
+	case runtime.GOOS == "darwin":
+		program = []string{"open"}
+	case runtime.GOOS == "windows":
+		program = []string{"rundll32", "url.dll,FileProtocolHandler"}
+	case s.Env("DISPLAY") == "" && s.Env("WAYLAND_DISPLAY") == "":
+		return nil
+	default:
+		program = []string{"xdg-open"}
+	}
+	return func(address string) error {
+		cmd := exec.Command(program[0], append(program[1:], address)...)
+		// A browser lives long, and a password is none of its business.
+		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, passwordVariable+"=") })
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		go cmd.Wait()
+		return nil
+	}
 }
 
 // instance is whom to ask and what it must verify under: the public good

@@ -71,7 +71,7 @@ var guests = map[string]string{
 	"github.com/theupdateframework/go-tuf/v2": "pkg/trust",
 	"go.yaml.in/yaml/v3":                      "pkg/policy internal/cli", // the verifier's configuration
 	"cel.dev/cel-go":                          "pkg/policy",
-	"github.com/coreos/go-oidc/v3":            "pkg/ci",
+	"github.com/coreos/go-oidc/v3":            "pkg/ci pkg/sign",
 
 	// Key management services: a program of their own.
 	"github.com/sigstore/sigstore/pkg/signature/kms":     "internal/kms",
@@ -91,6 +91,7 @@ var guests = map[string]string{
 	"google.golang.org/protobuf":                                  "pkg/attest pkg/sign pkg/verify",
 	"github.com/sigstore/cosign/v2/pkg/types":                     "pkg/store",
 	"github.com/sigstore/sigstore-go/pkg/sign":                    "pkg/sign",
+	"golang.org/x/oauth2":                                         "pkg/sign",
 	"github.com/spiffe/go-spiffe/v2/proto":                        "pkg/sign",            // the messages of the workload API
 	"github.com/sigstore/rekor/pkg/generated":                     "pkg/sign",            // what sigstore-go's client of Rekor v1 takes
 	"github.com/sigstore/sigstore-go/pkg/root":                    "pkg/sign pkg/verify", // signing configs too

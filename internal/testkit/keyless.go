@@ -45,10 +45,11 @@ type Instance struct {
 	Addr   string // of all services: /fulcio, /tsa, /rekor and /rekor1
 	Issuer string // the address of the OpenID Connect issuer
 
-	dir  string
-	key  *ecdsa.PrivateKey            // of the issuer and of the CT log
-	logs map[string]*ecdsa.PrivateKey // by their paths: rekor, rekor1
-	stop []func()
+	dir    string
+	key    *ecdsa.PrivateKey            // of the issuer and of the CT log
+	logs   map[string]*ecdsa.PrivateKey // by their paths: rekor, rekor1
+	logins logins
+	stop   []func()
 }
 
 // InstanceOptions configures StartInstance.
@@ -277,6 +278,7 @@ func (i *Instance) publish(ctx context.Context, opts InstanceOptions) error {
 	}
 	any := root.ServiceConfiguration{Selector: prototrustroot.ServiceSelector_ANY}
 	stamp := one("/tsa/api/v1/timestamp", 1)
+	provider := []root.Service{{URL: i.Issuer, MajorAPIVersion: 1, ValidityPeriodStart: from, Operator: "waxseal.example"}}
 	files := map[string]json.Marshaler{}
 	for prefix, known := range map[string]map[string]*root.TransparencyLog{"": logs, "unlogged_": nil} {
 		if files[prefix+"trusted_root.json"], err = root.NewTrustedRoot(root.TrustedRootMediaType01, authorities, cts, stampers, known); err != nil {
@@ -289,7 +291,7 @@ func (i *Instance) publish(ctx context.Context, opts InstanceOptions) error {
 		configs["rekor1_"] = asked{one("/rekor1", 1), nil}
 	}
 	for prefix, c := range configs {
-		if files[prefix+"signing_config.json"], err = root.NewSigningConfig(root.SigningConfigMediaType02, one("/fulcio", 1), nil, c.logs, any, c.stamps, any); err != nil {
+		if files[prefix+"signing_config.json"], err = root.NewSigningConfig(root.SigningConfigMediaType02, one("/fulcio", 1), provider, c.logs, any, c.stamps, any); err != nil {
 			return err
 		}
 	}
@@ -354,7 +356,14 @@ func (i *Instance) serveOwn(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusOK, map[string]any{
 			"issuer": i.Issuer + strings.TrimSuffix(r.URL.Path, "/.well-known/openid-configuration"), "jwks_uri": i.Issuer + "/keys", "authorization_endpoint": i.Issuer + "/auth", "token_endpoint": i.Issuer + "/token",
 			"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"}, "id_token_signing_alg_values_supported": []string{"ES256"},
+			"code_challenge_methods_supported": []string{"S256"}, "device_authorization_endpoint": i.Issuer + "/device",
 		})
+	case "/auth":
+		i.logins.authorize(w, r)
+	case "/device":
+		i.logins.device(w, r)
+	case "/token":
+		i.logins.redeem(i, w, r)
 	case "/keys":
 		point, err := i.key.PublicKey.Bytes() // 4, x, y
 		if err != nil {

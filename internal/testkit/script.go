@@ -45,6 +45,7 @@ import (
 //	                                      exit code; it must not try anybody else, and with ! it must
 //	instance VAR DIR [rekor1]             real servers of Sigstore, see Instance; VAR can be broken, VAR_ISSUER is the issuer
 //	token VAR FILE EMAIL [CLAIM=VALUE]... an identity token of such an instance
+//	person INSTANCE [MAIL]                who logs in at its identity provider; without MAIL they deny
 //	workload VAR INSTANCE [ID]            the workload API of a SPIFFE agent at VAR; without ID it knows nobody
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
@@ -153,6 +154,7 @@ func Script(t *testing.T, dir string, update bool) {
 			"instance": cmdInstance,
 			"token":    cmdToken,
 			"workload": cmdWorkload,
+			"person":   cmdPerson,
 			"tuf":      cmdTUF,
 			"kms":      cmdKMS,
 			"json":     cmdJSON,

@@ -80,6 +80,7 @@ type keyless struct {
 	fulcio root.Service
 	stamps []root.Service
 	logs   []root.Service
+	issuer string // of identity tokens, where a person is asked for one
 	key    *keySigner
 
 	mu       sync.Mutex // one certificate, however many ask
@@ -158,7 +159,15 @@ func (s *keyless) services() error {
 	if !proves {
 		return errors.New("it names neither a time-stamping authority nor a Rekor v1 log, so nothing would prove when was signed")
 	}
-	for _, list := range [][]root.Service{{s.fulcio}, s.stamps, s.logs} {
+	asked := [][]root.Service{{s.fulcio}, s.stamps, s.logs}
+	if all := c.OIDCProviderURLs(); len(all) > 0 && s.opts.Token.ask != nil {
+		provider, err := root.SelectService(all, []uint32{1}, now)
+		if err != nil {
+			return fmt.Errorf("identity providers: %w", err)
+		}
+		s.issuer, asked = provider.URL, append(asked, []root.Service{provider})
+	}
+	for _, list := range asked {
 		for _, one := range list {
 			if err := checkAddress(one.URL); err != nil {
 				return err
@@ -249,7 +258,7 @@ func (s *keyless) certificate(ctx context.Context) ([]byte, Identity, error) {
 	if s.cert != nil && s.opts.Now().Before(s.until) {
 		return s.cert, s.identity, nil
 	}
-	token, said, err := s.opts.Token.fetch(ctx, s.opts.Now())
+	token, said, err := s.opts.Token.fetch(ctx, s.issuer, s.opts.Now())
 	if err != nil {
 		return nil, Identity{}, err
 	}

@@ -41,7 +41,7 @@ func (o TokenOptions) spiffe() (TokenSource, error) {
 			return "", err
 		}
 		defer conn.Close()
-		return fetchSVID(ctx, workload.NewSpiffeWorkloadAPIClient(conn))
+		return fetchSVID(ctx, workload.NewSpiffeWorkloadAPIClient(conn), o.Audience)
 	}
 	return t, nil
 }
@@ -65,7 +65,7 @@ func spiffeTarget(socket string) (string, error) {
 	return "", fmt.Errorf("%q is no address of a workload API", clip(socket))
 }
 
-func fetchSVID(ctx context.Context, api workload.SpiffeWorkloadAPIClient) (string, error) {
+func fetchSVID(ctx context.Context, api workload.SpiffeWorkloadAPIClient, audience string) (string, error) {
 	// Section 6.1: what does not send it is refused.
 	ctx = metadata.AppendToOutgoingContext(ctx, "workload.spiffe.io", "true")
 	wait := firstWait
