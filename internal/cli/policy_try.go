@@ -214,7 +214,7 @@ until a date, and what is waived.`,
 	}
 	at := cmd.Flags().String("at", "", "say it as of `TIME`: 2026-12-01 or 2026-12-01T12:00:00Z (default: now)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		moment, err := parseMoment(*at)
+		moment, err := parseMoment("--at", *at)
 		if err != nil {
 			return err
 		}
@@ -231,8 +231,8 @@ until a date, and what is waived.`,
 	return cmd
 }
 
-// parseMoment reads --at; nothing gives the zero time.
-func parseMoment(s string) (time.Time, error) {
+// parseMoment reads the value of a flag; nothing gives the zero time.
+func parseMoment(flag, s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
@@ -241,5 +241,5 @@ func parseMoment(s string) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, usagef("--at %q: give a day as 2026-12-01 or a time as 2026-12-01T12:00:00Z", s)
+	return time.Time{}, usagef("%s %q: give a day as 2026-12-01 or a time as 2026-12-01T12:00:00Z", flag, s)
 }

@@ -240,7 +240,7 @@ func (f *verifyFlags) verifyOne(ctx context.Context, s *Streams, ref string) err
 func (f *verifyFlags) request(ctx context.Context, s *Streams, ref string) (gate.Request, error) {
 	req, err := f.judge.request(ctx, s, ref)
 	if err == nil {
-		req.At, err = parseMoment(f.at)
+		req.At, err = parseMoment("--at", f.at)
 	}
 	return req, err
 }
