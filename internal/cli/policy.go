@@ -23,8 +23,8 @@ prints its schema with a description of each field; "policy init" drafts one.
 
 Builders are trusted by id, idPattern or idFromSigner, or taken from the library
 with use ("waxseal builders list"); each can have buildTypes, parameters, events,
-runners: hosted|any, and a window of its signer. source of an entry can have a
-ref, such as refs/tags/v*, and a workflow.
+runners: hosted|any, a name of who signs, and a window of its signer. source of
+an entry can have a ref, such as refs/tags/v*, and a workflow.
 
 level is {build: N, source: N}. Beside it, and source, buildTypes and parameters,
 an entry can have:
@@ -36,6 +36,9 @@ an entry can have:
   rules            name, expr, message: what these words cannot say, in CEL
   dependencies     of the images it was built from: registries that may be
                    asked, depth, and the level that each must carry
+  signatures       atLeast, of: how many of the signers that builders' names
+                   tell apart must have signed one and the same provenance
+  approvals        atLeast, of: how many reviewers must have approved its source
   vsa              verifiers, policy {uri, digest}, maxAge, resourceUri, names,
                    required, delegates: build|source|properties
   waivers          requirement|rule|vulnerability, reason, owner, expires

@@ -157,6 +157,9 @@ func (i image) sentences(at time.Time) []string {
 	if i.approvals != nil {
 		say(now, "must have its source approved by %s, none of them an author or the builder", i.approvals)
 	}
+	if i.signatures != nil {
+		say(now, "must have one and the same provenance signed by %s", i.signatures)
+	}
 	if i.vsa != nil {
 		say(now, "%s", i.vsa.sentence())
 	}

@@ -62,7 +62,8 @@ type image struct {
 	ref          *verify.Pattern // what it may be built from; nil: any
 	workflow     *verify.Pattern // what may have been started; nil: anything
 	reviewAge    time.Duration   // how old a review of the source may be; 0: any age
-	approvals    *Approvals      // how many must approve; nil: nobody
+	approvals    *Quorum         // how many must approve; nil: nobody
+	signatures   *Quorum         // how many must sign the provenance; nil: one
 	vsa          *summary        // nil: not asked about
 	buildTypes   []string
 	parameters   map[string]allowed

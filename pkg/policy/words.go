@@ -150,20 +150,23 @@ func (r Rule) ReviewAge() time.Duration {
 	return out
 }
 
-// Approvals is how many different people must approve the source of an image.
-type Approvals struct {
+// Quorum is how many different people or systems an image asks for: who approve
+// its source, or sign its provenance.
+type Quorum struct {
 	AtLeast int
-	Of      []string // names of reviewers; none: any of them
+	Of      []string // their names; none: any that are trusted
+
+	kind string // what they are, where they have no names
 }
 
-// Counts reports whether a reviewer is one of those who are asked for.
-func (a Approvals) Counts(name string) bool {
+// Counts reports whether somebody is one of those who are asked for.
+func (a Quorum) Counts(name string) bool {
 	return len(a.Of) == 0 || slices.ContainsFunc(a.Of, func(o string) bool { return samePerson(o, name) })
 }
 
-func (a Approvals) String() string {
+func (a Quorum) String() string {
 	if len(a.Of) == 0 {
-		return fmt.Sprintf("%d different trusted reviewers", a.AtLeast)
+		return fmt.Sprintf("%d different trusted %s", a.AtLeast, a.kind)
 	}
 	names := make([]string, len(a.Of))
 	for i, n := range a.Of {
@@ -173,14 +176,40 @@ func (a Approvals) String() string {
 }
 
 // Approvals is what each entry asks for; all must hold.
-func (r Rule) Approvals() []Approvals {
-	var out []Approvals
+func (r Rule) Approvals() []Quorum {
+	var out []Quorum
 	for _, e := range r.entries {
 		if e.approvals != nil {
 			out = append(out, *e.approvals)
 		}
 	}
 	return out
+}
+
+// Signatures is what each entry asks for; all must hold of one provenance.
+func (r Rule) Signatures() []Quorum {
+	var out []Quorum
+	for _, e := range r.entries {
+		if e.signatures != nil {
+			out = append(out, *e.signatures)
+		}
+	}
+	return out
+}
+
+// Signatory tells the signers of provenance apart: by the name that the policy
+// gives one, else by the key, or by the issuer and name of the certificate. Two
+// signers with the same id are one.
+func (p *Policy) Signatory(by verify.Signer) (id, name string) {
+	for _, b := range p.builders {
+		if b.name != "" && b.signer.is(by) {
+			return strings.ToLower(strings.TrimSpace(b.name)), b.name
+		}
+	}
+	if by.SAN != "" {
+		return fmt.Sprintf("certificate %q %q", by.Issuer, by.SAN), ""
+	}
+	return "key " + string(by.Key), ""
 }
 
 // words says whose summaries, source provenance and reviews count, a line each.
