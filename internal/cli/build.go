@@ -15,6 +15,7 @@ import (
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/build"
+	"github.com/waxseal/waxseal/pkg/trust"
 )
 
 func newBuildCmd(s *Streams) *cobra.Command {
@@ -94,7 +95,7 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.sign.wanted() {
-		if err := f.sign.check(f.roots); err != nil {
+		if err := errors.Join(f.sign.check(f.roots), guard()); err != nil {
 			return err
 		}
 		open := func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.roots) }
@@ -108,6 +109,8 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 			}
 			defer signer.Close()
 			deps.Signer = func(context.Context) (build.Signer, error) { return signer, nil }
+		} else if !trust.IsKMS(f.sign.key) {
+			deps.TrySigner = func(context.Context) error { return tryKey(s, f.sign.key) }
 		}
 	}
 	res, err := build.Run(ctx, req, deps)

@@ -91,6 +91,9 @@ func newPair(s *Streams, prefix string, pair func(password []byte) (private, pub
 			return nil, fmt.Errorf("writing %q: it is there already; move it away or give another --output-prefix", path)
 		}
 	}
+	if err := guard(); err != nil {
+		return nil, err
+	}
 	password, err := newPassword(s)
 	if err != nil {
 		return nil, err

@@ -66,7 +66,7 @@ type shownKey struct {
 
 func showKey(ctx context.Context, s *Streams, name string, unlock bool) (*shownKey, error) {
 	if trust.IsKMS(name) {
-		raw, err := fetchKey(ctx, s, name)
+		raw, err := readKeyPEM(ctx, s, name)
 		if err != nil {
 			return nil, err
 		}
