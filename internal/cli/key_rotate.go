@@ -62,6 +62,19 @@ Without --policy, the lines for the policy are printed.`,
 	fl.StringVar(&f.revoke, "revoke", "", "the old key is revoked as of --until, for this `REASON`")
 	fl.BoolVar(&f.dry, "dry-run", false, "print the policy as it would be, and write nothing")
 	_ = cmd.MarkFlagFilename("policy", "yaml", "yml") // fails for flags that do not exist
+	cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		raw, err := readSmall(f.policy, attest.MaxPolicy)
+		if err != nil || len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		_, keys := policy.Names(raw)
+		for i, k := range keys {
+			if !trust.IsKMS(k) && !filepath.IsAbs(k) {
+				keys[i] = filepath.Join(filepath.Dir(f.policy), k)
+			}
+		}
+		return keys, cobra.ShellCompDirectiveDefault
+	}
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		f.output = *output

@@ -181,20 +181,33 @@ func relativeTo(dir, path string) string {
 }
 
 func newPolicyCheckCmd(s *Streams) *cobra.Command {
-	return &cobra.Command{
-		Use:   "check FILE",
+	cmd := &cobra.Command{
+		Use:   "check [flags] FILE",
 		Short: "Check a policy and say what it means",
 		Long: `check reads a policy and prints its digest and, in plain words, whom it trusts
 and what it expects. Exit code 64 and the place in the file if it is wrong.`,
-		Example: `  waxseal policy check policy.yaml`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := loadPolicy(cmd.Context(), s, args[0])
-			if err != nil {
-				return policyError(err)
-			}
-			_, err = fmt.Fprintf(s.Out, "%s\n%s", p.Digest(), p.Summary())
-			return err
-		},
+		Example: `  waxseal policy check policy.yaml
+  waxseal policy check --output json policy.yaml`,
+		Args: cobra.ExactArgs(1),
 	}
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkOutput(*output); err != nil {
+			return err
+		}
+		p, err := loadPolicy(cmd.Context(), s, args[0])
+		if err != nil {
+			return policyError(err)
+		}
+		if *output == "json" {
+			return printJSON(s, struct {
+				Digest  attest.Digest   `json:"digest"`
+				Extends []attest.Digest `json:"extends,omitempty"` // the nearest first
+				*policy.Brief
+			}{p.Digest(), p.Extends(), p.Brief()})
+		}
+		_, err = fmt.Fprintf(s.Out, "%s\n%s", p.Digest(), p.Summary())
+		return err
+	}
+	return cmd
 }

@@ -213,7 +213,11 @@ until a date, and what is waived.`,
 		Args: cobra.ExactArgs(1),
 	}
 	at := cmd.Flags().String("at", "", "say it as of `TIME`: 2026-12-01 or 2026-12-01T12:00:00Z (default: now)")
+	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkOutput(*output); err != nil {
+			return err
+		}
 		moment, err := parseMoment("--at", *at)
 		if err != nil {
 			return err
@@ -224,6 +228,13 @@ until a date, and what is waived.`,
 		p, err := loadPolicy(cmd.Context(), s, args[0])
 		if err != nil {
 			return policyError(err)
+		}
+		if *output == "json" {
+			return printJSON(s, struct {
+				Digest attest.Digest `json:"digest"`
+				At     time.Time     `json:"at"`
+				*policy.Explained
+			}{p.Digest(), moment.UTC().Truncate(time.Second), p.Explained(moment)})
 		}
 		_, err = fmt.Fprint(s.Out, p.Explain(moment))
 		return err

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
+	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
@@ -317,4 +320,33 @@ func (p *Policy) warnings(i image) []string {
 		out = append(out, fmt.Sprintf("nobody is trusted about the source up to Source L%d, so nothing can fulfil this", i.level.Source))
 	}
 	return out
+}
+
+// Names are whom a policy's text calls a reviewer, and the keys that it names:
+// files, as it names them, and references to a KMS. For who helps to write a
+// command: nothing of the text is checked.
+func Names(raw []byte) (reviewers, keys []string) {
+	var doc struct {
+		Trust map[string][]struct {
+			Name, Key, KMS string
+			Signer         struct{ Key, KMS string }
+		}
+	}
+	if len(raw) > attest.MaxPolicy || shallow(raw) != nil || yaml.Unmarshal(raw, &doc) != nil {
+		return nil, nil
+	}
+	for list, entries := range doc.Trust {
+		for _, e := range entries {
+			if list == "reviewers" {
+				reviewers = append(reviewers, e.Name)
+			}
+			keys = append(keys, e.Key, e.KMS, e.Signer.Key, e.Signer.KMS)
+		}
+	}
+	once := func(names []string) []string {
+		names = slices.DeleteFunc(names, func(n string) bool { return n == "" })
+		slices.Sort(names)
+		return slices.Compact(names)
+	}
+	return once(reviewers), once(keys)
 }
