@@ -15,7 +15,6 @@ import (
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/build"
-	"github.com/waxseal/waxseal/pkg/trust"
 )
 
 func newBuildCmd(s *Streams) *cobra.Command {
@@ -99,7 +98,7 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 			return err
 		}
 		open := func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.roots) }
-		deps.Signer = open
+		deps.Signer, deps.TrySigner = open, f.sign.try(s)
 		if f.sign.keyless || !s.has(passwordVariable) {
 			// A password that is typed is asked for before the progress takes
 			// the terminal; that there is no token is known before anything runs.
@@ -109,8 +108,6 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 			}
 			defer signer.Close()
 			deps.Signer = func(context.Context) (build.Signer, error) { return signer, nil }
-		} else if !trust.IsKMS(f.sign.key) {
-			deps.TrySigner = func(context.Context) error { return tryKey(s, f.sign.key) }
 		}
 	}
 	res, err := build.Run(ctx, req, deps)

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/waxseal/waxseal/pkg/sign"
+	"github.com/waxseal/waxseal/pkg/trust"
 )
 
 // Environment is os.LookupEnv for a process that starts others: none of them
@@ -40,9 +42,16 @@ func guard() error {
 	return nil
 }
 
-// tryKey reports whether the key file opens with its password.
-func tryKey(s *Streams, file string) error {
-	return sign.Try(file, sign.OpenOptions{Password: func() ([]byte, error) {
-		return askPassword(s, fmt.Sprintf("Password of %s: ", file))
-	}})
+// try is how to tell at once whether a signer will open that is opened when there
+// is something to sign; nil for one that is better opened at once: it asks a
+// person, or somebody else has its key.
+func (f *signFlags) try(s *Streams) func(context.Context) error {
+	if f.keyless || trust.IsKMS(f.key) || !s.has(passwordVariable) {
+		return nil
+	}
+	return func(context.Context) error {
+		return sign.Try(f.key, sign.OpenOptions{Password: func() ([]byte, error) {
+			return askPassword(s, fmt.Sprintf("Password of %s: ", f.key))
+		}})
+	}
 }

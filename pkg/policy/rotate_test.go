@@ -208,3 +208,44 @@ func TestRotateRefuses(t *testing.T) {
 		t.Error("a key that is none was taken")
 	}
 }
+
+// Whatever the layout, what is written reads back, or nothing is.
+func FuzzParseRotated(f *testing.F) {
+	pems := map[string][]byte{}
+	for _, name := range []string{"old.pub", "new.pub"} {
+		_, public, err := sign.GenerateKeyPair(nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		pems[name] = public
+	}
+	old, err := verify.ParseKey("old", pems["old.pub"])
+	if err != nil {
+		f.Fatal(err)
+	}
+	opts := policy.ParseOptions{ReadKey: func(string) ([]byte, error) { return pems["old.pub"], nil }}
+	r := policy.Rotation{Old: old.ID(), New: "new.pub", PEM: pems["new.pub"], From: day(2), Until: day(3), Reason: "a: 'b'"}
+	for _, text := range []string{
+		"trust:\n  builders:\n    - id: x:1\n      signer: {key: old.pub}\n      maxLevel: 1\nimages: [{match: \"**\", level: {build: 1}}]\n",
+		"trust: {builders: [{id: \"x:{\", signer: {key: 'o''ld', from: 2026-01-01}, maxLevel: 1}], reviewers: [{name: A'b # c\n, signer: {key: o}}]}\nimages: [{match: \"**\", level: {build: 1}}]",
+		"trust:\n  attesters:\n  - for: [vex]\n    signer:\n      key:\n        old.pub # é\n  builders:\n  -\n    use: witness\n    key: \"o\\\"\"\r\nimages: [{match: \"**\", level: {build: 1}}]\n...\n",
+	} {
+		f.Add(frame + text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		out, n, err := policy.Rotate([]byte(text), r, opts)
+		if err != nil {
+			return
+		}
+		reading := opts
+		reading.ReadKey = func(name string) ([]byte, error) {
+			if name == r.New {
+				return r.PEM, nil
+			}
+			return opts.ReadKey(name)
+		}
+		if _, err := policy.Parse(out, reading); err != nil || n == 0 {
+			t.Errorf("%d entries, and then: %v\n%s\nwas\n%s", n, err, out, text)
+		}
+	})
+}

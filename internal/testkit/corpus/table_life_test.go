@@ -1,6 +1,7 @@
 package corpus
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/waxseal/waxseal/internal/testkit/virtual"
@@ -123,7 +124,10 @@ func thresholdCases() []entry {
 		two("two-signed-and-one-alone", "Two signed the same, and one of them something else beside.", "", true, func(d *draft, st []byte) {
 			d.file("ci.json", d.seal("ours", st), Accepted)
 			d.file("ann.json", d.seal("second", st), Accepted)
-			d.file("alone.json", d.seal("second", d.provenance(definition("internalParameters", object{"n": 1}))), Accepted)
+			// Of what is worth the same, the least digest comes first: one of these.
+			for n := range 4 {
+				d.file(fmt.Sprintf("alone%d.json", n), d.seal("second", d.provenance(definition("internalParameters", object{"n": n}))), Accepted)
+			}
 		}),
 	}
 }
