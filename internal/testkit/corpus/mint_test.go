@@ -710,7 +710,7 @@ func (d *draft) signer(b Builder) string {
 }
 
 func allEntries() []entry {
-	return slices.Concat(bindingCases(), envelopeCases(), timeCases(), identityCases(), builderCases(), discoveryCases(), gateCases(), trustCases(), acceptedCases(), propertyCases(), vsaCases(), sourceCases(), dependencyCases(), provenanceCases())
+	return slices.Concat(bindingCases(), envelopeCases(), timeCases(), identityCases(), builderCases(), discoveryCases(), gateCases(), trustCases(), acceptedCases(), propertyCases(), vsaCases(), sourceCases(), dependencyCases(), provenanceCases(), certificateCases())
 }
 
 // TestMint compares what the table says with what is committed, and with
