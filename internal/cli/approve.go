@@ -16,6 +16,7 @@ import (
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/build"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/lock"
 	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/verify"
@@ -75,7 +76,7 @@ approval, and nothing passes while one reviewer rejects.`,
 	fl.StringArrayVar(&flags.judge.evidence, "evidence", nil, "look for evidence in `PATH` too, as verify does; repeatable")
 	fl.BoolVar(&flags.judge.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	fl.StringVar(&flags.as, "as", "", "sign as the reviewer of this `NAME` in the policy; the key or the identity must be theirs")
-	flags.sign.register(fl, "key", "private key `FILE` to sign with")
+	flags.sign.register(fl, "key", "private `KEY` to sign with"+keyForms)
 	fl.BoolVar(&flags.request, "request", false, "print what there is to review, and sign nothing")
 	fl.BoolVar(&flags.reject, "reject", false, "sign that you reject it, or no longer approve it")
 	fl.StringVar(&flags.since, "since", "", "`REF` of the release before, that was accepted: what is new since then is reviewed")
@@ -283,7 +284,7 @@ func (f *approveFlags) seal(ctx context.Context, s *Streams, r *reviewed, review
 	who, err := r.of.Weigh(bundle)
 	switch {
 	case who.Name != "" && !called(who, f.as):
-		return nil, "", hinted{fmt.Errorf("reviewing as %q: the policy knows the holder of %q as %q", f.as, cmp.Or(f.sign.key, "the identity token"), who.Name), "nothing was attached"}
+		return nil, "", hinted{fmt.Errorf("reviewing as %q: the policy knows the holder of %q as %q", f.as, cmp.Or(keys.Name(f.sign.key), "the identity token"), who.Name), "nothing was attached"}
 	case err != nil:
 		return nil, "", hinted{fmt.Errorf("this review by %q would not count: %w", f.as, err), "nothing was attached; trust.reviewers of the policy says who reviews, and with which key or identity"}
 	}

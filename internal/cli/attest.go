@@ -81,7 +81,7 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
 	fl := cmd.Flags()
 	fl.StringVar(&req.predicate, "predicate", "", "`FILE` with the predicate, one JSON object")
 	fl.StringVar(&req.kind, "type", "", "`TYPE` of the predicate: a URI, or one of\n"+strings.Join(names, ", "))
-	req.sign.register(fl, "key", "private key `FILE` to sign with")
+	req.sign.register(fl, "key", "private `KEY` to sign with")
 	req.roots.register(fl)
 	completePublic(cmd)
 	fl.StringVar(&req.attach, "attach", "bundle", "`FORM` to attach: bundle (a referrer), att (cosign's .att tag),\nor both")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/trust"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
@@ -51,7 +52,7 @@ func completePublic(cmd *cobra.Command) {
 
 func (f *trustFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.keys, "key", nil, "public key `FILE` that signs the evidence, or the key of a KMS: awskms://, azurekms://, gcpkms://, hashivault://, openbao://, each with @sha256:… to take no other; repeatable; with --policy, only these of its keys count")
+	fl.StringArrayVar(&f.keys, "key", nil, "public `KEY` that signs the evidence: a file, env://NAME, or a key that something else holds: "+keys.Forms+", each with @sha256:… to take no other; repeatable; with --policy, only these of its keys count")
 	fl.StringVar(&f.identity, "certificate-identity", "", "the `NAME` (URI or mail address) that the certificate was issued to; with --policy, only such of its signers count")
 	fl.StringVar(&f.regexp, "certificate-identity-regexp", "", "the same as a regular expression `RE` of the whole name, ^ to $")
 	fl.StringVar(&f.issuer, "certificate-oidc-issuer", "", "the OpenID Connect issuer `URL` that the certificate names")
