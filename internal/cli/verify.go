@@ -183,6 +183,9 @@ together with a complete answer that says the same: anything else is a death.`,
 		Example: `  waxseal verify --key waxseal.pub registry.example/app:1.0
   waxseal verify --trusted-root root.json --certificate-identity ci@acme.example \
     --certificate-oidc-issuer https://accounts.acme.example registry.example/app:1.0
+  waxseal verify --ca-roots root.pem --ca-crl root.crl --ca-crl issuing.crl \
+    --timestamp-certificate-chain tsa.pem \
+    --certificate-identity https://ci.acme.example/release registry.example/app:1.0
   waxseal verify --policy policy.yaml --output sarif oci:out/image:app
   waxseal verify --policy policy.yaml - < references.txt`,
 		Args: cobra.ExactArgs(1),
