@@ -11,8 +11,13 @@ FUZZ_NAMES ?= ^Fuzz(Parse.*|UnmarshalStrict|Git.*)$$
 
 .PHONY: build install test attack fuzz demo bench lint docs clean
 
-build: ## the binaries into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine ./cmd/waxseal-kms
+# A PKCS#11 token's library is C: waxseal-kms is built for one where a compiler is.
+PKCS11 ?= $(if $(shell command -v $(or $(CC),gcc)),1,0)
+
+build: ## the binaries into bin/; PKCS11=0 leaves tokens out, for a waxseal-kms that needs no libc
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine
+	CGO_ENABLED=$(PKCS11) go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal-kms
+	@[ $(PKCS11) = 1 ] || echo "waxseal-kms was built without PKCS#11, which takes a C compiler: install gcc and libc6-dev, and make again"
 
 install: build docs ## binaries, manual pages and completions below PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions

@@ -171,6 +171,9 @@ func openService(ctx context.Context, r keys.Request) (key, error) {
 		return nil, err
 	}
 	if s.public, err = s.client.PublicKey(options.WithContext(ctx)); err != nil {
+		if strings.Contains(err.Error(), "could not parse transit key keys data") {
+			err = &refused{keys.ClassReference, errors.New("the key is symmetric: it has no public half, and makes no signatures")}
+		}
 		return nil, err
 	}
 	if _, ok := s.public.(ed25519.PublicKey); ok {
@@ -288,14 +291,9 @@ func classOf(err error) keys.Class {
 	case codes.InvalidArgument, codes.FailedPrecondition, codes.Unimplemented:
 		return keys.ClassReference
 	}
-	// Vault's client gives no error for a 404, and sigstore's says these.
-	for text, class := range map[string]keys.Class{
-		"could not read data from transit key path": keys.ClassNotFound,
-		"could not parse transit key keys data":     keys.ClassReference, // a symmetric key has no public half
-	} {
-		if strings.Contains(err.Error(), text) {
-			return class
-		}
+	// Vault's client gives no error for a 404, and sigstore's says this.
+	if strings.Contains(err.Error(), "could not read data from transit key path") {
+		return keys.ClassNotFound
 	}
 	return keys.ClassUnanswered
 }

@@ -1,8 +1,11 @@
 package kms
 
 import (
+	"bytes"
+	"encoding/asn1"
 	"errors"
 	"fmt"
+	"math/big"
 	"testing"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -45,6 +48,27 @@ func TestClasses(t *testing.T) {
 	} {
 		if got := classOf(fmt.Errorf("public key: %w", c.err)); got != c.want {
 			t.Errorf("%v: %s, want %s", c.err, got, c.want)
+		}
+	}
+}
+
+// Azure's client shapes an RSA signature as one of ECDSA, whatever its bytes.
+func TestAnRSASignatureIsPutTogetherAgain(t *testing.T) {
+	for _, want := range [][]byte{
+		bytes.Repeat([]byte{0xff}, 256), append(make([]byte, 130), bytes.Repeat([]byte{7}, 126)...), append(bytes.Repeat([]byte{9}, 128), make([]byte, 128)...),
+	} {
+		shaped, err := asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(want[:128]), new(big.Int).SetBytes(want[128:])})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := whole(shaped, 256); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%x: %x, %v", want, got, err)
+		}
+		if got, err := whole(want, 256); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("a plain one: %x, %v", got, err)
+		}
+		if _, err := whole(shaped, 64); err == nil {
+			t.Error("one that is too long is accepted")
 		}
 	}
 }
