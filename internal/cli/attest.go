@@ -38,7 +38,7 @@ type attestRequest struct {
 	predicate string // file
 	kind      string // short name or URI
 	sign      signFlags
-	roots     rootFlags
+	roots     anchorFlags
 	attach    string // bundle, att or both
 	insecure  bool
 
@@ -207,6 +207,9 @@ func attestImage(ctx context.Context, s *Streams, req attestRequest) (*attested,
 	st, err := attest.NewStatement(predicateType, []attest.Subject{subject}, predicate)
 	if err != nil {
 		return nil, err
+	}
+	if req.attach != "bundle" && req.sign.certificate != "" {
+		return nil, usagef("--attach %s: cosign's .att has no place for this certificate and its time stamp; use bundle", req.attach)
 	}
 	signer, err := req.sign.open(ctx, s, req.roots)
 	if err != nil {

@@ -66,7 +66,7 @@ func promoteImage(ctx context.Context, s *Streams, flags promoteFlags, source, d
 	if !flags.dryRun {
 		// Opened before anything is read, so that a wrong password costs
 		// nothing.
-		signer, err := flags.sign.open(ctx, s, flags.judge.rootFlags)
+		signer, err := flags.sign.open(ctx, s, flags.judge.anchorFlags)
 		if err != nil {
 			return err
 		}

@@ -23,7 +23,7 @@ var rooms = map[string]string{
 	"cmd/waxseal":          "internal/cli",
 	"cmd/waxseal-engine":   "internal/engine",
 	"cmd/waxseal-kms":      "internal/kms",
-	"internal/cli":         "attestations pkg/attest pkg/build pkg/gate pkg/keys pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
+	"internal/cli":         "attestations pkg/attest pkg/build pkg/ci pkg/gate pkg/keys pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
 	"internal/engine":      "pkg/egress pkg/lock pkg/catalog pkg/sbom pkg/attest attestations",
 	"internal/conformance": "pkg/attest pkg/verify",
 	"internal/kms":         "pkg/attest pkg/keys pkg/sign",
@@ -36,6 +36,7 @@ var rooms = map[string]string{
 	"pkg/rebuild":          "attestations pkg/attest pkg/build pkg/lock pkg/store",
 	"pkg/sbom":             "pkg/attest",
 	"pkg/catalog":          "pkg/sbom pkg/attest",
+	"pkg/ci":               "attestations pkg/attest pkg/sign",
 	"pkg/keys":             "pkg/attest",
 	"pkg/sign":             "pkg/attest pkg/keys",
 	"pkg/store":            "pkg/attest",
@@ -71,6 +72,7 @@ var guests = map[string]string{
 	"github.com/theupdateframework/go-tuf/v2": "pkg/trust",
 	"go.yaml.in/yaml/v3":                      "pkg/policy internal/cli", // the verifier's configuration
 	"cel.dev/cel-go":                          "pkg/policy",
+	"github.com/coreos/go-oidc/v3":            "pkg/ci",
 
 	// What holds keys for others: a program of its own.
 	"github.com/sigstore/sigstore/pkg/signature/kms":     "internal/kms",
@@ -94,6 +96,7 @@ var guests = map[string]string{
 	"github.com/go-json-experiment/json/jsontext":                 "pkg/attest",
 	"google.golang.org/protobuf":                                  "pkg/attest pkg/sign pkg/verify",
 	"github.com/sigstore/cosign/v2/pkg/types":                     "pkg/store",
+	"github.com/digitorus/timestamp":                              "pkg/sign", // what time-stamping authorities are asked in
 	"github.com/sigstore/sigstore-go/pkg/sign":                    "pkg/sign",
 	"github.com/sigstore/sigstore-go/pkg/root":                    "pkg/sign pkg/verify", // signing configs too
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate":      "pkg/sign pkg/verify",
@@ -113,8 +116,10 @@ var guests = map[string]string{
 	"github.com/ulikunitz/xz":                          "pkg/build pkg/rebuild",
 	"google.golang.org/grpc":                           "internal/engine pkg/build",
 	"go.etcd.io/bbolt":                                 "internal/engine",
+	"github.com/zricethezav/gitleaks/v8":               "internal/engine",
 	"github.com/miekg/dns":                             "pkg/egress",
 	"github.com/vishvananda/netlink":                   "pkg/egress",
+	"golang.org/x/crypto/ocsp":                         "pkg/verify",
 	"golang.org/x/net":                                 "pkg/egress",
 	"software.sslmate.com/src/go-pkcs12":               "pkg/egress", // Java's trust store
 

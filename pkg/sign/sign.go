@@ -14,7 +14,7 @@ import (
 
 // Signer signs statements. It is safe for concurrent use until Close.
 type Signer interface {
-	// Sign returns a Sigstore bundle v0.3 around st.
+	// Sign returns a Sigstore bundle around st: v0.3, but see Stamp.
 	Sign(ctx context.Context, st *attest.Statement) (*attest.Bundle, error)
 	// PublicKey is the verifying half, PEM, PKIX.
 	PublicKey() []byte
