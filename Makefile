@@ -6,13 +6,13 @@ DEPS   := bash internal/testkit/deps.sh
 BUILD_PACKAGES := runc ca-certificates git
 TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev docker.io softhsm2
 # What "make fuzz" runs: what reads evidence, policies and locks.
-FUZZ       ?= ./pkg/attest ./pkg/verify ./pkg/policy ./pkg/lock ./pkg/store
+FUZZ       ?= ./pkg/attest ./pkg/verify ./pkg/policy ./pkg/lock ./pkg/store ./pkg/keys
 FUZZ_NAMES ?= ^Fuzz(Parse.*|UnmarshalStrict|Git.*)$$
 
 .PHONY: build install test attack fuzz demo bench lint docs clean
 
 # A PKCS#11 token's library is C: waxseal-kms is built for one where a compiler is.
-PKCS11 ?= $(if $(shell command -v $(or $(CC),gcc)),1,0)
+PKCS11 ?= $(if $(shell command -v $(CC) 2>/dev/null),1,0)
 
 build: ## the binaries into bin/; PKCS11=0 leaves tokens out, for a waxseal-kms that needs no libc
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine

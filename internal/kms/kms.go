@@ -8,6 +8,7 @@ package kms
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ed25519"
@@ -176,6 +177,9 @@ func openService(ctx context.Context, r keys.Request) (key, error) {
 		}
 		return nil, err
 	}
+	if older := olderVersion(ctx, r, s.public); older != nil {
+		s.public = older
+	}
 	if _, ok := s.public.(ed25519.PublicKey); ok {
 		s.client, err = load(ctx, r.Ref, crypto.Hash(0))
 		return s, err
@@ -241,13 +245,10 @@ func whole(sig []byte, size int) ([]byte, error) {
 
 // onTheWire refuses a Vault that anybody on the way could speak for.
 func onTheWire(ref string) error {
-	if !strings.HasPrefix(ref, "hashivault://") && !strings.HasPrefix(ref, "openbao://") {
+	if !inVault(ref) {
 		return nil
 	}
-	address := os.Getenv("VAULT_ADDR")
-	if address == "" {
-		address = os.Getenv("BAO_ADDR")
-	}
+	address := cmp.Or(os.Getenv("VAULT_ADDR"), os.Getenv("BAO_ADDR"))
 	u, err := url.Parse(address)
 	if err != nil || address == "" {
 		return errors.New("VAULT_ADDR says where the Vault is; it is not set to an address")
