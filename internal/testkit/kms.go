@@ -24,8 +24,8 @@ import (
 
 // KMS is a service with keys, by name, that speaks as much of two APIs as using
 // them takes: Vault's transit engine
-// (https://developer.hashicorp.com/vault/api-docs/secret/transit#sign-data; see
-// Vault for a real one), and, over TLS, that of AWS KMS
+// (https://developer.hashicorp.com/vault/api-docs/secret/transit#sign-data),
+// and, over TLS, that of AWS KMS
 // (https://docs.aws.amazon.com/kms/latest/APIReference/API_Sign.html).
 type KMS struct {
 	Vault, AWS *httptest.Server
