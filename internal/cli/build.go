@@ -103,7 +103,7 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 		}
 		open := func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.roots) }
 		deps.Signer = open
-		if f.sign.keyless || !s.has(passwordVariable) {
+		if f.sign.early() || !s.has(passwordVariable) {
 			// A password that is typed is asked for before the progress takes
 			// the terminal; that there is no token is known before anything runs.
 			signer, err := open(ctx)
@@ -224,7 +224,7 @@ func (f *buildFlags) earns(builder string) string {
 		return "at most SLSA Build L1: an unhosted builder vouches for no more (see --builder-id)"
 	}
 	signer := "key"
-	if f.sign.keyless {
+	if f.sign.keyless || f.sign.certificate != "" {
 		signer = "identity"
 	}
 	return "at most what a policy trusts this " + signer + " for as " + builder
@@ -237,7 +237,7 @@ func (f *buildFlags) next(res *build.Result) string {
 		return "docker run " + res.Loaded[0]
 	case len(res.Images) == 0:
 		return ""
-	case f.unsigned || f.sign.keyless:
+	case f.unsigned || f.sign.keyless || f.sign.certificate != "":
 		return "waxseal inspect " + shellWord(res.Images[0])
 	}
 	pub := "PUBLIC-KEY"

@@ -25,7 +25,7 @@ type buildFlags struct {
 	progress, iidFile, metadataFile           string
 
 	sign                             signFlags
-	roots                            rootFlags
+	roots                            anchorFlags
 	builderID, out, engine, cacheDir string
 	ciToken                          string
 	unsigned, insecure               bool
@@ -78,7 +78,7 @@ func (f *buildFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.metadataFile, "metadata-file", "", "write what was built to `FILE`, as JSON")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print nothing but the image's digest")
 
-	f.sign.register(fs, "key", "private key `FILE` to sign the evidence with; it is part of no context")
+	f.sign.register(fs, "key", "private `KEY` to sign the evidence with, part of no context")
 	f.roots.register(fs)
 	fs.BoolVar(&f.unsigned, "unsigned", false, "write evidence that nobody signs; it proves nothing")
 	fs.StringVar(&f.builderID, "builder-id", "", "`URI` that names this builder in the provenance (default: an unhosted local one)")

@@ -2,6 +2,7 @@ package sign
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -85,6 +86,7 @@ type wire struct {
 	base http.RoundTripper
 	tell func(string)
 	now  func() time.Time
+	flag string        // that names another service; default: --signing-config
 	off  time.Duration // how far this machine's clock is ahead of a service's
 }
 
@@ -220,7 +222,7 @@ func (w *wire) explain(err error, refused string) error {
 	case !errors.As(err, &a):
 		return err
 	case a.status == 0 || a.status >= 500 || a.status == http.StatusTooManyRequests:
-		way := "nothing was signed; run it again when the service is up, or name another with --signing-config"
+		way := "nothing was signed; run it again when the service is up, or name another with " + cmp.Or(w.flag, "--signing-config")
 		if strings.HasPrefix(a.who, theLog) {
 			way += "; --unlogged leaves the log out, for a policy that makes allowance for the outage"
 		}
