@@ -29,9 +29,9 @@ type signFlags struct {
 	keyless bool
 	token   string
 	config  string
+	stampFlags
 	// unlogged leaves the transparency log out.
 	unlogged bool
-	stampFlags
 }
 
 // keyForms is what a key to sign with may be.
@@ -45,8 +45,8 @@ func (f *signFlags) register(fl *pflag.FlagSet, keyFlag, keyUsage string) {
 	fl.BoolVar(&f.keyless, "keyless", false, "sign with a key that lives as long as this run, and a certificate for whoever the identity token names; with Sigstore's public services, which publish it, unless --signing-config or --sigstore names others")
 	fl.StringVar(&f.token, "identity-token", "", "with --keyless: `TOKEN` in a file, env:NAME or - for standard input (default: asked of GitHub Actions, GitLab, Buildkite, a SPIFFE agent or Google Cloud, where this runs, or of you, at a terminal)")
 	fl.StringVar(&f.config, "signing-config", "", "with --keyless: Sigstore signing config `FILE` (JSON) with the services to ask; what they sign must verify under --trusted-root")
-	fl.BoolVar(&f.unlogged, "unlogged", false, "with --keyless: leave out the transparency log, while it is down; a time stamp then proves the time, and only a policy with outages for the signer accepts it")
 	f.stampFlags.register(fl, keyFlag)
+	fl.BoolVar(&f.unlogged, "unlogged", false, "with --keyless: leave out the transparency log, while it is down; a time stamp then proves the time, and only a policy with outages for the signer accepts it")
 }
 
 // wanted reports whether anything is to be signed.
@@ -114,6 +114,24 @@ func (f *signFlags) open(ctx context.Context, s *Streams, roots anchorFlags) (si
 	})
 }
 
+// openStamped opens a key whose signatures bring a certificate or time stamps
+// along.
+func (f *signFlags) openStamped(ctx context.Context, s *Streams, roots anchorFlags) (sign.Signer, error) {
+	by, err := f.prepare(ctx, s, roots)
+	if err != nil {
+		return nil, err
+	}
+	key, err := openSigner(ctx, s, f.key)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := by.around(s, key, f.servers)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("signing with %q: %w", f.key, err), key.Close())
+	}
+	return signer, nil
+}
+
 // person is who sits at the terminal, nil for nobody.
 func person(s *Streams) *sign.Person {
 	in, ok := s.In.(*os.File)
@@ -150,24 +168,6 @@ func browser(s *Streams) func(address string) error {
 		go cmd.Wait()
 		return nil
 	}
-}
-
-// openStamped opens a key whose signatures bring a certificate or time stamps
-// along.
-func (f *signFlags) openStamped(ctx context.Context, s *Streams, roots anchorFlags) (sign.Signer, error) {
-	by, err := f.prepare(ctx, s, roots)
-	if err != nil {
-		return nil, err
-	}
-	key, err := openSigner(ctx, s, f.key)
-	if err != nil {
-		return nil, err
-	}
-	signer, err := by.around(s, key, f.servers)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("signing with %q: %w", f.key, err), key.Close())
-	}
-	return signer, nil
 }
 
 // instance is whom to ask and what it must verify under: the public good
@@ -209,13 +209,13 @@ func checkMade(roots []*verify.Root, b *attest.Bundle, by sign.Identity, unlogge
 	if err != nil {
 		return err
 	}
-	_, err = judgeMade(verify.Trust{Roots: roots, Identities: []verify.Identity{id}}, b)
+	_, err = judgeMade(verify.Trust{Roots: roots, Identities: []verify.Identity{id}}, b, now)
 	return err
 }
 
 // judgeMade judges what was just signed by its first subject.
-func judgeMade(trust verify.Trust, b *attest.Bundle) (verify.Signer, error) {
-	checker, err := verify.NewChecker(trust, time.Now())
+func judgeMade(trust verify.Trust, b *attest.Bundle, now time.Time) (verify.Signer, error) {
+	checker, err := verify.NewChecker(trust, now)
 	if err != nil {
 		return verify.Signer{}, err
 	}

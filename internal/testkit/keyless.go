@@ -64,9 +64,9 @@ type InstanceOptions struct {
 // StartInstance starts the programs fulcio, timestamp-server and
 // rekor-server-posix of the folder peers and writes into dir trusted_root.json
 // and signing_config.json, as unlogged_* what has no log, and tsa.pem with the
-// certificates of the time-stamping authority. That one takes the fixed port
-// 2112 for its metrics, so that one instance runs on a machine at a time: the
-// next one waits.
+// certificates of the time-stamping authority. The
+// time-stamping authority takes the fixed port 2112 for its metrics, so that
+// one instance runs on a machine at a time: the next one waits.
 func StartInstance(ctx context.Context, peers, dir string, opts InstanceOptions) (_ *Instance, err error) {
 	// The servers have it as their working folder.
 	if dir, err = filepath.Abs(dir); err != nil {

@@ -372,17 +372,6 @@ func (i *instance) verify(e *entity, artifact toArtifact) (Signer, *Rejection) {
 	return s, nil
 }
 
-// unlogged judges what has no entry in a log as if the instance had none. What
-// was refused for the entry that it has stays so.
-func (i *instance) unlogged(e *entity, artifact toArtifact, refused *Rejection) (Signer, *Rejection) {
-	if entries, err := e.TlogEntries(); err != nil || len(entries) > 0 {
-		return Signer{}, refused
-	}
-	s, r := i.under(i.material, e, artifact, false)
-	s.unlogged = true
-	return s, r
-}
-
 // with is the material with the links of the chain that the entity brings along.
 // A Sigstore instance's trusted root has them all.
 func (i *instance) with(e *entity) *material {
@@ -402,6 +391,17 @@ func (i *instance) standing(e *entity, s Signer, now time.Time) *Rejection {
 		return rejectf(CodeUnreadable, "reading its certificate: %v", err)
 	}
 	return i.with(e).standing(i.ca.revoked, leaf.Certificate(), s, now)
+}
+
+// unlogged judges what has no entry in a log as if the instance had none. What
+// was refused for the entry that it has stays so.
+func (i *instance) unlogged(e *entity, artifact toArtifact, refused *Rejection) (Signer, *Rejection) {
+	if entries, err := e.TlogEntries(); err != nil || len(entries) > 0 {
+		return Signer{}, refused
+	}
+	s, r := i.under(i.material, e, artifact, false)
+	s.unlogged = true
+	return s, r
 }
 
 // knows reports whether the entity has an entry in a log of the instance.
