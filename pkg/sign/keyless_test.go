@@ -263,6 +263,14 @@ func TestKeylessConfig(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
+	// A log that proves the time cannot be left out.
+	logged := strings.ReplaceAll(strings.ReplaceAll(string(config("https://x.example")), "tsaUrls", "rekorTlogUrls"), "tsaConfig", "rekorTlogConfig")
+	if _, err := sign.OpenKeyless(sign.KeylessOptions{Config: []byte(logged)}); err != nil {
+		t.Errorf("with the log: %v", err)
+	}
+	if _, err := sign.OpenKeyless(sign.KeylessOptions{Config: []byte(logged), Unlogged: true}); err == nil || !strings.Contains(err.Error(), "without a log nothing would prove when was signed") {
+		t.Errorf("without it: %v", err)
+	}
 }
 
 func TestFindToken(t *testing.T) {
