@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -58,6 +59,12 @@ func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.
 	level, err := parseLevel(f.level)
 	if err != nil {
 		return req, exitError{ExitUsage, err}
+	}
+	// One that cannot be read is told with the others, as it is now.
+	for _, path := range f.evidence {
+		if _, err := os.Stat(strings.TrimPrefix(path, store.GitPrefix)); errors.Is(err, fs.ErrNotExist) {
+			return req, usagef("--evidence %q: there is no such file or folder", path)
+		}
 	}
 	req.Level, req.Dependencies = level, f.depth
 	for _, p := range f.asked {
@@ -240,7 +247,7 @@ func (f *verifyFlags) verifyOne(ctx context.Context, s *Streams, ref string) err
 func (f *verifyFlags) request(ctx context.Context, s *Streams, ref string) (gate.Request, error) {
 	req, err := f.judge.request(ctx, s, ref)
 	if err == nil {
-		req.At, err = parseMoment(f.at)
+		req.At, err = parseMoment("--at", f.at)
 	}
 	return req, err
 }
