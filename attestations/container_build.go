@@ -102,6 +102,7 @@ type ContainerBuildInternal struct {
 	BuilderPlatform string          `json:"builderPlatform,omitempty"`
 	CacheHits       int32           `json:"cachedSteps"`
 	Steps           int32           `json:"steps"`
+	CI              *CI             `json:"ci,omitempty"` // absent outside CI
 }
 
 // ContainerEngine is the engine that ran the steps, as it says itself.

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/sign"
 	"github.com/waxseal/waxseal/pkg/trust"
@@ -67,13 +68,13 @@ Without --policy, the lines for the policy are printed.`,
 		if err != nil || len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveDefault
 		}
-		_, keys := policy.Names(raw)
-		for i, k := range keys {
-			if !trust.IsKMS(k) && !filepath.IsAbs(k) {
-				keys[i] = filepath.Join(filepath.Dir(f.policy), k)
+		_, named := policy.Names(raw)
+		for i, k := range named {
+			if !keys.IsRef(k) && !filepath.IsAbs(k) {
+				named[i] = filepath.Join(filepath.Dir(f.policy), k)
 			}
 		}
-		return keys, cobra.ShellCompDirectiveDefault
+		return named, cobra.ShellCompDirectiveDefault
 	}
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

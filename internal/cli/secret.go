@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/sign"
-	"github.com/waxseal/waxseal/pkg/trust"
 )
 
 // Environment is os.LookupEnv for a process that starts others: none of them
@@ -46,7 +46,7 @@ func guard() error {
 // is something to sign; nil for one that is better opened at once: it asks a
 // person, or somebody else has its key.
 func (f *signFlags) try(s *Streams) func(context.Context) error {
-	if f.keyless || trust.IsKMS(f.key) || !s.has(passwordVariable) {
+	if f.early() || keys.IsRef(f.key) || !s.has(passwordVariable) {
 		return nil
 	}
 	return func(context.Context) error {

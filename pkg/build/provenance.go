@@ -63,6 +63,7 @@ type account struct {
 	log      attest.Digest
 	version  string
 	intake   *intake
+	ci       *attestations.CI
 }
 
 // subject is one image that provenance is written about: a platform's, with
@@ -115,7 +116,7 @@ func (a *account) internal(s subject) attestations.ContainerBuildInternal {
 	i := attestations.ContainerBuildInternal{
 		Engine: a.engine, Frontend: frontendName, Syntax: a.in.syntax,
 		SourceDateEpoch: a.epoch, CacheHits: a.records.cached, Steps: a.records.total,
-		NetworkObserved: worstOf(s.taken),
+		NetworkObserved: worstOf(s.taken), CI: a.ci,
 	}
 	if a.epoch != "" {
 		i.EpochFrom = a.in.epoch.from

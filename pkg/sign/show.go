@@ -46,7 +46,7 @@ func readKeyFile(path string) (*KeyFile, error) {
 		return k, nil
 	}
 	sealed := errors.New("encrypted")
-	priv, err := parsePrivate(raw, func() ([]byte, error) { return nil, sealed })
+	priv, err := ParsePrivateKey(raw, func() ([]byte, error) { return nil, sealed })
 	k.Private = true
 	switch {
 	case errors.Is(err, sealed):
@@ -77,7 +77,7 @@ func Try(path string, opts OpenOptions) error {
 		}
 		return nil
 	}
-	priv, err := parsePrivate(raw, opts.Password)
+	priv, err := ParsePrivateKey(raw, opts.Password)
 	if err != nil {
 		return fmt.Errorf("opening key %q: %w", path, err)
 	}
