@@ -149,7 +149,7 @@ func (d *decoder) builder(n *yaml.Node) {
 		},
 		"reusableWorkflow": func(n *yaml.Node) { b.trust.Called = d.truth(n, "reusableWorkflow") },
 	}
-	for _, name := range []string{"key", "pem", "kms", "issuer", "san", "root", "from", "until", "revoked"} {
+	for _, name := range []string{"key", "pem", "kms", "issuer", "san", "root", "from", "until", "revoked", "outages"} {
 		fields[name] = func(value *yaml.Node) {
 			e.flat = append(e.flat, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name, Line: value.Line}, value)
 		}

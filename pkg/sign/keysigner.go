@@ -130,7 +130,7 @@ func parseMade(pb *protobundle.Bundle) (*attest.Bundle, error) {
 	if err := json.Compact(&raw, spaced); err != nil {
 		return nil, err
 	}
-	return attest.ParseBundle(raw.Bytes())
+	return attest.ParseAnyBundle(raw.Bytes())
 }
 
 // verify checks the bytes that will leave the process, as a stranger with the
