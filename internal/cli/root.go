@@ -145,7 +145,7 @@ func addCommands(root *cobra.Command, s *Streams, asked string) {
 		title  string
 		makers []maker
 	}{
-		{"Make", []maker{{"build", newBuildCmd}, {"rebuild", newRebuildCmd}, {"attest", newAttestCmd}, {"sbom", newSBOMCmd}, {"key", newKeyCmd}, {"approve", newApproveCmd}}},
+		{"Make", []maker{{"build", newBuildCmd}, {"run", newRunCmd}, {"rebuild", newRebuildCmd}, {"attest", newAttestCmd}, {"sbom", newSBOMCmd}, {"key", newKeyCmd}, {"approve", newApproveCmd}}},
 		{"Judge", []maker{{"verify", newVerifyCmd}, {"audit", newAuditCmd}, {"inspect", newInspectCmd}, {"levels", newLevelsCmd}, {"policy", newPolicyCmd},
 			{"builders", newBuildersCmd}, {"promote", newPromoteCmd}, {"trust", newTrustCmd}}},
 		{"Keep", []maker{{"lock", newLockCmd}, {"store", newStoreCmd}, {"bundle", newBundleCmd}}},

@@ -3,6 +3,7 @@
 # outside of go.mod, and prints the path of every one asked for.
 #
 #   internal/testkit/peers.sh cosign crane registry slsa-verifier buildkitd buildctl
+#   internal/testkit/peers.sh buildx compose
 #   internal/testkit/peers.sh fulcio timestamp-server rekor-server-posix
 #
 # They are kept in $WAXSEAL_PEERS, or .cache/peers of the checkout, by version,
@@ -24,7 +25,9 @@ peer() {
 	timestamp-server) module=github.com/sigstore/timestamp-authority/v2 version=v2.1.0 package=$module/cmd/timestamp-server ;;
 	rekor-server-posix) module=github.com/sigstore/rekor-tiles/v2 version=v2.3.0 package=$module/cmd/rekor-server/posix ;;
 	buildkitd | buildctl) module=github.com/moby/buildkit version=v0.33.0 package=$module/cmd/$1 ;;
-	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, buildkitd, buildctl)" >&2 && exit 64 ;;
+	buildx) module=github.com/docker/buildx version=v0.37.0 package=$module/cmd/buildx ;;
+	compose) module=github.com/docker/compose/v5 version=v5.7.1 package=$module/cmd ;;
+	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, buildkitd, buildctl, buildx, compose)" >&2 && exit 64 ;;
 	esac
 }
 

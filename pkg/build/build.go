@@ -840,13 +840,14 @@ func (res *Result) WriteMetadata(name string) error {
 	if err != nil {
 		return err
 	}
-	return writeNamed(name, append(raw, '\n'))
+	return WriteFile(name, append(raw, '\n'))
 }
 
 // WriteImageID writes the image's ID into a file.
-func (res *Result) WriteImageID(name string) error { return writeNamed(name, []byte(res.ImageID)) }
+func (res *Result) WriteImageID(name string) error { return WriteFile(name, []byte(res.ImageID)) }
 
-func writeNamed(name string, raw []byte) error {
+// WriteFile writes a file that a flag named, whole or not at all.
+func WriteFile(name string, raw []byte) error {
 	err := store.WriteWhole(name, func(w io.Writer) error {
 		_, err := w.Write(raw)
 		return err
