@@ -29,6 +29,9 @@ type runFlags struct {
 	require string
 	output  string
 	result  string
+
+	artifacts, images []string
+	trace             bool
 }
 
 func newRunCmd(s *Streams) *cobra.Command {
@@ -76,6 +79,9 @@ func (f *runFlags) register(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	fs.StringArrayVar(&f.env, "env", nil, "`NAME` of a variable that the command may see besides the usual, or NAME=VALUE; may be repeated")
 	fs.StringVar(&f.require, "require", "", "`GRADE` that what is seen must have: full or partial; nothing is signed for less")
+	fs.StringArrayVar(&f.artifacts, "artifact", nil, "`PATTERN` of files below the working folder that the command makes, as 'dist/*'; may be repeated")
+	fs.StringArrayVar(&f.images, "image", nil, "`REF` of an image that the command pushes; may be repeated")
+	fs.BoolVar(&f.trace, "trace", false, "record by digest which files outside the working folder are opened (as root)")
 	fs.StringVar(&f.output, "output", "text", "`FORMAT` of the summary on standard error: text or json")
 	fs.StringVar(&f.result, "metadata-file", "", "write what was made to `FILE`, as JSON")
 	f.registerSeal(fs)
@@ -147,7 +153,7 @@ func (f *runFlags) request(args []string) (build.CommandRequest, error) {
 		Args: args, Env: f.env, Key: f.sign.key, Allow: f.allow,
 		Seal:   build.Seal{Unsigned: f.unsigned, KeyFile: f.sign.secretFile(), BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
 		Engine: build.EngineChoice{CacheDir: f.cacheDir},
-		Inputs: f.choice(),
+		Inputs: f.choice(), Artifacts: f.artifacts, Images: f.images, Trace: f.trace,
 	}
 	var errs flagErrors
 	errs.read("require", func() (err error) { req.Require, err = build.ParseGrade(f.require); return })
@@ -223,6 +229,16 @@ func (f *runFlags) summaryOf(res *build.CommandResult) string {
 			how = "unsigned"
 		}
 		fmt.Fprintf(&b, "waxseal: sealed %s (%s; inputs: %s)\n", strings.Join(where, ", "), how, r.Inputs.Line())
+	}
+	if r := res.Sealed; r != nil {
+		how := fmt.Sprintf("%d signed statements", r.Evidence)
+		if f.unsigned {
+			how = "unsigned"
+		}
+		for _, x := range r.Subjects {
+			fmt.Fprintf(&b, "waxseal: sealed %s sha256:%s\n", x.Name, x.Digest["sha256"])
+		}
+		fmt.Fprintf(&b, "waxseal: wrote %s (%s; inputs: %s)\n", r.Out, how, r.Inputs.Line())
 	}
 	fmt.Fprintf(&b, "waxseal: seen: %s\n", res.Observed.Grade)
 	for _, u := range res.Observed.Unobserved {

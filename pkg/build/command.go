@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,10 @@ type CommandRequest struct {
 	Seal    Seal
 	Engine  EngineChoice
 	Inputs  InputChoice
+	// Artifacts are patterns of files below the working folder that the command
+	// makes, and Images references that it pushes.
+	Artifacts, Images []string
+	Trace             bool // record which files elsewhere the command opens
 }
 
 // CommandDeps is what RunCommand needs of its surroundings besides Deps, of
@@ -35,6 +40,7 @@ type CommandResult struct {
 	Code     int // the command's exit code; where it is not 0 nothing was attested
 	Observed Observed
 	Builds   []*Result // the images that were built, in the order in which they were done
+	Sealed   *Sealed   // what else was made; nil for nothing
 	Notes    []string
 	Duration time.Duration
 }
@@ -71,6 +77,9 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	if err := req.reachable(); err != nil {
 		return nil, err
 	}
+	if !callsDocker(req.Args) {
+		return runWatched(ctx, &req, &deps, env, nil)
+	}
 	res := &CommandResult{}
 	began := time.Now()
 	p := Process{Args: req.Args, Env: env, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr}
@@ -89,6 +98,10 @@ func (r *CommandRequest) check(signed bool) error {
 	whole := Request{Seal: r.Seal, Steps: Steps{Allow: r.Allow}, Inputs: r.Inputs}
 	return whole.check(signed)
 }
+
+// callsDocker reports whether a command is docker's own, which does its work
+// outside of any sandbox.
+func callsDocker(args []string) bool { return filepath.Base(args[0]) == "docker" }
 
 // reachable refuses a demand that cannot be met, before anything runs.
 func (r *CommandRequest) reachable() error {

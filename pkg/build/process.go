@@ -32,6 +32,9 @@ type Process struct {
 	Attr *syscall.SysProcAttr
 	// Files are handed over from file descriptor 3 on.
 	Files []*os.File
+	// Stops says that what the child runs was stopped, where the child itself
+	// never is. Nobody closes it.
+	Stops <-chan struct{}
 }
 
 // StartError is a command that could not be started.
@@ -95,6 +98,18 @@ func (p *Process) Run(ctx context.Context) (int, error) {
 		go t.followStops(pid)
 	}
 	ended := make(chan struct{})
+	if t != nil && p.Stops != nil {
+		go func() {
+			for {
+				select {
+				case <-p.Stops:
+					t.pause(pid)
+				case <-ended:
+					return
+				}
+			}
+		}()
+	}
 	go func() {
 		for {
 			select {
@@ -166,12 +181,18 @@ func (t *terminal) followStops(pid int) {
 		if err != nil {
 			return // the command has ended
 		}
-		t.take()
-		_ = unix.Kill(0, unix.SIGSTOP)
-		// We are running again. Where that is in the foreground, so is the command.
-		if front, err := unix.IoctlGetInt(int(t.Fd()), unix.TIOCGPGRP); err == nil && front == unix.Getpgrp() {
-			t.give(pid)
-		}
-		_ = unix.Kill(-pid, unix.SIGCONT)
+		t.pause(pid)
 	}
+}
+
+// pause stops this process for a command that has been stopped, and has both
+// go on together.
+func (t *terminal) pause(pid int) {
+	t.take()
+	_ = unix.Kill(0, unix.SIGSTOP)
+	// We are running again. Where that is in the foreground, so is the command.
+	if front, err := unix.IoctlGetInt(int(t.Fd()), unix.TIOCGPGRP); err == nil && front == unix.Getpgrp() {
+		t.give(pid)
+	}
+	_ = unix.Kill(-pid, unix.SIGCONT)
 }

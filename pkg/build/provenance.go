@@ -27,14 +27,17 @@ type dependency struct {
 	Annotations map[string]any    `json:"annotations,omitempty"`
 }
 
-// provenance is the SLSA provenance v1 predicate of a container build:
-// https://slsa.dev/spec/v1.2/build-provenance#schema
-type provenance struct {
+// provenance is that of a container build.
+type provenance = slsaOf[attestations.ContainerBuild, attestations.ContainerBuildInternal]
+
+// slsaOf is the SLSA provenance v1 predicate of a build type with these
+// parameters: https://slsa.dev/spec/v1.2/build-provenance#schema
+type slsaOf[External, Internal any] struct {
 	BuildDefinition struct {
-		BuildType            string                              `json:"buildType"`
-		ExternalParameters   attestations.ContainerBuild         `json:"externalParameters"`
-		InternalParameters   attestations.ContainerBuildInternal `json:"internalParameters"`
-		ResolvedDependencies []dependency                        `json:"resolvedDependencies"`
+		BuildType            string       `json:"buildType"`
+		ExternalParameters   External     `json:"externalParameters"`
+		InternalParameters   Internal     `json:"internalParameters"`
+		ResolvedDependencies []dependency `json:"resolvedDependencies"`
 	} `json:"buildDefinition"`
 	RunDetails struct {
 		Builder struct {
