@@ -53,7 +53,7 @@ type confineDone struct {
 	NotStarted string        `json:"notStarted"`
 	Inputs     *EngineInputs `json:"inputs"`
 	Violations []string      `json:"violations"`
-	Trace      *fileTrace        `json:"trace"`
+	Trace      *fileTrace    `json:"trace"`
 }
 
 // fileTrace is which files outside of its working folder a command opened.
