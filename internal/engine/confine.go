@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -137,7 +138,7 @@ func confine(ctx context.Context, t talk, version string) (int, error) {
 	if len(plan.Args) == 0 || !filepath.IsAbs(plan.Dir) {
 		return 0, errors.New("reading the plan of the command: it names no command or no folder")
 	}
-	sockets, err := boundSockets() // while /proc is still the machine's
+	sockets, unknown, err := boundSockets() // while /proc is still the machine's
 	if err != nil {
 		return 0, err
 	}
@@ -174,7 +175,7 @@ func confine(ctx context.Context, t talk, version string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	ready := ConfineReady{Open: open}
+	ready := ConfineReady{Open: append(open, unknown...)}
 	if tr != nil {
 		ready.Blind = tr.blind
 	}
@@ -426,25 +427,20 @@ func (p *firstProcess) end() {
 }
 
 // boundSockets lists the paths at which somebody on this machine listens: a
-// socket of that kind leads out of every network namespace.
-func boundSockets() ([]string, error) {
+// socket of that kind leads out of every network namespace. Of those whose path
+// cannot be told, the second list says so in words.
+func boundSockets() (paths, unknown []string, err error) {
 	seen := map[uint64]bool{}
-	paths := map[string]bool{}
+	found := map[string]string{} // names as they were bound, to the socket's number
 	read := func(proc string) error {
 		raw, err := readBounded(filepath.Join(proc, "net/unix"), maxSocketTable)
-		if err != nil {
-			return err
+		if err == nil {
+			parseSocketTable(raw, found)
 		}
-		for line := range strings.Lines(string(raw)) {
-			// Num RefCount Protocol Flags Type St Inode Path
-			if i := strings.IndexByte(line, '/'); i > 0 {
-				paths[strings.TrimSuffix(line[i:], "\n")] = true
-			}
-		}
-		return nil
+		return err
 	}
 	if err := read("/proc/self"); err != nil {
-		return nil, fmt.Errorf("listing the machine's sockets: %w", err)
+		return nil, nil, fmt.Errorf("listing the machine's sockets: %w", err)
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, proc := range procs {
@@ -456,15 +452,66 @@ func boundSockets() ([]string, error) {
 		seen[st.Ino] = true
 		_ = read(proc)
 	}
-	if len(paths) > maxSockets {
-		return nil, fmt.Errorf("listing the machine's sockets: more than %d", maxSockets)
+	if len(found) > maxSockets {
+		return nil, nil, fmt.Errorf("listing the machine's sockets: more than %d", maxSockets)
 	}
-	out := make([]string, 0, len(paths))
-	for p := range paths {
-		out = append(out, p)
+	var holders map[string][]string
+	for name, number := range found {
+		if filepath.IsAbs(name) {
+			paths = append(paths, name)
+			continue
+		}
+		// Bound by a name in the folder where its process was.
+		if holders == nil {
+			holders = socketHolders(procs)
+		}
+		at := len(paths)
+		for _, proc := range holders[number] {
+			cwd, err := os.Readlink(proc + "/cwd")
+			path := filepath.Join(cwd, name)
+			if info, serr := os.Lstat(path); err == nil && serr == nil && info.Mode()&fs.ModeSocket != 0 {
+				paths = append(paths, path)
+			}
+		}
+		if at == len(paths) {
+			unknown = append(unknown, fmt.Sprintf("the socket %q of another process, in a folder that cannot be told, was open to the command", name))
+		}
 	}
-	slices.Sort(out)
-	return out, nil
+	slices.Sort(paths)
+	slices.Sort(unknown)
+	return slices.Compact(paths), unknown, nil
+}
+
+// parseSocketTable takes from /proc/net/unix what can be connected to by a
+// path: Num RefCount Protocol Flags Type St Inode Path.
+func parseSocketTable(raw []byte, into map[string]string) {
+	const accepts = "00010000"
+	for line := range strings.Lines(string(raw)) {
+		f := strings.Fields(line)
+		if len(f) < 8 || strings.HasPrefix(f[7], "@") || f[3] != accepts && f[4] != "0002" {
+			continue
+		}
+		// The name is the rest of the line, whatever it holds.
+		if _, name, ok := strings.Cut(line, " "+f[6]+" "); ok {
+			into[strings.TrimSuffix(name, "\n")] = f[6]
+		}
+	}
+}
+
+// socketHolders says which processes have which sockets.
+func socketHolders(procs []string) map[string][]string {
+	out := map[string][]string{}
+	for _, proc := range procs {
+		fds, _ := filepath.Glob(proc + "/fd/*")
+		for _, fd := range fds {
+			to, err := os.Readlink(fd)
+			if number, ok := strings.CutPrefix(to, "socket:["); err == nil && ok {
+				number = strings.TrimSuffix(number, "]")
+				out[number] = append(out[number], proc)
+			}
+		}
+	}
+	return out
 }
 
 const (

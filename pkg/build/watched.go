@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/moby/buildkit/identity"
@@ -82,10 +83,7 @@ func runWatched(ctx context.Context, req *CommandRequest, deps *CommandDeps, env
 
 // prepare finds out what can be known before anything runs.
 func (w *watched) prepare() error {
-	dir, err := os.Getwd()
-	if err == nil {
-		dir, err = filepath.EvalSymlinks(dir)
-	}
+	dir, err := syscall.Getwd() // the kernel's own answer has no links in it
 	if err != nil {
 		return fmt.Errorf("finding the working folder: %w", err)
 	}
