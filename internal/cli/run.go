@@ -75,6 +75,20 @@ well, 64 wrong usage.`,
 	return cmd
 }
 
+// guardName is the command by which run starts itself once more, see
+// build.Guard.
+const guardName = "guard-run"
+
+func newGuardCmd(s *Streams) *cobra.Command {
+	return &cobra.Command{
+		Use:    guardName + " FOLDER",
+		Short:  "Clean up after a run that was killed",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE:   func(_ *cobra.Command, args []string) error { return build.Guard(s.In, args[0]) },
+	}
+}
+
 func (f *runFlags) register(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	fs.StringArrayVar(&f.env, "env", nil, "`NAME` of a variable that the command may see besides the usual, or NAME=VALUE; may be repeated")
@@ -103,7 +117,10 @@ func runRun(ctx context.Context, s *Streams, cmd *cobra.Command, f *runFlags, ar
 			Home: imageHome(s.Env), Store: inputsHome(s.Env), Stdin: s.In, Stdout: s.Out, Env: s.Env, Version: Version(),
 			Engine: build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 		},
-		Stderr: s.Err, Environ: os.Environ(),
+		Stderr: s.Err, Environ: os.Environ(), Tell: func(err error) { tellError(s.Err, err) },
+	}
+	if self, err := os.Executable(); err == nil {
+		deps.Guard = []string{self, guardName}
 	}
 	if f.sign.wanted() {
 		if err := f.sign.check(f.roots); err != nil {
@@ -220,6 +237,9 @@ func (f *runFlags) summaryOf(res *build.CommandResult) string {
 		fmt.Fprintln(&b, "waxseal: note: "+n)
 	}
 	for _, r := range res.Builds {
+		for _, text := range r.Inputs.Denied {
+			fmt.Fprintln(&b, "waxseal: refused: "+text)
+		}
 		where := r.Images
 		if len(where) == 0 {
 			where = []string{string(r.Digest)}
@@ -228,7 +248,13 @@ func (f *runFlags) summaryOf(res *build.CommandResult) string {
 		if f.unsigned {
 			how = "unsigned"
 		}
-		fmt.Fprintf(&b, "waxseal: sealed %s (%s; inputs: %s)\n", strings.Join(where, ", "), how, r.Inputs.Line())
+		fmt.Fprintf(&b, "waxseal: sealed %s (%s; %s)\n", strings.Join(where, ", "), how, r.Inputs.Counts())
+		if r.Out != "" {
+			fmt.Fprintf(&b, "waxseal: wrote %s\n", r.Out)
+		}
+	}
+	if f.unsigned {
+		fmt.Fprintln(&b, "waxseal: unsigned: it earns no level")
 	}
 	if r := res.Sealed; r != nil {
 		how := fmt.Sprintf("%d signed statements", r.Evidence)

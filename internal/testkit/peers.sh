@@ -26,7 +26,7 @@ peer() {
 	rekor-server-posix) module=github.com/sigstore/rekor-tiles/v2 version=v2.3.0 package=$module/cmd/rekor-server/posix ;;
 	buildkitd | buildctl) module=github.com/moby/buildkit version=v0.33.0 package=$module/cmd/$1 ;;
 	buildx) module=github.com/docker/buildx version=v0.37.0 package=$module/cmd/buildx ;;
-	compose) module=github.com/docker/compose/v5 version=v5.7.1 package=$module/cmd ;;
+	compose) module=github.com/docker/compose/v5 version=v5.5.0 package=$module/cmd ;;
 	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, buildkitd, buildctl, buildx, compose)" >&2 && exit 64 ;;
 	esac
 }

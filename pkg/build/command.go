@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // CommandRequest is one wrapped command, as a user asks for it.
@@ -32,7 +35,9 @@ type CommandRequest struct {
 type CommandDeps struct {
 	Deps
 	Stderr  io.Writer
-	Environ []string // ours, of which the command gets a part
+	Environ []string    // ours, of which the command gets a part
+	Tell    func(error) // is told what goes wrong of ours while the command runs
+	Guard   []string    // the command line that calls Guard with one argument more; none leaves a killed run to the next
 }
 
 // CommandResult is what came of a wrapped command.
@@ -42,7 +47,6 @@ type CommandResult struct {
 	Builds   []*Result // the images that were built, in the order in which they were done
 	Sealed   *Sealed   // what else was made; nil for nothing
 	Notes    []string
-	Duration time.Duration
 }
 
 // CommandFailed is a failure of ours after a command that was good.
@@ -74,37 +78,151 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	if err != nil {
 		return nil, UsageError{fmt.Errorf("--env: %w", err)}
 	}
-	if err := req.reachable(); err != nil {
+	if err := req.reachable(env); err != nil {
 		return nil, err
 	}
-	if !callsDocker(req.Args) {
-		return runWatched(ctx, &req, &deps, env, nil)
+	if req.Seal.Out != "" {
+		if err := CheckOut(req.Seal.Out); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(deps.Home, 0o755); err != nil {
+		return nil, fmt.Errorf("making the image folder: %w", err)
 	}
 	res := &CommandResult{}
-	began := time.Now()
-	p := Process{Args: req.Args, Env: env, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr}
-	if res.Code, err = p.Run(context.WithoutCancel(ctx)); err != nil {
-		return nil, err
+	if !req.isDocker() {
+		w, err := newWatched(&req, &deps, env)
+		if err != nil {
+			return nil, err
+		}
+		defer w.intake.store.Close()
+		if !req.leads() {
+			return res, w.whole(ctx, nil, res)
+		}
+		return res, req.lead(ctx, &deps, res, func(l *lead, in *intake) error { return w.whole(ctx, l, res) })
 	}
-	res.Duration = time.Since(began)
-	res.Observed = Together()
-	return res, nil
+	return res, req.lead(ctx, &deps, res, func(l *lead, in *intake) (err error) {
+		p := Process{Args: req.Args, Env: l.env(env), Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
+		if res.Code, err = p.Run(context.WithoutCancel(ctx)); err != nil || res.Code != 0 {
+			res.Observed = Together()
+			return err
+		}
+		return nil
+	})
+}
+
+// leads reports whether builds that the command asks of docker can be led to
+// our engine: that needs root, and no lock of the command's own, in which they
+// have no part.
+func (r *CommandRequest) leads() bool { return os.Geteuid() == 0 && !r.Inputs.enforced() }
+
+// lead runs something with an engine behind it for whoever asks buildx, and
+// seals what was built there.
+func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *CommandResult, run func(*lead, *intake) error) error {
+	in, err := openIntake(&Request{Source: Source{Context: "-"}, Inputs: r.Inputs}, &deps.Deps)
+	if err != nil {
+		return err
+	}
+	defer in.store.Close()
+	l, err := newLead(deps.env)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	if err := l.guarded(deps.Guard); err != nil {
+		return err
+	}
+	opts := deps.Engine
+	opts.CacheDir = r.Engine.CacheDir
+	opts.Entitlements = append(slices.Clone(opts.Entitlements), r.Allow...)
+	opts.Inputs = in.plan()
+	opts.Inputs.Clients = &clientsPlan{SBOM: r.Seal.SBOM}
+	if err := l.watch(opts, r.isDocker(), deps.Tell); err != nil {
+		return err
+	}
+	if err := run(l, in); err != nil || res.Code != 0 {
+		return err
+	}
+	l.stopWatching()
+	if e, _ := l.running(); e == nil && res.Sealed != nil {
+		return nil
+	}
+	// A signal that the command took and lived on is not for us.
+	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	if err := r.seal(ctx, l, in, deps, res); err != nil {
+		return &CommandFailed{err}
+	}
+	return nil
+}
+
+// seal seals what was built while the command ran.
+func (r *CommandRequest) seal(ctx context.Context, l *lead, in *intake, deps *CommandDeps, res *CommandResult) error {
+	nothing := hinted(errors.New("there is nothing to seal: it built no image that waxseal saw, and neither a file nor an image is named"),
+		"name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker buildx, bake or compose ask for (docker build needs the plugin buildx), not those of another tool or of a builder made by the command itself")
+	e, c := l.running()
+	if e == nil {
+		return nothing
+	}
+	s := &sealer{req: r, deps: deps, engine: e, client: c, intake: in}
+	s.aside = res.Observed.Unobserved // of the command around them
+	if deps.Signer != nil {
+		var err error
+		if s.signer, err = deps.Signer(ctx); err != nil {
+			return err
+		}
+	}
+	solves, err := e.solves(ctx)
+	if err != nil {
+		return err
+	}
+	images, notes, err := s.images(ctx, solves)
+	if err != nil {
+		return err
+	}
+	res.Notes = append(res.Notes, notes...)
+	if len(images) == 0 {
+		return nothing
+	}
+	around := res.Observed
+	res.Builds, res.Observed, err = s.seal(ctx, images)
+	if !r.isDocker() {
+		res.Observed = Together(around, res.Observed)
+	}
+	return err
+}
+
+// isDocker reports whether the command is docker's own and does nothing beside
+// what it asks the engine for.
+func (r *CommandRequest) isDocker() bool {
+	switch filepath.Base(r.Args[0]) {
+	case "docker", "docker-buildx", "buildx", "docker-compose":
+		return true
+	}
+	return false
 }
 
 func (r *CommandRequest) check(signed bool) error {
 	if len(r.Args) == 0 || r.Args[0] == "" {
 		return UsageError{errors.New("no command: it stands after --, as in waxseal run --key waxseal.key -- docker build .")}
 	}
+	if r.Inputs.enforced() && r.isDocker() {
+		return UsageError{hinted(fmt.Errorf("--inputs %s is for waxseal build: docker can build several Dockerfiles, and each has a lock of its own", r.Inputs.Mode),
+			"use --inputs record or none here")}
+	}
 	whole := Request{Seal: r.Seal, Steps: Steps{Allow: r.Allow}, Inputs: r.Inputs}
 	return whole.check(signed)
 }
 
-// callsDocker reports whether a command is docker's own, which does its work
-// outside of any sandbox.
-func callsDocker(args []string) bool { return filepath.Base(args[0]) == "docker" }
-
 // reachable refuses a demand that cannot be met, before anything runs.
-func (r *CommandRequest) reachable() error {
+func (r *CommandRequest) reachable(env []string) error {
+	if os.Geteuid() != 0 && r.isDocker() {
+		return hinted(errors.New("builds need root"), "run waxseal run with sudo")
+	}
+	if filepath.Base(r.Args[0]) == "docker" && r.Require != "" && !hasBuildx(env) {
+		return hinted(fmt.Errorf("--require %s: docker has no buildx here, and its legacy builder cannot be watched", r.Require),
+			"install the plugin: docker-buildx in /usr/libexec/docker/cli-plugins")
+	}
 	if r.Require == GradeFull && len(r.Allow) > 0 {
 		return hinted(fmt.Errorf("--require full: a step that asks for %s could not be watched", strings.Join(slices.Sorted(slices.Values(r.Allow)), " or ")),
 			"leave out --allow, or take what is seen with --require partial")

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
@@ -186,9 +187,9 @@ func (t *fileTrace) manifest() []byte {
 	for _, f := range t.Files {
 		// A line of two texts and three numbers can be written.
 		_ = enc.Encode(struct {
-			manifestLine
+			attestations.ContextFile
 			Written bool `json:"written,omitempty"`
-		}{manifestLine{Path: f.Path, Mode: fmt.Sprintf("%07o", f.Mode), Size: f.Size, SHA256: f.SHA256}, f.Written})
+		}{attestations.ContextFile{Path: f.Path, Mode: fmt.Sprintf("%07o", f.Mode), Size: f.Size, SHA256: f.SHA256}, f.Written})
 	}
 	return b.Bytes()
 }

@@ -35,6 +35,8 @@ type Process struct {
 	// Stops says that what the child runs was stopped, where the child itself
 	// never is. Nobody closes it.
 	Stops <-chan struct{}
+	// Started is told the process, which is a group of its own; nil for nobody.
+	Started func(pid int)
 }
 
 // StartError is a command that could not be started.
@@ -89,6 +91,9 @@ func (p *Process) Run(ctx context.Context) (int, error) {
 		return 0, &StartError{fmt.Errorf("running %q: %w", p.Args[0], lastCause(err)), 126}
 	}
 	pid := cmd.Process.Pid
+	if p.Started != nil {
+		p.Started(pid)
+	}
 	if t != nil {
 		// To take the terminal back from the background stops us otherwise. Not
 		// before the start: the command would inherit it.

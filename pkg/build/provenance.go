@@ -66,6 +66,10 @@ type account struct {
 	log      attest.Digest
 	version  string
 	intake   *intake
+
+	// Of a build that another program asked for.
+	attrs    map[string]string // of the frontend, that have no other place
+	observed *Observed
 }
 
 // subject is one image that provenance is written about: a platform's, with
@@ -82,6 +86,7 @@ func (a *account) provenance(s subject) *provenance {
 	def.BuildType = attestations.ContainerBuildType
 	def.ExternalParameters = a.req.external(a.in.described)
 	def.ExternalParameters.Inputs = a.intake.external()
+	def.ExternalParameters.Attrs = a.attrs
 	def.InternalParameters = a.internal(s)
 	def.ResolvedDependencies = together(a.fetched(a.dependencies(s.recs), s.taken), requested(s.taken))
 	run.Builder.ID = a.req.builderID()
@@ -119,6 +124,9 @@ func (a *account) internal(s subject) attestations.ContainerBuildInternal {
 		Engine: a.engine, Frontend: frontendName, Syntax: a.in.syntax,
 		SourceDateEpoch: a.epoch, CacheHits: a.records.cached, Steps: a.records.total,
 		NetworkObserved: worstOf(s.taken),
+	}
+	if a.observed != nil {
+		i.Grade, i.Unobserved = string(a.observed.Grade), a.observed.Unobserved
 	}
 	if a.epoch != "" {
 		i.EpochFrom = a.in.epoch.from

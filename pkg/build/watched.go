@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,28 +58,45 @@ type Sealed struct {
 	BuilderID string
 }
 
-// runWatched runs a command and seals what it made: the files that
-// req.Artifacts names and the images that it wrote down or req.Images names.
-// expose are sockets that the command may speak to.
-func runWatched(ctx context.Context, req *CommandRequest, deps *CommandDeps, env, expose []string) (*CommandResult, error) {
+// newWatched prepares a command.
+func newWatched(req *CommandRequest, deps *CommandDeps, env []string) (*watched, error) {
 	w := &watched{req: req, deps: deps, env: env, notes: &notes{}, began: time.Now()}
-	if err := w.prepare(); err != nil {
-		return nil, err
+	return w, w.prepare()
+}
+
+// whole runs the command and seals what it made: the files that req.Artifacts
+// names and the images that it wrote down or req.Images names. l, which may be
+// nil, is where its builds by docker go.
+func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err error) {
+	if res.Code, err = w.run(ctx, l); err != nil {
+		return err
 	}
-	defer w.intake.store.Close()
-	code, err := w.run(ctx, expose)
-	if err != nil {
-		return nil, err
+	res.Observed = w.observed
+	if res.Code != 0 {
+		return nil
 	}
-	res := &CommandResult{Code: code, Observed: w.observed, Duration: time.Since(w.began)}
-	if code != 0 {
-		return res, nil
+	if l != nil {
+		l.stopWatching()
+		if e, _ := l.running(); e != nil {
+			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{unseenBuilds}})
+			res.Observed = w.observed
+			if !w.names() {
+				return nil // the images are what it made
+			}
+		}
 	}
+	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
 	if res.Sealed, err = w.seal(ctx); err != nil {
-		return nil, &CommandFailed{err}
+		return &CommandFailed{err}
 	}
 	res.Observed, res.Notes = w.observed, w.notes.list
-	return res, nil
+	return nil
+}
+
+// names reports whether anything that the command makes was named.
+func (w *watched) names() bool {
+	return len(w.req.Artifacts)+len(w.req.Images)+len(w.images) > 0
 }
 
 // prepare finds out what can be known before anything runs.
@@ -104,6 +122,7 @@ func (w *watched) prepare() error {
 	return err
 }
 
+// out is the folder of the evidence about what was named.
 func (w *watched) out() string { return cmp.Or(w.req.Seal.Out, filepath.Join(w.dir, evidenceDir)) }
 
 // except are files below the working folder that are ours: no input, and
@@ -158,7 +177,7 @@ func (w *watched) hidden() []string {
 
 // run runs the command, in the sandbox or, where there is none to be had and
 // nothing asks for one, without.
-func (w *watched) run(ctx context.Context, expose []string) (int, error) {
+func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 	ctx = context.WithoutCancel(ctx) // a signal is the command's
 	read := make(chan error, 1)
 	go func() { read <- w.readBefore(ctx) }()
@@ -172,8 +191,13 @@ func (w *watched) run(ctx context.Context, expose []string) (int, error) {
 	}
 	defer func() { _ = wait() }()
 	plain := Process{Args: w.req.Args, Env: w.env, Stdin: w.deps.Stdin, Stdout: w.deps.Stdout, Stderr: w.deps.Stderr}
+	var expose []string
+	if l != nil {
+		plain.Env, plain.Started = l.env(w.env), l.started
+		expose = []string{filepath.Join(l.dir, "sock")}
+	}
 	c := confined{process: plain, plan: confinePlan{
-		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: w.env, Dir: w.dir,
+		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: plain.Env, Dir: w.dir,
 		Hide: w.hidden(), Expose: expose, Secrets: w.clean.values, Trace: w.req.Trace,
 	}}
 	c.start = func(ready confineReady) error {
@@ -242,9 +266,9 @@ func (w *watched) readBefore(ctx context.Context) error {
 
 // What a watched command leaves unseen.
 const (
-	unseenFiles   = "files outside the working folder: not watched (--trace)"
-	unseenAll     = "traffic and files: nothing was watched: %s"
-	unseenWritten = "files outside the working folder that the command wrote"
+	unseenFiles  = "files outside the working folder: not watched (--trace)"
+	unseenAll    = "traffic and files: nothing was watched: %s"
+	unseenBuilds = "what its builds by docker brought back: see their own evidence"
 )
 
 // expect is what will be seen at best of a command in the sandbox.
