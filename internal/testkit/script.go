@@ -49,7 +49,8 @@ import (
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
 // and these conditions: [build] a container build can run here, [docker] a
-// Docker daemon does, [root] the script may make namespaces, [peer:NAME] somebody else's program is there. They are
+// Docker daemon does, [root] the script may make namespaces, [peer:NAME] somebody else's program is there, [tool:NAME]
+// one of the distribution's (TEST_PACKAGES). They are
 // never false where CI=true: the script then fails.
 func Script(t *testing.T, dir string, update bool) {
 	bin, err := Binaries(t.Context())
@@ -116,6 +117,8 @@ func Script(t *testing.T, dir string, update bool) {
 				_, err = daemon()
 			} else if name, ok := strings.CutPrefix(cond, "peer:"); ok {
 				_, err = BuildPeer(t.Context(), name)
+			} else if name, ok := strings.CutPrefix(cond, "tool:"); ok {
+				_, err = exec.LookPath(name)
 			} else {
 				return false, err
 			}

@@ -96,7 +96,7 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 			return nil, err
 		}
 		defer w.intake.store.Close()
-		if !req.leads() {
+		if !req.leads(env) {
 			return res, w.whole(ctx, nil, res)
 		}
 		return res, req.lead(ctx, &deps, res, func(l *lead, in *intake) error { return w.whole(ctx, l, res) })
@@ -111,10 +111,29 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	})
 }
 
-// leads reports whether builds that the command asks of docker can be led to
-// our engine: that needs root, and no lock of the command's own, in which they
-// have no part.
-func (r *CommandRequest) leads() bool { return os.Geteuid() == 0 && !r.Inputs.enforced() }
+// leads reports whether builds that the command asks of docker are led to our
+// engine: that needs docker, root, and no lock of the command's own, in which
+// they have no part.
+func (r *CommandRequest) leads(env []string) bool {
+	return os.Geteuid() == 0 && !r.Inputs.enforced() && slices.ContainsFunc(dockers(), func(name string) bool { return onPath(env, name) })
+}
+
+// dockers are the programs that ask an engine to build.
+func dockers() []string { return []string{"docker", "docker-buildx", "buildx", "docker-compose"} }
+
+// onPath reports whether a program is on the PATH of an environment.
+func onPath(env []string, name string) bool {
+	for _, kv := range env {
+		path, ok := strings.CutPrefix(kv, "PATH=")
+		if ok && slices.ContainsFunc(filepath.SplitList(path), func(dir string) bool {
+			st, err := os.Stat(filepath.Join(dir, name))
+			return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
+		}) {
+			return true
+		}
+	}
+	return false
+}
 
 // lead runs something with an engine behind it for whoever asks buildx, and
 // seals what was built there.
@@ -195,11 +214,7 @@ func (r *CommandRequest) seal(ctx context.Context, l *lead, in *intake, deps *Co
 // isDocker reports whether the command is docker's own and does nothing beside
 // what it asks the engine for.
 func (r *CommandRequest) isDocker() bool {
-	switch filepath.Base(r.Args[0]) {
-	case "docker", "docker-buildx", "buildx", "docker-compose":
-		return true
-	}
-	return false
+	return slices.Contains(dockers(), filepath.Base(r.Args[0]))
 }
 
 func (r *CommandRequest) check(signed bool) error {
