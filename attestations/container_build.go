@@ -117,6 +117,7 @@ type ContainerBuildInternal struct {
 	Steps           int32           `json:"steps"`
 	Grade           string          `json:"grade,omitempty"`      // under `waxseal run`: how much was seen, "full" or "partial"
 	Unobserved      []string        `json:"unobserved,omitempty"` // what was not, in words
+	CI              *CI             `json:"ci,omitempty"`         // absent outside CI
 }
 
 // ContainerEngine is the engine that ran the steps, as it says itself.

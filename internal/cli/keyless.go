@@ -10,6 +10,7 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/sign"
 	"github.com/waxseal/waxseal/pkg/trust"
 	"github.com/waxseal/waxseal/pkg/verify"
@@ -22,24 +23,31 @@ type signFlags struct {
 	keyless bool
 	token   string
 	config  string
+	stampFlags
 }
+
+// keyForms is what a key to sign with may be.
+const keyForms = "; KEY is a file, env://NAME, or a key that something else holds: " + keys.Forms
 
 // register defines the flags; keyFlag is "key", or "sign-key" where --key
 // verifies.
 func (f *signFlags) register(fl *pflag.FlagSet, keyFlag, keyUsage string) {
 	f.keyFlag = keyFlag
-	fl.StringVar(&f.key, keyFlag, "", keyUsage)
+	fl.StringVar(&f.key, keyFlag, "", keyUsage+keyForms)
 	fl.BoolVar(&f.keyless, "keyless", false, "sign with a key that lives as long as this run, and a certificate for whoever the identity token names; with Sigstore's public services, which publish it, unless --signing-config or --sigstore names others")
 	fl.StringVar(&f.token, "identity-token", "", "with --keyless: `TOKEN` in a file, env:NAME or - for standard input (default: asked of GitHub Actions, GitLab, Buildkite or Google Cloud, where this runs)")
 	fl.StringVar(&f.config, "signing-config", "", "with --keyless: Sigstore signing config `FILE` (JSON) with the services to ask; what they sign must verify under --trusted-root")
+	f.stampFlags.register(fl, keyFlag)
 }
 
 // wanted reports whether anything is to be signed.
 func (f *signFlags) wanted() bool { return f.key != "" || f.keyless }
 
 // check refuses what contradicts itself.
-func (f *signFlags) check(roots rootFlags) error {
+func (f *signFlags) check(roots anchorFlags) error {
 	switch {
+	case f.keyless && f.stampFlags.wanted():
+		return usagef("--keyless gets its certificate and time stamps from the services of the signing config: it takes no --certificate and no --timestamp-server-url")
 	case f.keyless && f.key != "":
 		return usagef("--keyless and --%s exclude each other", f.keyFlag)
 	case !f.keyless && (f.token != "" || f.config != ""):
@@ -49,21 +57,31 @@ func (f *signFlags) check(roots rootFlags) error {
 	case f.keyless && f.config == "" && len(roots.roots) > 0 && roots.sigstore == "":
 		return usagef("--trusted-root: say which services of that instance sign, with --signing-config FILE")
 	}
-	return nil
+	return f.stampFlags.check(f.keyFlag, f.key, roots)
 }
 
 // secretFile is the file that must get into no build context, "" for none.
 func (f *signFlags) secretFile() string {
-	if f.keyless {
+	switch {
+	case f.keyless:
 		return f.token
+	case keys.IsRef(f.key):
+		return keys.PINFile(f.key)
 	}
 	return f.key
 }
 
+// early reports whether there is more to sign with than a key file: whether it
+// can be had is to be known before anything runs.
+func (f *signFlags) early() bool { return f.keyless || f.stampFlags.wanted() }
+
 // open opens the signer. roots are what it must verify under.
-func (f *signFlags) open(ctx context.Context, s *Streams, roots rootFlags) (sign.Signer, error) {
+func (f *signFlags) open(ctx context.Context, s *Streams, roots anchorFlags) (sign.Signer, error) {
 	if err := f.check(roots); err != nil {
 		return nil, err
+	}
+	if f.stampFlags.wanted() {
+		return f.openStamped(ctx, s, roots)
 	}
 	if !f.keyless {
 		return openSigner(ctx, s, f.key)
@@ -73,7 +91,7 @@ func (f *signFlags) open(ctx context.Context, s *Streams, roots rootFlags) (sign
 	if err != nil {
 		return nil, err
 	}
-	trusted, config, err := f.instance(ctx, s, roots)
+	trusted, config, err := f.instance(ctx, s, roots.rootFlags)
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +100,24 @@ func (f *signFlags) open(ctx context.Context, s *Streams, roots rootFlags) (sign
 		Check: func(b *attest.Bundle, id sign.Identity) error { return checkMade(trusted, b, id) },
 		Tell:  func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) },
 	})
+}
+
+// openStamped opens a key whose signatures bring a certificate or time stamps
+// along.
+func (f *signFlags) openStamped(ctx context.Context, s *Streams, roots anchorFlags) (sign.Signer, error) {
+	by, err := f.prepare(ctx, s, roots)
+	if err != nil {
+		return nil, err
+	}
+	key, err := openSigner(ctx, s, f.key)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := by.around(s, key, f.servers)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("signing with %q: %w", f.key, err), key.Close())
+	}
+	return signer, nil
 }
 
 // instance is whom to ask and what it must verify under: the public good
@@ -118,19 +154,30 @@ func checkMade(roots []*verify.Root, b *attest.Bundle, by sign.Identity) error {
 	if err != nil {
 		return err
 	}
-	checker, err := verify.NewChecker(verify.Trust{Roots: roots, Identities: []verify.Identity{id}}, time.Now())
+	_, err = judgeMade(verify.Trust{Roots: roots, Identities: []verify.Identity{id}}, b)
+	return err
+}
+
+// judgeMade judges what was just signed by its first subject.
+func judgeMade(trust verify.Trust, b *attest.Bundle) (verify.Signer, error) {
+	checker, err := verify.NewChecker(trust, time.Now())
 	if err != nil {
-		return err
+		return verify.Signer{}, err
 	}
+	err = errors.New("its subjects are neither files nor commits")
+	var ok *verify.Accepted
 	for _, sub := range b.Statement().Subject {
 		if sum := sub.Digest["sha256"]; sum != "" {
-			_, err := checker.Check(b, attest.Digest("sha256:"+sum))
-			return err
+			ok, err = checker.Check(b, attest.Digest("sha256:"+sum))
+			break
 		}
 		if id := sub.Commit(); id != "" {
-			_, err := checker.CheckCommit(b, id)
-			return err
+			ok, err = checker.CheckCommit(b, id)
+			break
 		}
 	}
-	return errors.New("its subjects are neither files nor commits")
+	if err != nil {
+		return verify.Signer{}, err
+	}
+	return ok.Signer(), nil
 }

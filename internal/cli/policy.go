@@ -9,8 +9,8 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/policy"
-	"github.com/waxseal/waxseal/pkg/trust"
 )
 
 func newPolicyCmd(s *Streams) *cobra.Command {
@@ -43,8 +43,9 @@ an entry can have:
 sbom, vulnerabilities, hardening and each rule can have an effective date; until
 then what they would deny is a warning. trust.attesters names who else signs
 SBOMs and scans, and who alone signs OpenVEX. A signer is a key (a file), pem,
-kms (as awskms://…), or a san with an issuer or ca. extends: {file, digest} takes
-over all of another policy.
+kms (as awskms://…), or a san with an issuer or ca. A ca can have intermediates,
+crl and ocsp (files that say which certificates are revoked), and a root that
+proves the time. extends: {file, digest} takes over all of another policy.
 
 trust.verifiers names whose verification summaries (VSA) count, for how much,
 made under which policy and up to which maxAge ago; a summary of the image
@@ -121,7 +122,7 @@ the source, the build type, the parameters that were set, and the SBOMs.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	fl := cmd.Flags()
-	fl.StringArrayVar(&flags.keys, "key", nil, "public key `FILE` that signs the evidence; repeatable")
+	fl.StringArrayVar(&flags.keys, "key", nil, "public `KEY` that signs the evidence, as verify takes it; repeatable")
 	fl.StringArrayVar(&flags.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a\nfolder that build --out wrote; repeatable")
 	fl.BoolVar(&flags.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	fl.StringVarP(&out, "out", "o", "", "write to `FILE`, which must not exist (default: standard output)")
@@ -134,11 +135,11 @@ the source, the build type, the parameters that were set, and the SBOMs.`,
 		draft := gate.DraftRequest{Request: req, Match: match, KeyFiles: map[attest.Digest]string{}, KeyPEM: map[attest.Digest][]byte{}}
 		for i, k := range req.Keys {
 			if draft.KeyPEM[k.ID()], err = readKeyPEM(cmd.Context(), s, flags.keys[i]); err != nil {
-				return exitError{ExitUsage, fmt.Errorf("reading public key %q: %w", flags.keys[i], err)}
+				return exitError{ExitUsage, fmt.Errorf("reading public key %q: %w", keys.Name(flags.keys[i]), err)}
 			}
 			// A file's policy names the key's file. One that goes to standard
 			// output has no place yet, and carries the key in itself.
-			if out != "" && !trust.IsKMS(flags.keys[i]) {
+			if out != "" && !keys.IsRef(flags.keys[i]) {
 				draft.KeyFiles[k.ID()] = relativeTo(filepath.Dir(out), flags.keys[i])
 			}
 		}

@@ -41,8 +41,9 @@ that verify takes. A case is a YAML file:
       - type: provenance          # or spdx, cyclonedx, scan, vex, inputs, vsa,
                                   # review, or a URI; of a commit with
                                   # commit: HEX, refs: [refs/heads/main]
-        signer: ../ci.pub         # or {issuer: URL, san: NAME}; taken as its
-                                  # signer at that moment, nothing is signed
+        signer: ../ci.pub         # or {kms: REFERENCE}, or {issuer: URL,
+                                  # san: NAME}; taken as its signer at that
+                                  # moment, nothing is signed
         predicate: {...}          # or file: FILE
   expect:
     decision: deny                # pass, deny or undecided
@@ -74,12 +75,12 @@ wrong usage.`,
 		if err != nil {
 			return exitError{ExitUsage, err}
 		}
-		run := tried{Cases: []triedCase{}}
+		run, opts := tried{Cases: []triedCase{}}, loadOptions(cmd.Context(), s)
 		for _, file := range files {
 			if err := cmd.Context().Err(); err != nil {
 				return err
 			}
-			t := tryCase(cmd.Context(), file)
+			t := tryCase(cmd.Context(), file, opts)
 			if run.Cases = append(run.Cases, t); t.OK {
 				run.Passed++
 			} else {
@@ -124,9 +125,9 @@ type triedCase struct {
 	Differences []string `json:"differences,omitempty"`
 }
 
-func tryCase(ctx context.Context, file string) triedCase {
+func tryCase(ctx context.Context, file string, opts policy.LoadOptions) triedCase {
 	t := triedCase{File: file}
-	c, err := policy.LoadCase(file)
+	c, err := policy.LoadCaseWith(file, opts)
 	if err != nil {
 		t.Error = err.Error()
 		return t

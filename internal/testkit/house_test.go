@@ -23,10 +23,10 @@ var rooms = map[string]string{
 	"cmd/waxseal":          "internal/cli",
 	"cmd/waxseal-engine":   "internal/engine",
 	"cmd/waxseal-kms":      "internal/kms",
-	"internal/cli":         "attestations pkg/attest pkg/build pkg/gate pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
+	"internal/cli":         "attestations pkg/attest pkg/build pkg/ci pkg/gate pkg/keys pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
 	"internal/engine":      "pkg/egress pkg/lock pkg/catalog pkg/sbom pkg/attest attestations",
 	"internal/conformance": "pkg/attest pkg/verify",
-	"internal/kms":         "",
+	"internal/kms":         "pkg/attest pkg/keys pkg/sign",
 	"internal/testkit":     "*",
 	"attestations":         "",
 	"pkg/attest":           "attestations",
@@ -36,9 +36,11 @@ var rooms = map[string]string{
 	"pkg/rebuild":          "attestations pkg/attest pkg/build pkg/lock pkg/store",
 	"pkg/sbom":             "pkg/attest",
 	"pkg/catalog":          "pkg/sbom pkg/attest",
-	"pkg/sign":             "pkg/attest",
+	"pkg/ci":               "attestations pkg/attest pkg/sign",
+	"pkg/keys":             "pkg/attest",
+	"pkg/sign":             "pkg/attest pkg/keys",
 	"pkg/store":            "pkg/attest",
-	"pkg/trust":            "pkg/attest",
+	"pkg/trust":            "pkg/attest pkg/keys",
 	"pkg/verify":           "pkg/attest attestations",
 	"pkg/policy":           "pkg/verify pkg/sbom pkg/attest attestations",
 	"pkg/gate":             "pkg/store pkg/verify pkg/policy pkg/attest attestations",
@@ -70,10 +72,16 @@ var guests = map[string]string{
 	"github.com/theupdateframework/go-tuf/v2": "pkg/trust",
 	"go.yaml.in/yaml/v3":                      "pkg/policy internal/cli", // the verifier's configuration
 	"cel.dev/cel-go":                          "pkg/policy",
+	"github.com/coreos/go-oidc/v3":            "pkg/ci",
 
-	// Key management services: a program of their own.
+	// What holds keys for others: a program of its own.
 	"github.com/sigstore/sigstore/pkg/signature/kms":     "internal/kms",
+	"github.com/sigstore/sigstore/pkg/signature":         "internal/kms pkg/sign pkg/verify",
 	"github.com/sigstore/sigstore/pkg/signature/options": "internal/kms",
+	"github.com/sigstore/sigstore/pkg/cryptoutils":       "internal/kms pkg/sign pkg/verify",
+	"github.com/miekg/pkcs11":                            "internal/kms",
+	"github.com/stefanberger/go-pkcs11uri":               "internal/kms pkg/keys",
+	"k8s.io/client-go":                                   "internal/kms",
 	"github.com/Azure/azure-sdk-for-go":                  "internal/kms",
 	"github.com/hashicorp/vault/api":                     "internal/kms",
 	"google.golang.org/grpc/codes":                       "internal/engine internal/kms pkg/build",
@@ -88,6 +96,7 @@ var guests = map[string]string{
 	"github.com/go-json-experiment/json/jsontext":                 "pkg/attest",
 	"google.golang.org/protobuf":                                  "pkg/attest pkg/sign pkg/verify",
 	"github.com/sigstore/cosign/v2/pkg/types":                     "pkg/store",
+	"github.com/digitorus/timestamp":                              "pkg/sign", // what time-stamping authorities are asked in
 	"github.com/sigstore/sigstore-go/pkg/sign":                    "pkg/sign",
 	"github.com/sigstore/sigstore-go/pkg/root":                    "pkg/sign pkg/verify", // signing configs too
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate":      "pkg/sign pkg/verify",
@@ -107,8 +116,10 @@ var guests = map[string]string{
 	"github.com/ulikunitz/xz":                          "pkg/build pkg/rebuild",
 	"google.golang.org/grpc":                           "internal/engine pkg/build",
 	"go.etcd.io/bbolt":                                 "internal/engine",
+	"github.com/zricethezav/gitleaks/v8":               "internal/engine",
 	"github.com/miekg/dns":                             "pkg/egress",
 	"github.com/vishvananda/netlink":                   "pkg/egress",
+	"golang.org/x/crypto/ocsp":                         "pkg/verify",
 	"golang.org/x/net":                                 "pkg/egress",
 	"software.sslmate.com/src/go-pkcs12":               "pkg/egress", // Java's trust store
 
@@ -229,6 +240,8 @@ func TestTheCommandLinksNoServer(t *testing.T) {
 		module + "internal/kms":                                 "the services' clients are another process: they would take 10 MiB before main",
 		"github.com/sigstore/sigstore/pkg/signature/kms/aws":    "the services' clients are another process",
 		"github.com/sigstore/sigstore/pkg/signature/kms/gcp":    "the services' clients are another process",
+		"github.com/miekg/pkcs11":                               "a token's library is another process",
+		"k8s.io/client-go":                                      "Kubernetes is another process",
 		"github.com/sigstore/rekor/pkg/log":                     "cosign's library, fifty packages, for the names of its key format",
 		"github.com/piprate/json-gold":                          "a processor of JSON-LD to read SPDX 2.3",
 		"github.com/russross/blackfriday":                       "a renderer of Markdown for the manual pages",

@@ -52,7 +52,8 @@ type Instance struct {
 
 // StartInstance starts the programs fulcio, timestamp-server and
 // rekor-server-posix of the folder peers and writes into dir trusted_root.json
-// and signing_config.json. The time-stamping authority takes the fixed port
+// and signing_config.json, and tsa.pem with the certificates of the time-stamping
+// authority. The time-stamping authority takes the fixed port
 // 2112 for its metrics, so that one instance runs on a machine at a time: the
 // next one waits.
 func StartInstance(ctx context.Context, peers, dir string, faults *Faults) (_ *Instance, err error) {
@@ -210,6 +211,9 @@ func (i *Instance) publish(ctx context.Context, rekor *ecdsa.PrivateKey) error {
 	}
 	stamps, err := cryptoutils.UnmarshalCertificatesFromPEM(raw)
 	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(i.dir, "tsa.pem"), raw, 0o644); err != nil {
 		return err
 	}
 	// The servers made their certificates just now, and one whole second counts.

@@ -45,11 +45,16 @@ import (
 //	                                      exit code; it must not try anybody else, and with ! it must
 //	instance VAR DIR                      real servers of Sigstore, see Instance; VAR can be broken, VAR_ISSUER is the issuer
 //	token VAR FILE EMAIL [CLAIM=VALUE]... an identity token of such an instance
+//	kms VAR NAME=[FILE|+KIND]...          a key management service, see KMS; VAR can be broken
+//	vault VAR NAME=TYPE...                a real Vault with transit keys, see cmdVault
+//	cluster VAR NAMESPACE/SECRET KEY PUBLIC PASSWORD   a Kubernetes API server with a secret, see Cluster
+//	privatekey FILE KIND                  a plain private key, see MakeKey
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
 // and these conditions: [build] a container build can run here, [docker] a
-// Docker daemon does, [root] the script may make namespaces, [peer:NAME] somebody else's program is there. They are
+// Docker daemon does, [root] the script may make namespaces, [pkcs11] SoftHSM is there and a C compiler, [peer:NAME]
+// somebody else's program is there. They are
 // never false where CI=true: the script then fails.
 func Script(t *testing.T, dir string, update bool) {
 	bin, err := Binaries(t.Context())
@@ -112,6 +117,8 @@ func Script(t *testing.T, dir string, update bool) {
 				err = CanBuild()
 			} else if cond == "root" {
 				err = isRoot()
+			} else if cond == "pkcs11" {
+				err = canPKCS11()
 			} else if cond == "docker" {
 				_, err = daemon()
 			} else if name, ok := strings.CutPrefix(cond, "peer:"); ok {
@@ -143,16 +150,19 @@ func Script(t *testing.T, dir string, update bool) {
 				ts.Check(err)
 				ts.Setenv("DOCKER_HOST", d.Host)
 			},
-			"base":     cmdBase,
-			"seal":     cmdSeal,
-			"tamper":   cmdTamper,
-			"sigstore": cmdSigstore,
-			"instance": cmdInstance,
-			"token":    cmdToken,
-			"tuf":      cmdTUF,
-			"kms":      cmdKMS,
-			"json":     cmdJSON,
-			"big":      cmdBig,
+			"base":       cmdBase,
+			"seal":       cmdSeal,
+			"tamper":     cmdTamper,
+			"sigstore":   cmdSigstore,
+			"instance":   cmdInstance,
+			"token":      cmdToken,
+			"tuf":        cmdTUF,
+			"kms":        cmdKMS,
+			"vault":      cmdVault,
+			"cluster":    cmdCluster,
+			"privatekey": cmdPrivateKey,
+			"json":       cmdJSON,
+			"big":        cmdBig,
 		},
 	})
 }

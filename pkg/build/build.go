@@ -56,7 +56,10 @@ type Deps struct {
 	Env     func(string) string
 	Display Display
 	Version string // of waxseal, for the provenance
-	Engine  EngineOptions
+	// CI says whose build it is, which may take a while; nil: nobody's. An error
+	// ends the build.
+	CI     func(context.Context) (*attestations.CI, error)
+	Engine EngineOptions
 }
 
 func (d *Deps) env(name string) string {
@@ -129,6 +132,7 @@ func Run(ctx context.Context, req Request, deps Deps) (*Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r.openSigner(ctx, cancel)
+	r.askCI(ctx, cancel)
 	res, err := r.do(ctx)
 	if err != nil && ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -148,6 +152,7 @@ type run struct {
 	// Asked for early, in the background; each waits for its answer.
 	signer    func() (Signer, error) // a nil Signer for an unsigned build
 	described func() (attestations.ContainerEngine, error)
+	ci        func() (*attestations.CI, error)
 
 	shown   *progress
 	log     *buildLog
@@ -291,6 +296,22 @@ func (r *run) openSigner(ctx context.Context, cancel context.CancelCauseFunc) {
 	})
 }
 
+// askCI finds out whose build it is while other things happen. What was named
+// for it and is no good ends the build.
+func (r *run) askCI(ctx context.Context, cancel context.CancelCauseFunc) {
+	r.ci = sync.OnceValues(func() (*attestations.CI, error) {
+		if r.deps.CI == nil {
+			return nil, nil
+		}
+		found, err := r.deps.CI(ctx)
+		if err != nil {
+			cancel(err)
+		}
+		return found, err
+	})
+	go func() { _, _ = r.ci() }()
+}
+
 // startAndGather starts the engine and reads the inputs at the same time. Both
 // are returned even with an error, for the caller to close.
 func (r *run) startAndGather(ctx context.Context) (engine, *inputs, error) {
@@ -411,11 +432,15 @@ func (r *run) seal(ctx context.Context, c *client.Client, eng engine, in *inputs
 	if err := r.getSBOMs(ctx, eng, b, s); err != nil {
 		return nil, err
 	}
+	whose, err := r.ci()
+	if err != nil {
+		return nil, err
+	}
 	r.shown.endLog()
 	a := &account{
 		req: r.req, in: in, engine: described, records: s.records, epoch: s.epoch, id: b.ref,
 		started: r.started, finished: time.Now(), log: r.log.digest(), version: r.deps.Version,
-		intake: r.intake,
+		intake: r.intake, ci: whose,
 	}
 	if err := r.state(a, b, s); err != nil {
 		return nil, err

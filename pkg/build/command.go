@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/waxseal/waxseal/attestations"
 )
 
 // CommandRequest is one wrapped command, as a user asks for it.
@@ -89,6 +91,13 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 		return nil, err
 	}
 	defer in.store.Close()
+	var whose *attestations.CI
+	if deps.CI != nil {
+		// Tokens of a job do not live as long as some commands run.
+		if whose, err = deps.CI(ctx); err != nil {
+			return nil, err
+		}
+	}
 	l, err := newLead(deps.env)
 	if err != nil {
 		return nil, err
@@ -114,32 +123,32 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	// A signal that the command took and lived on is not for us.
 	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
-	if err := req.seal(ctx, l, in, &deps, res); err != nil {
+	s := &sealer{req: &req, deps: &deps, intake: in, ci: whose}
+	if err := s.sealAll(ctx, l, res); err != nil {
 		return nil, &CommandFailed{err}
 	}
 	return res, nil
 }
 
-// seal seals what was built while the command ran.
-func (r *CommandRequest) seal(ctx context.Context, l *lead, in *intake, deps *CommandDeps, res *CommandResult) error {
+// sealAll seals what was built while the command ran.
+func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error {
 	l.stopWatching()
 	nothing := hinted(errors.New("it built nothing that waxseal saw"),
 		"builds are seen that docker buildx, bake or compose ask for (docker build needs the plugin buildx), not those of another tool or of a builder made by the command itself")
-	e, c := l.running()
-	if e == nil {
+	s.engine, s.client = l.running()
+	if s.engine == nil {
 		return nothing
 	}
-	s := &sealer{req: r, deps: deps, engine: e, client: c, intake: in}
-	if !r.isDocker() {
+	if !s.req.isDocker() {
 		s.aside = []string{"what the command itself took in and did around its builds"}
 	}
-	if deps.Signer != nil {
+	if s.deps.Signer != nil {
 		var err error
-		if s.signer, err = deps.Signer(ctx); err != nil {
+		if s.signer, err = s.deps.Signer(ctx); err != nil {
 			return err
 		}
 	}
-	solves, err := e.solves(ctx)
+	solves, err := s.engine.solves(ctx)
 	if err != nil {
 		return err
 	}

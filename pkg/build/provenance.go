@@ -63,6 +63,7 @@ type account struct {
 	log      attest.Digest
 	version  string
 	intake   *intake
+	ci       *attestations.CI
 
 	// Of a build that another program asked for.
 	attrs    map[string]string // of the frontend, that have no other place
@@ -120,7 +121,7 @@ func (a *account) internal(s subject) attestations.ContainerBuildInternal {
 	i := attestations.ContainerBuildInternal{
 		Engine: a.engine, Frontend: frontendName, Syntax: a.in.syntax,
 		SourceDateEpoch: a.epoch, CacheHits: a.records.cached, Steps: a.records.total,
-		NetworkObserved: worstOf(s.taken),
+		NetworkObserved: worstOf(s.taken), CI: a.ci,
 	}
 	if a.observed != nil {
 		i.Grade, i.Unobserved = string(a.observed.Grade), a.observed.Unobserved

@@ -76,6 +76,7 @@ type sealer struct {
 	client *client.Client
 	signer Signer  // nil: nothing is signed
 	intake *intake // where what came in is kept
+	ci     *attestations.CI
 	// aside names what was not seen of the command around the builds.
 	aside []string
 
@@ -319,7 +320,7 @@ func (s *sealer) prepare(ctx context.Context, img *clientImage, out string) (*se
 	w.observed = s.observed(img, w)
 	a := &account{
 		req: req, in: w.in, engine: s.described, records: w.sealed.records, epoch: w.sealed.epoch, id: img.solve.Ref,
-		started: img.solve.StartedOn, finished: img.solve.FinishedOn, version: s.deps.Version, intake: s.intake,
+		started: img.solve.StartedOn, finished: img.solve.FinishedOn, version: s.deps.Version, intake: s.intake, ci: s.ci,
 		attrs: img.solve.otherAttrs(), observed: &w.observed,
 	}
 	return w, r.state(a, w.built, w.sealed)

@@ -82,7 +82,7 @@ type allowed struct {
 type ParseOptions struct {
 	// Name is what messages call the policy; default "policy".
 	Name string
-	// ReadKey returns the bytes of a signer's key, trusted root or CA file, as
+	// ReadKey returns the bytes of a signer's key, trusted root, CA or revocation file, as
 	// the policy names it. Nil: a policy that names a file is refused.
 	ReadKey func(name string) ([]byte, error)
 	// ReadPolicy returns the bytes of the policy that this one extends, as it
@@ -133,7 +133,7 @@ func fileOptions(path string, opts LoadOptions) ParseOptions {
 	}
 	return ParseOptions{
 		Name:    path,
-		ReadKey: func(name string) ([]byte, error) { return opts.read(beside(name), attest.MaxTrustedRoot) },
+		ReadKey: func(name string) ([]byte, error) { return opts.read(beside(name), attest.MaxCRL) }, // what reads them has limits of its own
 		ReadPolicy: func(name string) ([]byte, ParseOptions, error) {
 			raw, err := opts.read(beside(name), attest.MaxPolicy)
 			return raw, fileOptions(beside(name), opts), err

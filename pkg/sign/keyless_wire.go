@@ -2,6 +2,7 @@ package sign
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -82,6 +83,7 @@ type wire struct {
 	base http.RoundTripper
 	tell func(string)
 	now  func() time.Time
+	flag string        // that names another service; default: --signing-config
 	off  time.Duration // how far this machine's clock is ahead of a service's
 }
 
@@ -217,7 +219,7 @@ func (w *wire) explain(err error, refused string) error {
 	case !errors.As(err, &a):
 		return err
 	case a.status == 0 || a.status >= 500 || a.status == http.StatusTooManyRequests:
-		return &KeylessError{"asking " + a.who, a, w.clock("nothing was signed; run it again when the service is up, or name another with --signing-config")}
+		return &KeylessError{"asking " + a.who, a, w.clock("nothing was signed; run it again when the service is up, or name another with " + cmp.Or(w.flag, "--signing-config"))}
 	case refused == "":
 		refused = "see what the service says; nothing was signed"
 	}

@@ -260,7 +260,7 @@ func TestPrivateCA(t *testing.T) {
 	expired := must(virtual.NewCA(virtual.CAOptions{Until: time.Now().Add(-time.Hour)}))(t)
 	ca := func(c *virtual.CA) *verify.CA {
 		roots, between := c.PEM()
-		return must(verify.ParseCA("ca.pem", roots, between))(t)
+		return must(verify.ParseCA("ca.pem", verify.CAOptions{Roots: roots, Intermediates: between}))(t)
 	}
 	root := trustedRoot(t, instance, virtual.RootOptions{})
 	private := ca(ours)
@@ -320,7 +320,7 @@ func TestParseCARefuses(t *testing.T) {
 		{"too many", bytes.Repeat(roots, 101), nil, "more than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if _, err := verify.ParseCA("ca.pem", c.roots, c.between); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "ca.pem") {
+			if _, err := verify.ParseCA("ca.pem", verify.CAOptions{Roots: c.roots, Intermediates: c.between}); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "ca.pem") {
 				t.Errorf("got %v, want it to say %q", err, c.want)
 			}
 		})

@@ -125,6 +125,8 @@ func verifiersFor(pub crypto.PublicKey) ([]signature.Verifier, error) {
 		if k.N.BitLen() > 8192 {
 			return nil, fmt.Errorf("RSA of %d bits is not supported; use 8192 or fewer", k.N.BitLen())
 		}
+		// A service has one of them by the key's size.
+		hashes = append(hashes, crypto.SHA384, crypto.SHA512)
 	default:
 		return nil, fmt.Errorf("key type %T is not supported; use ECDSA P-256", pub)
 	}

@@ -35,6 +35,8 @@ const (
 	CodeTime        Code = "time"            // nothing proves when it was signed, or it was at a time that does not count
 	CodeChain       Code = "chain"           // its certificate does not lead to a trusted authority
 	CodeIdentity    Code = "identity"        // its certificate is somebody else's
+	CodeRevoked     Code = "revoked"         // its certificate was revoked before it was signed, or is not to be believed at all
+	CodeRevocation  Code = "revocation"      // whether its certificate was revoked cannot be told: it may count
 	CodeSubject     Code = "subject"         // speaks of another digest
 	CodeBuilder     Code = "builder"         // this key is not trusted for this builder.id
 	CodePredicate   Code = "predicate"       // the predicate is not what its type says
