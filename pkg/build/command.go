@@ -114,8 +114,15 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	if err := l.watch(opts, req.isDocker(), deps.Tell); err != nil {
 		return nil, err
 	}
+	legacy, environ, err := req.legacy(l, env, &deps.Deps)
+	if err != nil {
+		return nil, err
+	}
+	if legacy != nil {
+		defer legacy.close()
+	}
 	res := &CommandResult{}
-	p := Process{Args: req.Args, Env: l.env(env), Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
+	p := Process{Args: req.Args, Env: environ, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
 	if res.Code, err = p.Run(context.WithoutCancel(ctx)); err != nil || res.Code != 0 {
 		res.Observed = Together()
 		return res, err
@@ -123,7 +130,7 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	// A signal that the command took and lived on is not for us.
 	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
-	s := &sealer{req: &req, deps: &deps, intake: in, ci: whose}
+	s := &sealer{req: &req, deps: &deps, intake: in, ci: whose, legacy: legacy}
 	if err := s.sealAll(ctx, l, res); err != nil {
 		return nil, &CommandFailed{err}
 	}
@@ -134,11 +141,8 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error {
 	l.stopWatching()
 	nothing := hinted(errors.New("it built nothing that waxseal saw"),
-		"builds are seen that docker buildx, bake or compose ask for (docker build needs the plugin buildx), not those of another tool or of a builder made by the command itself")
+		"builds are seen that docker build, buildx, bake or compose ask for, not those of another tool or of a builder made by the command itself")
 	s.engine, s.client = l.running()
-	if s.engine == nil {
-		return nothing
-	}
 	if !s.req.isDocker() {
 		s.aside = []string{"what the command itself took in and did around its builds"}
 	}
@@ -148,20 +152,41 @@ func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error
 			return err
 		}
 	}
-	solves, err := s.engine.solves(ctx)
-	if err != nil {
-		return err
-	}
-	images, notes, err := s.images(ctx, solves)
-	if err != nil {
-		return err
-	}
+	images, notes, err := s.seen(ctx)
+	defer func() {
+		for _, img := range images {
+			if img.layout != "" {
+				os.RemoveAll(img.layout)
+			}
+		}
+	}()
 	res.Notes = append(res.Notes, notes...)
+	if err != nil {
+		return err
+	}
 	if len(images) == 0 {
 		return nothing
 	}
 	res.Builds, res.Observed, err = s.seal(ctx, images)
 	return err
+}
+
+// seen lists the images that the engine built, and docker's legacy builder.
+func (s *sealer) seen(ctx context.Context) (images []clientImage, notes []string, err error) {
+	if s.engine != nil {
+		solves, err := s.engine.solves(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		if images, notes, err = s.images(ctx, solves); err != nil {
+			return nil, notes, err
+		}
+	}
+	if s.legacy == nil {
+		return images, notes, nil
+	}
+	more, said, err := s.legacyImages(ctx, s.legacy)
+	return append(images, more...), append(notes, said...), err
 }
 
 // isDocker reports whether the command is docker's own and does nothing beside
@@ -172,6 +197,30 @@ func (r *CommandRequest) isDocker() bool {
 		return true
 	}
 	return false
+}
+
+// legacy puts a proxy before the Docker daemon where docker would build by
+// itself: it has no buildx, or was told so. It returns the environment of the
+// command.
+func (r *CommandRequest) legacy(l *lead, env []string, deps *Deps) (*legacyProxy, []string, error) {
+	by := deps.env("DOCKER_BUILDKIT")
+	told := by == "0" || by == "false"
+	environ := l.env(env)
+	if hasBuildx(env) && !told {
+		return nil, environ, nil
+	}
+	daemon, ok := legacyDaemon(deps.env)
+	if !ok {
+		return nil, environ, nil
+	}
+	p, host, err := newLegacyProxy(l.dir, daemon)
+	if err != nil {
+		return nil, nil, err
+	}
+	environ = slices.DeleteFunc(environ, func(kv string) bool {
+		return strings.HasPrefix(kv, "DOCKER_HOST=") || strings.HasPrefix(kv, "DOCKER_BUILDKIT=") || strings.HasPrefix(kv, "DOCKER_CONTEXT=")
+	})
+	return p, append(environ, "DOCKER_HOST="+host, "DOCKER_BUILDKIT=0"), nil
 }
 
 func (r *CommandRequest) check(signed bool) error {
