@@ -207,7 +207,7 @@ func (b *stampedBy) checkCertificate(made *attest.Bundle) error {
 	if err != nil {
 		return err
 	}
-	_, err = judgeMade(verify.Trust{CAs: []*verify.CA{b.ca}, Roots: b.roots, Identities: []verify.Identity{id}}, made)
+	_, err = judgeMade(verify.Trust{CAs: []*verify.CA{b.ca}, Roots: b.roots, Identities: []verify.Identity{id}}, made, time.Now())
 	return err
 }
 
@@ -218,7 +218,7 @@ func (b *stampedBy) checkKey(public []byte, made *attest.Bundle) error {
 		return err
 	}
 	// A key that ends one day counts by proven times.
-	by, err := judgeMade(verify.Trust{Roots: b.roots, Keys: []verify.Key{key.During(verify.Window{Until: time.Now().AddDate(100, 0, 0)})}}, made)
+	by, err := judgeMade(verify.Trust{Roots: b.roots, Keys: []verify.Key{key.During(verify.Window{Until: time.Now().AddDate(100, 0, 0)})}}, made, time.Now())
 	if err == nil && by.Time.IsZero() {
 		err = errors.New("its time stamp does not lead to a trusted time-stamping authority")
 	}

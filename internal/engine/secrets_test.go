@@ -37,7 +37,7 @@ func TestSecrets(t *testing.T) {
 		found[f.Text] = append(found[f.Text], f.Secret)
 	}
 	if len(found) != 2 || !strings.Contains(strings.Join(found[1], " "), github) || !strings.Contains(strings.Join(found[2], " "), aws) {
-		t.Errorf("found %q", got)
+		t.Errorf("found %+v", got)
 	}
 	for _, bad := range []string{"", `{"a":1}`, `["a"] ["b"]`} {
 		if err := Secrets(t.Context(), strings.NewReader(bad), &out); err == nil {

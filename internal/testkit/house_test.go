@@ -25,7 +25,7 @@ var rooms = map[string]string{
 	"cmd/waxseal-kms":      "internal/kms",
 	"internal/cli":         "attestations pkg/attest pkg/build pkg/ci pkg/gate pkg/keys pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
 	"internal/engine":      "pkg/egress pkg/lock pkg/catalog pkg/sbom pkg/attest attestations",
-	"internal/conformance": "pkg/attest pkg/verify",
+	"internal/conformance": "pkg/attest pkg/sign pkg/verify",
 	"internal/kms":         "pkg/attest pkg/keys pkg/sign",
 	"internal/testkit":     "*",
 	"attestations":         "",
@@ -72,7 +72,7 @@ var guests = map[string]string{
 	"github.com/theupdateframework/go-tuf/v2": "pkg/trust",
 	"go.yaml.in/yaml/v3":                      "pkg/policy internal/cli", // the verifier's configuration
 	"cel.dev/cel-go":                          "pkg/policy",
-	"github.com/coreos/go-oidc/v3":            "pkg/ci",
+	"github.com/coreos/go-oidc/v3":            "pkg/ci pkg/sign",
 
 	// What holds keys for others: a program of its own.
 	"github.com/sigstore/sigstore/pkg/signature/kms":     "internal/kms",
@@ -84,8 +84,8 @@ var guests = map[string]string{
 	"k8s.io/client-go":                                   "internal/kms",
 	"github.com/Azure/azure-sdk-for-go":                  "internal/kms",
 	"github.com/hashicorp/vault/api":                     "internal/kms",
-	"google.golang.org/grpc/codes":                       "internal/engine internal/kms pkg/build",
-	"google.golang.org/grpc/status":                      "internal/engine internal/kms pkg/build",
+	"google.golang.org/grpc/codes":                       "internal/engine internal/kms pkg/build pkg/sign",
+	"google.golang.org/grpc/status":                      "internal/engine internal/kms pkg/build pkg/sign",
 
 	// The formats of evidence.
 	"github.com/in-toto/in-toto-golang":                           "attestations pkg/attest",
@@ -98,6 +98,9 @@ var guests = map[string]string{
 	"github.com/sigstore/cosign/v2/pkg/types":                     "pkg/store",
 	"github.com/digitorus/timestamp":                              "pkg/sign", // what time-stamping authorities are asked in
 	"github.com/sigstore/sigstore-go/pkg/sign":                    "pkg/sign",
+	"golang.org/x/oauth2":                                         "pkg/sign",
+	"github.com/spiffe/go-spiffe/v2/proto":                        "pkg/sign",            // the messages of the workload API
+	"github.com/sigstore/rekor/pkg/generated":                     "pkg/sign",            // what sigstore-go's client of Rekor v1 takes
 	"github.com/sigstore/sigstore-go/pkg/root":                    "pkg/sign pkg/verify", // signing configs too
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate":      "pkg/sign pkg/verify",
 
@@ -114,7 +117,7 @@ var guests = map[string]string{
 	"github.com/opencontainers":                        "internal/engine pkg/build pkg/catalog",
 	"github.com/tonistiigi":                            "pkg/build",
 	"github.com/ulikunitz/xz":                          "pkg/build pkg/rebuild",
-	"google.golang.org/grpc":                           "internal/engine pkg/build",
+	"google.golang.org/grpc":                           "internal/engine pkg/build pkg/sign", // the workload API is gRPC, too
 	"go.etcd.io/bbolt":                                 "internal/engine",
 	"github.com/zricethezav/gitleaks/v8":               "internal/engine",
 	"github.com/miekg/dns":                             "pkg/egress",

@@ -3,7 +3,8 @@
 # outside of go.mod, and prints the path of every one asked for.
 #
 #   internal/testkit/peers.sh cosign crane registry slsa-verifier buildkitd buildctl
-#   internal/testkit/peers.sh vault fulcio timestamp-server rekor-server-posix actionlint buildx compose
+#   internal/testkit/peers.sh vault fulcio timestamp-server rekor-server-posix actionlint
+#   internal/testkit/peers.sh rekor-server trillian_log_server trillian_log_signer buildx compose
 #
 # They are kept in $WAXSEAL_PEERS, or .cache/peers of the checkout, by version,
 # and are built one at a time: a second caller waits and then finds them there.
@@ -24,12 +25,14 @@ peer() {
 	fulcio) module=github.com/sigstore/fulcio version=v1.8.8 package=$module ;;
 	timestamp-server) module=github.com/sigstore/timestamp-authority/v2 version=v2.1.0 package=$module/cmd/timestamp-server ;;
 	rekor-server-posix) module=github.com/sigstore/rekor-tiles/v2 version=v2.3.0 package=$module/cmd/rekor-server/posix ;;
+	rekor-server) module=github.com/sigstore/rekor version=v1.5.3 package=$module/cmd/rekor-server ;;
+	trillian_log_server | trillian_log_signer) module=github.com/google/trillian version=v1.7.2 package=$module/cmd/$1 ;;
 	actionlint) module=github.com/rhysd/actionlint version=v1.7.7 package=$module/cmd/actionlint ;;
 	vault) module=github.com/hashicorp/vault version=v1.21.4 package=$module tags=minimal ;;
 	buildkitd | buildctl) module=github.com/moby/buildkit version=v0.33.0 package=$module/cmd/$1 ;;
 	buildx) module=github.com/docker/buildx version=v0.37.0 package=$module/cmd/buildx ;;
 	compose) module=github.com/docker/compose/v5 version=v5.5.0 package=$module/cmd ;;
-	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, vault, actionlint, buildkitd, buildctl, buildx, compose)" >&2 && exit 64 ;;
+	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, rekor-server, trillian_log_server, trillian_log_signer, vault, actionlint, buildkitd, buildctl, buildx, compose)" >&2 && exit 64 ;;
 	esac
 }
 

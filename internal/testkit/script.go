@@ -43,19 +43,21 @@ import (
 //	seal DIR LAYOUT LIST                  the bundles in a list, by one Sigstore instance or key, see Seal
 //	alone VAR|- COMMAND...                runs COMMAND where only the registry VAR can be reached, whatever its
 //	                                      exit code; it must not try anybody else, and with ! it must
-//	instance VAR DIR                      real servers of Sigstore, see Instance; VAR can be broken, VAR_ISSUER is the issuer
+//	instance VAR DIR [rekor1]             real servers of Sigstore, see Instance; VAR can be broken, VAR_ISSUER is the issuer
 //	token VAR FILE EMAIL [CLAIM=VALUE]... an identity token of such an instance
 //	kms VAR NAME=[FILE|+KIND]...          a key management service, see KMS; VAR can be broken
 //	vault VAR NAME=TYPE...                a real Vault with transit keys, see cmdVault
 //	cluster VAR NAMESPACE/SECRET KEY PUBLIC PASSWORD   a Kubernetes API server with a secret, see Cluster
 //	privatekey FILE KIND                  a plain private key, see MakeKey
+//	person INSTANCE [MAIL]                who logs in at its identity provider; without MAIL they deny
+//	workload VAR INSTANCE [ID]            the workload API of a SPIFFE agent at VAR; without ID it knows nobody
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
 // and these conditions: [build] a container build can run here, [docker] a
-// Docker daemon does, [root] the script may make namespaces, [pkcs11] SoftHSM is there and a C compiler, [peer:NAME]
-// somebody else's program is there. They are
-// never false where CI=true: the script then fails.
+// Docker daemon does, [root] the script may make namespaces, [pkcs11] SoftHSM is there and a C compiler,
+// [mariadb] a database server is there, [peer:NAME] somebody else's program is. They are never false where
+// CI=true: the script then fails.
 func Script(t *testing.T, dir string, update bool) {
 	bin, err := Binaries(t.Context())
 	if err != nil {
@@ -121,6 +123,8 @@ func Script(t *testing.T, dir string, update bool) {
 				err = canPKCS11()
 			} else if cond == "docker" {
 				_, err = daemon()
+			} else if cond == "mariadb" {
+				_, err = exec.LookPath("mariadbd")
 			} else if name, ok := strings.CutPrefix(cond, "peer:"); ok {
 				_, err = BuildPeer(t.Context(), name)
 			} else {
@@ -163,6 +167,8 @@ func Script(t *testing.T, dir string, update bool) {
 			"privatekey": cmdPrivateKey,
 			"json":       cmdJSON,
 			"big":        cmdBig,
+			"workload":   cmdWorkload,
+			"person":     cmdPerson,
 		},
 	})
 }

@@ -86,7 +86,7 @@ func (s signers) trust() verify.Trust {
 
 // signer reads {key: FILE}, {pem: TEXT}, {kms: REFERENCE}, {issuer: URL, san: PATTERN, root: FILE}
 // or {ca: FILE, intermediates: FILE, crl: FILES, ocsp: FILES, san: PATTERN, root: FILE},
-// each with from, until and revoked.
+// each with from, until and revoked, the one with an issuer with outages as well.
 func (d *decoder) signer(n *yaml.Node) signer { return d.signerOf(n, verify.IdentityOptions{}) }
 
 // signerOf is signer where a part of the identity is given already.
@@ -135,6 +135,17 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 				"reason": func(n *yaml.Node) { window.Reason = d.line(n, "signer.revoked.reason") },
 			})
 		},
+		"outages": func(n *yaml.Node) {
+			d.list(n, "signer.outages", 100, func(n *yaml.Node) {
+				var out verify.Outage
+				d.object(n, "an outage", []string{"from", "until", "reason"}, map[string]func(*yaml.Node){
+					"from":   func(n *yaml.Node) { out.From = d.moment(n, "outage.from") },
+					"until":  func(n *yaml.Node) { out.Until = d.moment(n, "outage.until") },
+					"reason": func(n *yaml.Node) { out.Reason = d.line(n, "outage.reason") },
+				})
+				o.Outages = append(o.Outages, out)
+			})
+		},
 	})
 	if d.err != nil {
 		return s
@@ -152,6 +163,8 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 		d.fail(n, `the signer's "intermediates" lead nowhere without "ca"`)
 	case (ca.CRLs != nil || ca.OCSP != nil) && ca.Roots == nil:
 		d.fail(n, `the signer's "crl" and "ocsp" are about the certificates of a "ca", and it has none`)
+	case o.Outages != nil && (!certificate || ca.Roots != nil):
+		d.fail(n, `the signer's "outages" are of a Sigstore instance's log: it has no such log`)
 	case !window.From.IsZero() && !window.Until.IsZero() && !window.From.Before(window.Until):
 		d.fail(n, "the signer's window ends before it begins")
 	case !certificate:
@@ -165,6 +178,9 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 			return s
 		}
 		o.Anchor, o.AnchorIsCA = s.ca.ID(), true
+	} else if s.root != nil && !s.root.Certifies() {
+		d.fail(n, "the signer's root %q proves times only; give one that certificates can lead to, or a \"ca\" beside it", s.root.Name())
+		return s
 	} else if s.root != nil {
 		o.Anchor = s.root.ID()
 	}

@@ -29,6 +29,8 @@ type TokenOptions struct {
 	Stdin io.Reader
 	// Env is the environment.
 	Env func(string) string
+	// Person, where set, is asked where nothing else gives a token.
+	Person *Person
 	// Transport reaches the platform; default: the usual one.
 	Transport http.RoundTripper
 	// Audience is whom a platform is asked to make the token for; default:
@@ -42,6 +44,8 @@ type TokenSource struct {
 	from string // "GitHub Actions"
 	way  string // how the platform gives a good one
 	get  func(context.Context) (string, error)
+	// ask, in place of get, is told the issuer that the signing config names.
+	ask func(ctx context.Context, issuer string) (string, error)
 }
 
 // String says where the token comes from.
@@ -59,13 +63,16 @@ func FindToken(o TokenOptions) (TokenSource, error) {
 	if o.Ref != "" {
 		return o.named()
 	}
-	for _, platform := range []func() (TokenSource, error){o.github, o.gitlab, o.buildkite, o.google} {
+	for _, platform := range []func() (TokenSource, error){o.github, o.gitlab, o.buildkite, o.spiffe, o.google} {
 		if t, err := platform(); err != nil || t.get != nil {
 			return t, err
 		}
 	}
+	if o.Person != nil {
+		return o.Person.source(o.Transport), nil
+	}
 	return TokenSource{}, noToken(errors.New("nothing here gives one"),
-		"run it where a platform does (GitHub Actions, GitLab, Buildkite, Google Cloud), or give --identity-token FILE, env:NAME or -")
+		"run it where a platform does (GitHub Actions, GitLab, Buildkite, a SPIFFE agent, Google Cloud) or at a terminal, or give --identity-token FILE, env:NAME or -")
 }
 
 func noToken(err error, way string) error {
@@ -263,7 +270,7 @@ func (c claims) expires() time.Time { return time.Unix(int64(c.Expires), 0).UTC(
 // Token gets the token, and refuses one that its own words make useless. It is
 // verified by nobody yet.
 func (t TokenSource) Token(ctx context.Context) (string, error) {
-	token, _, err := t.fetch(ctx, time.Now())
+	token, _, err := t.fetch(ctx, "", time.Now())
 	return token, err
 }
 
@@ -280,8 +287,12 @@ func Issuer(token string) (string, error) {
 }
 
 // fetch gets a token, and refuses one that its own words make useless.
-func (t TokenSource) fetch(ctx context.Context, now time.Time) (string, claims, error) {
-	token, err := t.get(ctx)
+func (t TokenSource) fetch(ctx context.Context, issuer string, now time.Time) (token string, _ claims, err error) {
+	if t.ask != nil {
+		token, err = t.ask(ctx, issuer)
+	} else {
+		token, err = t.get(ctx)
+	}
 	if ctx.Err() != nil {
 		return "", claims{}, ctx.Err()
 	}

@@ -217,8 +217,11 @@ func (c *Checker) byCertificate(b *attest.Bundle, artifact toArtifact) (Signer, 
 	var best *Rejection
 	for _, i := range c.instances {
 		signer, r := i.verify(e, artifact)
+		if r != nil && r.Code == CodeLog && c.outages() {
+			signer, r = i.unlogged(e, artifact, r)
+		}
 		if r == nil {
-			r = c.judge(signer)
+			r = c.judge(&signer)
 		}
 		if r == nil {
 			r = i.standing(e, signer, c.now)
@@ -245,21 +248,32 @@ func unreadable(b *attest.Bundle) Code {
 	return CodeUnreadable
 }
 
+// outages reports whether anybody's signatures may be in no log.
+func (c *Checker) outages() bool {
+	return slices.ContainsFunc(c.trust.Identities, func(id Identity) bool { return len(id.outages) > 0 })
+}
+
 // judge says whether a verified certificate counts.
-func (c *Checker) judge(s Signer) *Rejection {
+func (c *Checker) judge(s *Signer) *Rejection {
 	if s.last.After(c.now.Add(ahead)) {
 		return rejectf(CodeTime, "it was signed at %s, which is still to come", s.last.UTC().Format(time.RFC3339))
 	}
 	var late *Rejection
 	for _, id := range c.trust.Identities {
-		if !id.names(s) || c.trust.Only != nil && !slices.ContainsFunc(c.trust.Only, func(o Identity) bool { return o.names(s) }) {
+		if !id.names(*s) || c.trust.Only != nil && !slices.ContainsFunc(c.trust.Only, func(o Identity) bool { return o.names(*s) }) {
 			continue
 		}
-		if s.during(id.window) {
+		reason, logged := id.logs(*s)
+		switch {
+		case !logged:
+			late = rejectf(CodeLog, "it has no entry in a transparency log, and was signed at %s, in no outage that the policy makes allowance for", s.first.UTC().Format(time.RFC3339))
+		case s.during(id.window):
+			s.Unlogged = reason
 			return nil
-		}
-		if late = rejectf(CodeTime, "%s signed it at %s, when that identity's signatures do not count", s, s.first.UTC().Format(time.RFC3339)); !id.window.Revoked.IsZero() {
+		case !id.window.Revoked.IsZero():
 			late = s.revoked(id.window)
+		default:
+			late = rejectf(CodeTime, "%s signed it at %s, when that identity's signatures do not count", s, s.first.UTC().Format(time.RFC3339))
 		}
 	}
 	if late != nil {
@@ -377,6 +391,17 @@ func (i *instance) standing(e *entity, s Signer, now time.Time) *Rejection {
 		return rejectf(CodeUnreadable, "reading its certificate: %v", err)
 	}
 	return i.with(e).standing(i.ca.revoked, leaf.Certificate(), s, now)
+}
+
+// unlogged judges what has no entry in a log as if the instance had none. What
+// was refused for the entry that it has stays so.
+func (i *instance) unlogged(e *entity, artifact toArtifact, refused *Rejection) (Signer, *Rejection) {
+	if entries, err := e.TlogEntries(); err != nil || len(entries) > 0 {
+		return Signer{}, refused
+	}
+	s, r := i.under(i.material, e, artifact, false)
+	s.unlogged = true
+	return s, r
 }
 
 // knows reports whether the entity has an entry in a log of the instance.

@@ -93,7 +93,8 @@ func (b Builder) reason() string {
 // at the time.
 func (b Builder) signed(s Signer) (same, intime bool) {
 	if b.Identity != nil {
-		return b.Identity.names(s), s.during(b.Identity.window)
+		_, logged := b.Identity.logs(s)
+		return b.Identity.names(s), logged && s.during(b.Identity.window)
 	}
 	return b.Key != "" && b.Key == s.Key, s.during(b.Window)
 }
