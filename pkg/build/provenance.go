@@ -126,6 +126,9 @@ func (a *account) internal(s subject) attestations.ContainerBuildInternal {
 		SourceDateEpoch: a.epoch, CacheHits: a.records.cached, Steps: a.records.total,
 		NetworkObserved: worstOf(s.taken), CI: a.ci,
 	}
+	if a.engine.Name == "docker" {
+		i.Frontend = "docker" // its legacy builder has one of its own
+	}
 	if a.observed != nil {
 		i.Grade, i.Unobserved = string(a.observed.Grade), a.observed.Unobserved
 	}

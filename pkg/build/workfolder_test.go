@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func put(t *testing.T, dir string, files map[string]string) {
+func putFiles(t *testing.T, dir string, files map[string]string) {
 	t.Helper()
 	for name, text := range files {
 		path := filepath.Join(dir, name)
@@ -33,7 +33,7 @@ func folder(t *testing.T, dir string, earlier *workFolder, except ...string) *wo
 
 func TestWorkFolderBeforeAndAfter(t *testing.T) {
 	dir := t.TempDir()
-	put(t, dir, map[string]string{"a.c": "a", "sub/b.c": "b", "sub/gone": "x", ".git/config": "c", "key": "k", "old": "o"})
+	putFiles(t, dir, map[string]string{"a.c": "a", "sub/b.c": "b", "sub/gone": "x", ".git/config": "c", "key": "k", "old": "o"})
 	if err := os.Symlink("a.c", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestWorkFolderBeforeAndAfter(t *testing.T) {
 	if before.files != 4 || !strings.Contains(names.String(), `{"path":"link","mode":"0120777","size":0,"link":"a.c"}`) {
 		t.Errorf("%d files:\n%s", before.files, names.String())
 	}
-	put(t, dir, map[string]string{"a.c": "A", "out/app": "1", "out/deep/lib": "2"})
+	putFiles(t, dir, map[string]string{"a.c": "A", "out/app": "1", "out/deep/lib": "2"})
 	if err := os.Remove(filepath.Join(dir, "sub/gone")); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestWorkFolderBeforeAndAfter(t *testing.T) {
 // since: a file that was written within the clock's grain is read again.
 func TestWorkFolderReadsAgainWhatMayHaveChanged(t *testing.T) {
 	dir := t.TempDir()
-	put(t, dir, map[string]string{"a": "a"})
+	putFiles(t, dir, map[string]string{"a": "a"})
 	before := folder(t, dir, nil)
 	if _, ok := before.known("a", before.stamps["a"]); ok {
 		t.Error("a fresh file counts as unchanged")
