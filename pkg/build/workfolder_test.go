@@ -22,7 +22,7 @@ func putFiles(t *testing.T, dir string, files map[string]string) {
 	}
 }
 
-func folder(t *testing.T, dir string, earlier *workFolder, except ...string) *workFolder {
+func readFolder(t *testing.T, dir string, earlier *workFolder, except ...string) *workFolder {
 	t.Helper()
 	w, err := readWorkFolder(t.Context(), dir, earlier, except)
 	if err != nil {
@@ -37,7 +37,7 @@ func TestWorkFolderBeforeAndAfter(t *testing.T) {
 	if err := os.Symlink("a.c", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	before := folder(t, dir, nil, filepath.Join(dir, "key"))
+	before := readFolder(t, dir, nil, filepath.Join(dir, "key"))
 	var names strings.Builder
 	if err := before.tree.writeManifest(&names); err != nil {
 		t.Fatal(err)
@@ -54,7 +54,7 @@ func TestWorkFolderBeforeAndAfter(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "sub/gone")); err != nil {
 		t.Fatal(err)
 	}
-	after := folder(t, dir, before, filepath.Join(dir, "key"))
+	after := readFolder(t, dir, before, filepath.Join(dir, "key"))
 	if got := compareFolders(before, after); !slices.Equal(got.Changed, []string{"a.c"}) || !slices.Equal(got.Removed, []string{"sub/gone"}) || got.Before != 4 || got.After != 5 {
 		t.Errorf("%+v", got)
 	}
@@ -95,7 +95,7 @@ func TestWorkFolderBeforeAndAfter(t *testing.T) {
 func TestWorkFolderReadsAgainWhatMayHaveChanged(t *testing.T) {
 	dir := t.TempDir()
 	putFiles(t, dir, map[string]string{"a": "a"})
-	before := folder(t, dir, nil)
+	before := readFolder(t, dir, nil)
 	if _, ok := before.known("a", before.stamps["a"]); ok {
 		t.Error("a fresh file counts as unchanged")
 	}
