@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -37,7 +38,7 @@ type judgeFlags struct {
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
-	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public key `FILE` that must have signed the policy (\"waxseal policy sign\"); repeatable, one of them is enough")
+	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public `KEY` that must have signed the policy (\"waxseal policy sign\"); repeatable, one of them is enough")
 	f.trustFlags.register(cmd)
 	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, a folder, or git:DIR for the notes of a repository; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
@@ -58,6 +59,12 @@ func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.
 	level, err := parseLevel(f.level)
 	if err != nil {
 		return req, exitError{ExitUsage, err}
+	}
+	// One that cannot be read is told with the others, as it is now.
+	for _, path := range f.evidence {
+		if _, err := os.Stat(strings.TrimPrefix(path, store.GitPrefix)); errors.Is(err, fs.ErrNotExist) {
+			return req, usagef("--evidence %q: there is no such file or folder", path)
+		}
 	}
 	req.Level, req.Dependencies = level, f.depth
 	for _, p := range f.asked {
@@ -158,7 +165,8 @@ A certificate counts when it leads to a --trusted-root or to --ca-roots, names
 the identity, and a log or a time-stamping authority of a --trusted-root proves
 that it was used while it was valid. Nothing is fetched but the image's
 evidence, unless --sigstore asks for a root, --dependencies for the images it
-was built from, or a key is in a KMS: waxseal-kms, a child, fetches that.
+was built from, or something else holds a key: waxseal-kms, a child, asks it.
+One that its reference pins (@sha256:…) is kept, and asked for once.
 
 With "-", references are read from standard input, one a line, or requests as
 {"id":"1","image":"REF","namespace":"prod","labels":{},"use":"volume"}, and each
@@ -243,7 +251,7 @@ func (f *verifyFlags) verifyOne(ctx context.Context, s *Streams, ref string) err
 func (f *verifyFlags) request(ctx context.Context, s *Streams, ref string) (gate.Request, error) {
 	req, err := f.judge.request(ctx, s, ref)
 	if err == nil {
-		req.At, err = parseMoment(f.at)
+		req.At, err = parseMoment("--at", f.at)
 	}
 	return req, err
 }
