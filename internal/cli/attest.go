@@ -104,6 +104,9 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
 		if !req.sign.wanted() {
 			return usagef("nothing to sign with: give --key FILE or --keyless")
 		}
+		if err := req.sign.alone(req.roots); err != nil {
+			return err
+		}
 		if req.commit != "" || req.out != "" || len(req.refs) > 0 {
 			return attestCommit(cmd.Context(), s, req)
 		}

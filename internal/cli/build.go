@@ -101,6 +101,9 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 		if err := errors.Join(f.sign.check(f.roots), guard()); err != nil {
 			return err
 		}
+		if err := f.sign.alone(f.roots); err != nil {
+			return err
+		}
 		open := func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.roots) }
 		deps.Signer, deps.TrySigner = open, f.sign.try(s)
 		if f.sign.early() || !s.has(passwordVariable) {

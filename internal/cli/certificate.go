@@ -41,6 +41,11 @@ func (f *caFlags) register(fl *pflag.FlagSet) {
 	fl.StringArrayVar(&f.ocsp, "ocsp-response", nil, "`FILE` (DER) with an OCSP responder's answer about one certificate of the CA, beside or in place of --ca-crl; repeatable")
 }
 
+// given reports whether any of them was.
+func (f *caFlags) given() bool {
+	return f.caRoots != "" || f.intermediates != "" || len(f.crls)+len(f.ocsp) > 0
+}
+
 // check refuses what leads nowhere.
 func (f *caFlags) check() error {
 	for flag, given := range map[string]bool{"--ca-intermediates": f.intermediates != "", "--ca-crl": len(f.crls) > 0, "--ocsp-response": len(f.ocsp) > 0} {
@@ -103,6 +108,14 @@ func (f *stampFlags) register(fl *pflag.FlagSet, keyFlag string) {
 
 // wanted reports whether signatures bring anything along.
 func (f *stampFlags) wanted() bool { return f.certificate != "" || len(f.servers) > 0 }
+
+// alone refuses a CA where nothing but a --certificate could lead to it.
+func (f *stampFlags) alone(under anchorFlags) error {
+	if f.certificate == "" && under.caFlags.given() {
+		return usagef("--ca-roots, --ca-intermediates, --ca-crl and --ocsp-response are for --certificate")
+	}
+	return nil
+}
 
 // check refuses what contradicts itself. key is what to sign with.
 func (f *stampFlags) check(keyFlag, key string, under anchorFlags) error {

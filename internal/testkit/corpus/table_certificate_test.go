@@ -89,6 +89,8 @@ func certificateCases() []entry {
 		}
 		return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 24}, Value: raw}
 	}
+	keeps := since(-24 * time.Hour)
+	keeps.Id = asn1.ObjectIdentifier{2, 5, 29, 60} // expiredCertsOnCRL
 	authorities := virtual.Revoking{Root: true}
 	list := func(r []x509.RevocationListEntry) told {
 		return told{crls: []virtual.Revoking{{Revoked: r}, authorities}}
@@ -122,10 +124,14 @@ func certificateCases() []entry {
 		company("key-stolen-after", "The key was stolen half an hour after it signed.", "RFC 5280 5.3.2", Accepted, list(entryAt(time.Hour, 1, since(time.Hour/2)))),
 		company("authority-revoked", "The certificate of the authority that issued it was revoked.", "", "revoked", told{crls: []virtual.Revoking{{}, {Root: true, Revoked: []x509.RevocationListEntry{
 			{SerialNumber: big.NewInt(minted().UnixNano()), RevocationTime: minted().Add(time.Hour), ReasonCode: 2}}}}}),
+		company("authority-closed-after", "The authority that issued it ceased to operate an hour after.", "", Accepted, told{crls: []virtual.Revoking{{}, {Root: true, Revoked: []x509.RevocationListEntry{
+			{SerialNumber: big.NewInt(minted().UnixNano()), RevocationTime: minted().Add(time.Hour), ReasonCode: 5}}}}}),
 		company("no-list-of-authorities", "Nothing says whether the authority that issued it was revoked.", "", "revocation", told{crls: []virtual.Revoking{{}}}),
 		company("list-ended", "The list counted until an hour before the certificate ended.", "RFC 5280 5.1.2.5", "revocation", told{crls: []virtual.Revoking{{From: minted().Add(-2 * time.Hour), Until: minted().Add(-time.Hour)}, authorities}}),
 		company("list-too-new", "The list is of a day after the certificate ended, and need not name it any more.", "RFC 5280 3.3", "revocation", told{crls: []virtual.Revoking{{From: minted().Add(24 * time.Hour), Until: minted().AddDate(10, 0, 0)}, authorities}}),
+		company("list-keeps-all", "The list is of a day after the certificate ended, and names those that ended, too.", "X.509 9.5.2.9", Accepted, told{crls: []virtual.Revoking{{From: minted().Add(24 * time.Hour), Until: minted().AddDate(10, 0, 0), Extensions: []pkix.Extension{keeps}}, authorities}}),
 		company("answered-good", "An OCSP responder says that it is good.", "RFC 6960 2.2", Accepted, answer(virtual.Revoking{})),
+		company("answered-by-a-responder", "A responder that the authority named for OCSP says that it is good.", "RFC 6960 4.2.2.2", Accepted, answer(virtual.Revoking{Responder: func(*x509.Certificate) {}})),
 		company("answered-revoked", "An OCSP responder says that it was revoked before it signed.", "RFC 6960 2.2", "revoked", answer(virtual.Revoking{Revoked: entryAt(-time.Hour, 3)})),
 		company("answered-by-a-signer", "The OCSP response is signed with a certificate for signing code.", "RFC 6960 4.2.2.2", "revocation", answer(virtual.Revoking{Responder: func(x *x509.Certificate) {
 			x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
