@@ -40,6 +40,7 @@ const (
 	ClassPIN         Class = "pin"         // the token wants its PIN; the message is its label
 	ClassPINRefused  Class = "pin-refused" // the PIN is wrong, or the token is locked
 	ClassUnsupported Class = "unsupported" // the helper, or waxseal, cannot do it with this key
+	ClassUntrusted   Class = "untrusted"   // its certificate leads to no authority that this machine trusts
 	ClassUnanswered  Class = "unreachable" // anything else
 )
 
@@ -60,12 +61,21 @@ func (e *Error) Hint() string { return e.way }
 // Cause is the error without what was being done, for who says that itself.
 func (e *Error) Cause() error { return e.err }
 
+// doing is what an error begins with.
+func (k *Key) doing(signing bool) string {
+	switch {
+	case signing:
+		return fmt.Sprintf("signing with the key %q", k.name)
+	case k.opts.Sign:
+		return fmt.Sprintf("opening the key %q", k.name)
+	}
+	return fmt.Sprintf("fetching the key %q", k.name)
+}
+
 // refusal is the error that a reply is.
 func (k *Key) refusal(r Reply, signing bool) *Error {
-	what := fmt.Sprintf("fetching the key %q", k.name)
-	if signing {
-		what = fmt.Sprintf("signing with the key %q", k.name)
-	} else if r.Class == ClassReference || r.Class == ClassUnsupported {
+	what := k.doing(signing)
+	if !signing && (r.Class == ClassReference || r.Class == ClassUnsupported) {
 		what = fmt.Sprintf("reading the key %q", k.name)
 	}
 	e := &Error{Class: r.Class, what: what, err: errors.New(line(r.Message))}
@@ -79,6 +89,8 @@ func (k *Key) refusal(r Reply, signing bool) *Error {
 		}
 	case ClassPermission:
 		e.way = "allow whoever runs this " + permission(k.name, signing)
+	case ClassUntrusted:
+		e.way = "trust the authority that issued its certificate (SSL_CERT_FILE), or see who answers there"
 	default:
 		e.Class = ClassUnanswered
 		e.way = "try again; or give the public key as a file"
