@@ -18,6 +18,7 @@ import (
 	"github.com/waxseal/waxseal/pkg/gate"
 	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/lock"
+	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
@@ -86,6 +87,14 @@ approval, and nothing passes while one reviewer rejects.`,
 	fl.StringVar(&flags.comment, "comment", "", "`TEXT` for people")
 	fl.StringVar(&flags.link, "link", "", "`URL` of the discussion")
 	_ = cmd.MarkFlagRequired("policy") // fails for flags that do not exist
+	_ = cmd.RegisterFlagCompletionFunc("as", func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		raw, err := readSmall(flags.judge.policy, attest.MaxPolicy)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		reviewers, _ := policy.Names(raw)
+		return reviewers, cobra.ShellCompDirectiveNoFileComp
+	})
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		flags.output = *output

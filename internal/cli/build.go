@@ -98,11 +98,11 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 		Engine: build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.sign.wanted() {
-		if err := f.sign.check(f.roots); err != nil {
+		if err := errors.Join(f.sign.check(f.roots), guard()); err != nil {
 			return err
 		}
 		open := func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.roots) }
-		deps.Signer = open
+		deps.Signer, deps.TrySigner = open, f.sign.try(s)
 		if f.sign.early() || !s.has(passwordVariable) {
 			// A password that is typed is asked for before the progress takes
 			// the terminal; that there is no token is known before anything runs.

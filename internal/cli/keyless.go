@@ -98,6 +98,9 @@ func (f *signFlags) open(ctx context.Context, s *Streams, roots anchorFlags) (si
 	if !f.keyless {
 		return openSigner(ctx, s, f.key)
 	}
+	if err := guard(); err != nil {
+		return nil, err
+	}
 	// First what needs no network.
 	token, err := sign.FindToken(sign.TokenOptions{Ref: f.token, Stdin: s.In, Env: s.Env, Person: person(s)})
 	if err != nil {

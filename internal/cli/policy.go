@@ -23,8 +23,8 @@ prints its schema with a description of each field; "policy init" drafts one.
 
 Builders are trusted by id, idPattern or idFromSigner, or taken from the library
 with use ("waxseal builders list"); each can have buildTypes, parameters, events,
-runners: hosted|any, and a window of its signer. source of an entry can have a
-ref, such as refs/tags/v*, and a workflow.
+runners: hosted|any, a name of who signs, and a window of its signer. source of
+an entry can have a ref, such as refs/tags/v*, and a workflow.
 
 level is {build: N, source: N}. Beside it, and source, buildTypes and parameters,
 an entry can have:
@@ -36,6 +36,9 @@ an entry can have:
   rules            name, expr, message: what these words cannot say, in CEL
   dependencies     of the images it was built from: registries that may be
                    asked, depth, and the level that each must carry
+  signatures       atLeast, of: how many of the signers that builders' names
+                   tell apart must have signed one and the same provenance
+  approvals        atLeast, of: how many reviewers must have approved its source
   vsa              verifiers, policy {uri, digest}, maxAge, resourceUri, names,
                    required, delegates: build|source|properties
   waivers          requirement|rule|vulnerability, reason, owner, expires
@@ -179,20 +182,33 @@ func relativeTo(dir, path string) string {
 }
 
 func newPolicyCheckCmd(s *Streams) *cobra.Command {
-	return &cobra.Command{
-		Use:   "check FILE",
+	cmd := &cobra.Command{
+		Use:   "check [flags] FILE",
 		Short: "Check a policy and say what it means",
 		Long: `check reads a policy and prints its digest and, in plain words, whom it trusts
 and what it expects. Exit code 64 and the place in the file if it is wrong.`,
-		Example: `  waxseal policy check policy.yaml`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := loadPolicy(cmd.Context(), s, args[0])
-			if err != nil {
-				return policyError(err)
-			}
-			_, err = fmt.Fprintf(s.Out, "%s\n%s", p.Digest(), p.Summary())
-			return err
-		},
+		Example: `  waxseal policy check policy.yaml
+  waxseal policy check --output json policy.yaml`,
+		Args: cobra.ExactArgs(1),
 	}
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkOutput(*output); err != nil {
+			return err
+		}
+		p, err := loadPolicy(cmd.Context(), s, args[0])
+		if err != nil {
+			return policyError(err)
+		}
+		if *output == "json" {
+			return printJSON(s, struct {
+				Digest  attest.Digest   `json:"digest"`
+				Extends []attest.Digest `json:"extends,omitempty"` // the nearest first
+				*policy.Brief
+			}{p.Digest(), p.Extends(), p.Brief()})
+		}
+		_, err = fmt.Fprintf(s.Out, "%s\n%s", p.Digest(), p.Summary())
+		return err
+	}
+	return cmd
 }

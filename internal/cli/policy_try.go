@@ -214,8 +214,12 @@ until a date, and what is waived.`,
 		Args: cobra.ExactArgs(1),
 	}
 	at := cmd.Flags().String("at", "", "say it as of `TIME`: 2026-12-01 or 2026-12-01T12:00:00Z (default: now)")
+	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		moment, err := parseMoment(*at)
+		if err := checkOutput(*output); err != nil {
+			return err
+		}
+		moment, err := parseMoment("--at", *at)
 		if err != nil {
 			return err
 		}
@@ -226,14 +230,21 @@ until a date, and what is waived.`,
 		if err != nil {
 			return policyError(err)
 		}
+		if *output == "json" {
+			return printJSON(s, struct {
+				Digest attest.Digest `json:"digest"`
+				At     time.Time     `json:"at"`
+				*policy.Explained
+			}{p.Digest(), moment.UTC().Truncate(time.Second), p.Explained(moment)})
+		}
 		_, err = fmt.Fprint(s.Out, p.Explain(moment))
 		return err
 	}
 	return cmd
 }
 
-// parseMoment reads --at; nothing gives the zero time.
-func parseMoment(s string) (time.Time, error) {
+// parseMoment reads the value of a flag; nothing gives the zero time.
+func parseMoment(flag, s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
@@ -242,5 +253,5 @@ func parseMoment(s string) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, usagef("--at %q: give a day as 2026-12-01 or a time as 2026-12-01T12:00:00Z", s)
+	return time.Time{}, usagef("%s %q: give a day as 2026-12-01 or a time as 2026-12-01T12:00:00Z", flag, s)
 }

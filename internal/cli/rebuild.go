@@ -258,9 +258,10 @@ func (f *rebuildFlags) request(s *Streams) (rebuild.Request, error) {
 		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.sign.wanted() {
-		if err := f.sign.check(f.judge.anchorFlags); err != nil {
+		if err := errors.Join(f.sign.check(f.judge.anchorFlags), guard()); err != nil {
 			return req, err
 		}
+		req.Deps.TrySigner = f.sign.try(s)
 		req.Deps.Signer = func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.judge.anchorFlags) }
 	}
 	return req, nil

@@ -102,6 +102,9 @@ const passwordVariable = "COSIGN_PASSWORD"
 // openSigner opens the private key that ref names, asking for its password or
 // PIN only when it has one.
 func openSigner(ctx context.Context, s *Streams, ref string) (sign.Signer, error) {
+	if err := guard(); err != nil {
+		return nil, err
+	}
 	return sign.Open(ctx, ref, sign.OpenOptions{
 		Password: func() ([]byte, error) { return askPassword(s, fmt.Sprintf("Password of %s: ", ref)) },
 		Take:     s.take,

@@ -48,7 +48,12 @@ type Deps struct {
 	// Signer opens the signer, which may take a while: Run calls it as soon as
 	// the request is known to be sound, ends the build at once when it fails,
 	// and closes what it returned. Nil only with Seal.Unsigned.
-	Signer  func(context.Context) (Signer, error)
+	Signer func(context.Context) (Signer, error)
+	// TrySigner, where set, is asked at once whether Signer will open, and ends the
+	// build when not. Signer is then called when there is something to sign: no
+	// key lies in memory while the build's own commands run.
+	TrySigner func(context.Context) error
+
 	Home    string // folder of waxseal's own images
 	Store   string // folder of the bytes that builds took in, unless the request names one; "": beside Home
 	Stdin   io.Reader
@@ -151,6 +156,7 @@ type run struct {
 
 	// Asked for early, in the background; each waits for its answer.
 	signer    func() (Signer, error) // a nil Signer for an unsigned build
+	opening   bool                   // signer was called
 	described func() (attestations.ContainerEngine, error)
 	ci        func() (*attestations.CI, error)
 
@@ -208,6 +214,7 @@ func (r *run) do(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.callSigner()
 	if keptErr != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -288,12 +295,29 @@ func (r *run) openSigner(ctx context.Context, cancel context.CancelCauseFunc) {
 		}
 		return s, err
 	})
-	go func() { _, _ = r.signer() }()
 	r.undo = append(r.undo, func() {
+		if !r.opening {
+			return
+		}
 		if s, err := r.signer(); err == nil && s != nil {
 			s.Close()
 		}
 	})
+	if r.deps.TrySigner == nil {
+		r.callSigner()
+		return
+	}
+	go func() {
+		if err := r.deps.TrySigner(ctx); err != nil {
+			cancel(err)
+		}
+	}()
+}
+
+// callSigner has the signer opened in the background.
+func (r *run) callSigner() {
+	r.opening = true
+	go func() { _, _ = r.signer() }()
 }
 
 // askCI finds out whose build it is while other things happen. What was named

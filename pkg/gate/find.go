@@ -289,7 +289,7 @@ func (f *found) provenance(e Evidence, c *check, st *attest.Statement, signer ve
 	e.Accepted = true
 	f.keep(c, st, e.Bundle)
 	f.candidates = append(f.candidates, verify.Candidate{
-		Bundle: e.Bundle, Where: e.Source, Provenance: p, Signer: &signer,
+		Bundle: e.Bundle, Where: e.Source, Provenance: p, Claim: claimOf(st), Signer: &signer,
 		Expected: c.Policy != nil, Problems: c.expect(p, signer),
 	})
 	return e

@@ -42,6 +42,7 @@ const (
 const (
 	CodeLevel       = "level"       // a requirement of the declared level is not met
 	CodeApprovals   = "approvals"   // fewer people approved its source than the policy asks for
+	CodeSignatures  = "signatures"  // fewer signed its provenance than the policy asks for
 	CodeNoRule      = "no-rule"     // no entry of the policy matches the image
 	CodePlatforms   = "platforms"   // the index has no platforms
 	CodeNotFound    = "not-found"   // there is no such image
@@ -252,6 +253,7 @@ func patterns(list []string) string {
 func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (Subject, []attest.Digest, error) {
 	s := Subject{Digest: f.digest, Platform: f.platform, Evidence: f.evidence, Properties: []string{}}
 	c.assessSources(f)
+	c.countersigned(f)
 	res, stood := c.delegate(f, verify.Assess(c.trust, f.findings(c, below)), &s)
 	s.Reached, s.Requirements = res.Levels, res.Rows
 	s.Properties = append(s.Properties, res.Properties...)
@@ -277,6 +279,7 @@ func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (
 	f.ways(res.Rows, c.declared)
 	c.short(f, &s, res)
 	used = append(used, c.approved(f, res.Candidate, &s)...)
+	used = append(used, c.signed(f, res.Candidate, &s)...)
 	if required, formats := c.rule.SBOM(); required && !f.index {
 		bundles, missing := f.sbom(formats)
 		used = append(used, bundles...)

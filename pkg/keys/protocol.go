@@ -88,7 +88,7 @@ func (k *Key) refusal(r Reply, signing bool) *Error {
 			e.way = "see whether the URI is right; an object that shows itself only after the PIN cannot be read to verify: export its public half to a file"
 		}
 	case ClassPermission:
-		e.way = "allow whoever runs this " + permission(k.name, signing)
+		e.way = "allow whoever runs this " + k.permission(signing)
 	case ClassUntrusted:
 		e.way = "trust the authority that issued its certificate (SSL_CERT_FILE), or see who answers there"
 	default:
@@ -102,22 +102,29 @@ func (k *Key) refusal(r Reply, signing bool) *Error {
 }
 
 // permission is what reading a public key takes, or signing.
-func permission(ref string, signing bool) string {
-	scheme, rest, _ := strings.Cut(ref, ":")
+func (k *Key) permission(signing bool) string {
+	scheme, rest, _ := strings.Cut(k.name, ":")
 	name := strings.TrimPrefix(rest, "//")
+	if i := strings.Index(name, "@"); i > 0 {
+		name = name[:i]
+	}
 	if signing {
+		path := "transit/sign/" + name
+		if k.hash != 0 {
+			path += "/*" // the hash
+		}
 		return map[string]string{
 			aws:     "kms:Sign on the key",
 			azure:   "the key permission \"sign\" (Key Vault Crypto User)",
 			google:  "cloudkms.cryptoKeyVersions.useToSign (roles/cloudkms.signer)",
-			vault:   "to update transit/sign/" + name + "/*, and log in (VAULT_TOKEN)",
-			openbao: "to update transit/sign/" + name + "/*, and log in (BAO_TOKEN)",
+			vault:   "to update " + path + ", and log in (VAULT_TOKEN)",
+			openbao: "to update " + path + ", and log in (BAO_TOKEN)",
 		}[scheme]
 	}
 	return map[string]string{
 		aws:        "kms:GetPublicKey and kms:DescribeKey on the key",
 		azure:      "the key permission \"get\" (Key Vault Crypto User)",
-		google:     "cloudkms.cryptoKeyVersions.viewPublicKey and cloudkms.cryptoKeyVersions.list (roles/cloudkms.viewer and roles/cloudkms.publicKeyViewer)",
+		google:     "cloudkms.cryptoKeys.get, and of cloudkms.cryptoKeyVersions get, viewPublicKey and, where the reference names no version, list (roles/cloudkms.viewer and roles/cloudkms.publicKeyViewer)",
 		vault:      "to read transit/keys/" + name + ", and log in (VAULT_TOKEN)",
 		openbao:    "to read transit/keys/" + name + ", and log in (BAO_TOKEN)",
 		kubernetes: "to get the secret (resources: secrets, verbs: get, resourceNames: its name), and no other",

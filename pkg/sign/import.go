@@ -29,5 +29,6 @@ func importKeyPair(path string, password []byte) (private, public []byte, err er
 	if err != nil {
 		return nil, nil, err
 	}
+	defer forget(priv)
 	return seal(priv, password)
 }

@@ -46,6 +46,7 @@ func GenerateKeyPair(password []byte) (private, public []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("generating key pair: %w", err)
 	}
+	defer forget(priv)
 	if private, public, err = seal(priv, password); err != nil {
 		return nil, nil, fmt.Errorf("generating key pair: %w", err)
 	}

@@ -151,14 +151,29 @@ func (s *keySigner) verify(b *attest.Bundle, st *attest.Statement) error {
 func (s *keySigner) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch k := s.priv.(type) {
-	case ed25519.PrivateKey:
-		clear(k)
-	case heldKey:
-		k.Close()
-	}
+	forget(s.priv)
 	s.priv, s.signer = nil, nil
 	return nil
+}
+
+// forget overwrites a private key. Copies that Go's crypto packages made of it,
+// and what the garbage collector has not used again, it cannot reach.
+func forget(priv crypto.Signer) {
+	switch k := priv.(type) {
+	case heldKey:
+		k.Close()
+	case ed25519.PrivateKey:
+		clear(k)
+	case *ecdsa.PrivateKey:
+		clear(k.D.Bits()) //nolint:staticcheck // deprecated for setting it, and nothing else overwrites it
+	case *rsa.PrivateKey:
+		clear(k.D.Bits())
+		for _, p := range append(k.Primes, k.Precomputed.Dp, k.Precomputed.Dq, k.Precomputed.Qinv) {
+			if p != nil {
+				clear(p.Bits())
+			}
+		}
+	}
 }
 
 // keypair is how sigstore-go sees a keySigner.

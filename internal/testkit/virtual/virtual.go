@@ -158,6 +158,8 @@ type Options struct {
 	Change func(*x509.Certificate)
 	// CA issues the certificate; default: the instance's own.
 	CA *CA
+	// CT, if given, is the log whose promise the certificate carries.
+	CT *CTLog
 	// Key signs, without a certificate. Then there is no log entry.
 	Key *ecdsa.PrivateKey
 	// Certified is the key of the certificate; default: a new one on P-256.
@@ -278,6 +280,9 @@ func (o Options) leaf(public crypto.PublicKey) (*x509.Certificate, error) {
 	if o.Change != nil {
 		o.Change(t)
 	}
+	if o.CT != nil {
+		return o.CT.promised(t, o.CA.between, public, o.CA.key)
+	}
 	return issue(t, o.CA.between, public, o.CA.key)
 }
 
@@ -382,6 +387,8 @@ type RootOptions struct {
 	Until time.Time
 	// Stamps is when the time-stamping authority ends; default: open.
 	Stamps time.Time
+	// CT is the log that certificates must be in; nil: none need be.
+	CT *CTLog
 }
 
 // Root returns the trusted root of the instance, as JSON.
@@ -418,7 +425,7 @@ func (s *Sigstore) Root(o RootOptions) ([]byte, error) {
 			logs[id] = l
 		}
 	}
-	tr, err := root.NewTrustedRoot(root.TrustedRootMediaType01, cas, nil, tsas, logs)
+	tr, err := root.NewTrustedRoot(root.TrustedRootMediaType01, cas, o.CT.listed(), tsas, logs)
 	if err != nil {
 		return nil, fmt.Errorf("writing a trusted root: %w", err)
 	}
