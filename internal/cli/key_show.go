@@ -20,9 +20,10 @@ func newKeyShowCmd(s *Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [flags] FILE|REF",
 		Short: "Say what a key is, and how a policy names it",
-		Long: `show says of a key file, or of a key in a KMS, what kind of key it is, its id (the
-sha256 of its public half, by which policies pin it and verdicts name it), the
-hint that bundles carry, and the lines of a policy that trust it.
+		Long: `show says of a key file, or of a key that something else holds (a KMS, a token),
+what kind of key it is, its id (the sha256 of its public half, by which policies
+pin it and verdicts name it), the hint that bundles carry, and the lines of a
+policy that trust it.
 
 No password is asked for: of an encrypted private key, FILE.pub beside FILE.key
 is shown. --unlock opens the key, and says whether the two belong together.`,
@@ -52,7 +53,7 @@ is shown. --unlock opens the key, and says whether the two belong together.`,
 // shownKey is what `waxseal key show` says; its JSON is the command's output.
 type shownKey struct {
 	Key       string `json:"key"`
-	Kind      string `json:"kind"` // "private", "public" or "kms"
+	Kind      string `json:"kind"` // "private", "public" or "kms": something else holds it
 	Encrypted bool   `json:"encrypted"`
 	Mode      string `json:"mode,omitempty"` // of the file, in octal digits
 	// Of the public half; empty where nothing shows it.
@@ -60,7 +61,7 @@ type shownKey struct {
 	ID            attest.Digest `json:"id,omitempty"`
 	Hint          string        `json:"hint,omitempty"`
 	PublicKey     string        `json:"publicKey,omitempty"`     // PEM
-	PublicKeyFrom string        `json:"publicKeyFrom,omitempty"` // "file", "beside", "unlocked" or "kms"
+	PublicKeyFrom string        `json:"publicKeyFrom,omitempty"` // "file", "beside", "unlocked", "kms" or "variable"
 	Signer        string        `json:"signer,omitempty"`        // as YAML, of a policy
 }
 
@@ -70,11 +71,15 @@ func showKey(ctx context.Context, s *Streams, name string, unlock bool) (*shownK
 		if err != nil {
 			return nil, err
 		}
-		k := &shownKey{Key: name, Kind: "kms"}
-		if err := k.public(name, raw, "kms"); err != nil {
+		ref := keys.Name(name)
+		k := &shownKey{Key: ref, Kind: "kms"}
+		if err := k.public(ref, raw, "kms"); err != nil {
 			return nil, err
 		}
-		ref := name
+		if strings.HasPrefix(ref, "env://") {
+			k.Kind, k.PublicKeyFrom = "public", "variable"
+			return k, nil
+		}
 		if !strings.Contains(ref, "@sha256:") {
 			ref += "@" + string(k.ID)
 		}
@@ -148,7 +153,7 @@ func (k *shownKey) print(s *Streams) error {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-8s"+format+"\n", append([]any{name}, args...)...)
 	}
-	what := map[string]string{"private": "private key", "public": "public key", "kms": "in a key management service"}[k.Kind]
+	what := map[string]string{"private": "private key", "public": "public key", "kms": "something else holds it"}[k.Kind]
 	switch {
 	case k.Encrypted:
 		what += ", encrypted with a password"

@@ -105,9 +105,15 @@ func (g Gate) Draft(ctx context.Context, req DraftRequest) ([]byte, error) {
 		}
 		in.Level.Build = min(in.Level.Build, res.Build)
 		in.Provenance = append(in.Provenance, res.Candidate.Provenance)
-		b := policy.DraftBuilder{ID: res.Candidate.Provenance.BuilderID.Value, KeyFile: req.KeyFiles[res.Candidate.Signer.Key], PEM: req.KeyPEM[res.Candidate.Signer.Key]}
-		if !slices.ContainsFunc(in.Builders, func(o policy.DraftBuilder) bool { return o.ID == b.ID && o.KeyFile == b.KeyFile }) {
-			in.Builders = append(in.Builders, b)
+		// The one that was taken comes first; who signed the same is one as well.
+		for _, by := range append([]verify.Candidate{*res.Candidate}, f.candidates...) {
+			if by.Signer == nil || by.Claim != res.Candidate.Claim {
+				continue
+			}
+			b := policy.DraftBuilder{ID: by.Provenance.BuilderID.Value, KeyFile: req.KeyFiles[by.Signer.Key], PEM: req.KeyPEM[by.Signer.Key]}
+			if !slices.ContainsFunc(in.Builders, func(o policy.DraftBuilder) bool { return o.ID == b.ID && string(o.PEM) == string(b.PEM) }) {
+				in.Builders = append(in.Builders, b)
+			}
 		}
 		if !f.index {
 			// Of the properties only those that the builders drafted here are

@@ -204,10 +204,11 @@ func (r Rule) Signatures() []Quorum {
 // gives one, else by the key, or by the issuer and name of the certificate. Two
 // signers with the same id are one.
 func (p *Policy) Signatory(by verify.Signer) (id, name string) {
-	for _, b := range p.builders {
-		if b.name != "" && b.signer.is(by) {
-			return strings.ToLower(strings.TrimSpace(b.name)), b.name
-		}
+	if i := slices.IndexFunc(p.builders, func(b builder) bool { return b.name != "" && b.signer.is(by) }); i >= 0 {
+		// As the first of their entries spells it.
+		first := slices.IndexFunc(p.builders, func(b builder) bool { return samePerson(b.name, p.builders[i].name) })
+		name = p.builders[first].name
+		return strings.ToLower(strings.TrimSpace(name)), name
 	}
 	if by.SAN != "" {
 		return fmt.Sprintf("certificate %q %q", by.Issuer, by.SAN), ""
