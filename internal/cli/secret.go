@@ -7,25 +7,30 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/sign"
 )
 
 // Environment is os.LookupEnv for a process that starts others: none of them
-// inherits the password of a key, whichever way it is started.
+// inherits the password of a key or the PIN of a token, whichever way it is
+// started.
 func Environment() func(name string) (string, bool) {
-	password, set := os.LookupEnv(passwordVariable)
-	if !set {
+	held := map[string]string{}
+	for _, name := range []string{passwordVariable, pinVariable} {
+		if secret, set := os.LookupEnv(name); set {
+			held[name] = secret
+			// It fails for a name that is none. What the process was started with
+			// stays in its memory; guard keeps that to itself.
+			_ = os.Unsetenv(name)
+		}
+	}
+	if len(held) == 0 {
 		return os.LookupEnv
 	}
-	// It fails for a name that is none. What the process was started with stays
-	// in its memory; guard keeps that to itself.
-	_ = os.Unsetenv(passwordVariable)
 	// openSigner says so where it fails.
 	_ = guard()
 	return func(name string) (string, bool) {
-		if name == passwordVariable {
-			return password, true
+		if secret, ok := held[name]; ok {
+			return secret, true
 		}
 		return os.LookupEnv(name)
 	}
@@ -46,7 +51,7 @@ func guard() error {
 // is something to sign; nil for one that is better opened at once: it asks a
 // person, or somebody else has its key.
 func (f *signFlags) try(s *Streams) func(context.Context) error {
-	if f.early() || keys.IsRef(f.key) || !s.has(passwordVariable) {
+	if f.early() || !s.has(passwordVariable) {
 		return nil
 	}
 	return func(context.Context) error {

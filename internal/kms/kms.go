@@ -13,6 +13,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/json"
@@ -263,6 +264,10 @@ func classOf(err error) keys.Class {
 	var known *refused
 	if errors.As(err, &known) {
 		return known.class
+	}
+	var stranger *tls.CertificateVerificationError
+	if errors.As(err, &stranger) {
+		return keys.ClassUntrusted
 	}
 	// The AWS client's errors.
 	var named interface{ ErrorCode() string }

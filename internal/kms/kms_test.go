@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/base64"
@@ -40,6 +41,7 @@ func TestClasses(t *testing.T) {
 		want keys.Class
 	}{
 		{errors.New("dial tcp: connection refused"), keys.ClassUnanswered},
+		{&tls.CertificateVerificationError{Err: errors.New("unknown authority")}, keys.ClassUntrusted},
 		{&refused{keys.ClassReference, errors.New("x")}, keys.ClassReference},
 		{awsError("NotFoundException"), keys.ClassNotFound},
 		{awsError("AccessDeniedException"), keys.ClassPermission},

@@ -45,16 +45,16 @@ type answer struct {
 	err   error
 }
 
-func (o Options) start(ref string) (*helper, error) {
+func (k *Key) start(ref string) (*helper, error) {
 	fail := func(err error) error {
-		return &Error{ClassUnanswered, fmt.Sprintf("fetching the key %q", Name(ref)), err, "install it beside waxseal, as make install does, or give the key as a file"}
+		return &Error{ClassUnanswered, k.doing(false), err, "install it beside waxseal, as make install does, or give the key as a file"}
 	}
-	path, err := o.program()
+	path, err := k.opts.program()
 	if err != nil {
 		return nil, fail(err)
 	}
 	h := &helper{path: path, child: exec.Command(path, "serve"), replies: make(chan answer, 1)}
-	h.child.Env = clientEnv(ref, o.Environ)
+	h.child.Env = clientEnv(ref, k.opts.Environ)
 	h.child.Stderr = &h.said
 	h.child.WaitDelay = time.Second // a child of its own may hold the other end
 	h.child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -136,7 +136,7 @@ func (k *Key) ask(ctx context.Context, r Request) (Reply, error) {
 			k.helper.end()
 			said, path := line(k.helper.said.String()), k.helper.path
 			k.helper = nil
-			return Reply{}, k.broken(ctx, err, said, path)
+			return Reply{}, k.broken(ctx, k.doing(signing), err, said, path)
 		}
 		if reply.Class == "" {
 			return reply, nil
@@ -163,8 +163,7 @@ func (k *Key) ask(ctx context.Context, r Request) (Reply, error) {
 }
 
 // broken is the error where the helper itself failed.
-func (k *Key) broken(ctx context.Context, err error, said, path string) error {
-	what := fmt.Sprintf("fetching the key %q", k.name)
+func (k *Key) broken(ctx context.Context, what string, err error, said, path string) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()

@@ -97,7 +97,7 @@ func Open(ctx context.Context, ref string, o Options) (*Key, error) {
 	if !o.Sign {
 		request.ID = string(pin)
 	}
-	if k.helper, err = o.start(request.Ref); err != nil {
+	if k.helper, err = k.start(request.Ref); err != nil {
 		return nil, err
 	}
 	err = k.open(ctx, request)

@@ -40,6 +40,7 @@ const (
 	ClassPIN         Class = "pin"         // the token wants its PIN; the message is its label
 	ClassPINRefused  Class = "pin-refused" // the PIN is wrong, or the token is locked
 	ClassUnsupported Class = "unsupported" // the helper, or waxseal, cannot do it with this key
+	ClassUntrusted   Class = "untrusted"   // its certificate leads to no authority that this machine trusts
 	ClassUnanswered  Class = "unreachable" // anything else
 )
 
@@ -60,12 +61,21 @@ func (e *Error) Hint() string { return e.way }
 // Cause is the error without what was being done, for who says that itself.
 func (e *Error) Cause() error { return e.err }
 
+// doing is what an error begins with.
+func (k *Key) doing(signing bool) string {
+	switch {
+	case signing:
+		return fmt.Sprintf("signing with the key %q", k.name)
+	case k.opts.Sign:
+		return fmt.Sprintf("opening the key %q", k.name)
+	}
+	return fmt.Sprintf("fetching the key %q", k.name)
+}
+
 // refusal is the error that a reply is.
 func (k *Key) refusal(r Reply, signing bool) *Error {
-	what := fmt.Sprintf("fetching the key %q", k.name)
-	if signing {
-		what = fmt.Sprintf("signing with the key %q", k.name)
-	} else if r.Class == ClassReference || r.Class == ClassUnsupported {
+	what := k.doing(signing)
+	if !signing && (r.Class == ClassReference || r.Class == ClassUnsupported) {
 		what = fmt.Sprintf("reading the key %q", k.name)
 	}
 	e := &Error{Class: r.Class, what: what, err: errors.New(line(r.Message))}
@@ -78,7 +88,9 @@ func (k *Key) refusal(r Reply, signing bool) *Error {
 			e.way = "see whether the URI is right; an object that shows itself only after the PIN cannot be read to verify: export its public half to a file"
 		}
 	case ClassPermission:
-		e.way = "allow whoever runs this " + permission(k.name, signing)
+		e.way = "allow whoever runs this " + k.permission(signing)
+	case ClassUntrusted:
+		e.way = "trust the authority that issued its certificate (SSL_CERT_FILE), or see who answers there"
 	default:
 		e.Class = ClassUnanswered
 		e.way = "try again; or give the public key as a file"
@@ -90,22 +102,29 @@ func (k *Key) refusal(r Reply, signing bool) *Error {
 }
 
 // permission is what reading a public key takes, or signing.
-func permission(ref string, signing bool) string {
-	scheme, rest, _ := strings.Cut(ref, ":")
+func (k *Key) permission(signing bool) string {
+	scheme, rest, _ := strings.Cut(k.name, ":")
 	name := strings.TrimPrefix(rest, "//")
+	if i := strings.Index(name, "@"); i > 0 {
+		name = name[:i]
+	}
 	if signing {
+		path := "transit/sign/" + name
+		if k.hash != 0 {
+			path += "/*" // the hash
+		}
 		return map[string]string{
 			aws:     "kms:Sign on the key",
 			azure:   "the key permission \"sign\" (Key Vault Crypto User)",
 			google:  "cloudkms.cryptoKeyVersions.useToSign (roles/cloudkms.signer)",
-			vault:   "to update transit/sign/" + name + "/*, and log in (VAULT_TOKEN)",
-			openbao: "to update transit/sign/" + name + "/*, and log in (BAO_TOKEN)",
+			vault:   "to update " + path + ", and log in (VAULT_TOKEN)",
+			openbao: "to update " + path + ", and log in (BAO_TOKEN)",
 		}[scheme]
 	}
 	return map[string]string{
 		aws:        "kms:GetPublicKey and kms:DescribeKey on the key",
 		azure:      "the key permission \"get\" (Key Vault Crypto User)",
-		google:     "cloudkms.cryptoKeyVersions.viewPublicKey and cloudkms.cryptoKeyVersions.list (roles/cloudkms.viewer and roles/cloudkms.publicKeyViewer)",
+		google:     "cloudkms.cryptoKeys.get, and of cloudkms.cryptoKeyVersions get, viewPublicKey and, where the reference names no version, list (roles/cloudkms.viewer and roles/cloudkms.publicKeyViewer)",
 		vault:      "to read transit/keys/" + name + ", and log in (VAULT_TOKEN)",
 		openbao:    "to read transit/keys/" + name + ", and log in (BAO_TOKEN)",
 		kubernetes: "to get the secret (resources: secrets, verbs: get, resourceNames: its name), and no other",
