@@ -6,13 +6,18 @@ DEPS   := bash internal/testkit/deps.sh
 BUILD_PACKAGES := runc ca-certificates git
 TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev docker.io softhsm2 mariadb-server-core mariadb-client-core
 # What "make fuzz" runs: what reads evidence, policies and locks.
-FUZZ       ?= ./pkg/attest ./pkg/verify ./pkg/policy ./pkg/lock ./pkg/store
+FUZZ       ?= ./pkg/attest ./pkg/verify ./pkg/policy ./pkg/lock ./pkg/store ./pkg/keys
 FUZZ_NAMES ?= ^Fuzz(Parse.*|UnmarshalStrict|Git.*)$$
 
 .PHONY: build install test attack fuzz demo demo-keyless bench lint docs clean
 
-build: ## the binaries into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine ./cmd/waxseal-kms
+# A PKCS#11 token's library is C: waxseal-kms is built for one where a compiler is.
+PKCS11 ?= $(if $(shell command -v $(CC) 2>/dev/null),1,0)
+
+build: ## the binaries into bin/; PKCS11=0 leaves tokens out, for a waxseal-kms that needs no libc
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine
+	CGO_ENABLED=$(PKCS11) go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal-kms
+	@[ $(PKCS11) = 1 ] || echo "waxseal-kms was built without PKCS#11, which takes a C compiler: install gcc and libc6-dev, and make again"
 
 install: build docs ## binaries, manual pages and completions below PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions

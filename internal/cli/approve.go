@@ -71,7 +71,7 @@ approval, and nothing passes while one reviewer rejects.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&flags.judge.policy, "policy", "", "policy `FILE`: whose provenance counts, and who reviews")
-	fl.StringArrayVar(&flags.judge.policyKeys, "policy-key", nil, "public key `FILE` that must have signed the policy; repeatable, one of them is enough")
+	fl.StringArrayVar(&flags.judge.policyKeys, "policy-key", nil, "public `KEY` that must have signed the policy; repeatable, one of them is enough")
 	flags.judge.anchorFlags.register(cmd.Flags())
 	completePublic(cmd)
 	fl.StringArrayVar(&flags.judge.evidence, "evidence", nil, "look for evidence in `PATH` too, as verify does; repeatable")

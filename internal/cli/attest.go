@@ -69,6 +69,9 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
   waxseal attest --predicate review.json --type https://acme.example/review/v1 \
     --key waxseal.key oci:out/image:app
   waxseal attest --predicate scan.json --type vuln --keyless registry.example/app:1.0
+  waxseal attest --predicate scan.json --type vuln --key ci.key --certificate ci.pem \
+    --certificate-chain chain.pem --timestamp-server-url https://tsa.acme.example \
+    --timestamp-certificate-chain tsa.pem registry.example/app:1.0
   waxseal attest --predicate review.json --type review --key ann.key \
     --commit 1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a --out review.sigstore.json`,
 		Args: func(cmd *cobra.Command, args []string) error {

@@ -81,8 +81,11 @@ func (f *signFlags) secretFile() string {
 }
 
 // early reports whether there is more to sign with than a key file: whether it
-// can be had is to be known before anything runs.
-func (f *signFlags) early() bool { return f.keyless || f.stampFlags.wanted() }
+// can be had is to be known before anything runs, and a variable with a key in it
+// is to be gone by then.
+func (f *signFlags) early() bool {
+	return f.keyless || f.stampFlags.wanted() || keys.IsRef(f.key)
+}
 
 // open opens the signer. roots are what it must verify under.
 func (f *signFlags) open(ctx context.Context, s *Streams, roots anchorFlags) (sign.Signer, error) {
@@ -130,7 +133,7 @@ func (f *signFlags) openStamped(ctx context.Context, s *Streams, roots anchorFla
 	}
 	signer, err := by.around(s, key, f.servers)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("signing with %q: %w", f.key, err), key.Close())
+		return nil, errors.Join(fmt.Errorf("signing with %q: %w", keys.Name(f.key), err), key.Close())
 	}
 	return signer, nil
 }

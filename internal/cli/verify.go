@@ -38,7 +38,7 @@ type judgeFlags struct {
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
-	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public key `FILE` that must have signed the policy (\"waxseal policy sign\"); repeatable, one of them is enough")
+	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public `KEY` that must have signed the policy (\"waxseal policy sign\"); repeatable, one of them is enough")
 	f.trustFlags.register(cmd)
 	fl.StringArrayVar(&f.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, a folder, or git:DIR for the notes of a repository; repeatable")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
@@ -165,7 +165,8 @@ A certificate counts when it leads to a --trusted-root or to --ca-roots, names
 the identity, and a log or a time-stamping authority of a --trusted-root proves
 that it was used while it was valid. Nothing is fetched but the image's
 evidence, unless --sigstore asks for a root, --dependencies for the images it
-was built from, or a key is in a KMS: waxseal-kms, a child, fetches that.
+was built from, or something else holds a key: waxseal-kms, a child, asks it.
+One that its reference pins (@sha256:…) is kept, and asked for once.
 
 With "-", references are read from standard input, one a line, or requests as
 {"id":"1","image":"REF","namespace":"prod","labels":{},"use":"volume"}, and each
@@ -183,6 +184,9 @@ together with a complete answer that says the same: anything else is a death.`,
 		Example: `  waxseal verify --key waxseal.pub registry.example/app:1.0
   waxseal verify --trusted-root root.json --certificate-identity ci@acme.example \
     --certificate-oidc-issuer https://accounts.acme.example registry.example/app:1.0
+  waxseal verify --ca-roots root.pem --ca-crl root.crl --ca-crl issuing.crl \
+    --timestamp-certificate-chain tsa.pem \
+    --certificate-identity https://ci.acme.example/release registry.example/app:1.0
   waxseal verify --policy policy.yaml --output sarif oci:out/image:app
   waxseal verify --policy policy.yaml - < references.txt`,
 		Args: cobra.ExactArgs(1),

@@ -8,6 +8,7 @@ package kms
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ed25519"
@@ -171,7 +172,13 @@ func openService(ctx context.Context, r keys.Request) (key, error) {
 		return nil, err
 	}
 	if s.public, err = s.client.PublicKey(options.WithContext(ctx)); err != nil {
+		if strings.Contains(err.Error(), "could not parse transit key keys data") {
+			err = &refused{keys.ClassReference, errors.New("the key is symmetric: it has no public half, and makes no signatures")}
+		}
 		return nil, err
+	}
+	if older := olderVersion(ctx, r, s.public); older != nil {
+		s.public = older
 	}
 	if _, ok := s.public.(ed25519.PublicKey); ok {
 		s.client, err = load(ctx, r.Ref, crypto.Hash(0))
@@ -238,13 +245,10 @@ func whole(sig []byte, size int) ([]byte, error) {
 
 // onTheWire refuses a Vault that anybody on the way could speak for.
 func onTheWire(ref string) error {
-	if !strings.HasPrefix(ref, "hashivault://") && !strings.HasPrefix(ref, "openbao://") {
+	if !inVault(ref) {
 		return nil
 	}
-	address := os.Getenv("VAULT_ADDR")
-	if address == "" {
-		address = os.Getenv("BAO_ADDR")
-	}
+	address := cmp.Or(os.Getenv("VAULT_ADDR"), os.Getenv("BAO_ADDR"))
 	u, err := url.Parse(address)
 	if err != nil || address == "" {
 		return errors.New("VAULT_ADDR says where the Vault is; it is not set to an address")
@@ -288,14 +292,9 @@ func classOf(err error) keys.Class {
 	case codes.InvalidArgument, codes.FailedPrecondition, codes.Unimplemented:
 		return keys.ClassReference
 	}
-	// Vault's client gives no error for a 404, and sigstore's says these.
-	for text, class := range map[string]keys.Class{
-		"could not read data from transit key path": keys.ClassNotFound,
-		"could not parse transit key keys data":     keys.ClassReference, // a symmetric key has no public half
-	} {
-		if strings.Contains(err.Error(), text) {
-			return class
-		}
+	// Vault's client gives no error for a 404, and sigstore's says this.
+	if strings.Contains(err.Error(), "could not read data from transit key path") {
+		return keys.ClassNotFound
 	}
 	return keys.ClassUnanswered
 }

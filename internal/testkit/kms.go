@@ -23,9 +23,9 @@ import (
 )
 
 // KMS is a service with keys, by name, that speaks as much of two APIs as using
-// them takes: Vault's transit engine, reading only
-// (https://developer.hashicorp.com/vault/api-docs/secret/transit#read-key; see
-// Vault for a real one), and, over TLS, that of AWS KMS
+// them takes: Vault's transit engine
+// (https://developer.hashicorp.com/vault/api-docs/secret/transit#sign-data),
+// and, over TLS, that of AWS KMS
 // (https://docs.aws.amazon.com/kms/latest/APIReference/API_Sign.html).
 type KMS struct {
 	Vault, AWS *httptest.Server
@@ -42,8 +42,11 @@ type kmsKey struct {
 	private crypto.Signer // nil: it does not sign
 }
 
-// KMSToken is what the Vault lets in.
-const KMSToken = "hvs.let-me-in"
+// What the Vault lets in: the first may sign, the second read keys only.
+const (
+	KMSToken  = "hvs.let-me-in"
+	KMSReader = "hvs.let-me-read"
+)
 
 // NewKMS starts one. Set and Make give it keys.
 func NewKMS() *KMS {
@@ -117,23 +120,58 @@ func reply(w http.ResponseWriter, status int, v any) {
 }
 
 func (k *KMS) serveVault(w http.ResponseWriter, r *http.Request) {
-	name, ok := strings.CutPrefix(r.URL.Path, "/v1/transit/keys/")
-	if !ok || r.Header.Get("X-Vault-Token") != KMSToken {
-		reply(w, http.StatusForbidden, map[string]any{"errors": []string{"permission denied"}})
+	fail := func(status int, errors ...string) {
+		reply(w, status, map[string]any{"errors": append([]string{}, errors...)})
+	}
+	operation, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v1/transit/"), "/")
+	name, hash, _ := strings.Cut(name, "/")
+	who := r.Header.Get("X-Vault-Token")
+	if !(operation == "keys" && who == KMSReader || (operation == "keys" || operation == "sign") && who == KMSToken) {
+		fail(http.StatusForbidden, "permission denied")
 		return
 	}
 	key, ok := k.key(name)
 	if !ok {
-		reply(w, http.StatusNotFound, map[string]any{"errors": []string{}})
+		fail(http.StatusNotFound)
+		return
+	}
+	if operation == "sign" {
+		var in struct {
+			Input     []byte `json:"input"`
+			Prehashed bool   `json:"prehashed"`
+		}
+		if err := json.NewDecoder(io.LimitReader(r.Body, 64<<20)).Decode(&in); err != nil || key.private == nil {
+			fail(http.StatusBadRequest, "unsupported key type")
+			return
+		}
+		opts := crypto.Hash(0) // an Ed25519 key signs the input itself
+		if _, whole := key.private.(ed25519.PrivateKey); !whole {
+			if opts = crypto.SHA256; hash != "sha2-256" || !in.Prehashed {
+				fail(http.StatusBadRequest, "unsupported hash")
+				return
+			}
+		}
+		sig, err := key.private.Sign(rand.Reader, in.Input, opts)
+		if err != nil {
+			fail(http.StatusInternalServerError, err.Error())
+			return
+		}
+		reply(w, http.StatusOK, map[string]any{"data": map[string]any{"signature": "vault:v2:" + base64.StdEncoding.EncodeToString(sig)}})
 		return
 	}
 	if key.public == nil { // a symmetric key: its versions are times
 		reply(w, http.StatusOK, map[string]any{"data": map[string]any{"latest_version": 1, "type": "aes256-gcm96", "keys": map[string]any{"1": 1442851412}}})
 		return
 	}
+	kind, public := "P-256", string(key.public)
+	if key.private != nil {
+		if raw, ok := key.private.Public().(ed25519.PublicKey); ok {
+			kind, public = "ed25519", base64.StdEncoding.EncodeToString(raw)
+		}
+	}
 	reply(w, http.StatusOK, map[string]any{"data": map[string]any{
 		"latest_version": 2, "type": "ecdsa-p256",
-		"keys": map[string]any{"1": map[string]string{"name": "P-256", "public_key": "an older one"}, "2": map[string]string{"name": "P-256", "public_key": string(key.public)}},
+		"keys": map[string]any{"1": map[string]string{"name": kind, "public_key": "an older one"}, "2": map[string]string{"name": kind, "public_key": public}},
 	}})
 }
 
@@ -233,6 +271,7 @@ func cmdKMS(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0]+"_AWS", k.AWS.Listener.Addr().String())
 	ts.Setenv(args[0]+"_CA", ca)
 	ts.Setenv(args[0]+"_TOKEN", KMSToken)
+	ts.Setenv(args[0]+"_READER", KMSReader)
 }
 
 func certificatePEM(c *x509.Certificate) []byte {

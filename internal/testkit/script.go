@@ -46,7 +46,6 @@ import (
 //	instance VAR DIR [rekor1]             real servers of Sigstore, see Instance; VAR can be broken, VAR_ISSUER is the issuer
 //	token VAR FILE EMAIL [CLAIM=VALUE]... an identity token of such an instance
 //	kms VAR NAME=[FILE|+KIND]...          a key management service, see KMS; VAR can be broken
-//	vault VAR NAME=TYPE...                a real Vault with transit keys, see cmdVault
 //	cluster VAR NAMESPACE/SECRET KEY PUBLIC PASSWORD   a Kubernetes API server with a secret, see Cluster
 //	privatekey FILE KIND                  a plain private key, see MakeKey
 //	person INSTANCE [MAIL]                who logs in at its identity provider; without MAIL they deny
@@ -162,7 +161,6 @@ func Script(t *testing.T, dir string, update bool) {
 			"token":      cmdToken,
 			"tuf":        cmdTUF,
 			"kms":        cmdKMS,
-			"vault":      cmdVault,
 			"cluster":    cmdCluster,
 			"privatekey": cmdPrivateKey,
 			"json":       cmdJSON,

@@ -56,6 +56,7 @@ func (o Options) start(ref string) (*helper, error) {
 	h := &helper{path: path, child: exec.Command(path, "serve"), replies: make(chan answer, 1)}
 	h.child.Env = clientEnv(ref, o.Environ)
 	h.child.Stderr = &h.said
+	h.child.WaitDelay = time.Second // a child of its own may hold the other end
 	h.child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if h.in, err = h.child.StdinPipe(); err != nil {
 		return nil, fail(err)
@@ -107,7 +108,7 @@ func (h *helper) end() {
 	h.in.Close()
 	hangs := time.AfterFunc(2*time.Second, func() {
 		h.child.Process.Kill()
-		h.out.Close() // a child of its own may hold the other end
+		h.out.Close()
 	})
 	defer hangs.Stop()
 	for range h.replies { // Wait may close the pipe only once it was read

@@ -94,6 +94,9 @@ func Open(ctx context.Context, ref string, o Options) (*Key, error) {
 		return nil, k.fail(err)
 	}
 	defer clear(request.PIN)
+	if !o.Sign {
+		request.ID = string(pin)
+	}
 	if k.helper, err = o.start(request.Ref); err != nil {
 		return nil, err
 	}

@@ -60,25 +60,27 @@ func cutPIN(ref string) (uri string, pin []byte) {
 		return ref, nil
 	}
 	var rest []string
+	end := ""
 	for _, part := range strings.Split(query, "&") {
 		name, value, _ := strings.Cut(part, "=")
 		if name != "pin-value" {
 			rest = append(rest, part)
 			continue
 		}
-		// A pin that pins the key stands at the end, whatever is before it.
+		// What pins the key stands at the end, whatever is before it.
 		value, key, pinned := strings.Cut(value, "@sha256:")
+		if pinned {
+			end = "@sha256:" + key
+		}
 		if plain, err := url.PathUnescape(value); err == nil {
 			value = plain
 		}
-		if pin = []byte(value); pinned {
-			path += "@sha256:" + key
-		}
+		pin = []byte(value)
 	}
-	if len(rest) == 0 {
-		return path, pin
+	if len(rest) > 0 {
+		path += "?" + strings.Join(rest, "&")
 	}
-	return path + "?" + strings.Join(rest, "&"), pin
+	return path + end, pin
 }
 
 // Module is the library that a PKCS#11 URI names; "": none.

@@ -13,6 +13,7 @@ type Request struct {
 	Sign   bool   `json:"sign,omitempty"`   // it is to sign, not only to verify
 	Module string `json:"module,omitempty"` // the PKCS#11 library where Ref has no module-path
 	PIN    []byte `json:"pin,omitempty"`    // of the token
+	ID     string `json:"id,omitempty"`     // sha256:… of the key that is wanted, where an older version may be it
 
 	Digest  []byte `json:"digest,omitempty"`  // to be signed
 	Message []byte `json:"message,omitempty"` // to be signed by an Ed25519 key

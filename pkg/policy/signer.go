@@ -178,6 +178,9 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 			return s
 		}
 		o.Anchor, o.AnchorIsCA = s.ca.ID(), true
+	} else if s.root != nil && !s.root.Certifies() {
+		d.fail(n, "the signer's root %q proves times only; give one that certificates can lead to, or a \"ca\" beside it", s.root.Name())
+		return s
 	} else if s.root != nil {
 		o.Anchor = s.root.ID()
 	}

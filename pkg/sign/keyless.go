@@ -58,8 +58,8 @@ type Identity struct {
 	Name   string // the subject alternative name: a URI or a mail address
 }
 
-// KeylessError is the error of everything that keeps a keyless signer from
-// signing and that somebody can do something about.
+// KeylessError is the error of everything that keeps a keyless signer, or one of
+// Stamp, from signing and that somebody can do something about.
 type KeylessError struct {
 	what string // "getting a certificate from …"
 	err  error

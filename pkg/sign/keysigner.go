@@ -151,11 +151,7 @@ func (s *keySigner) verify(b *attest.Bundle, st *attest.Statement) error {
 func (s *keySigner) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if k, held := s.priv.(heldKey); held {
-		k.Close()
-	} else {
-		forget(s.priv)
-	}
+	forget(s.priv)
 	s.priv, s.signer = nil, nil
 	return nil
 }
@@ -164,6 +160,8 @@ func (s *keySigner) Close() error {
 // and what the garbage collector has not used again, it cannot reach.
 func forget(priv crypto.Signer) {
 	switch k := priv.(type) {
+	case heldKey:
+		k.Close()
 	case ed25519.PrivateKey:
 		clear(k)
 	case *ecdsa.PrivateKey:

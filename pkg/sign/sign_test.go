@@ -119,6 +119,7 @@ func TestKinds(t *testing.T) {
 		"P-256 SEC1":          sec1,
 		"P-256 openssl":       append(pem.EncodeToMemory(&pem.Block{Type: "EC PARAMETERS", Bytes: []byte{6, 8, 42, 134, 72, 206, 61, 3, 1, 7}}), sec1...),
 		"P-384":               gen(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)),
+		"P-521":               gen(ecdsa.GenerateKey(elliptic.P521(), rand.Reader)),
 		"Ed25519":             pkcs8(t, edKey),
 		"RSA 2048 PKCS1":      pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(rsaKey)}),
 		"RSA 2048 PKCS8":      pkcs8(t, rsaKey),
@@ -187,6 +188,32 @@ func TestEmptyPassword(t *testing.T) {
 	defer s.Close()
 	if !bytes.Equal(s.PublicKey(), public) {
 		t.Error("another public key")
+	}
+}
+
+func TestAKeyInAVariable(t *testing.T) {
+	private, public, err := sign.GenerateKeyPair([]byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := bytes.Clone(private)
+	opts := sign.OpenOptions{
+		Password: func() ([]byte, error) { return []byte("secret"), nil },
+		Take:     func(name string) ([]byte, bool) { return held, name == "SIGN_KEY" },
+	}
+	s, err := sign.Open(t.Context(), "env://SIGN_KEY", opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if !bytes.Equal(s.PublicKey(), public) || !bytes.Equal(held, make([]byte, len(held))) {
+		t.Error("another public key, or the value is still there")
+	}
+	held = bytes.Repeat([]byte("a"), attest.MaxKey+1)
+	for ref, want := range map[string]string{"env://SIGN_KEY": "not a key", "env://OTHER": "is not set"} {
+		if _, err := sign.Open(t.Context(), ref, opts); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Open(%q): %v, want %q", ref, err, want)
+		}
 	}
 }
 
@@ -269,7 +296,8 @@ func TestOpenErrors(t *testing.T) {
 		})
 	}
 	for ref, want := range map[string]string{
-		"awskms:///alias/x":                    "key files only",
+		"awskms:///alias/x":                    "waxseal-kms is not beside waxseal",
+		"env://X":                              "no environment is looked at",
 		filepath.Join(t.TempDir(), "none.key"): `no such file; make one with "waxseal key generate"`,
 		t.TempDir():                            "others may use",
 	} {

@@ -57,49 +57,82 @@ func parseRevocations(crls, answers []File) (*revocations, error) {
 
 // revoked is what a CA says of a certificate that it no longer stands for.
 type revoked struct {
-	from time.Time // signatures from then on do not count; zero: none counts
-	text string
+	at     time.Time
+	reason int
+	since  time.Time // when it ceased to be valid; zero: the CA does not say
 }
 
-// The extensions of RFC 5280, sections 5.2 and 5.3, of RFC 6960, section 4.4.4,
-// and X.509's of a list that keeps the certificates that have ended.
-func extension(arcs ...int) asn1.ObjectIdentifier {
-	return append(asn1.ObjectIdentifier{2, 5, 29}, arcs...)
+// reasonName is the name of a reason in RFC 5280, section 5.3.1; "" for none.
+func reasonName(reason int) string {
+	switch reason {
+	case ocsp.Unspecified:
+		return "no reason given"
+	case ocsp.KeyCompromise:
+		return "keyCompromise"
+	case ocsp.CACompromise:
+		return "cACompromise"
+	case ocsp.AffiliationChanged:
+		return "affiliationChanged"
+	case ocsp.Superseded:
+		return "superseded"
+	case ocsp.CessationOfOperation:
+		return "cessationOfOperation"
+	case ocsp.CertificateHold:
+		return "certificateHold"
+	case ocsp.PrivilegeWithdrawn:
+		return "privilegeWithdrawn"
+	case ocsp.AACompromise:
+		return "aACompromise"
+	}
+	return ""
 }
 
-// revocation reads an entry: RFC 5280, sections 5.3.1 and 5.3.2.
+// revocation reads an entry, with the invalidity date of RFC 5280, section 5.3.2.
 func revocation(at time.Time, reason int, extensions []pkix.Extension) (revoked, error) {
-	names := map[int]string{
-		ocsp.Unspecified: "no reason given", ocsp.KeyCompromise: "keyCompromise", ocsp.CACompromise: "cACompromise", ocsp.AffiliationChanged: "affiliationChanged",
-		ocsp.Superseded: "superseded", ocsp.CessationOfOperation: "cessationOfOperation", ocsp.CertificateHold: "certificateHold",
-		ocsp.PrivilegeWithdrawn: "privilegeWithdrawn", ocsp.AACompromise: "aACompromise",
-	}
-	name, ok := names[reason]
-	if !ok {
-		return revoked{}, fmt.Errorf("a certificate is revoked for the reason %d, which is none", reason)
-	}
-	r := revoked{from: at, text: fmt.Sprintf("revoked at %s (%s", at.UTC().Format(time.RFC3339), name)}
-	stolen := reason == ocsp.KeyCompromise || reason == ocsp.CACompromise || reason == ocsp.AACompromise
-	if stolen {
-		// Nobody knows since when somebody else signs, but who says it.
-		r.from = time.Time{}
+	r := revoked{at: at, reason: reason}
+	if reasonName(reason) == "" {
+		return r, fmt.Errorf("a certificate is revoked for the reason %d, which is none", reason)
 	}
 	for _, e := range extensions {
 		if !e.Id.Equal(extension(24)) {
 			continue
 		}
-		var since time.Time
-		if rest, err := asn1.UnmarshalWithParams(e.Value, &since, "generalized"); err != nil || len(rest) > 0 {
-			return revoked{}, errors.New("the invalidity date of an entry is no time")
-		}
-		r.text += ", invalid since " + since.UTC().Format(time.RFC3339)
-		if r.from = at; since.Before(at) {
-			r.from = since
+		if rest, err := asn1.UnmarshalWithParams(e.Value, &r.since, "generalized"); err != nil || len(rest) > 0 {
+			return r, errors.New("the invalidity date of an entry is no time")
 		}
 	}
-	r.text += ")"
 	return r, nil
 }
+
+// from is the moment from which on its signatures do not count; zero: none
+// counts.
+func (r revoked) from() time.Time {
+	switch {
+	case !r.since.IsZero() && r.since.Before(r.at):
+		return r.since
+	case r.since.IsZero() && (r.reason == ocsp.KeyCompromise || r.reason == ocsp.CACompromise || r.reason == ocsp.AACompromise):
+		// Somebody else may have signed at any time before.
+		return time.Time{}
+	}
+	return r.at
+}
+
+// spares reports whether a signature counts all the same.
+func (r revoked) spares(s Signer) bool {
+	w := Window{Revoked: r.from()}
+	return !w.Revoked.IsZero() && w.Holds(s.first) && w.Holds(s.last)
+}
+
+func (r revoked) String() string {
+	text := fmt.Sprintf("revoked at %s (%s", r.at.UTC().Format(time.RFC3339), reasonName(r.reason))
+	if !r.since.IsZero() {
+		text += ", invalid since " + r.since.UTC().Format(time.RFC3339)
+	}
+	return text + ")"
+}
+
+// extension is one of certificates or of lists (id-ce).
+func extension(arc int) asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 5, 29, arc} }
 
 // crl is a certificate revocation list.
 type crl struct {
@@ -190,7 +223,7 @@ func parseCRL(der []byte) (*crl, error) {
 			return nil, err
 		}
 		serial := string(e.SerialNumber.Bytes())
-		if known, ok := l.entries[serial]; ok && !r.from.Before(known.from) {
+		if known, ok := l.entries[serial]; ok && !r.from().Before(known.from()) {
 			continue
 		}
 		l.entries[serial] = r
@@ -398,7 +431,7 @@ func (r *revocations) status(c, issuer *x509.Certificate, now time.Time) (worst 
 	known := false
 	why = fmt.Sprintf("no list and no answer by %q was given", clip(nameOf(issuer)))
 	hear := func(about bool, said *revoked, lacks string) {
-		if said != nil && (worst == nil || said.from.Before(worst.from)) {
+		if said != nil && (worst == nil || said.from().Before(worst.from())) {
 			worst = said
 		}
 		known = known || about && lacks == ""
@@ -440,8 +473,8 @@ func (r *revocations) judge(chain []*x509.Certificate, s Signer, now time.Time) 
 		if i > 0 {
 			what = fmt.Sprintf("the certificate of %q above it", clip(nameOf(c)))
 		}
-		if said != nil && (said.from.IsZero() || !(Window{Revoked: said.from}).Holds(s.first) || !(Window{Revoked: said.from}).Holds(s.last)) {
-			return rejectf(CodeRevoked, "%s was %s, and it was signed at %s", what, said.text, s.first.UTC().Format(time.RFC3339))
+		if said != nil && !said.spares(s) {
+			return rejectf(CodeRevoked, "%s was %s, and it was signed at %s", what, said, s.first.UTC().Format(time.RFC3339))
 		}
 		if why != "" && unknown == nil {
 			unknown = rejectf(CodeRevocation, "whether %s was revoked cannot be told: %s", what, why)

@@ -208,6 +208,7 @@ func TestRevocation(t *testing.T) {
 		{name: "the key was stolen after", crls: [][]byte{list(entry(year, 1, since(after))), above}},
 		{name: "another reason, and invalid since before", crls: [][]byte{list(entry(after, 5, since(before))), above}, want: verify.CodeRevoked, says: "cessationOfOperation"},
 		{name: "one list says stolen, a later one superseded", crls: [][]byte{list(entry(after, 1)), list(entry(after, 4)), above}, want: verify.CodeRevoked, says: "keyCompromise"},
+		{name: "one list says superseded, a later one stolen", crls: [][]byte{list(entry(after, 4)), list(entry(after, 1)), above}, want: verify.CodeRevoked, says: "keyCompromise"},
 		{name: "the authority revoked before", crls: [][]byte{good, co.crl(t, virtual.Revoking{Root: true, Revoked: []x509.RevocationListEntry{{SerialNumber: co.Between(), RevocationTime: before, ReasonCode: 2}}})}, want: verify.CodeRevoked, says: "cACompromise"},
 		{name: "the authority closed after", crls: [][]byte{good, co.crl(t, virtual.Revoking{Root: true, Revoked: []x509.RevocationListEntry{{SerialNumber: co.Between(), RevocationTime: after, ReasonCode: 5}}})}},
 

@@ -43,6 +43,10 @@ func (r *Root) Origin() Origin { return r.origin }
 // Name is what the user called the root, usually its file.
 func (r *Root) Name() string { return r.name }
 
+// Certifies reports whether the root has authorities that certificates can lead
+// to; one that has none proves times.
+func (r *Root) Certifies() bool { return len(r.authorities) > 0 }
+
 // ID is the sha256 of the root's bytes.
 func (r *Root) ID() attest.Digest { return r.id }
 

@@ -95,6 +95,8 @@ type Trust struct {
 	Roots      []string       `json:"roots,omitempty"` // Sigstore trusted roots
 	CARoots    string         `json:"caRoots,omitempty"`
 	CABetween  string         `json:"caIntermediates,omitempty"`
+	CRLs       []string       `json:"caCRLs,omitempty"`        // certificate revocation lists, DER
+	OCSP       []string       `json:"ocspResponses,omitempty"` // OCSP responses, DER
 	Builders   []Builder      `json:"builders,omitempty"`
 	Verifiers  []VSAVerifier  `json:"verifiers,omitempty"`
 	Sources    []SourceSystem `json:"sources,omitempty"`

@@ -723,7 +723,7 @@ func (d *draft) signer(b Builder) string {
 }
 
 func allEntries() []entry {
-	return slices.Concat(bindingCases(), envelopeCases(), timeCases(), identityCases(), builderCases(), discoveryCases(), gateCases(), trustCases(), acceptedCases(), propertyCases(), vsaCases(), sourceCases(), dependencyCases(), provenanceCases(), lifeCases(), thresholdCases())
+	return slices.Concat(bindingCases(), envelopeCases(), timeCases(), identityCases(), builderCases(), discoveryCases(), gateCases(), trustCases(), acceptedCases(), propertyCases(), vsaCases(), sourceCases(), dependencyCases(), provenanceCases(), lifeCases(), thresholdCases(), certificateCases())
 }
 
 // TestMint compares what the table says with what is committed, and with
