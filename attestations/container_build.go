@@ -33,6 +33,18 @@ const (
 	ContextManifestMediaType = "application/vnd.waxseal.context.v1+jsonl"
 )
 
+// ContextFile is one line of a context manifest. The field order, and that
+// nothing else is on the line, is the format: its digest names the context.
+type ContextFile struct {
+	Path   string            `json:"path"`
+	Mode   string            `json:"mode"` // as "0100644": type and permission bits, octal
+	Size   int64             `json:"size"`
+	SHA256 string            `json:"sha256,omitempty"`
+	Link   string            `json:"link,omitempty"`
+	Device string            `json:"device,omitempty"`
+	Xattrs map[string]string `json:"xattrs,omitempty"`
+}
+
 // How RUN steps could reach the network, as builds said it before they kept a
 // record of their inputs. Since then it is the record's verdict.
 const (
@@ -68,6 +80,7 @@ type ContainerBuild struct {
 	KeepTimestamps  bool              `json:"keepTimestamps,omitempty"` // file times are left as the steps made them
 	Allow           []string          `json:"allow,omitempty"`          // "network.host", "security.insecure": what a RUN may ask for
 	Inputs          *ContainerInputs  `json:"inputs,omitempty"`         // absent in builds that kept no record of them
+	Attrs           map[string]string `json:"attrs,omitempty"`          // what a program under `waxseal run` asked of the frontend beyond these
 }
 
 // ContainerInputs is what a build was allowed to take in.
@@ -102,7 +115,9 @@ type ContainerBuildInternal struct {
 	BuilderPlatform string          `json:"builderPlatform,omitempty"`
 	CacheHits       int32           `json:"cachedSteps"`
 	Steps           int32           `json:"steps"`
-	CI              *CI             `json:"ci,omitempty"` // absent outside CI
+	CI              *CI             `json:"ci,omitempty"`         // absent outside CI
+	Grade           string          `json:"grade,omitempty"`      // under `waxseal run`: how much was seen, "full" or "partial"
+	Unobserved      []string        `json:"unobserved,omitempty"` // what was not, in words
 }
 
 // ContainerEngine is the engine that ran the steps, as it says itself.

@@ -78,23 +78,11 @@ func (f *buildFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.metadataFile, "metadata-file", "", "write what was built to `FILE`, as JSON")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print nothing but the image's digest")
 
-	f.sign.register(fs, "key", "private `KEY` to sign the evidence with, part of no context")
-	f.roots.register(fs)
-	fs.BoolVar(&f.unsigned, "unsigned", false, "write evidence that nobody signs; it proves nothing")
-	fs.StringVar(&f.builderID, "builder-id", "", "`URI` that names this builder in the provenance (default: an unhosted local one)")
-	fs.StringVar(&f.ciToken, "ci-token", "", "identity `TOKEN` that says whose build this is, in a file or env:NAME; it is verified and told to nobody (default: asked of the CI platform that this runs on)")
-	fs.StringVar(&f.out, "out", "", "write image, statements, bundles, SBOMs, metadata and log to `DIR`")
-	fs.StringSliceVar(&f.sbom, "sbom", []string{"spdx", "cyclonedx"}, "`LIST` of spdx and cyclonedx, or none")
+	f.registerSeal(fs)
 	fs.StringVar(&f.engine, "engine", "embedded", "`ENGINE` that runs the steps: embedded, or buildkit:ADDRESS for a BuildKit that is running")
-	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` of the engine's build cache (default: ~/.cache/waxseal)")
-	fs.StringVar(&f.inputs, "inputs", "record", "`MODE` of what comes from outside: record all of it and write the lock; locked, only what the lock lists, byte for byte; offline, the same and all from the store; none, nothing but base images, which are pulled and recorded")
 	fs.StringVar(&f.lock, "lock", "", "lock `FILE` (default: waxseal.lock beside the Dockerfile)")
-	fs.StringVar(&f.store, "store", "", "`DIR` of the bytes that builds took in (default: ~/.local/share/waxseal/store)")
-	fs.StringArrayVar(&f.allowHosts, "allow-host", nil, "`PATTERN` of hosts that may be reached, as *.example.org; may be repeated (default: all)")
-	fs.StringArrayVar(&f.upstreams, "upstream", nil, "`NAME=ADDRESS` to reach a NAME[:PORT] at, ADDRESS[:PORT]; the only way to this machine and its link")
-	fs.StringVar(&f.upstreamCA, "upstream-ca", "", "`FILE` of certificates trusted besides the system's, PEM")
 	fs.BoolVar(&f.pushInputs, "push-inputs", false, "with --push: put the bytes beside the image, for rebuild")
-	fs.BoolVar(&f.insecure, "insecure-registry", false, "allow plain HTTP and unverified certificates when pushing")
+	f.registerIntake(fs)
 
 	for _, r := range dockerOnly() {
 		if r.takesValue {
@@ -105,6 +93,29 @@ func (f *buildFlags) register(fs *pflag.FlagSet) {
 		// Errors are only for flags that do not exist.
 		_ = fs.MarkHidden(r.name)
 	}
+}
+
+// registerSeal defines the flags of what is said about a result, and by whom.
+func (f *buildFlags) registerSeal(fs *pflag.FlagSet) {
+	f.sign.register(fs, "key", "private `KEY` to sign the evidence with, part of no context")
+	f.roots.register(fs)
+	fs.BoolVar(&f.unsigned, "unsigned", false, "write evidence that nobody signs; it proves nothing")
+	fs.StringVar(&f.builderID, "builder-id", "", "`URI` that names this builder in the provenance (default: an unhosted local one)")
+	fs.StringVar(&f.ciToken, "ci-token", "", "identity `TOKEN` that says whose build this is, in a file or env:NAME; it is verified and told to nobody (default: asked of the CI platform that this runs on)")
+	fs.StringVar(&f.out, "out", "", "write image, statements, bundles, SBOMs, metadata and log to `DIR`")
+	fs.StringSliceVar(&f.sbom, "sbom", []string{"spdx", "cyclonedx"}, "`LIST` of spdx and cyclonedx, or none")
+	fs.BoolVar(&f.insecure, "insecure-registry", false, "allow plain HTTP and unverified certificates when pushing")
+}
+
+// registerIntake defines the flags of what may reach the steps, and where it is
+// kept.
+func (f *buildFlags) registerIntake(fs *pflag.FlagSet) {
+	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` of the engine's build cache (default: ~/.cache/waxseal)")
+	fs.StringVar(&f.inputs, "inputs", "record", "`MODE` of what comes from outside: record all of it and write the lock; locked, only what the lock lists, byte for byte; offline, the same and all from the store; none, nothing but base images, which are pulled and recorded")
+	fs.StringVar(&f.store, "store", "", "`DIR` of the bytes that builds took in (default: ~/.local/share/waxseal/store)")
+	fs.StringArrayVar(&f.allowHosts, "allow-host", nil, "`PATTERN` of hosts that may be reached, as *.example.org; may be repeated (default: all)")
+	fs.StringArrayVar(&f.upstreams, "upstream", nil, "`NAME=ADDRESS` to reach a NAME[:PORT] at, ADDRESS[:PORT]; the only way to this machine and its link")
+	fs.StringVar(&f.upstreamCA, "upstream-ca", "", "`FILE` of certificates trusted besides the system's, PEM")
 }
 
 // refusedFlag is a flag of docker build or docker buildx build that is known
@@ -199,9 +210,7 @@ func (f *buildFlags) request(arg string, lookup func(string) (string, bool)) (bu
 		Cache:  build.Cache{None: f.noCache, Except: f.noCacheFilter, Pull: f.pull},
 		Seal:   build.Seal{Unsigned: f.unsigned, KeyFiles: f.secretFiles(), BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
 		Engine: build.EngineChoice{CacheDir: f.cacheDir},
-		Inputs: build.InputChoice{
-			Mode: f.inputs, Lock: f.lock, Store: f.store, AllowHosts: f.allowHosts, UpstreamCA: f.upstreamCA, Push: f.pushInputs,
-		},
+		Inputs: f.choice(),
 	}
 	var errs flagErrors
 	errs.read("build-arg", func() (err error) { req.Source.Args, err = build.ParseArgs(f.args, lookup); return })
@@ -225,6 +234,13 @@ func (f *buildFlags) request(arg string, lookup func(string) (string, bool)) (bu
 	errs.read("upstream", func() (err error) { req.Inputs.Upstreams, err = build.ParseUpstreams(f.upstreams); return })
 	f.shortOutputs(&req)
 	return req, errs.first
+}
+
+// choice is what may reach the build, but for upstreams.
+func (f *buildFlags) choice() build.InputChoice {
+	return build.InputChoice{
+		Mode: f.inputs, Lock: f.lock, Store: f.store, AllowHosts: f.allowHosts, UpstreamCA: f.upstreamCA, Push: f.pushInputs,
+	}
 }
 
 type flagErrors struct{ first error }

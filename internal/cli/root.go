@@ -94,12 +94,17 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 		fmt.Fprintln(streams.Err, "waxseal: interrupted; nothing was tagged or left half-written")
 		return 130
 	}
-	fmt.Fprintf(streams.Err, "waxseal: %v\n", err)
+	tellError(streams.Err, err)
+	return code
+}
+
+// tellError prints an error and the way out of it.
+func tellError(w io.Writer, err error) {
+	fmt.Fprintf(w, "waxseal: %v\n", err)
 	var way hinter
 	if errors.As(err, &way) && way.Hint() != "" {
-		fmt.Fprintf(streams.Err, "  hint: %s\n", way.Hint())
+		fmt.Fprintf(w, "  hint: %s\n", way.Hint())
 	}
-	return code
 }
 
 // newRoot makes the command line, or what of it the command named asked needs.
@@ -145,7 +150,7 @@ func addCommands(root *cobra.Command, s *Streams, asked string) {
 		title  string
 		makers []maker
 	}{
-		{"Make", []maker{{"build", newBuildCmd}, {"rebuild", newRebuildCmd}, {"attest", newAttestCmd}, {"sbom", newSBOMCmd}, {"key", newKeyCmd}, {"approve", newApproveCmd}}},
+		{"Make", []maker{{"build", newBuildCmd}, {"run", newRunCmd}, {"rebuild", newRebuildCmd}, {"attest", newAttestCmd}, {"sbom", newSBOMCmd}, {"key", newKeyCmd}, {"approve", newApproveCmd}}},
 		{"Judge", []maker{{"verify", newVerifyCmd}, {"audit", newAuditCmd}, {"inspect", newInspectCmd}, {"levels", newLevelsCmd}, {"policy", newPolicyCmd},
 			{"builders", newBuildersCmd}, {"promote", newPromoteCmd}, {"trust", newTrustCmd}}},
 		{"Keep", []maker{{"lock", newLockCmd}, {"store", newStoreCmd}, {"bundle", newBundleCmd}}},
@@ -166,7 +171,7 @@ func addCommands(root *cobra.Command, s *Streams, asked string) {
 		}
 	}
 	if !one {
-		root.AddCommand(newManCmd(), newCompareLayoutsCmd(s))
+		root.AddCommand(newManCmd(), newCompareLayoutsCmd(s), newGuardCmd(s))
 	}
 }
 

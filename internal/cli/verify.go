@@ -146,9 +146,10 @@ computes the SLSA v1.2 Build and Source levels and the verified properties with
 a row for each requirement ("waxseal levels" lists them). An index is judged
 with every platform below it, and is as good as the worst of them.
 
-REF is a registry reference, oci:PATH[:TAG][@DIGEST], docker:NAME, or archive:FILE
-for what "waxseal bundle export" wrote; then --as says which image the policy is
-to take it for, and --bundled-trust whom of those inside to trust.
+REF is a registry reference, oci:PATH[:TAG][@DIGEST], docker:NAME, file:PATH for
+a plain file, whose evidence --evidence names, or archive:FILE for what "waxseal
+bundle export" wrote; then --as says which image the policy is to take it for,
+and --bundled-trust whom of those inside to trust.
 
 With --policy, only builders that the policy names count, up to the level it
 gives them, and source, parameters and SBOMs must be as it expects. With --key

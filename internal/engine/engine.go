@@ -7,7 +7,8 @@
 // socket: file descriptor 3 is one end of a socket pair that carries BuildKit's
 // control API, 4 one that carries the side channel, 5 a pipe that never has
 // data and whose end means that waxseal is gone, 6 the lock of the build
-// cache, 7 a pipe with the plan of the inputs. It expects to be process 1 of its own pid namespace with its own
+// cache, 7 a pipe with the plan of the inputs, and 8, where other programs
+// ask for builds, the socket that they connect to. It expects to be process 1 of its own pid namespace with its own
 // mounts, so that nothing it starts outlives it.
 package engine
 
@@ -51,6 +52,7 @@ const (
 	fdLifetime = 5
 	fdLock     = 6
 	fdPlan     = 7
+	fdClients  = 8 // only with InputsPlan.Clients
 )
 
 // stopGrace is how long a cancelled build may take to kill its containers and
@@ -106,7 +108,8 @@ func Serve(ctx context.Context, cfg Config) error {
 	}
 	sboms := newSBOMs(ctx, cfg)
 	rec := newRecorder(cfg, plan)
-	svc := newSideService(cfg, sboms, rec)
+	others := newClients(cfg, plan)
+	svc := newSideService(cfg, sboms, rec, others)
 	go svc.serve(side)
 
 	// The rest of BuildKit's words are no news to whoever builds.
@@ -118,22 +121,28 @@ func Serve(ctx context.Context, cfg Config) error {
 		return svc.fail(ctx, explain(cfg.Root, err))
 	}
 	go func() { _, _ = rec.watch() }() // beside the rest of the start
-	c, err := newController(ctx, cfg, sboms, rec)
+	c, err := newController(ctx, cfg, sboms, rec, others)
 	if err != nil {
 		return svc.fail(ctx, explain(cfg.Root, err))
 	}
-	server := grpc.NewServer(
+	server := newServer(
 		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, sboms.intercept, rec.intercept),
 		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
-		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
-		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
-		grpc.InitialWindowSize(window),
-		grpc.InitialConnWindowSize(window),
-		grpc.WriteBufferSize(256<<10),
-		grpc.ReadBufferSize(256<<10),
-		grpc.WaitForHandlers(true),
 	)
 	c.Register(server)
+	var forOthers *grpc.Server
+	if plan.Clients != nil {
+		l, err := clientsListener()
+		if err != nil {
+			return svc.fail(ctx, err)
+		}
+		forOthers = newServer(
+			grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, others.intercept, sboms.intercept, rec.intercept),
+			grpc.ChainStreamInterceptor(grpcerrors.StreamServerInterceptor, others.interceptStream),
+		)
+		c.Register(forOthers)
+		go serveClients(l, forOthers)
+	}
 	served := make(chan error, 1)
 	l := newOneConn(controlConn)
 	go func() { served <- server.Serve(l) }()
@@ -151,6 +160,9 @@ func Serve(ctx context.Context, cfg Config) error {
 		// removed by the executor on the way out. The connection goes first,
 		// because the server would wait for the greeting of a silent one.
 		controlConn.Close()
+		if forOthers != nil {
+			forOthers.Stop()
+		}
 		server.Stop()
 		sboms.wait()
 		rec.close()
@@ -164,6 +176,19 @@ func Serve(ctx context.Context, cfg Config) error {
 		return errors.New("stopping the build: still running after its time was up; killed")
 	}
 	return nil
+}
+
+// newServer makes a server of BuildKit's API.
+func newServer(opts ...grpc.ServerOption) *grpc.Server {
+	return grpc.NewServer(append(opts,
+		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
+		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
+		grpc.InitialWindowSize(window),
+		grpc.InitialConnWindowSize(window),
+		grpc.WriteBufferSize(256<<10),
+		grpc.ReadBufferSize(256<<10),
+		grpc.WaitForHandlers(true),
+	)...)
 }
 
 // ownTemporary keeps temporary files in the cache, where the next engine finds
@@ -188,17 +213,17 @@ func ownTemporary(root string) error {
 
 // newController opens the cache while it is found out whether it can be used:
 // the kernel takes tens of milliseconds to unmount what that takes.
-func newController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder) (*control.Controller, error) {
+func newController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder, others *clients) (*control.Controller, error) {
 	missing := make(chan error, 1)
 	go func() { missing <- requirements(cfg.Root) }()
-	c, err := openController(ctx, cfg, sboms, rec)
+	c, err := openController(ctx, cfg, sboms, rec, others)
 	if need := <-missing; need != nil {
 		return nil, need // the process ends with this
 	}
 	return c, err
 }
 
-func openController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder) (*control.Controller, error) {
+func openController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder, others *clients) (*control.Controller, error) {
 	parent := cgroupParent(cfg.Root)
 	removeCgroups(parent)
 	w, err := newWorker(ctx, cfg, parent, sboms, rec)
@@ -229,12 +254,15 @@ func openController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder
 		// No gateway.v0: a "# syntax=" line must not run somebody's image as
 		// a frontend beside the one that is built in.
 		Frontends: map[string]frontend.Frontend{
-			"dockerfile.v0": &recordedResults{
-				Frontend: &catalogued{
-					Frontend: forwarder.NewGatewayForwarder(wc.Infos(), dockerfile.Build),
-					sboms:    sboms,
+			builtIn: &clientFrontend{
+				Frontend: &recordedResults{
+					Frontend: &catalogued{
+						Frontend: forwarder.NewGatewayForwarder(wc.Infos(), dockerfile.Build),
+						sboms:    sboms,
+					},
+					rec: rec,
 				},
-				rec: rec,
+				clients: others,
 			},
 		},
 		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{

@@ -24,6 +24,7 @@ import (
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/egress"
+	"github.com/waxseal/waxseal/pkg/lock"
 )
 
 // InputsAnswer is what reached one platform of a build, at GET /v1/inputs.
@@ -45,6 +46,7 @@ type recorder struct {
 	watch   func() (*watch, error)
 	limits  func() limits
 	caches  cacheMounts
+	folders sentFolders
 	// exists reports whether the cache has a reference; nil before it is open.
 	exists func(ref string) bool
 	blobs  string // folder of BuildKit's blobs
@@ -327,6 +329,11 @@ func (r *recorder) answer(ctx context.Context, ref, platform string) (*InputsAns
 		return nil, err
 	}
 	a := &InputsAnswer{Steps: []attestations.InputStep{}, Sources: []attestations.InputSource{}, Gateway: w.gateway.Describe()}
+	if r.plan.Clients != nil {
+		if err := r.contexts(ctx, a, out); err != nil {
+			return nil, err
+		}
+	}
 	listed := r.steps(a, out, b.began)
 	r.stepsBeside(a, b, platform, listed)
 	if err := r.sources(ctx, a, out, w); err != nil {
@@ -338,6 +345,37 @@ func (r *recorder) answer(ctx context.Context, ref, platform string) (*InputsAns
 		}
 	}
 	return a, nil
+}
+
+// keeper is the store of what came in; nil where nothing is kept.
+func (r *recorder) keeper() *lock.Store {
+	w, err := r.watch()
+	if err != nil {
+		return nil
+	}
+	return w.store
+}
+
+// contexts lists the folders that a client sent for the result.
+func (r *recorder) contexts(ctx context.Context, a *InputsAnswer, out *inputsResult) error {
+	if out.ref == nil {
+		return nil
+	}
+	sent, missing, err := r.folders.of(ctx, out.ref.Definition())
+	if err != nil {
+		return err
+	}
+	for _, s := range sent {
+		src := attestations.InputSource{Kind: "context", URI: s.name, Digest: string(s.digest), Size: s.size}
+		if s.name != attestations.DependencyContext {
+			src.Kind, src.URI = "named-context", attestations.DependencyNamedContext+":"+s.name
+		}
+		a.Sources = append(a.Sources, src)
+	}
+	for _, name := range missing {
+		a.Gaps = append(a.Gaps, attestations.InputGap{Kind: attestations.GapSource, Detail: "no digest of the context " + name})
+	}
+	return nil
 }
 
 // steps lists the records of what the result was made of, and returns which.
@@ -406,6 +444,7 @@ func (r *recorder) stepsBeside(a *InputsAnswer, b *inputsBuild, platform string,
 	b.mu.Lock()
 	used, others := slices.Clone(b.used), maps.Clone(b.results)
 	b.mu.Unlock()
+	own, foreign := r.stepsOf(b), r.stepsOfOthers(b)
 	delete(others, platform)
 	for _, e := range used {
 		r.lineage.walk(e, func(_ edge, res result, ok bool) {
@@ -419,12 +458,49 @@ func (r *recorder) stepsBeside(a *InputsAnswer, b *inputsBuild, platform string,
 			if _, elsewhere := others[st.Platform]; elsewhere {
 				return
 			}
+			if !own[st.ID] && foreign[st.ID] {
+				return // of a build that ran at the same time
+			}
 			listed[res.Step] = true
 			own := *st
 			own.Reused = !r.lineage.ranSince(res.Step, b.began)
 			a.Steps = append(a.Steps, own)
 		})
 	}
+}
+
+// stepsOf are the ids of the steps in the definitions of a build's results.
+func (r *recorder) stepsOf(b *inputsBuild) map[string]bool {
+	b.mu.Lock()
+	var nodes []node
+	for _, out := range b.results {
+		if out.ref == nil {
+			continue
+		}
+		if n, ok := definitionNode(out.ref.Definition()); ok {
+			nodes = append(nodes, n)
+		}
+	}
+	b.mu.Unlock()
+	ids := map[string]bool{}
+	for _, n := range nodes {
+		for _, st := range r.execsBelow(n) {
+			ids[st.ID] = true
+		}
+	}
+	return ids
+}
+
+// stepsOfOthers are those of all builds but b.
+func (r *recorder) stepsOfOthers(b *inputsBuild) map[string]bool {
+	r.mu.Lock()
+	others := slices.DeleteFunc(slices.Collect(maps.Values(r.builds)), func(o *inputsBuild) bool { return o == b })
+	r.mu.Unlock()
+	ids := map[string]bool{}
+	for _, o := range others {
+		maps.Copy(ids, r.stepsOf(o))
+	}
+	return ids
 }
 
 // sources lists what the engine fetched itself for the result, as BuildKit
@@ -478,6 +554,7 @@ func (r *recorder) close() {
 	if step != nil {
 		_, _ = step.Close()
 	}
+	r.folders.tasks.Wait()
 	if w, err := r.watch(); err == nil {
 		_ = w.gateway.Close()
 	}

@@ -30,6 +30,8 @@ type InputsPlan struct {
 	AllowHosts []string          `json:"allowHosts,omitempty"`
 	UpstreamCA []byte            `json:"upstreamCA,omitempty"`
 	Upstreams  map[string]string `json:"upstreams,omitempty"`
+	// Clients is set where other programs ask for the builds.
+	Clients *ClientsPlan `json:"clients,omitempty"`
 }
 
 // readPlan reads the plan to its end; an empty pipe is the zero plan.

@@ -36,18 +36,19 @@ type Problem struct {
 // sideService answers on the side channel, from before the engine is ready to
 // after it failed to start.
 type sideService struct {
-	cfg   Config
-	sboms *sboms
-	rec   *recorder
-	runc  func() string
+	cfg    Config
+	sboms  *sboms
+	rec    *recorder
+	others *clients
+	runc   func() string
 
 	ready chan struct{}
 	err   error // set before ready is closed
 }
 
-func newSideService(cfg Config, s *sboms, rec *recorder) *sideService {
+func newSideService(cfg Config, s *sboms, rec *recorder, others *clients) *sideService {
 	return &sideService{
-		cfg: cfg, sboms: s, rec: rec,
+		cfg: cfg, sboms: s, rec: rec, others: others,
 		runc:  sync.OnceValue(runcVersion),
 		ready: make(chan struct{}),
 	}
@@ -79,6 +80,9 @@ func (s *sideService) serve(conn net.Conn) {
 	})
 	mux.HandleFunc("GET /v1/sbom", s.sbom)
 	mux.HandleFunc("GET /v1/inputs", s.inputs)
+	mux.HandleFunc("GET /v1/solves", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, s.others.list())
+	})
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
 	srv := &http.Server{Handler: mux, Protocols: &p, ReadHeaderTimeout: 10 * time.Second}

@@ -27,12 +27,13 @@ func (s *watchedSource) Resolve(ctx context.Context, id source.Identifier, sm *s
 	if err != nil {
 		return nil, err
 	}
-	return &watchedInstance{i, s.rec}, nil
+	return &watchedInstance{i, s.rec, v}, nil
 }
 
 type watchedInstance struct {
 	source.SourceInstance
-	rec *recorder
+	rec    *recorder
+	vertex solver.Vertex
 }
 
 func (i *watchedInstance) Snapshot(ctx context.Context, jobCtx solver.JobContext) (cache.ImmutableRef, error) {
@@ -43,6 +44,9 @@ func (i *watchedInstance) Snapshot(ctx context.Context, jobCtx solver.JobContext
 	e := edge{Ref: ref.ID(), Source: true}
 	if _, ok := i.rec.lineage.get(e); !ok {
 		i.rec.lineage.put(e, result{}, nil)
+	}
+	if i.rec.plan.Clients != nil && i.vertex != nil {
+		i.rec.folders.received(ctx, i.vertex, ref, jobCtx.Session(), i.rec.keeper)
 	}
 	return ref, nil
 }

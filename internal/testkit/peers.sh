@@ -4,6 +4,7 @@
 #
 #   internal/testkit/peers.sh cosign crane registry slsa-verifier buildkitd buildctl
 #   internal/testkit/peers.sh fulcio timestamp-server rekor-server-posix actionlint
+#   internal/testkit/peers.sh buildx compose
 #   internal/testkit/peers.sh rekor-server trillian_log_server trillian_log_signer
 #
 # They are kept in $WAXSEAL_PEERS, or .cache/peers of the checkout, by version,
@@ -28,7 +29,9 @@ peer() {
 	trillian_log_server | trillian_log_signer) module=github.com/google/trillian version=v1.7.2 package=$module/cmd/$1 ;;
 	actionlint) module=github.com/rhysd/actionlint version=v1.7.7 package=$module/cmd/actionlint ;;
 	buildkitd | buildctl) module=github.com/moby/buildkit version=v0.33.0 package=$module/cmd/$1 ;;
-	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, rekor-server, trillian_log_server, trillian_log_signer, actionlint, buildkitd, buildctl)" >&2 && exit 64 ;;
+	buildx) module=github.com/docker/buildx version=v0.37.0 package=$module/cmd/buildx ;;
+	compose) module=github.com/docker/compose/v5 version=v5.5.0 package=$module/cmd ;;
+	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, rekor-server, trillian_log_server, trillian_log_signer, actionlint, buildkitd, buildctl, buildx, compose)" >&2 && exit 64 ;;
 	esac
 }
 

@@ -55,7 +55,8 @@ import (
 //
 // and these conditions: [build] a container build can run here, [docker] a
 // Docker daemon does, [root] the script may make namespaces, [pkcs11] SoftHSM is there and a C compiler,
-// [mariadb] a database server is there, [peer:NAME] somebody else's program is. They are never false where
+// [mariadb] a database server is there, [peer:NAME] somebody else's program is, [tool:NAME]
+// one of the distribution's (TEST_PACKAGES). They are never false where
 // CI=true: the script then fails.
 func Script(t *testing.T, dir string, update bool) {
 	bin, err := Binaries(t.Context())
@@ -126,6 +127,8 @@ func Script(t *testing.T, dir string, update bool) {
 				_, err = exec.LookPath("mariadbd")
 			} else if name, ok := strings.CutPrefix(cond, "peer:"); ok {
 				_, err = BuildPeer(t.Context(), name)
+			} else if name, ok := strings.CutPrefix(cond, "tool:"); ok {
+				_, err = exec.LookPath(name)
 			} else {
 				return false, err
 			}

@@ -123,7 +123,7 @@ func contentOf(layout string, root ocispec.Descriptor) ([]ocispec.Descriptor, er
 		seen[d.Digest] = true
 		out = append(out, d)
 		switch d.MediaType {
-		case ocispec.MediaTypeImageIndex:
+		case ocispec.MediaTypeImageIndex, "application/vnd.docker.distribution.manifest.list.v2+json":
 			if depth > 0 {
 				return fmt.Errorf("index %s lies within an index", d.Digest)
 			}
@@ -139,7 +139,7 @@ func contentOf(layout string, root ocispec.Descriptor) ([]ocispec.Descriptor, er
 					return err
 				}
 			}
-		case ocispec.MediaTypeImageManifest:
+		case ocispec.MediaTypeImageManifest, "application/vnd.docker.distribution.manifest.v2+json":
 			m, err := readManifest(layout, d)
 			if err != nil {
 				return err

@@ -544,12 +544,15 @@ func (r *run) getSBOMs(ctx context.Context, eng engine, b *built, s *sealed) err
 // states.
 func (r *run) platforms(root ocispec.Descriptor, s *sealed) (*time.Time, error) {
 	manifests := []ocispec.Descriptor{root}
-	if root.MediaType == ocispec.MediaTypeImageIndex {
+	if isIndex(root.MediaType) {
 		var index ocispec.Index
 		if err := readJSONBlob(r.layout, root, &index); err != nil {
 			return nil, err
 		}
-		manifests = index.Manifests
+		// What BuildKit itself says of an image, unsigned, is no platform.
+		manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
+			return d.Annotations["vnd.docker.reference.type"] != ""
+		})
 	}
 	var created *time.Time
 	s.config = map[string]ocispec.Descriptor{}
@@ -615,7 +618,7 @@ func (r *run) state(a *account, b *built, s *sealed) error {
 			s.statements = append(s.statements, statement{d.format + "-" + file, p.Digest, st})
 		}
 	}
-	if b.image.MediaType == ocispec.MediaTypeImageIndex {
+	if isIndex(b.image.MediaType) {
 		whole.sboms = s.documents
 		st, err := a.statement(name, attest.Digest(b.image.Digest), whole)
 		if err != nil {
@@ -624,6 +627,12 @@ func (r *run) state(a *account, b *built, s *sealed) error {
 		s.statements = append(s.statements, statement{"provenance-index", attest.Digest(b.image.Digest), st})
 	}
 	return nil
+}
+
+// isIndex reports whether a media type is that of an index, in OCI's words or
+// Docker's.
+func isIndex(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageIndex || mediaType == "application/vnd.docker.distribution.manifest.list.v2+json"
 }
 
 // of returns the record of one platform.
@@ -794,7 +803,7 @@ func (r *run) writeFiles(b *built, res *Result) error {
 
 func (r *run) result(b *built, s *sealed) *Result {
 	res := &Result{
-		Digest: attest.Digest(b.image.Digest), Index: b.image.MediaType == ocispec.MediaTypeImageIndex,
+		Digest: attest.Digest(b.image.Digest), Index: isIndex(b.image.MediaType),
 		Platforms: s.platforms, Evidence: len(s.evidence), BuilderID: r.req.builderID(),
 	}
 	res.ImageID = string(res.Digest)
@@ -889,13 +898,14 @@ func (res *Result) WriteMetadata(name string) error {
 	if err != nil {
 		return err
 	}
-	return writeNamed(name, append(raw, '\n'))
+	return WriteFile(name, append(raw, '\n'))
 }
 
 // WriteImageID writes the image's ID into a file.
-func (res *Result) WriteImageID(name string) error { return writeNamed(name, []byte(res.ImageID)) }
+func (res *Result) WriteImageID(name string) error { return WriteFile(name, []byte(res.ImageID)) }
 
-func writeNamed(name string, raw []byte) error {
+// WriteFile writes a file that a flag named, whole or not at all.
+func WriteFile(name string, raw []byte) error {
 	err := store.WriteWhole(name, func(w io.Writer) error {
 		_, err := w.Write(raw)
 		return err

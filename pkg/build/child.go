@@ -58,6 +58,8 @@ type EngineOptions struct {
 	// Inputs is what the engine's gateway lets through and keeps. The zero
 	// value records everything and keeps no bytes.
 	Inputs InputsPlan
+
+	clients *os.File // the socket that Inputs.Clients come to
 }
 
 // InputsPlan tells the engine how to treat what reaches a build from outside.
@@ -69,6 +71,12 @@ type InputsPlan struct {
 	UpstreamCA []byte   `json:"upstreamCA,omitempty"` // PEM, trusted besides the system's roots
 	// Upstreams maps "name" or "name:port" to the address to dial instead.
 	Upstreams map[string]string `json:"upstreams,omitempty"`
+	Clients   *clientsPlan      `json:"clients,omitempty"`
+}
+
+// clientsPlan is what goes for builds that other programs ask for.
+type clientsPlan struct {
+	SBOM []string `json:"sbom,omitempty"`
 }
 
 // EngineInputs is what the engine saw reach one image of a build.
@@ -210,6 +218,9 @@ func StartEngine(ctx context.Context, opts EngineOptions) (_ *Engine, err error)
 	e.cmd.Stderr = e.tail
 	e.cmd.Stdout = e.tail
 	e.cmd.ExtraFiles = []*os.File{controlFile, sideFile, lifeR, lock, planR} // 3, 4, 5, 6, 7
+	if opts.clients != nil {
+		e.cmd.ExtraFiles = append(e.cmd.ExtraFiles, opts.clients) // 8
+	}
 	e.cmd.WaitDelay = time.Second
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS,
@@ -402,6 +413,25 @@ func (e *Engine) Inputs(ctx context.Context, buildRef, platform string) (*Engine
 		return nil, fmt.Errorf("reading the inputs of %s: %w", platform, err)
 	}
 	return in, nil
+}
+
+// solves returns the builds that other programs asked for, in the order in
+// which they began.
+func (e *Engine) solves(ctx context.Context) ([]clientSolve, error) {
+	resp, err := e.get(ctx, "/v1/solves", nil)
+	if err != nil {
+		return nil, fmt.Errorf("asking the engine for the command's builds: %w", err)
+	}
+	defer resp.Body.Close()
+	raw, err := readAtMost(resp.Body, attest.MaxStatement)
+	if err != nil {
+		return nil, fmt.Errorf("asking the engine for the command's builds: %w", e.Explain(err))
+	}
+	var all []clientSolve
+	if err := json.Unmarshal(raw, &all); err != nil {
+		return nil, fmt.Errorf("reading the command's builds: %w", err)
+	}
+	return all, nil
 }
 
 func (e *Engine) get(ctx context.Context, path string, q url.Values) (*http.Response, error) {

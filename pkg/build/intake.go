@@ -618,7 +618,12 @@ type InputsResult struct {
 
 // Line is the whole in one line.
 func (r InputsResult) Line() string {
-	return fmt.Sprintf("%d recorded, %s, %d refused; hermetic: %s", r.Recorded, count(r.Gaps, "gap"), r.Refused, r.hermetic())
+	return fmt.Sprintf("%s; hermetic: %s", r.Counts(), r.hermetic())
+}
+
+// Counts is what came in, in numbers.
+func (r InputsResult) Counts() string {
+	return fmt.Sprintf("%d recorded, %s, %d refused", r.Recorded, count(r.Gaps, "gap"), r.Refused)
 }
 
 func (r InputsResult) hermetic() string {

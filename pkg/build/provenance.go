@@ -27,14 +27,17 @@ type dependency struct {
 	Annotations map[string]any    `json:"annotations,omitempty"`
 }
 
-// provenance is the SLSA provenance v1 predicate of a container build:
-// https://slsa.dev/spec/v1.2/build-provenance#schema
-type provenance struct {
+// provenance is that of a container build.
+type provenance = slsaOf[attestations.ContainerBuild, attestations.ContainerBuildInternal]
+
+// slsaOf is the SLSA provenance v1 predicate of a build type with these
+// parameters: https://slsa.dev/spec/v1.2/build-provenance#schema
+type slsaOf[External, Internal any] struct {
 	BuildDefinition struct {
-		BuildType            string                              `json:"buildType"`
-		ExternalParameters   attestations.ContainerBuild         `json:"externalParameters"`
-		InternalParameters   attestations.ContainerBuildInternal `json:"internalParameters"`
-		ResolvedDependencies []dependency                        `json:"resolvedDependencies"`
+		BuildType            string       `json:"buildType"`
+		ExternalParameters   External     `json:"externalParameters"`
+		InternalParameters   Internal     `json:"internalParameters"`
+		ResolvedDependencies []dependency `json:"resolvedDependencies"`
 	} `json:"buildDefinition"`
 	RunDetails struct {
 		Builder struct {
@@ -64,6 +67,10 @@ type account struct {
 	version  string
 	intake   *intake
 	ci       *attestations.CI
+
+	// Of a build that another program asked for.
+	attrs    map[string]string // of the frontend, that have no other place
+	observed *Observed
 }
 
 // subject is one image that provenance is written about: a platform's, with
@@ -80,6 +87,7 @@ func (a *account) provenance(s subject) *provenance {
 	def.BuildType = attestations.ContainerBuildType
 	def.ExternalParameters = a.req.external(a.in.described)
 	def.ExternalParameters.Inputs = a.intake.external()
+	def.ExternalParameters.Attrs = a.attrs
 	def.InternalParameters = a.internal(s)
 	def.ResolvedDependencies = together(a.fetched(a.dependencies(s.recs), s.taken), requested(s.taken))
 	run.Builder.ID = a.req.builderID()
@@ -117,6 +125,9 @@ func (a *account) internal(s subject) attestations.ContainerBuildInternal {
 		Engine: a.engine, Frontend: frontendName, Syntax: a.in.syntax,
 		SourceDateEpoch: a.epoch, CacheHits: a.records.cached, Steps: a.records.total,
 		NetworkObserved: worstOf(s.taken), CI: a.ci,
+	}
+	if a.observed != nil {
+		i.Grade, i.Unobserved = string(a.observed.Grade), a.observed.Unobserved
 	}
 	if a.epoch != "" {
 		i.EpochFrom = a.in.epoch.from

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -30,6 +31,8 @@ type record struct {
 	Hermetic     bool // every input pinned and no step had a network
 	Platform     string
 	Locals       []string // sources the engine read from this machine without a digest
+	Secrets, SSH []string // ids
+	sources      []string // identifiers of the sources in the definition
 	Dockerfiles  []recordedFile
 
 	// What the record of somebody else's BuildKit is judged by.
@@ -63,10 +66,15 @@ type recordedFile struct {
 	Data     []byte `json:"data"`
 }
 
+type recordedID struct {
+	ID string `json:"id"`
+}
+
 // records is a build's record: one entry for each platform, "" for a build
 // that named none, and what the engine counted.
 type records struct {
 	platforms map[string]*record
+	exported  map[int]ocispec.Descriptor // what each output wrote as an image, by its place among them
 	cached    int32
 	total     int32
 }
@@ -93,7 +101,7 @@ func fetchRecords(ctx context.Context, c *client.Client, ref string) (*records, 
 	if found == nil {
 		return nil, errors.New("reading the engine's build record: it kept none; provenance needs an engine whose build history is on")
 	}
-	out := &records{platforms: map[string]*record{}, cached: found.NumCachedSteps, total: found.NumTotalSteps}
+	out := &records{platforms: map[string]*record{}, exported: map[int]ocispec.Descriptor{}, cached: found.NumCachedSteps, total: found.NumTotalSteps}
 	store := proxy.NewContentStore(c.ContentClient())
 	results := map[string]*controlapi.BuildResultInfo{}
 	if found.Result != nil {
@@ -104,6 +112,9 @@ func fetchRecords(ctx context.Context, c *client.Client, ref string) (*records, 
 	}
 	if len(results) > attest.MaxPlatforms {
 		return nil, fmt.Errorf("reading the engine's build record: %d platforms, more than %d", len(results), attest.MaxPlatforms)
+	}
+	for i, d := range found.Result.GetResults() {
+		out.exported[int(i)] = ocispec.Descriptor{MediaType: d.MediaType, Digest: digest.Digest(d.Digest), Size: d.Size}
 	}
 	for name, result := range results {
 		for _, a := range result.GetAttestations() {
@@ -153,6 +164,8 @@ func parseRecord(raw []byte) (*record, error) {
 					Locals []struct {
 						Name string `json:"name"`
 					} `json:"locals"`
+					Secrets []recordedID `json:"secrets"`
+					SSH     []recordedID `json:"ssh"`
 				} `json:"request"`
 			} `json:"externalParameters"`
 			InternalParameters struct {
@@ -194,6 +207,9 @@ func parseRecord(raw []byte) (*record, error) {
 		Incomplete:   p.RunDetails.Metadata.BuildKit.Network.Proxy.Incomplete,
 	}
 	for _, d := range p.BuildDefinition.InternalParameters.BuildConfig.Definition {
+		if src := d.Op.Op.Source; src != nil {
+			rec.sources = append(rec.sources, src.Identifier)
+		}
 		if x := d.Op.exec(); x != nil {
 			rec.Execs = append(rec.Execs, *x)
 		}
@@ -211,12 +227,21 @@ func parseRecord(raw []byte) (*record, error) {
 	for _, l := range p.BuildDefinition.ExternalParameters.Request.Locals {
 		rec.Locals = append(rec.Locals, l.Name)
 	}
+	for _, s := range p.BuildDefinition.ExternalParameters.Request.Secrets {
+		rec.Secrets = append(rec.Secrets, s.ID)
+	}
+	for _, s := range p.BuildDefinition.ExternalParameters.Request.SSH {
+		rec.SSH = append(rec.SSH, s.ID)
+	}
 	return rec, nil
 }
 
 // recordedOp is a step of BuildKit's definition of a build.
 type recordedOp struct {
 	Op struct {
+		Source *struct {
+			Identifier string `json:"identifier"`
+		} `json:"source"`
 		Exec *struct {
 			Network  int `json:"network"`
 			Security int `json:"security"`
@@ -259,6 +284,11 @@ func (r *record) redact(with *strings.Replacer) {
 		}
 	}
 	r.digest = digest.FromBytes(r.raw)
+}
+
+// usesLocal reports whether the result was made of a folder of the client's.
+func (r *record) usesLocal(name string) bool {
+	return slices.Contains(r.sources, "local://"+name)
 }
 
 func (r *record) fetched() []string {

@@ -21,6 +21,7 @@ import (
 	"github.com/moby/patternmatcher/ignorefile"
 	"github.com/tonistiigi/fsutil"
 	fstypes "github.com/tonistiigi/fsutil/types"
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
@@ -208,18 +209,6 @@ func (t *tree) find(p string) *entry {
 	return nil
 }
 
-// manifestLine is one line of a context manifest. The field order, and that
-// nothing else is on the line, is the format: its digest names the context.
-type manifestLine struct {
-	Path   string            `json:"path"`
-	Mode   string            `json:"mode"` // as "0100644": type and permission bits, octal
-	Size   int64             `json:"size"`
-	SHA256 string            `json:"sha256,omitempty"`
-	Link   string            `json:"link,omitempty"`
-	Device string            `json:"device,omitempty"`
-	Xattrs map[string]string `json:"xattrs,omitempty"`
-}
-
 // writeManifest writes the per-file manifest: JSON lines in walk order. It
 // speaks of content only: times and owners are no part of what a context is.
 func (t *tree) writeManifest(w io.Writer) error {
@@ -228,7 +217,7 @@ func (t *tree) writeManifest(w io.Writer) error {
 	enc.SetEscapeHTML(false)
 	for i := range t.entries {
 		e := &t.entries[i]
-		line := manifestLine{Path: e.path, Mode: fmt.Sprintf("%07o", unixMode(e.mode)), Size: e.size, Link: e.link}
+		line := attestations.ContextFile{Path: e.path, Mode: fmt.Sprintf("%07o", unixMode(e.mode)), Size: e.size, Link: e.link}
 		if e.mode.IsRegular() {
 			line.SHA256 = hex.EncodeToString(e.sum[:])
 		}

@@ -48,7 +48,7 @@ func (f *found) summarise(e Evidence, c *check, st *attest.Statement, signer ver
 // registry its package URL.
 func (c *check) places() (uris []string, image string) {
 	uris = []string{c.name}
-	if !strings.HasPrefix(c.name, string(store.Layout)+":") && !strings.HasPrefix(c.name, string(store.Docker)+":") {
+	if !slices.ContainsFunc([]store.Kind{store.Layout, store.Docker, store.File}, func(k store.Kind) bool { return strings.HasPrefix(c.name, string(k)+":") }) {
 		return append(uris, "oci://"+c.name), c.name
 	}
 	if c.name == Name(c.ref) {

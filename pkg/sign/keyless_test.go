@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -35,7 +36,7 @@ type services struct {
 	before func(w http.ResponseWriter, r *http.Request) bool // true: it answered
 }
 
-func newServices(t *testing.T) *services {
+func newServices(t testing.TB) *services {
 	s := &services{asked: map[string]int{}}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)
@@ -108,7 +109,7 @@ func jwt(claims string) string {
 	return enc.EncodeToString([]byte("{}")) + "." + enc.EncodeToString([]byte(claims)) + ".c2ln"
 }
 
-func tokenFile(t *testing.T, token string) sign.TokenSource {
+func tokenFile(t testing.TB, token string) sign.TokenSource {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
@@ -215,6 +216,39 @@ func TestKeylessFailures(t *testing.T) {
 	}
 }
 
+// silent answers nothing until the asking ends.
+type silent struct{ asked int }
+
+func (s *silent) RoundTrip(req *http.Request) (*http.Response, error) {
+	s.asked++
+	<-req.Context().Done()
+	return nil, req.Context().Err()
+}
+
+// A service that keeps one waiting is given up, in a bounded time.
+func TestKeylessSlow(t *testing.T) {
+	token := tokenFile(t, jwt(good))
+	synctest.Test(t, func(t *testing.T) {
+		slow := &silent{}
+		var told []string
+		signer, err := sign.OpenKeyless(sign.KeylessOptions{
+			Token: token, Config: config("https://fulcio.example"), Transport: slow, Now: func() time.Time { return time.Date(2026, 11, 28, 0, 0, 0, 0, time.UTC) },
+			Tell: func(text string) { told = append(told, text) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		_, err = signer.Sign(t.Context(), testStatement(t))
+		if err == nil || !strings.Contains(err.Error(), "asking the certificate authority at https://fulcio.example: no answer in 3 tries, at last: nothing came within 20s") {
+			t.Errorf("error %v", err)
+		}
+		if took := time.Since(start); took < time.Minute || took > 65*time.Second || slow.asked != 3 || len(told) != 2 {
+			t.Errorf("given up after %s and %d tries, told %q", took, slow.asked, told)
+		}
+	})
+}
+
 func TestKeylessConfig(t *testing.T) {
 	for name, c := range map[string]struct{ config, want string }{
 		"plain HTTP":   {string(config("http://fulcio.example")), "only https is asked"},
@@ -228,6 +262,14 @@ func TestKeylessConfig(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
+	}
+	// A log that proves the time cannot be left out.
+	logged := strings.ReplaceAll(strings.ReplaceAll(string(config("https://x.example")), "tsaUrls", "rekorTlogUrls"), "tsaConfig", "rekorTlogConfig")
+	if _, err := sign.OpenKeyless(sign.KeylessOptions{Config: []byte(logged)}); err != nil {
+		t.Errorf("with the log: %v", err)
+	}
+	if _, err := sign.OpenKeyless(sign.KeylessOptions{Config: []byte(logged), Unlogged: true}); err == nil || !strings.Contains(err.Error(), "without a log nothing would prove when was signed") {
+		t.Errorf("without it: %v", err)
 	}
 }
 

@@ -390,6 +390,19 @@ func (c *collector) readLayers(ctx context.Context, p Piece, doc *document) erro
 			}
 			continue
 		}
+		if p.Source == SourceAtt {
+			// What verifies a keyless one stands beside it.
+			whole, err := attest.AssembleCosign(raw, layer.Annotations)
+			if err != nil {
+				if err := c.unreadable(ctx, p, err); err != nil {
+					return err
+				}
+				continue
+			}
+			if whole != nil {
+				raw, p.Digest = whole, attest.DigestOf(whole)
+			}
+		}
 		p.Raw = raw
 		c.add(p)
 	}

@@ -22,13 +22,14 @@ const (
 	Layout   Kind = "oci"      // oci:PATH[:TAG][@DIGEST]
 	Docker   Kind = "docker"   // docker:NAME, read-only
 	Archive  Kind = "archive"  // archive:FILE[@DIGEST], read-only
+	File     Kind = "file"     // file:PATH[@DIGEST], a plain file, read-only
 )
 
 // Reference is a parsed image reference. String gives it back in the form
 // that Parse takes.
 type Reference struct {
 	Kind   Kind
-	Place  string // "host/repo", the layout's or archive's path, or the daemon's image name
+	Place  string // "host/repo", the layout's, archive's or file's path, or the daemon's image name
 	Tag    string
 	Digest attest.Digest
 }
@@ -53,7 +54,7 @@ func (e *ReferenceError) Hint() string {
 	if e.Way != "" {
 		return e.Way
 	}
-	return "a reference is HOST/REPO[:TAG][@DIGEST], oci:PATH[:TAG][@DIGEST], docker:NAME or archive:FILE[@DIGEST]"
+	return "a reference is HOST/REPO[:TAG][@DIGEST], oci:PATH[:TAG][@DIGEST], docker:NAME, archive:FILE[@DIGEST] or file:PATH[@DIGEST]"
 }
 
 // validTag is the distribution specification's rule for tags. It is asked for
@@ -69,8 +70,8 @@ func validTag(tag string) bool {
 	return tag != "" && len(tag) <= 128
 }
 
-// Parse reads REF: a registry reference, oci:PATH[:TAG][@DIGEST], docker:NAME or
-// archive:FILE[@DIGEST]. The error is a *ReferenceError: it says what is wrong and shows
+// Parse reads REF: a registry reference, oci:PATH[:TAG][@DIGEST], docker:NAME,
+// archive:FILE[@DIGEST] or file:PATH[@DIGEST]. The error is a *ReferenceError: it says what is wrong and shows
 // a right form. A registry reference without tag and digest means the tag
 // "latest", as docker has it.
 func Parse(s string) (Reference, error) {
@@ -96,7 +97,7 @@ func Parse(s string) (Reference, error) {
 		return fail("leave "+scheme+":// out: "+rest, "a reference has no scheme, but this starts with %q", scheme+"://")
 	}
 	rest, digest := s, attest.Digest("")
-	if i := strings.LastIndexByte(s, '@'); i >= 0 && (strings.HasPrefix(s[i:], "@sha") || !strings.HasPrefix(s, "oci:") && !strings.HasPrefix(s, "archive:")) {
+	if i := strings.LastIndexByte(s, '@'); i >= 0 && (strings.HasPrefix(s[i:], "@sha") || !strings.HasPrefix(s, "oci:") && !strings.HasPrefix(s, "archive:") && !strings.HasPrefix(s, "file:")) {
 		d, err := attest.ParseDigest(s[i+1:])
 		if err != nil {
 			return fail("", "%q is not a digest: want @sha256: and 64 lower-case hex digits", s[i:])
@@ -116,6 +117,12 @@ func Parse(s string) (Reference, error) {
 			return fail("an archive is archive:FILE[@DIGEST]", "it names no file")
 		}
 		return r, nil
+	case strings.HasPrefix(rest, "file:"):
+		r := Reference{Kind: File, Place: strings.TrimPrefix(rest, "file:"), Digest: digest}
+		if r.Place == "" {
+			return fail("a plain file is file:PATH[@DIGEST]", "it names no file")
+		}
+		return r, nil
 	case strings.HasPrefix(rest, "docker:"):
 		image := strings.TrimPrefix(rest, "docker:")
 		if _, err := name.ParseReference(image, name.WeakValidation); err != nil {
@@ -123,7 +130,7 @@ func Parse(s string) (Reference, error) {
 		}
 		return Reference{Kind: Docker, Place: image, Digest: digest}, nil
 	case strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/") || strings.HasPrefix(rest, "~"):
-		return fail("for an OCI layout write oci:"+rest, "it looks like a path")
+		return fail("for an OCI layout write oci:"+rest+", for a plain file file:"+rest, "it looks like a path")
 	}
 	return parseRegistry(s, rest, digest)
 }
@@ -197,12 +204,12 @@ func (r Reference) At(d attest.Digest) Reference {
 }
 
 // URI is the place, without tag and digest, as a verification summary names
-// it: "oci://HOST/REPO", or the layout's folder or the archive as a file URI.
+// it: "oci://HOST/REPO", or the layout's folder, the archive or the file as a file URI.
 func (r Reference) URI() string {
 	switch r.Kind {
 	case Registry:
 		return "oci://" + r.Place
-	case Layout, Archive:
+	case Layout, Archive, File:
 		path, err := filepath.Abs(r.Place)
 		if err != nil {
 			path = r.Place

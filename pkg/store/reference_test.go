@@ -27,6 +27,8 @@ func TestParse(t *testing.T) {
 		"oci:a:v1@" + someDigest:         {Layout, "a", "v1", someDigest},
 		"oci:./with space@home":          {Layout, "./with space@home", "", ""},
 		"oci:/a@" + someDigest:           {Layout, "/a", "", someDigest},
+		"file:dist/app":                  {File, "dist/app", "", ""},
+		"file:/a@b@" + someDigest:        {File, "/a@b", "", someDigest},
 		"docker:web":                     {Docker, "web", "", ""},
 		"docker:reg.example:5000/web:v1": {Docker, "reg.example:5000/web:v1", "", ""},
 		"docker:web@" + someDigest:       {Docker, "web", "", someDigest},

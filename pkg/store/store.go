@@ -178,6 +178,8 @@ func Open(ctx context.Context, ref Reference, opts Options) (Repo, error) {
 		return openDocker(ctx, ref, opts)
 	case Archive:
 		return openArchive(ctx, ref, opts)
+	case File:
+		return openFile(ref, opts), nil
 	}
 	return nil, &Error{Place: ref.String(), Cause: "not a place that images are read from"}
 }
@@ -196,6 +198,8 @@ func OpenWritable(ctx context.Context, ref Reference, opts Options) (Writable, e
 	switch ref.Kind {
 	case Archive:
 		cause = "an archive is written by \"waxseal bundle export\" alone"
+	case File:
+		cause = "a plain file keeps no attachments"
 	case Docker:
 		cause = "the Docker daemon keeps no attachments, so waxseal writes nothing there"
 	}

@@ -24,7 +24,7 @@ const (
 
 func formOf(buildType string) Form {
 	switch buildType {
-	case attestations.ContainerBuildType:
+	case attestations.ContainerBuildType, attestations.CommandType:
 		return FormWaxseal
 	case "https://actions.github.io/buildtypes/workflow/v1",
 		"https://github.com/actions/buildtypes/workflow/v1",

@@ -1,0 +1,534 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/waxseal/waxseal/pkg/egress"
+)
+
+// fdTalk is the socket on which a confined command is spoken about: with
+// waxseal in the keeper, and with the keeper in the first process inside.
+const fdTalk = 3
+
+// ConfinePlan is a command to run confined, and what it may have.
+type ConfinePlan struct {
+	Inputs InputsPlan `json:"inputs"`
+	Name   string     `json:"name"` // of the step in the record
+	Args   []string   `json:"args"`
+	Env    []string   `json:"env"`
+	Dir    string     `json:"dir"`  // the working folder: the top of what is recorded by waxseal
+	User   int        `json:"user"` // whose command it is, and of what group
+	Group  int        `json:"group"`
+	// Hide are files and folders that the command must not see, and Expose
+	// sockets that it may.
+	Hide    []string `json:"hide,omitempty"`
+	Expose  []string `json:"expose,omitempty"`
+	Secrets [][]byte `json:"secrets,omitempty"` // values that are never stored
+	Trace   bool     `json:"trace,omitempty"`
+}
+
+// ConfineMessage is what the keeper says, one after the other: that all is
+// ready, that the command was stopped, what came of it. An Error ends it.
+type ConfineMessage struct {
+	Ready   *ConfineReady `json:"ready,omitempty"`
+	Stopped bool          `json:"stopped,omitempty"`
+	Done    *ConfineDone  `json:"done,omitempty"`
+	Error   string        `json:"error,omitempty"`
+	Hint    string        `json:"hint,omitempty"`
+	// NoSandbox: the Error is that none can be had here.
+	NoSandbox bool `json:"noSandbox,omitempty"`
+}
+
+// ConfineReady says how well the command will be watched.
+type ConfineReady struct {
+	// Blind are the file systems that are not traced, in words, and Open what
+	// the sandbox cannot close.
+	Blind []string `json:"blind,omitempty"`
+	Open  []string `json:"open,omitempty"`
+}
+
+// ConfineDone is what came of a command.
+type ConfineDone struct {
+	Exit int `json:"exit"` // its exit code, or 128 and the signal
+	// NotStarted says why there was nothing to run; Exit is then what shells
+	// give.
+	NotStarted string        `json:"notStarted,omitempty"`
+	Inputs     *InputsAnswer `json:"inputs"`
+	Violations []string      `json:"violations,omitempty"`
+	Trace      *Trace        `json:"trace,omitempty"`
+}
+
+// talk carries JSON values over a socket.
+type talk struct {
+	in  *json.Decoder
+	out *json.Encoder
+}
+
+func newTalk(f *os.File, limit int64) talk {
+	return talk{json.NewDecoder(io.LimitReader(f, limit)), json.NewEncoder(f)}
+}
+
+// Confine keeps one command: it opens the gateway, starts the command in a
+// sandbox whose only way out that is, and tells what came in. It expects to be
+// process 1 of its own pid namespace with its own mounts, as root or in a user
+// namespace; with it goes everything that it started. The streams are the
+// command's. The exit code is the command's, too.
+func Confine(ctx context.Context, version string) (int, error) {
+	f, err := inherited(fdTalk, "channel to waxseal")
+	if err != nil {
+		return 1, err
+	}
+	defer f.Close()
+	t := newTalk(f, 2*maxPlan)
+	code, err := confine(ctx, t, version)
+	if err == nil {
+		return code, nil
+	}
+	m := ConfineMessage{Error: err.Error()}
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		m.Hint = h.Hint()
+	}
+	var none *sandboxError
+	m.NoSandbox = errors.As(err, &none)
+	// Said to waxseal alone: the streams are the command's.
+	if t.out.Encode(m) != nil {
+		return 1, err
+	}
+	return 1, nil
+}
+
+// keepSignals lets nobody but waxseal end this process: signals for the
+// command reach all of its process group. They are caught and not ignored,
+// because a command would inherit that.
+func keepSignals() {
+	dropped := make(chan os.Signal, 1)
+	for _, s := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGPIPE} {
+		if !signal.Ignored(s) {
+			signal.Notify(dropped, s)
+		}
+	}
+	go func() {
+		for range dropped {
+		}
+	}()
+}
+
+func confine(ctx context.Context, t talk, version string) (int, error) {
+	keepSignals()
+	var plan ConfinePlan
+	if err := t.in.Decode(&plan); err != nil {
+		return 0, fmt.Errorf("reading the plan of the command: %w", err)
+	}
+	if len(plan.Args) == 0 || !filepath.IsAbs(plan.Dir) {
+		return 0, errors.New("reading the plan of the command: it names no command or no folder")
+	}
+	sockets, unknown, err := boundSockets() // while /proc is still the machine's
+	if err != nil {
+		return 0, err
+	}
+	if err := ownMounts(); err != nil {
+		return 0, err
+	}
+	w, err := newWatch(plan.Inputs, version)
+	if err != nil {
+		return 0, err
+	}
+	defer w.gateway.Close()
+	step, err := w.gateway.Open(ctx, egress.StepOptions{Name: plan.Name, Secrets: plan.Secrets})
+	if err != nil {
+		return 0, fmt.Errorf("opening the command's network: %w", err)
+	}
+	files, err := stepFiles(step, plan.Env)
+	if err != nil {
+		return 0, err
+	}
+	var tr *tracer
+	if plan.Trace {
+		if tr, err = startTrace(plan.Dir); err != nil {
+			return 0, err
+		}
+		defer tr.close()
+	}
+	in := inside{plan: plan, sockets: sockets, files: files, netns: step.NetNS(), env: step.Env(plan.Env)}
+	first, err := in.start()
+	if err != nil {
+		return 0, err
+	}
+	defer first.end()
+	open, err := first.ready()
+	if err != nil {
+		return 0, err
+	}
+	ready := ConfineReady{Open: append(open, unknown...)}
+	if tr != nil {
+		ready.Blind = tr.blind
+	}
+	if err := t.out.Encode(ConfineMessage{Ready: &ready}); err != nil {
+		return 0, err
+	}
+	var goOn bool
+	if err := t.in.Decode(&goOn); err != nil || !goOn {
+		return 0, nil // waxseal does not want it so
+	}
+	debug.SetGCPercent(100)
+	if tr != nil {
+		tr.follow(first.pid)
+	}
+	done, err := first.run(func() { _ = t.out.Encode(ConfineMessage{Stopped: true}) })
+	if err != nil {
+		return 0, err
+	}
+	first.end()
+	seen, err := step.Close()
+	if err != nil {
+		return 0, fmt.Errorf("recording what reached the command: %w", err)
+	}
+	for _, v := range step.Violations() {
+		done.Violations = append(done.Violations, v.Text)
+	}
+	done.Inputs = &InputsAnswer{Sources: nil, Gateway: w.gateway.Describe()}
+	done.Inputs.Steps = append(done.Inputs.Steps, *seen)
+	if tr != nil {
+		done.Trace = tr.finish()
+	}
+	if w.store != nil {
+		if err := w.store.Sync(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if err := t.out.Encode(ConfineMessage{Done: done}); err != nil {
+		return 0, err
+	}
+	return done.Exit, nil
+}
+
+// stepFiles writes the trust bundles of a command: made of the machine's own.
+func stepFiles(step *egress.Step, env []string) (string, error) {
+	root, err := os.OpenRoot("/")
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	return step.Files(root, env)
+}
+
+// keeperTemporary are folders that every machine has and the keeper has no use
+// for. A file system in memory over the first that is there takes its temporary
+// files: seen by nobody else, and gone with it however it ends.
+func keeperTemporary() []string { return []string{"/dev/shm", "/sys"} }
+
+// ownMounts makes the keeper's mounts its own.
+func ownMounts() error {
+	if os.Getpid() != 1 {
+		return errors.New("confining a command: not process 1 of its own pid namespace; waxseal starts this program itself")
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return noSandbox("making mounts private", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return noSandbox("mounting /proc", err)
+	}
+	for _, dir := range keeperTemporary() {
+		err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755")
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return noSandbox("mounting "+dir, err)
+		}
+		return os.Setenv("TMPDIR", dir)
+	}
+	return errors.New("confining a command: neither /dev/shm nor /sys is there")
+}
+
+// sandboxError is a kernel, or somebody who runs this machine, that does not
+// let a sandbox be made.
+type sandboxError struct {
+	doing string
+	cause error
+}
+
+func noSandbox(doing string, err error) error { return &sandboxError{doing, err} }
+
+func (e *sandboxError) Error() string {
+	if e.cause == nil {
+		return e.doing
+	}
+	return fmt.Sprintf("%s: %v", e.doing, e.cause)
+}
+
+func (e *sandboxError) Unwrap() error { return e.cause }
+
+func (e *sandboxError) Hint() string {
+	return "run waxseal as root, or where user namespaces are allowed (on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0; in a container: a privileged one)"
+}
+
+// inside is what the first process of a sandbox is made of.
+type inside struct {
+	plan    ConfinePlan
+	sockets []string
+	files   string // the folder that comes to egress.MountPoint
+	netns   string
+	env     []string
+}
+
+// firstProcess is process 1 of a command's own pid namespace, while it runs.
+type firstProcess struct {
+	pid   int
+	talk  talk
+	file  *os.File
+	ended bool
+}
+
+// start makes the command's view of the machine and starts the first process in
+// it. Both happen on a thread of its own, which dies: nothing else of the
+// keeper is ever in there.
+func (in *inside) start() (*firstProcess, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening a channel: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "channel inside"), os.NewFile(uintptr(fds[1]), "channel out")
+	defer theirs.Close()
+	type result struct {
+		pid int
+		err error
+	}
+	made := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		pid, err := in.enter(theirs)
+		made <- result{pid, err}
+	}()
+	r := <-made
+	if r.err != nil {
+		ours.Close()
+		return nil, r.err
+	}
+	p := &firstProcess{pid: r.pid, talk: newTalk(ours, 1<<20), file: ours}
+	maps, err := identityMaps(in.plan.User, in.plan.Group)
+	if err == nil {
+		err = p.talk.out.Encode(insidePlan{
+			Args: in.plan.Args, Env: in.env, Dir: in.plan.Dir, Maps: maps,
+		})
+	}
+	if err != nil {
+		p.end()
+		return nil, err
+	}
+	return p, nil
+}
+
+// enter turns the calling thread into one that sees what the command will see,
+// and starts the first process from there.
+func (in *inside) enter(theirs *os.File) (int, error) {
+	ns, err := os.Open(in.netns)
+	if err != nil {
+		return 0, fmt.Errorf("entering the command's network: %w", err)
+	}
+	defer ns.Close()
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		return 0, noSandbox("making mounts", err)
+	}
+	v := view{dir: in.plan.Dir, files: in.files, sockets: in.sockets, hide: in.plan.Hide, expose: in.plan.Expose, user: in.plan.User, group: in.plan.Group}
+	if err := v.make(); err != nil {
+		return 0, err
+	}
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return 0, fmt.Errorf("entering the command's network: %w", err)
+	}
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"waxseal-engine", "confined"}, &syscall.ProcAttr{
+		Dir: "/", Env: []string{"GOGC=400"},
+		Files: []uintptr{0, 1, 2, theirs.Fd()},
+		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC},
+	})
+	if err != nil {
+		return 0, noSandbox("starting the first process", err)
+	}
+	return pid, nil
+}
+
+// insideMessage is what the first process says.
+type insideMessage struct {
+	Ready   bool         `json:"ready,omitempty"`
+	Open    []string     `json:"open,omitempty"`
+	Stopped bool         `json:"stopped,omitempty"`
+	Done    *ConfineDone `json:"done,omitempty"`
+	Error   string       `json:"error,omitempty"`
+}
+
+func (p *firstProcess) next() (insideMessage, error) {
+	var m insideMessage
+	if err := p.talk.in.Decode(&m); err != nil {
+		return m, fmt.Errorf("confining the command: its first process died: %w", err)
+	}
+	if m.Error != "" {
+		return m, noSandbox(m.Error, nil)
+	}
+	return m, nil
+}
+
+// ready waits until the sandbox stands, and returns what it leaves open.
+func (p *firstProcess) ready() ([]string, error) {
+	m, err := p.next()
+	return m.Open, err
+}
+
+// run starts the command and waits for its end.
+func (p *firstProcess) run(stopped func()) (*ConfineDone, error) {
+	if err := p.talk.out.Encode(true); err != nil {
+		return nil, fmt.Errorf("starting the command: %w", err)
+	}
+	for {
+		m, err := p.next()
+		if err != nil {
+			return nil, err
+		}
+		if m.Stopped {
+			stopped()
+		}
+		if m.Done != nil {
+			return m.Done, nil
+		}
+	}
+}
+
+// end ends the first process and with it whatever the command has left behind,
+// and returns when all of it is gone.
+func (p *firstProcess) end() {
+	if p.ended {
+		return
+	}
+	p.ended = true
+	p.file.Close()
+	_ = unix.Kill(p.pid, unix.SIGKILL)
+	for {
+		_, err := unix.Wait4(p.pid, nil, 0, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// boundSockets lists the paths at which somebody on this machine listens: a
+// socket of that kind leads out of every network namespace. Of those whose path
+// cannot be told, the second list says so in words.
+func boundSockets() (paths, unknown []string, err error) {
+	seen := map[uint64]bool{}
+	found := map[string]string{} // names as they were bound, to the socket's number
+	read := func(proc string) error {
+		raw, err := readBounded(filepath.Join(proc, "net/unix"), maxSocketTable)
+		if err == nil {
+			parseSocketTable(raw, found)
+		}
+		return err
+	}
+	if err := read("/proc/self"); err != nil {
+		return nil, nil, fmt.Errorf("listing the machine's sockets: %w", err)
+	}
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, proc := range procs {
+		// What cannot be looked at belongs to others, or is gone by now.
+		var st unix.Stat_t
+		if unix.Stat(proc+"/ns/net", &st) != nil || seen[st.Ino] {
+			continue
+		}
+		seen[st.Ino] = true
+		_ = read(proc)
+	}
+	if len(found) > maxSockets {
+		return nil, nil, fmt.Errorf("listing the machine's sockets: more than %d", maxSockets)
+	}
+	var holders map[string][]string
+	for name, number := range found {
+		if filepath.IsAbs(name) {
+			paths = append(paths, name)
+			continue
+		}
+		// Bound by a name in the folder where its process was.
+		if holders == nil {
+			holders = socketHolders(procs)
+		}
+		at := len(paths)
+		for _, proc := range holders[number] {
+			cwd, err := os.Readlink(proc + "/cwd")
+			path := filepath.Join(cwd, name)
+			if info, serr := os.Lstat(path); err == nil && serr == nil && info.Mode()&fs.ModeSocket != 0 {
+				paths = append(paths, path)
+			}
+		}
+		if at == len(paths) {
+			unknown = append(unknown, fmt.Sprintf("the socket %q of another process, in a folder that cannot be told, was open to the command", name))
+		}
+	}
+	slices.Sort(paths)
+	slices.Sort(unknown)
+	return slices.Compact(paths), unknown, nil
+}
+
+// parseSocketTable takes from /proc/net/unix what can be connected to by a
+// path: Num RefCount Protocol Flags Type St Inode Path.
+func parseSocketTable(raw []byte, into map[string]string) {
+	const accepts = "00010000"
+	for line := range strings.Lines(string(raw)) {
+		f := strings.Fields(line)
+		if len(f) < 8 || strings.HasPrefix(f[7], "@") || f[3] != accepts && f[4] != "0002" {
+			continue
+		}
+		// The name is the rest of the line, whatever it holds.
+		if _, name, ok := strings.Cut(line, " "+f[6]+" "); ok {
+			into[strings.TrimSuffix(name, "\n")] = f[6]
+		}
+	}
+}
+
+// socketHolders says which processes have which sockets.
+func socketHolders(procs []string) map[string][]string {
+	out := map[string][]string{}
+	for _, proc := range procs {
+		fds, _ := filepath.Glob(proc + "/fd/*")
+		for _, fd := range fds {
+			to, err := os.Readlink(fd)
+			if number, ok := strings.CutPrefix(to, "socket:["); err == nil && ok {
+				number = strings.TrimSuffix(number, "]")
+				out[number] = append(out[number], proc)
+			}
+		}
+	}
+	return out
+}
+
+const (
+	maxSocketTable = 64 << 20
+	maxSockets     = 4096
+)
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(raw)) > limit {
+		err = fmt.Errorf("reading %q: more than %d bytes", name, limit)
+	}
+	return raw, err
+}

@@ -1,0 +1,316 @@
+package engine
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Trace is which files outside of its working folder a command opened.
+type Trace struct {
+	Files []TracedFile `json:"files"`
+	// Lost counts the times that events were lost, and Unread the files that
+	// could not be read back; Full says that there were more than are listed.
+	Lost   int  `json:"lost,omitempty"`
+	Unread int  `json:"unread,omitempty"`
+	Full   bool `json:"full,omitempty"`
+}
+
+// TracedFile is one of them, as it was when the command opened it.
+type TracedFile struct {
+	Path    string `json:"path"`
+	Mode    uint32 `json:"mode"` // as stat(2) has it
+	Size    int64  `json:"size"`
+	SHA256  string `json:"sha256"`
+	Written bool   `json:"written,omitempty"` // the command wrote to it as well
+}
+
+const (
+	maxTraced  = 200_000 // files of one command
+	traceQueue = 4096    // files that wait to be read
+)
+
+// tracer watches all file systems of the machine that files can come from, and
+// keeps what the command's processes open. Watched is the file system and not a
+// mount, so that what the command mounts makes no difference; nothing waits for
+// the tracer.
+type tracer struct {
+	dir     string
+	blind   []string
+	file    *os.File
+	started time.Time
+
+	reading sync.WaitGroup
+	hashing sync.WaitGroup
+	waiting chan opened
+
+	mu     sync.Mutex
+	first  int // the pid of the first process, which is no part of the command
+	seen   map[fileKey]*tracedFile
+	byNode map[[2]uint64][]*tracedFile // the same, by device and inode
+	lost   int
+	unread int
+	full   bool
+}
+
+// fileKey is one content of one file.
+type fileKey struct {
+	dev, ino     uint64
+	mtime, ctime unix.Timespec
+	size         int64
+}
+
+type tracedFile struct {
+	TracedFile
+	made bool // by the command itself: no input
+}
+
+type opened struct {
+	f    *os.File
+	into *tracedFile
+}
+
+// startTrace watches from now on. Files below dir are left out: they are
+// recorded before and after.
+func startTrace(dir string) (*tracer, error) {
+	fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_CLOEXEC|unix.FAN_NONBLOCK, unix.O_RDONLY|unix.O_LARGEFILE|unix.O_CLOEXEC)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
+		return nil, &need{what: "tracing the command's files: fanotify", cause: err, way: "run waxseal as root, on a kernel with fanotify; or leave out --trace"}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tracing the command's files: %w", err)
+	}
+	t := &tracer{dir: dir, started: time.Now(), seen: map[fileKey]*tracedFile{}, byNode: map[[2]uint64][]*tracedFile{}, waiting: make(chan opened, traceQueue)}
+	t.file = os.NewFile(uintptr(fd), "fanotify")
+	mounts, err := fileSystems()
+	if err != nil {
+		t.file.Close()
+		return nil, err
+	}
+	const events = unix.FAN_OPEN | unix.FAN_OPEN_EXEC | unix.FAN_CLOSE_WRITE
+	for _, m := range mounts {
+		err := unix.FanotifyMark(fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, events, unix.AT_FDCWD, m.at)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			t.blind = append(t.blind, fmt.Sprintf("files of %s (%s)", m.at, m.kind))
+		}
+	}
+	t.reading.Go(t.read)
+	for range 2 {
+		t.hashing.Go(t.hash)
+	}
+	return t, nil
+}
+
+type fileSystem struct{ at, kind string }
+
+// fileSystems are those of this machine that hold files, each once.
+func fileSystems() ([]fileSystem, error) {
+	raw, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("listing file systems: %w", err)
+	}
+	// What the kernel makes up as it is read is in no record.
+	none := []string{"proc", "sysfs", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "debugfs", "tracefs", "securityfs", "pstore",
+		"bpf", "fusectl", "configfs", "autofs", "rpc_pipefs", "binfmt_misc", "nsfs", "efivarfs", "selinuxfs"}
+	seen := map[string]bool{}
+	var out []fileSystem
+	for line := range strings.Lines(string(raw)) {
+		head, tail, ok := strings.Cut(line, " - ")
+		f, kind := strings.Fields(head), strings.Fields(tail)
+		if !ok || len(f) < 5 || len(kind) == 0 || seen[f[2]] || slices.Contains(none, kind[0]) {
+			continue
+		}
+		at := unescape(f[4])
+		if below(at, "/dev") || slices.Contains(covered(), at) {
+			continue // the command has its own there
+		}
+		seen[f[2]] = true
+		out = append(out, fileSystem{at, kind[0]})
+	}
+	return out, nil
+}
+
+// unescape undoes the octal escapes of mountinfo.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// follow says which process is the first of the sandbox.
+func (t *tracer) follow(first int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.first = first
+}
+
+func (t *tracer) close() { t.file.Close() }
+
+// read takes events until the file has a deadline, and then those that wait.
+func (t *tracer) read() {
+	defer close(t.waiting)
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := t.file.Read(buf)
+		if err != nil {
+			break
+		}
+		t.events(buf[:n])
+	}
+	conn, err := t.file.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = conn.Control(func(fd uintptr) {
+		for {
+			n, err := unix.Read(int(fd), buf)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil || n == 0 {
+				return
+			}
+			t.events(buf[:n])
+		}
+	})
+}
+
+const eventSize = 24 // of struct fanotify_event_metadata
+
+func (t *tracer) events(buf []byte) {
+	for len(buf) >= eventSize {
+		var e unix.FanotifyEventMetadata
+		if binary.Read(bytes.NewReader(buf), binary.NativeEndian, &e) != nil || e.Event_len < eventSize || int(e.Event_len) > len(buf) {
+			return
+		}
+		buf = buf[e.Event_len:]
+		if e.Mask&unix.FAN_Q_OVERFLOW != 0 {
+			t.mu.Lock()
+			t.lost++
+			t.mu.Unlock()
+			continue
+		}
+		t.event(&e)
+	}
+}
+
+// event looks at one: cheaply, because most are of files that are known.
+func (t *tracer) event(e *unix.FanotifyEventMetadata) {
+	if e.Fd < 0 {
+		return
+	}
+	f := os.NewFile(uintptr(e.Fd), "event")
+	keep := false
+	defer func() {
+		if !keep {
+			f.Close()
+		}
+	}()
+	t.mu.Lock()
+	first := t.first
+	t.mu.Unlock()
+	// Processes outside of our namespace have no pid here.
+	if first == 0 || e.Pid == 0 || int(e.Pid) == os.Getpid() || int(e.Pid) == first {
+		return
+	}
+	var st unix.Stat_t
+	if unix.Fstat(int(e.Fd), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return
+	}
+	key := fileKey{st.Dev, st.Ino, st.Mtim, st.Ctim, st.Size}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e.Mask&unix.FAN_CLOSE_WRITE != 0 {
+		t.wrote(&st)
+		return
+	}
+	if t.seen[key] != nil {
+		return
+	}
+	into := &tracedFile{made: t.isMade(int(e.Fd))}
+	t.seen[key] = into
+	if into.made {
+		return
+	}
+	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", e.Fd))
+	if err != nil || below(name, t.dir) {
+		into.made = true
+		return
+	}
+	if len(t.seen) > maxTraced {
+		t.full = true
+		return
+	}
+	node := [2]uint64{st.Dev, st.Ino}
+	t.byNode[node] = append(t.byNode[node], into)
+	into.Path, into.Mode, into.Size = strings.TrimSuffix(name, " (deleted)"), st.Mode, st.Size
+	keep = true
+	t.mu.Unlock()
+	t.waiting <- opened{f, into}
+	t.mu.Lock()
+}
+
+// wrote marks every content of a file that was written to.
+func (t *tracer) wrote(st *unix.Stat_t) {
+	for _, f := range t.byNode[[2]uint64{st.Dev, st.Ino}] {
+		f.Written = true
+	}
+	// What it holds now is the command's own work.
+	t.seen[fileKey{st.Dev, st.Ino, st.Mtim, st.Ctim, st.Size}] = &tracedFile{made: true}
+}
+
+// isMade reports whether a file was made after the trace began.
+func (t *tracer) isMade(fd int) bool {
+	var x unix.Statx_t
+	if unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &x) != nil || x.Mask&unix.STATX_BTIME == 0 {
+		return false
+	}
+	return time.Unix(x.Btime.Sec, int64(x.Btime.Nsec)).After(t.started)
+}
+
+// hash reads what was opened.
+func (t *tracer) hash() {
+	buf := make([]byte, 256<<10)
+	for o := range t.waiting {
+		sum := sha256.New()
+		_, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{o.f}, buf)
+		o.f.Close()
+		t.mu.Lock()
+		if err != nil {
+			o.into.made = true
+			t.unread++
+		} else {
+			o.into.SHA256 = hex.EncodeToString(sum.Sum(nil))
+		}
+		t.mu.Unlock()
+	}
+}
+
+// finish takes the events that still wait, and returns what was seen, by path.
+func (t *tracer) finish() *Trace {
+	_ = t.file.SetReadDeadline(time.Unix(1, 0))
+	t.reading.Wait()
+	t.hashing.Wait()
+	out := &Trace{Files: []TracedFile{}, Lost: t.lost, Unread: t.unread, Full: t.full}
+	for _, f := range t.seen {
+		if !f.made {
+			out.Files = append(out.Files, f.TracedFile)
+		}
+	}
+	slices.SortFunc(out.Files, func(a, b TracedFile) int {
+		if c := strings.Compare(a.Path, b.Path); c != 0 {
+			return c
+		}
+		return strings.Compare(a.SHA256, b.SHA256)
+	})
+	return out
+}

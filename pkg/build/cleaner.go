@@ -1,0 +1,108 @@
+package build
+
+import (
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// removed stands for a secret.
+const removed = "REMOVED"
+
+// cleaner takes secrets out of a command line.
+type cleaner struct {
+	values [][]byte // of variables that hold one
+}
+
+// newCleaner knows the values of variables that were named for the command, or
+// whose names say that they are secret.
+func newCleaner(env, named []string) *cleaner {
+	c := &cleaner{}
+	for _, kv := range env {
+		name, value, _ := strings.Cut(kv, "=")
+		if len(value) >= minSecret && isSecretName(name) {
+			c.values = append(c.values, []byte(value))
+		}
+	}
+	slices.SortFunc(c.values, func(a, b []byte) int { return len(b) - len(a) })
+	return c
+}
+
+// minSecret is how short a value is no secret: it would be found everywhere.
+const minSecret = 6
+
+// isSecretName reports whether a variable, flag or parameter of that name
+// holds a secret, going by the words in it.
+func isSecretName(name string) bool {
+	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return r == '_' || r == '-' || r == '.' || r == ':' })
+	for i, w := range words {
+		switch w {
+		case "password", "passwd", "passphrase", "pass", "pwd", "secret", "secrets", "token", "accesstoken", "apikey", "credential", "credentials", "jwt", "pat", "auth", "authtoken":
+			return true
+		case "key":
+			if i > 0 && slices.Contains([]string{"api", "access", "secret", "private", "signing", "encryption"}, words[i-1]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// tokenShape is what well-known tokens look like.
+var tokenShape = regexp.MustCompile(`\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|npm_[A-Za-z0-9]{30,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,}|sk_live_[A-Za-z0-9]{16,}|pypi-[A-Za-z0-9_-]{30,}|dckr_pat_[A-Za-z0-9_-]{16,}|hvs\.[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)`)
+
+// urlIn finds URLs with somebody's name or parameters in them.
+var urlIn = regexp.MustCompile(`[a-z][a-z0-9+.-]*://[^\s'"<>]+`)
+
+// args is a command line without secrets: the values of flags, variables and
+// URLs that hold one, and whatever looks like a token.
+func (c *cleaner) args(args []string) []string {
+	out := make([]string, len(args))
+	next := false
+	for i, a := range args {
+		if next && !strings.HasPrefix(a, "-") {
+			out[i], next = removed, false
+			continue
+		}
+		next = false
+		name, _, set := strings.Cut(a, "=")
+		if isSecretName(strings.TrimLeft(name, "-")) && !strings.ContainsAny(name, " \t\n/") {
+			switch {
+			case set:
+				out[i] = name + "=" + removed
+				continue
+			case strings.HasPrefix(a, "-"):
+				next = true
+			}
+		}
+		out[i] = c.text(a)
+	}
+	return out
+}
+
+// text takes secrets out of any text.
+func (c *cleaner) text(s string) string {
+	for _, v := range c.values {
+		s = strings.ReplaceAll(s, string(v), removed)
+	}
+	s = tokenShape.ReplaceAllString(s, removed)
+	return urlIn.ReplaceAllStringFunc(s, func(u string) string {
+		if !strings.ContainsAny(u, "@?") {
+			return u
+		}
+		return cleanURL(u)
+	})
+}
+
+// commandLine writes arguments in one line.
+func commandLine(args []string) string {
+	out := make([]string, len(args))
+	for i, a := range args {
+		if a == "" || strings.ContainsFunc(a, func(r rune) bool { return r <= ' ' || r == '"' || r == 0x7f }) {
+			a = strconv.Quote(a)
+		}
+		out[i] = a
+	}
+	return strings.Join(out, " ")
+}

@@ -1,0 +1,246 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// CommandRequest is one wrapped command, as a user asks for it.
+type CommandRequest struct {
+	Args    []string // the program and its arguments
+	Env     []string // NAME or NAME=VALUE that the command gets besides the usual, see CommandEnv
+	Require Grade    // less must not be seen; "" for any
+	Allow   []string // "network.host", "security.insecure": what a RUN may ask for
+	Key     string   // the reference of the key that signs; its provider's credentials are not the command's
+	Seal    Seal
+	Engine  EngineChoice
+	Inputs  InputChoice
+	// Artifacts are patterns of files below the working folder that the command
+	// makes, and Images references that it pushes.
+	Artifacts, Images []string
+	Trace             bool // record which files elsewhere the command opens
+}
+
+// CommandDeps is what RunCommand needs of its surroundings besides Deps, of
+// which Stdin and Stdout are the command's.
+type CommandDeps struct {
+	Deps
+	Stderr  io.Writer
+	Environ []string    // ours, of which the command gets a part
+	Tell    func(error) // is told what goes wrong of ours while the command runs
+	Guard   []string    // the command line that calls Guard with one argument more; none leaves a killed run to the next
+}
+
+// CommandResult is what came of a wrapped command.
+type CommandResult struct {
+	Code     int // the command's exit code; where it is not 0 nothing was attested
+	Observed Observed
+	Builds   []*Result // the images that were built, in the order in which they were done
+	Sealed   *Sealed   // what else was made; nil for nothing
+	Notes    []string
+}
+
+// CommandFailed is a failure of ours after a command that was good.
+type CommandFailed struct{ cause error }
+
+func (e *CommandFailed) Error() string {
+	return fmt.Sprintf("the command was good, but what it made is not sealed: %v", e.cause)
+}
+func (e *CommandFailed) Unwrap() error { return e.cause }
+
+// Hint is the cause's.
+func (e *CommandFailed) Hint() string {
+	var h interface{ Hint() string }
+	if errors.As(e.cause, &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+// RunCommand runs a command and seals what it made, once it has ended well. A
+// command that fails is no error: its exit code is in the result. An error in
+// the request is a UsageError, a command that cannot be started a StartError,
+// and what goes wrong after a good command a CommandFailed.
+func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*CommandResult, error) {
+	if err := req.check(deps.Signer != nil); err != nil {
+		return nil, err
+	}
+	env, err := CommandEnv(deps.Environ, req.Env, req.Key)
+	if err != nil {
+		return nil, UsageError{fmt.Errorf("--env: %w", err)}
+	}
+	if err := req.reachable(env); err != nil {
+		return nil, err
+	}
+	if req.Seal.Out != "" {
+		if err := CheckOut(req.Seal.Out); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(deps.Home, 0o755); err != nil {
+		return nil, fmt.Errorf("making the image folder: %w", err)
+	}
+	res := &CommandResult{}
+	if !req.isDocker() {
+		w, err := newWatched(&req, &deps, env)
+		if err != nil {
+			return nil, err
+		}
+		defer w.intake.store.Close()
+		if !req.leads(env) {
+			return res, w.whole(ctx, nil, res)
+		}
+		return res, req.lead(ctx, &deps, res, func(l *lead, in *intake) error { return w.whole(ctx, l, res) })
+	}
+	return res, req.lead(ctx, &deps, res, func(l *lead, in *intake) (err error) {
+		p := Process{Args: req.Args, Env: l.env(env), Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
+		if res.Code, err = p.Run(context.WithoutCancel(ctx)); err != nil || res.Code != 0 {
+			res.Observed = Together()
+			return err
+		}
+		return nil
+	})
+}
+
+// leads reports whether builds that the command asks of docker are led to our
+// engine: that needs docker, root, and no lock of the command's own, in which
+// they have no part.
+func (r *CommandRequest) leads(env []string) bool {
+	return os.Geteuid() == 0 && !r.Inputs.enforced() && slices.ContainsFunc(dockers(), func(name string) bool { return onPath(env, name) })
+}
+
+// dockers are the programs that ask an engine to build.
+func dockers() []string { return []string{"docker", "docker-buildx", "buildx", "docker-compose"} }
+
+// onPath reports whether a program is on the PATH of an environment.
+func onPath(env []string, name string) bool {
+	for _, kv := range env {
+		path, ok := strings.CutPrefix(kv, "PATH=")
+		if ok && slices.ContainsFunc(filepath.SplitList(path), func(dir string) bool {
+			st, err := os.Stat(filepath.Join(dir, name))
+			return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
+// lead runs something with an engine behind it for whoever asks buildx, and
+// seals what was built there.
+func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *CommandResult, run func(*lead, *intake) error) error {
+	in, err := openIntake(&Request{Source: Source{Context: "-"}, Inputs: r.Inputs}, &deps.Deps)
+	if err != nil {
+		return err
+	}
+	defer in.store.Close()
+	l, err := newLead(deps.env)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	if err := l.guarded(deps.Guard); err != nil {
+		return err
+	}
+	opts := deps.Engine
+	opts.CacheDir = r.Engine.CacheDir
+	opts.Entitlements = append(slices.Clone(opts.Entitlements), r.Allow...)
+	opts.Inputs = in.plan()
+	opts.Inputs.Clients = &clientsPlan{SBOM: r.Seal.SBOM}
+	if err := l.watch(opts, r.isDocker(), deps.Tell); err != nil {
+		return err
+	}
+	if err := run(l, in); err != nil || res.Code != 0 {
+		return err
+	}
+	l.stopWatching()
+	if e, _ := l.running(); e == nil && res.Sealed != nil {
+		return nil
+	}
+	// A signal that the command took and lived on is not for us.
+	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	if err := r.seal(ctx, l, in, deps, res); err != nil {
+		return &CommandFailed{err}
+	}
+	return nil
+}
+
+// seal seals what was built while the command ran.
+func (r *CommandRequest) seal(ctx context.Context, l *lead, in *intake, deps *CommandDeps, res *CommandResult) error {
+	nothing := hinted(errors.New("there is nothing to seal: it built no image that waxseal saw, and neither a file nor an image is named"),
+		"name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker buildx, bake or compose ask for (docker build needs the plugin buildx), not those of another tool or of a builder made by the command itself")
+	e, c := l.running()
+	if e == nil {
+		return nothing
+	}
+	s := &sealer{req: r, deps: deps, engine: e, client: c, intake: in}
+	s.aside = res.Observed.Unobserved // of the command around them
+	if deps.Signer != nil {
+		var err error
+		if s.signer, err = deps.Signer(ctx); err != nil {
+			return err
+		}
+	}
+	solves, err := e.solves(ctx)
+	if err != nil {
+		return err
+	}
+	images, notes, err := s.images(ctx, solves)
+	if err != nil {
+		return err
+	}
+	res.Notes = append(res.Notes, notes...)
+	if len(images) == 0 {
+		return nothing
+	}
+	around := res.Observed
+	res.Builds, res.Observed, err = s.seal(ctx, images)
+	if !r.isDocker() {
+		res.Observed = Together(around, res.Observed)
+	}
+	return err
+}
+
+// isDocker reports whether the command is docker's own and does nothing beside
+// what it asks the engine for.
+func (r *CommandRequest) isDocker() bool {
+	return slices.Contains(dockers(), filepath.Base(r.Args[0]))
+}
+
+func (r *CommandRequest) check(signed bool) error {
+	if len(r.Args) == 0 || r.Args[0] == "" {
+		return UsageError{errors.New("no command: it stands after --, as in waxseal run --key waxseal.key -- docker build .")}
+	}
+	if r.Inputs.enforced() && r.isDocker() {
+		return UsageError{hinted(fmt.Errorf("--inputs %s is for waxseal build: docker can build several Dockerfiles, and each has a lock of its own", r.Inputs.Mode),
+			"use --inputs record or none here")}
+	}
+	whole := Request{Seal: r.Seal, Steps: Steps{Allow: r.Allow}, Inputs: r.Inputs}
+	return whole.check(signed)
+}
+
+// reachable refuses a demand that cannot be met, before anything runs.
+func (r *CommandRequest) reachable(env []string) error {
+	if os.Geteuid() != 0 && r.isDocker() {
+		return hinted(errors.New("builds need root"), "run waxseal run with sudo")
+	}
+	if filepath.Base(r.Args[0]) == "docker" && r.Require != "" && !hasBuildx(env) {
+		return hinted(fmt.Errorf("--require %s: docker has no buildx here, and its legacy builder cannot be watched", r.Require),
+			"install the plugin: docker-buildx in /usr/libexec/docker/cli-plugins")
+	}
+	if r.Require == GradeFull && len(r.Allow) > 0 {
+		return hinted(fmt.Errorf("--require full: a step that asks for %s could not be watched", strings.Join(slices.Sorted(slices.Values(r.Allow)), " or ")),
+			"leave out --allow, or take what is seen with --require partial")
+	}
+	return nil
+}

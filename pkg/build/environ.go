@@ -1,0 +1,130 @@
+package build
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// The environment of a wrapped command is made here and nowhere else: what
+// stands in the tables, and what was named.
+
+// signingSecrets are variables that only signing reads. No command gets them,
+// whatever is named. A name that ends in * stands for all that begin so.
+func signingSecrets() []string {
+	return []string{
+		"COSIGN_*", "SIGSTORE_*", "WAXSEAL_*", "ACTIONS_ID_TOKEN_REQUEST_*", "VAULT_*", "TUF_ROOT",
+		"FULCIO_*", "REKOR_*", "BUILDKITE_AGENT_ACCESS_TOKEN", "SPIFFE_ENDPOINT_SOCKET",
+		"PKCS11_*", "SOFTHSM2_CONF", "GOOGLE_SERVICE_ACCOUNT_NAME",
+	}
+}
+
+// cloudSecrets are credentials that may be the signer's, or the command's own
+// for a registry or a bucket: they are passed where they are named, unless the
+// key that signs lies with that provider.
+func cloudSecrets() map[string][]string {
+	return map[string][]string{
+		"awskms://":   {"AWS_*"},
+		"gcpkms://":   {"GOOGLE_*", "GCLOUD_*", "CLOUDSDK_*", "GCE_*"},
+		"azurekms://": {"AZURE_*", "ARM_*", "MSI_*", "IDENTITY_*"},
+		"k8s://":      {"KUBECONFIG", "KUBERNETES_*"},
+	}
+}
+
+// commandVariables are what every command gets where it is set: where things
+// are, how to talk to people, how to reach Docker and the network, and what CI
+// says of the job in plain words.
+func commandVariables() []string {
+	return []string{
+		"PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "OLDPWD", "HOSTNAME", "TMPDIR", "XDG_*",
+		"TERM", "COLORTERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE",
+		"LANG", "LANGUAGE", "LC_*", "TZ", "SOURCE_DATE_EPOCH",
+		"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
+		"SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE",
+		"DOCKER_*", "BUILDKIT_*", "BUILDX_*", "COMPOSE_*", "MOBY_*",
+		"CC", "CXX", "AR", "LD", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "PKG_CONFIG_PATH",
+		"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "GOROOT", "GOPATH", "GOBIN", "GOCACHE", "GOMODCACHE", "GOFLAGS", "GOPROXY",
+		"GOPRIVATE", "GONOSUMDB", "GOOS", "GOARCH", "GOTOOLCHAIN", "CGO_ENABLED", "JAVA_HOME", "NODE_ENV", "NODE_OPTIONS",
+		"PYTHONPATH", "VIRTUAL_ENV", "DEBIAN_FRONTEND", "DEB_BUILD_OPTIONS",
+		"CI", "CONTINUOUS_INTEGRATION", "BUILD_NUMBER", "BUILD_ID", "BUILD_TAG", "BUILD_URL", "JOB_*", "JENKINS_URL",
+		"NODE_NAME", "WORKSPACE", "BRANCH_NAME", "TAG_NAME", "CHANGE_*", "GIT_COMMIT", "GIT_BRANCH",
+		"GITHUB_*", "RUNNER_*", "GITLAB_CI", "CI_*", "BUILDKITE", "BUILDKITE_*", "CIRCLECI", "CIRCLE_*",
+		"TF_BUILD", "BUILD_*", "SYSTEM_*", "AGENT_*", "CODEBUILD_*",
+	}
+}
+
+// neverMeant are variables among the above that hold a credential or let a
+// command change what runs after it.
+func neverMeant() []string {
+	return []string{
+		"GITHUB_ENV", "GITHUB_PATH", "CI_REPOSITORY_URL", "CI_JOB_JWT*", "CI_JOB_TOKEN", "DOCKER_AUTH_CONFIG",
+		"BUILDX_BUILDER", "BUILDX_CONFIG", "CODEBUILD_WEBHOOK_*",
+	}
+}
+
+// credentialWords in the name of a variable keep it from a command that did
+// not name it.
+func credentialWords() []string {
+	return []string{"TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "CREDENTIAL", "_KEY", "JWT", "AUTH", "OIDC", "_PIN"}
+}
+
+// CommandEnv is the environment of a wrapped command: of environ, in the form
+// of os.Environ, what every command gets and what names lists. A name may be
+// NAME=VALUE. key is the reference of the key that signs, "" for none: its
+// provider's credentials are the signer's. To name what belongs to signing is
+// an error.
+func CommandEnv(environ, names []string, key string) ([]string, error) {
+	never := signingSecrets()
+	for scheme, list := range cloudSecrets() {
+		if strings.HasPrefix(key, scheme) {
+			never = append(never, list...)
+		}
+	}
+	if name, ok := strings.CutPrefix(key, "env://"); ok {
+		never = append(never, name)
+	}
+	given := map[string]string{}
+	for _, n := range names {
+		name, value, set := strings.Cut(n, "=")
+		if name == "" || strings.ContainsAny(name, "\x00\n*") {
+			return nil, fmt.Errorf("%q is no name of a variable", n)
+		}
+		if matches(never, name) {
+			return nil, fmt.Errorf("%s: what signs is not shown to the command", name)
+		}
+		if set {
+			given[name] = value
+		}
+	}
+	var env []string
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		if _, set := given[name]; set || matches(never, name) {
+			continue
+		}
+		if slices.Contains(names, name) || usual(name) {
+			env = append(env, kv)
+		}
+	}
+	for _, name := range sortedKeys(given) {
+		env = append(env, name+"="+given[name])
+	}
+	return env, nil
+}
+
+// usual reports whether every command gets the variable.
+func usual(name string) bool {
+	if matches(neverMeant(), name) || !matches(commandVariables(), name) {
+		return false
+	}
+	upper := strings.ToUpper(name)
+	return !slices.ContainsFunc(credentialWords(), func(w string) bool { return strings.Contains(upper, w) })
+}
+
+// matches reports whether name is in the table.
+func matches(table []string, name string) bool {
+	return slices.ContainsFunc(table, func(p string) bool {
+		start, open := strings.CutSuffix(p, "*")
+		return name == p || open && strings.HasPrefix(name, start)
+	})
+}

@@ -1,0 +1,435 @@
+package build
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/docker/cli/cli/config"
+	"github.com/moby/buildkit/client"
+	"golang.org/x/sys/unix"
+)
+
+// builderName is what buildx calls the engine that it is led to.
+const builderName = "waxseal"
+
+// maxCaches is how many build caches there are for commands that run at the
+// same time.
+const maxCaches = 16
+
+// lead leads the builds of a command to an engine of ours: a throw-away
+// configuration of buildx with one builder, a socket, and behind it an engine,
+// which starts when somebody first connects. Call close in any case.
+type lead struct {
+	dir    string
+	lock   *os.File // of dir; whoever finds it free may remove dir
+	socket *os.File
+
+	start func() error // starts the engine, once
+
+	guard *exec.Cmd // nil for none
+	leash *os.File  // the guard's standard input
+
+	mu     sync.Mutex
+	engine *ownEngine
+	client *client.Client
+	wake   *os.File
+	done   chan struct{}
+}
+
+// newLead makes the configuration in the folder of temporary files, whose names
+// are short, and removes what killed commands left there.
+func newLead(env func(string) string) (_ *lead, err error) {
+	runs := filepath.Join(os.TempDir(), fmt.Sprintf("waxseal-run-%d", os.Geteuid()))
+	if err := ownFolder(runs); err != nil {
+		return nil, fmt.Errorf("making a folder for the command: %w", err)
+	}
+	sweep(runs)
+	l := &lead{done: make(chan struct{})}
+	if l.dir, err = os.MkdirTemp(runs, "run-"); err != nil {
+		return nil, fmt.Errorf("making a folder for the command: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			l.remove()
+		}
+	}()
+	if l.lock, err = os.OpenFile(filepath.Join(l.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("locking the command's folder: %w", err)
+	}
+	address, err := l.listen()
+	if err != nil {
+		return nil, err
+	}
+	return l, l.configure(address, env)
+}
+
+// ownFolder makes a folder that is ours alone, in one where anybody may make
+// some.
+func ownFolder(name string) error {
+	if err := os.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(name, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Uid != uint32(os.Geteuid()) || st.Mode&0o077 != 0 {
+		return hinted(fmt.Errorf("%q is there, and it is somebody else's or open to others", name), "remove it, or set TMPDIR to a folder of your own")
+	}
+	return nil
+}
+
+// sweep removes the folders whose owner is gone. What cannot be removed stays
+// for the next.
+func sweep(runs string) {
+	entries, _ := os.ReadDir(runs)
+	for _, e := range entries {
+		dir := filepath.Join(runs, e.Name())
+		f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
+		if err != nil {
+			continue // in the making, or gone already
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			os.RemoveAll(dir)
+		}
+		f.Close()
+	}
+}
+
+// listen opens the socket that the engine will serve.
+func (l *lead) listen() (string, error) {
+	name := filepath.Join(l.dir, "sock")
+	if len(name) > 107 {
+		return "", hinted(fmt.Errorf("the path of the engine's socket is too long for the system: %q", name), "set TMPDIR to a shorter one")
+	}
+	s, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if err != nil {
+		return "", fmt.Errorf("opening the engine's socket: %w", err)
+	}
+	defer s.Close()
+	s.SetUnlinkOnClose(false)
+	if err := os.Chmod(name, 0o600); err != nil {
+		return "", err
+	}
+	l.socket, err = s.File()
+	return "unix://" + name, err
+}
+
+// node and group are how buildx stores a builder.
+type group struct {
+	Name, Driver string
+	Nodes        []node
+	Dynamic      bool
+}
+
+type node struct {
+	Name, Endpoint string
+	Platforms      []string
+	DriverOpts     map[string]string
+	Flags          []string
+	Files          map[string][]byte
+}
+
+// configure writes buildx's configuration. The user's own builders keep their
+// names, and all lead here: --builder works as it did.
+func (l *lead) configure(address string, env func(string) string) error {
+	instances := filepath.Join(l.dir, "buildx", "instances")
+	if err := os.MkdirAll(instances, 0o700); err != nil {
+		return fmt.Errorf("writing the configuration of buildx: %w", err)
+	}
+	users := env("BUILDX_CONFIG")
+	if users == "" {
+		folder := env("DOCKER_CONFIG")
+		if folder == "" {
+			folder = config.Dir()
+		}
+		users = filepath.Join(folder, "buildx")
+	}
+	names := []string{builderName}
+	entries, err := os.ReadDir(filepath.Join(users, "instances"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("reading the builders of buildx: %w", err)
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() && e.Name() != builderName {
+			names = append(names, e.Name())
+		}
+	}
+	load := loadsByDefault(users, env("BUILDX_BUILDER"))
+	for _, name := range names {
+		raw, err := json.Marshal(group{Name: name, Driver: "remote", Nodes: []node{{
+			Name: name + "0", Endpoint: address, DriverOpts: map[string]string{"default-load": strconv.FormatBool(load)},
+		}}})
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(instances, name), raw, 0o600); err != nil {
+			return fmt.Errorf("writing the configuration of buildx: %w", err)
+		}
+	}
+	return nil
+}
+
+// loadsByDefault reports whether a build without an output ends in the Docker
+// daemon: that of Docker's own builder does, and that of another only where it
+// says so.
+func loadsByDefault(users, chosen string) bool {
+	name := chosen
+	if name == "" {
+		raw, err := os.ReadFile(filepath.Join(users, "current"))
+		var current struct{ Name string }
+		if err != nil || json.Unmarshal(raw, &current) != nil || current.Name == "" {
+			return true
+		}
+		name = current.Name
+	}
+	raw, err := os.ReadFile(filepath.Join(users, "instances", filepath.Base(name)))
+	var g group
+	if err != nil || json.Unmarshal(raw, &g) != nil {
+		return true // a name of Docker's own
+	}
+	return len(g.Nodes) > 0 && g.Nodes[0].DriverOpts["default-load"] == "true"
+}
+
+// env is what leads buildx here, added to the environment of the command.
+func (l *lead) env(environ []string) []string {
+	ours := map[string]string{
+		"BUILDX_CONFIG":  filepath.Join(l.dir, "buildx"),
+		"BUILDX_BUILDER": builderName,
+	}
+	if hasBuildx(environ) {
+		// Without the plugin docker would refuse to build at all.
+		ours["DOCKER_BUILDKIT"] = "1"
+	}
+	environ = slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		_, ok := ours[name]
+		return ok
+	})
+	for _, k := range sortedKeys(ours) {
+		environ = append(environ, k+"="+ours[k])
+	}
+	return environ
+}
+
+// hasBuildx reports whether docker has its plugin buildx, in a place where
+// docker looks.
+func hasBuildx(environ []string) bool {
+	folder := config.Dir()
+	for _, kv := range environ {
+		if v, ok := strings.CutPrefix(kv, "DOCKER_CONFIG="); ok && v != "" {
+			folder = v
+		}
+	}
+	dirs := []string{
+		filepath.Join(folder, "cli-plugins"), "/usr/local/lib/docker/cli-plugins", "/usr/local/libexec/docker/cli-plugins",
+		"/usr/lib/docker/cli-plugins", "/usr/libexec/docker/cli-plugins",
+	}
+	if c, err := config.Load(folder); err == nil {
+		dirs = append(dirs, c.CLIPluginsExtraDirs...)
+	}
+	return slices.ContainsFunc(dirs, func(d string) bool {
+		st, err := os.Stat(filepath.Join(d, "docker-buildx"))
+		return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
+	})
+}
+
+// watch starts the engine when somebody connects, or at once where the command
+// is sure to. tell is told why an engine could not be started: to those who
+// connected the socket is just closed.
+func (l *lead) watch(opts EngineOptions, atOnce bool, tell func(error)) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	l.wake = w
+	// It outlives no close, and is told by the pipe and not by a context: an
+	// interrupted command ends its builds itself.
+	l.start = sync.OnceValue(func() error { return l.startEngine(opts) })
+	go func() {
+		defer close(l.done)
+		defer r.Close()
+		if !atOnce && !connected(l.socket, r) {
+			return
+		}
+		if err := l.start(); err != nil {
+			os.Remove(filepath.Join(l.dir, "sock"))
+			l.socket.Close()
+			tell(err)
+		}
+	}()
+	return nil
+}
+
+// connected waits for a connection, and returns false when wake is closed
+// before there is one.
+func connected(socket, wake *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(socket.Fd()), Events: unix.POLLIN}, {Fd: int32(wake.Fd()), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		return err == nil && fds[0].Revents&unix.POLLIN != 0
+	}
+}
+
+func (l *lead) startEngine(opts EngineOptions) error {
+	opts.CacheDir = freeCache(opts.CacheDir)
+	opts.clients = l.socket
+	ctx := context.Background()
+	e, err := StartEngine(ctx, opts)
+	if err != nil {
+		return err
+	}
+	c, err := e.Dial(ctx)
+	if err != nil {
+		return errors.Join(err, e.Close())
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.engine, l.client = &ownEngine{e}, c
+	return nil
+}
+
+// freeCache is the build cache of dir, or where another command has it, one
+// beside it: buildx does not wait until a whole pipeline is through.
+func freeCache(dir string) string {
+	for i := 1; i <= maxCaches; i++ {
+		name := dir
+		if i > 1 {
+			name = fmt.Sprintf("%s-%d", dir, i)
+		}
+		f, err := os.OpenFile(filepath.Join(name, "lock"), os.O_RDWR, 0)
+		if err != nil {
+			return name // nobody uses what is not there
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		f.Close()
+		if err == nil {
+			return name
+		}
+	}
+	return dir
+}
+
+// running returns the engine, once it is started; nil where nobody connected.
+func (l *lead) running() (*ownEngine, *client.Client) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.engine, l.client
+}
+
+// stopWatching ends the wait for connections; an engine that is starting is
+// waited for.
+func (l *lead) stopWatching() {
+	if l.wake == nil {
+		return
+	}
+	l.wake.Close()
+	l.wake = nil
+	<-l.done
+}
+
+// guarded starts a process that outlives ours: where we are killed it kills the
+// command's process group and removes the folder. Its command line ends with
+// the folder's name; see Guard.
+func (l *lead) guarded(command []string) error {
+	if len(command) == 0 {
+		return nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	l.guard = exec.Command(command[0], append(slices.Clone(command[1:]), l.dir)...)
+	l.guard.Env, l.guard.Dir, l.guard.Stdin = []string{}, "/", r
+	l.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := l.guard.Start(); err != nil {
+		l.guard = nil
+		w.Close()
+		return fmt.Errorf("starting the command's guard: %w", err)
+	}
+	l.leash = w
+	return nil
+}
+
+// started tells the guard which process group the command has.
+func (l *lead) started(pid int) {
+	if l.leash != nil {
+		_, _ = fmt.Fprintf(l.leash, "%d\n", pid)
+	}
+}
+
+// release ends the guard, which has nothing to do.
+func (l *lead) release() {
+	if l.guard == nil {
+		return
+	}
+	_, _ = io.WriteString(l.leash, "done\n")
+	l.leash.Close()
+	_ = l.guard.Wait()
+	l.guard = nil
+}
+
+// Guard waits for the end of the process that started it: in is the pipe that
+// ends then. Where that process did not say that it is done, the process group
+// that it named is killed and dir, which must be one that RunCommand made, is
+// removed.
+func Guard(in io.Reader, dir string) error {
+	if !strings.HasPrefix(filepath.Base(dir), "run-") || !strings.HasPrefix(filepath.Base(filepath.Dir(dir)), "waxseal-run-") {
+		return fmt.Errorf("guarding %q: it is no command's folder", dir)
+	}
+	group := 0
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		if lines.Text() == "done" {
+			return nil
+		}
+		group, _ = strconv.Atoi(lines.Text())
+	}
+	if group > 1 {
+		_ = unix.Kill(-group, unix.SIGKILL)
+	}
+	return os.RemoveAll(dir)
+}
+
+// close ends the engine and removes everything.
+func (l *lead) close() error {
+	l.stopWatching()
+	defer l.release()
+	var err error
+	if e, _ := l.running(); e != nil {
+		err = e.Close()
+	}
+	l.remove()
+	return err
+}
+
+func (l *lead) remove() {
+	if l.socket != nil {
+		l.socket.Close()
+	}
+	os.RemoveAll(l.dir)
+	if l.lock != nil {
+		l.lock.Close()
+	}
+}

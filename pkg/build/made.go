@@ -1,0 +1,254 @@
+package build
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/moby/patternmatcher"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/store"
+)
+
+// maxImageFile bounds a file in which a command writes what image it made.
+const maxImageFile = 1 << 20
+
+// newArtifactPattern reads one --artifact.
+func newArtifactPattern(p string) (*patternmatcher.PatternMatcher, error) {
+	clean := filepath.ToSlash(filepath.Clean(p))
+	if p == "" || strings.HasPrefix(p, "!") || filepath.IsAbs(p) || clean == ".." || strings.HasPrefix(clean, "../") {
+		return nil, hinted(fmt.Errorf("--artifact %q: a pattern of files below the working folder is wanted", p), "run waxseal in the folder that holds what is made")
+	}
+	m, err := patternmatcher.New([]string{clean})
+	if err != nil {
+		return nil, fmt.Errorf("--artifact %q: %w", p, err)
+	}
+	return m, nil
+}
+
+// imageFile is a file in which a command writes which image it made.
+type imageFile struct{ flag, path string }
+
+// imageFiles finds them among the arguments of the tools that have such flags.
+func imageFiles(args []string, dir string) []imageFile {
+	known := []string{"--iidfile", "--digestfile", "--digest-file", "--image-name-with-digest-file", "--metadata-file", "--image-refs"}
+	var out []imageFile
+	for i, a := range args {
+		flag, path, joined := strings.Cut(a, "=")
+		if !slices.Contains(known, flag) {
+			continue
+		}
+		if !joined && i+1 < len(args) {
+			path = args[i+1]
+		}
+		if path == "" {
+			continue
+		}
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(dir, path)
+		}
+		out = append(out, imageFile{flag, path})
+	}
+	return out
+}
+
+// subjects reads the digests in the file: the command must have written it.
+func (f imageFile) subjects(began time.Time) ([]attest.Subject, error) {
+	info, err := os.Stat(f.path)
+	if err != nil {
+		return nil, fmt.Errorf("reading what image was made, from %s: %w", f.flag, plainPathError(err))
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || time.Unix(st.Ctim.Unix()).Before(began.Add(-time.Second)) {
+		return nil, fmt.Errorf("reading what image was made, from %s: %q is older than the command", f.flag, f.path)
+	}
+	raw, err := readSmall(f.path, maxImageFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading what image was made, from %s: %w", f.flag, err)
+	}
+	out, err := parseImageFile(f.flag, raw)
+	if err != nil {
+		return nil, fmt.Errorf("reading what image was made, from %s: %q: %w", f.flag, f.path, err)
+	}
+	return out, nil
+}
+
+// parseImageFile reads what tools write: a digest, references with one, a line
+// each, or buildx's metadata.
+func parseImageFile(flag string, raw []byte) ([]attest.Subject, error) {
+	if flag == "--metadata-file" {
+		return parseMetadata(raw)
+	}
+	var out []attest.Subject
+	for line := range strings.Lines(string(bytes.TrimSpace(raw))) {
+		name, digest := "", strings.TrimSpace(line)
+		if i := strings.LastIndexByte(digest, '@'); i >= 0 {
+			name, digest = digest[:i], digest[i+1:]
+		}
+		if name == "" && len(digest) == 64 {
+			digest = "sha256:" + digest // an older podman leaves it out
+		}
+		d, err := attest.ParseDigest(digest)
+		if err != nil {
+			return nil, err
+		}
+		if name == "" {
+			name = map[bool]string{true: "image-id", false: "image"}[flag == "--iidfile"]
+		}
+		out = append(out, attest.Subject{Name: name, Digest: sha256Hex(d)})
+	}
+	if len(out) == 0 {
+		return nil, errors.New("there is no digest in it")
+	}
+	return out, nil
+}
+
+func parseMetadata(raw []byte) ([]attest.Subject, error) {
+	type image struct {
+		Digest string `json:"containerimage.digest"`
+		Name   string `json:"image.name"`
+	}
+	var one image
+	if err := json.Unmarshal(raw, &one); err != nil {
+		return nil, err
+	}
+	images := map[string]image{"image": one}
+	if one.Digest == "" { // of a bake: by target
+		images = nil
+		if err := json.Unmarshal(raw, &images); err != nil {
+			return nil, err
+		}
+	}
+	var out []attest.Subject
+	for _, target := range sortedKeys(images) {
+		i := images[target]
+		if i.Digest == "" {
+			continue
+		}
+		d, err := attest.ParseDigest(i.Digest)
+		if err != nil {
+			return nil, err
+		}
+		name, _, _ := strings.Cut(i.Name, ",")
+		if name == "" {
+			name = target
+		}
+		out = append(out, attest.Subject{Name: name, Digest: sha256Hex(d)})
+	}
+	if len(out) == 0 {
+		return nil, errors.New("there is no containerimage.digest in it")
+	}
+	return out, nil
+}
+
+// subjects is everything that the command made and that was named, or that it
+// wrote down itself.
+func (w *watched) subjects(ctx context.Context) ([]attest.Subject, error) {
+	var out []attest.Subject
+	files, err := artifacts(w.before, w.after, w.req.Artifacts)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range files {
+		out = append(out, attest.Subject{Name: a.path, Digest: map[string]string{"sha256": hex.EncodeToString(a.sum[:])}})
+	}
+	for _, f := range w.images {
+		some, err := f.subjects(w.began)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, some...)
+	}
+	for _, name := range w.req.Images {
+		s, err := w.image(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	switch {
+	case len(out) == 0:
+		return nil, hinted(errors.New("there is nothing to seal: neither a file nor an image is named"), "name what the command makes with --artifact 'dist/*' or --image REF")
+	case len(out) > attest.MaxSubjects:
+		return nil, fmt.Errorf("%d files and images are named, and one statement is about %d at most; pack them, or name fewer", len(out), attest.MaxSubjects)
+	}
+	return out, nil
+}
+
+// image is the digest of an image that the command is said to have pushed: the
+// gateway must have seen it go there. Who else pushed to the tag meanwhile made
+// another image.
+func (w *watched) image(ctx context.Context, name string) (attest.Subject, error) {
+	ref, err := store.Parse(name)
+	if err != nil {
+		return attest.Subject{}, err
+	}
+	place, err := store.Open(ctx, ref, store.Options{Insecure: w.req.Seal.Insecure})
+	if err != nil {
+		return attest.Subject{}, err
+	}
+	desc, err := place.Resolve(ctx)
+	if err != nil {
+		return attest.Subject{}, fmt.Errorf("--image %q: %w", name, err)
+	}
+	d := attest.Digest(desc.Digest.String())
+	if ref.Kind == store.Registry && w.done != nil && !w.pushed(d) {
+		return attest.Subject{}, hinted(fmt.Errorf("--image %q: the gateway saw nobody push %s", name, d), "the command must push it itself, in this run")
+	}
+	return attest.Subject{Name: name, Digest: sha256Hex(d)}, nil
+}
+
+// pushed reports whether the record has the command put that manifest
+// somewhere.
+func (w *watched) pushed(d attest.Digest) bool {
+	for _, st := range w.done.Inputs.Steps {
+		for _, q := range st.Requests {
+			if q.Method == http.MethodPut && q.RequestDigest == string(d) && q.Status/100 == 2 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// attach puts the evidence beside the images that were named.
+func (w *watched) attach(ctx context.Context, signed []evidence) ([]string, error) {
+	if len(signed) == 0 {
+		return nil, nil
+	}
+	var out []string
+	for _, name := range w.req.Images {
+		ref, err := store.Parse(name)
+		if err != nil {
+			return nil, err
+		}
+		if ref.Kind != store.Registry && ref.Kind != store.Layout {
+			continue
+		}
+		place, err := store.OpenWritable(ctx, ref, store.Options{Insecure: w.req.Seal.Insecure})
+		if err != nil {
+			return nil, err
+		}
+		desc, err := place.Resolve(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range signed {
+			if _, err := store.Attach(ctx, place, desc, e.bundle); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, ref.At(attest.Digest(desc.Digest.String())).String())
+	}
+	return out, nil
+}

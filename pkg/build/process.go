@@ -1,0 +1,203 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+)
+
+// Process is a wrapped command as it is started: its streams, its terminal and
+// its signals are its own.
+type Process struct {
+	Args []string // the program, found on our PATH, and its arguments
+	Env  []string // the whole environment
+	Dir  string   // "" is the working directory
+	// The streams are handed over as they are where they are an *os.File, and
+	// copied where not.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	// Attr is what the child is started with besides a process group of its
+	// own; nil for nothing.
+	Attr *syscall.SysProcAttr
+	// Files are handed over from file descriptor 3 on.
+	Files []*os.File
+	// Stops says that what the child runs was stopped, where the child itself
+	// never is. Nobody closes it.
+	Stops <-chan struct{}
+	// Started is told the process, which is a group of its own; nil for nobody.
+	Started func(pid int)
+}
+
+// StartError is a command that could not be started.
+type StartError struct {
+	cause error
+	// Code is the exit code that shells give it: 127 for no such program, 126
+	// for one that cannot be run.
+	Code int
+}
+
+func (e *StartError) Error() string { return e.cause.Error() }
+func (e *StartError) Unwrap() error { return e.cause }
+
+// Run runs the command to its end and returns its exit code, 128 and the
+// signal's number where one ended it. A signal to this process is passed on,
+// once; one from the terminal reaches the command without our help, because
+// while it runs the terminal is the command's. When ctx ends the command is
+// killed. The command is killed, too, when this process is.
+func (p *Process) Run(ctx context.Context) (int, error) {
+	program, err := exec.LookPath(p.Args[0])
+	if err != nil {
+		code := 127
+		if errors.Is(err, fs.ErrPermission) {
+			code = 126
+		}
+		return 0, &StartError{fmt.Errorf("running %q: %w", p.Args[0], lastCause(err)), code}
+	}
+	cmd := &exec.Cmd{
+		Path: program, Args: p.Args, Env: p.Env, Dir: p.Dir, Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr, ExtraFiles: p.Files,
+		// Where a stream is copied, a child that the command left behind must
+		// not hold us.
+		WaitDelay: 5 * time.Second,
+	}
+	attr := syscall.SysProcAttr{}
+	if p.Attr != nil {
+		attr = *p.Attr
+	}
+	attr.Setpgid, attr.Pdeathsig = true, syscall.SIGKILL
+	t := controlling(p.Stdin, p.Stdout, p.Stderr)
+	if t != nil {
+		attr.Foreground, attr.Ctty = true, int(t.Fd())
+	}
+	cmd.SysProcAttr = &attr
+
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
+	defer signal.Stop(signals)
+	// The parent-death signal comes when the thread ends that started the child.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := cmd.Start(); err != nil {
+		return 0, &StartError{fmt.Errorf("running %q: %w", p.Args[0], lastCause(err)), 126}
+	}
+	pid := cmd.Process.Pid
+	if p.Started != nil {
+		p.Started(pid)
+	}
+	if t != nil {
+		// To take the terminal back from the background stops us otherwise. Not
+		// before the start: the command would inherit it.
+		signal.Ignore(unix.SIGTTOU)
+		defer signal.Reset(unix.SIGTTOU)
+		defer t.take()
+		go t.followStops(pid)
+	}
+	ended := make(chan struct{})
+	if t != nil && p.Stops != nil {
+		go func() {
+			for {
+				select {
+				case <-p.Stops:
+					t.pause(pid)
+				case <-ended:
+					return
+				}
+			}
+		}()
+	}
+	go func() {
+		for {
+			select {
+			case s := <-signals:
+				_ = unix.Kill(pid, s.(syscall.Signal))
+			case <-ctx.Done():
+				_ = unix.Kill(-pid, unix.SIGKILL)
+				return
+			case <-ended:
+				return
+			}
+		}
+	}()
+	err = cmd.Wait()
+	close(ended)
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	var exit *exec.ExitError
+	switch {
+	case err == nil, errors.Is(err, exec.ErrWaitDelay):
+		return cmd.ProcessState.ExitCode(), nil
+	case errors.As(err, &exit):
+		if st, ok := exit.Sys().(syscall.WaitStatus); ok && st.Signaled() {
+			return 128 + int(st.Signal()), nil
+		}
+		return exit.ExitCode(), nil
+	}
+	return 0, fmt.Errorf("waiting for %q: %w", p.Args[0], err)
+}
+
+// terminal is the one that this process is in the foreground of.
+type terminal struct{ *os.File }
+
+// controlling finds the terminal among streams; nil where there is none, or
+// where somebody else has it.
+func controlling(streams ...any) *terminal {
+	for _, s := range streams {
+		f, ok := s.(*os.File)
+		if !ok || !term.IsTerminal(int(f.Fd())) {
+			continue
+		}
+		t := &terminal{f}
+		if front, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCGPGRP); err == nil && front == unix.Getpgrp() {
+			return t
+		}
+	}
+	return nil
+}
+
+// take puts this process in the foreground.
+func (t *terminal) take() { t.give(unix.Getpgrp()) }
+
+func (t *terminal) give(group int) {
+	// The terminal may be gone; then there is nothing to give.
+	_ = unix.IoctlSetPointerInt(int(t.Fd()), unix.TIOCSPGRP, group)
+}
+
+// followStops stops this process where the command stops (Ctrl-Z), so that the
+// shell gets its prompt, and has the command go on when the shell says so. It
+// returns when the command has ended.
+func (t *terminal) followStops(pid int) {
+	for {
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_PID, pid, &info, unix.WSTOPPED, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return // the command has ended
+		}
+		t.pause(pid)
+	}
+}
+
+// pause stops this process for a command that has been stopped, and has both
+// go on together.
+func (t *terminal) pause(pid int) {
+	t.take()
+	_ = unix.Kill(0, unix.SIGSTOP)
+	// We are running again. Where that is in the foreground, so is the command.
+	if front, err := unix.IoctlGetInt(int(t.Fd()), unix.TIOCGPGRP); err == nil && front == unix.Getpgrp() {
+		t.give(pid)
+	}
+	_ = unix.Kill(-pid, unix.SIGCONT)
+}

@@ -1,0 +1,599 @@
+package build
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/moby/buildkit/identity"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
+)
+
+// commandLock is the name of the lock of what a command takes in.
+const commandLock = "run." + lockName
+
+// evidenceDir is where the evidence about files goes unless --out says
+// otherwise.
+const evidenceDir = "waxseal-evidence"
+
+// watched is a command whose traffic and files are watched: it runs in the
+// engine's sandbox, where one can be had.
+type watched struct {
+	req    *CommandRequest
+	deps   *CommandDeps
+	dir    string // the working folder, free of links
+	env    []string
+	intake *intake
+	notes  *notes
+	clean  *cleaner
+	images []imageFile
+
+	began         time.Time
+	before, after *workFolder
+	git           *GitState
+	observed      Observed
+	done          *confineDone
+}
+
+// Sealed is what was said about files and images that a command made.
+type Sealed struct {
+	Subjects  []attest.Subject
+	Images    []string // references to which evidence was attached
+	Evidence  int      // signed statements
+	Out       string   // the folder of the evidence
+	Inputs    InputsResult
+	BuilderID string
+}
+
+// newWatched prepares a command.
+func newWatched(req *CommandRequest, deps *CommandDeps, env []string) (*watched, error) {
+	w := &watched{req: req, deps: deps, env: env, notes: &notes{}, began: time.Now()}
+	return w, w.prepare()
+}
+
+// whole runs the command and seals what it made: the files that req.Artifacts
+// names and the images that it wrote down or req.Images names. l, which may be
+// nil, is where its builds by docker go.
+func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err error) {
+	if res.Code, err = w.run(ctx, l); err != nil {
+		return err
+	}
+	res.Observed = w.observed
+	if res.Code != 0 {
+		return nil
+	}
+	if l != nil {
+		l.stopWatching()
+		if e, _ := l.running(); e != nil {
+			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{unseenBuilds}})
+			res.Observed = w.observed
+			if !w.names() {
+				return nil // the images are what it made
+			}
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	if res.Sealed, err = w.seal(ctx); err != nil {
+		return &CommandFailed{err}
+	}
+	res.Observed, res.Notes = w.observed, w.notes.list
+	return nil
+}
+
+// names reports whether anything that the command makes was named.
+func (w *watched) names() bool {
+	return len(w.req.Artifacts)+len(w.req.Images)+len(w.images) > 0
+}
+
+// prepare finds out what can be known before anything runs.
+func (w *watched) prepare() error {
+	dir, err := syscall.Getwd() // the kernel's own answer has no links in it
+	if err != nil {
+		return fmt.Errorf("finding the working folder: %w", err)
+	}
+	w.dir = dir
+	for _, p := range w.req.Artifacts {
+		if _, err := newArtifactPattern(p); err != nil {
+			return UsageError{err}
+		}
+	}
+	w.images = imageFiles(w.req.Args, dir)
+	w.clean = newCleaner(w.env, w.req.Env)
+	if err := CheckOut(w.out()); err != nil {
+		return err
+	}
+	choice := w.req.Inputs
+	choice.Lock = cmp.Or(choice.Lock, filepath.Join(dir, commandLock))
+	w.intake, err = openIntake(&Request{Inputs: choice}, &w.deps.Deps)
+	return err
+}
+
+// out is the folder of the evidence about what was named.
+func (w *watched) out() string { return cmp.Or(w.req.Seal.Out, filepath.Join(w.dir, evidenceDir)) }
+
+// except are files below the working folder that are ours: no input, and
+// nothing that the command made.
+func (w *watched) except() []string {
+	var out []string
+	for _, name := range append(w.hidden(), w.out(), w.intake.place) {
+		if abs, err := filepath.Abs(name); err == nil {
+			out = append(out, abs)
+		}
+		if real, err := filepath.EvalSymlinks(name); err == nil {
+			out = append(out, real)
+		}
+	}
+	return out
+}
+
+// hidden is what a command must not see: the key or token that signs, what
+// opens it, and waxseal's own folders.
+func (w *watched) hidden() []string {
+	home := w.deps.env("HOME")
+	out := []string{w.intake.storeDir, w.deps.Home, filepath.Join(home, ".sigstore"), filepath.Join(home, ".vault-token")}
+	out = append(out, w.req.Seal.KeyFiles...)
+	if w.req.Engine.CacheDir != "" {
+		out = append(out, w.req.Engine.CacheDir)
+	}
+	for scheme, dirs := range map[string][]string{
+		"awskms://": {".aws"}, "gcpkms://": {".config/gcloud"}, "azurekms://": {".azure"}, "k8s://": {".kube"}, "pkcs11:": {".config/softhsm2", ".tpm2_pkcs11"},
+	} {
+		if !strings.HasPrefix(w.req.Key, scheme) {
+			continue
+		}
+		for _, d := range dirs {
+			out = append(out, filepath.Join(home, d))
+		}
+	}
+	for _, name := range []string{"AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_FEDERATED_TOKEN_FILE", "SOFTHSM2_CONF"} {
+		if file := w.deps.env(name); file != "" && w.req.Key != "" {
+			out = append(out, file)
+		}
+	}
+	var abs []string
+	for _, name := range out {
+		if a, err := filepath.Abs(name); err == nil {
+			abs = append(abs, a)
+		}
+	}
+	return abs
+}
+
+// run runs the command, in the sandbox or, where there is none to be had and
+// nothing asks for one, without.
+func (w *watched) run(ctx context.Context, l *lead) (int, error) {
+	ctx = context.WithoutCancel(ctx) // a signal is the command's
+	read := make(chan error, 1)
+	go func() { read <- w.readBefore(ctx) }()
+	var readErr error
+	waited := false
+	wait := func() error {
+		if !waited {
+			readErr, waited = <-read, true
+		}
+		return readErr
+	}
+	defer func() { _ = wait() }()
+	plain := Process{Args: w.req.Args, Env: w.env, Stdin: w.deps.Stdin, Stdout: w.deps.Stdout, Stderr: w.deps.Stderr}
+	var expose []string
+	if l != nil {
+		plain.Env, plain.Started = l.env(w.env), l.started
+		expose = []string{filepath.Join(l.dir, "sock")}
+	}
+	c := confined{process: plain, plan: confinePlan{
+		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: plain.Env, Dir: w.dir,
+		Hide: w.hidden(), Expose: expose, Secrets: w.clean.values, Trace: w.req.Trace,
+	}}
+	c.start = func(ready confineReady) error {
+		w.observed = w.expect(ready)
+		if err := wait(); err != nil {
+			return err
+		}
+		return w.enough()
+	}
+	done, err := c.run(ctx)
+	var none *noSandbox
+	if errors.As(err, &none) {
+		if err := w.without(none); err != nil {
+			return 0, err
+		}
+		if err := wait(); err != nil {
+			return 0, err
+		}
+		return plain.Run(ctx)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if done.NotStarted != "" {
+		return 0, &StartError{errors.New(done.NotStarted), done.Exit}
+	}
+	w.done = done
+	if done.Trace != nil {
+		w.observed = Together(w.observed, done.Trace.observed())
+	}
+	return done.Exit, nil
+}
+
+// name is what the record calls the command.
+func (w *watched) name() string {
+	name := commandLine(w.clean.args(w.req.Args))
+	return name[:min(len(name), attest.MaxInputText/2)]
+}
+
+// readBefore reads the working folder as the command finds it.
+func (w *watched) readBefore(ctx context.Context) error {
+	both, ctx := errgroup.WithContext(ctx)
+	head, gitErr := gitHead(ctx, w.dir)
+	both.Go(func() (err error) {
+		w.before, err = readWorkFolder(ctx, w.dir, nil, w.except())
+		return err
+	})
+	if head != nil {
+		both.Go(func() error {
+			except := map[string]bool{}
+			for _, name := range w.except() {
+				except[below(w.dir, name)] = true
+			}
+			if gitErr = head.details(ctx, w.dir, func(p string) bool { return !except[filepath.FromSlash(p)] }); gitErr == nil {
+				w.git = head
+			}
+			return nil
+		})
+	}
+	err := both.Wait()
+	if gitErr != nil {
+		w.notes.add("git state unknown: %v", gitErr)
+	}
+	return err
+}
+
+// What a watched command leaves unseen.
+const (
+	unseenFiles  = "files outside the working folder: not watched (--trace)"
+	unseenAll    = "traffic and files: nothing was watched: %s"
+	unseenBuilds = "what its builds by docker brought back: see their own evidence"
+)
+
+// expect is what will be seen at best of a command in the sandbox.
+func (w *watched) expect(ready confineReady) Observed {
+	o := Observed{Grade: GradeFull}
+	if !w.req.Trace {
+		o.Unobserved = append(o.Unobserved, unseenFiles)
+	}
+	for _, b := range ready.Blind {
+		o.Unobserved = append(o.Unobserved, b+": not watched")
+	}
+	o.Unobserved = append(o.Unobserved, ready.Open...)
+	if len(o.Unobserved) > 0 {
+		o.Grade = GradePartial
+	}
+	return o
+}
+
+// enough refuses to start a command of which less would be seen than was asked
+// for.
+func (w *watched) enough() error {
+	if w.observed.Grade.Reaches(w.req.Require) {
+		return nil
+	}
+	err := fmt.Errorf("--require %s: this would not be seen: %s", w.req.Require, strings.Join(w.observed.Unobserved, "; "))
+	if !w.req.Trace {
+		return hinted(err, "add --trace (as root)")
+	}
+	return hinted(err, "take what is seen with --require partial")
+}
+
+// without decides whether the command may run unwatched.
+func (w *watched) without(none *noSandbox) error {
+	mode := w.intake.choice.mode()
+	switch {
+	case w.req.Require != "":
+		return hinted(fmt.Errorf("--require %s: no sandbox can be had here: %s", w.req.Require, none.Text), none.Way)
+	case mode != attestations.InputsRecord:
+		return hinted(fmt.Errorf("--inputs %s: no sandbox can be had here: %s", mode, none.Text), none.Way)
+	case w.req.Trace:
+		return hinted(fmt.Errorf("--trace: %s", none.Text), none.Way)
+	}
+	w.observed = Observed{Grade: GradeRecordOnly, Unobserved: []string{fmt.Sprintf(unseenAll, none.Text)}}
+	return nil
+}
+
+// observed is how much a trace has seen.
+func (t *fileTrace) observed() Observed {
+	o := Observed{Grade: GradeFull}
+	if t.Lost > 0 {
+		o.Unobserved = append(o.Unobserved, fmt.Sprintf("files outside the working folder: events were lost %s", count(t.Lost, "time")))
+	}
+	if t.Unread > 0 {
+		o.Unobserved = append(o.Unobserved, fmt.Sprintf("files outside the working folder: %s could not be read back", count(t.Unread, "file")))
+	}
+	if t.Full {
+		o.Unobserved = append(o.Unobserved, "files outside the working folder: more than a record lists")
+	}
+	if len(o.Unobserved) > 0 {
+		o.Grade = GradePartial
+	}
+	return o
+}
+
+// record makes the record of inputs: one step, and the working folder.
+func (w *watched) record() (*attestations.Inputs, error) {
+	t := w.intake
+	r := &attestations.Inputs{
+		Mode: t.choice.mode(), Lock: t.lockDigest(), AllowHosts: t.choice.AllowHosts, Engine: w.engine(),
+		Sources: []attestations.InputSource{{Kind: "context", URI: attestations.DependencyFiles, Digest: string(w.before.manifest), Tree: string(w.before.manifest)}},
+	}
+	if w.done == nil {
+		finished := time.Now().UTC()
+		began := w.began.UTC()
+		r.Steps = []attestations.InputStep{{
+			Name: w.name(), Verdict: attestations.VerdictUnobserved, StartedOn: &began, FinishedOn: &finished,
+			Gaps: []attestations.InputGap{{Kind: attestations.GapNoRecord, Detail: "the command ran outside of a sandbox"}},
+		}}
+	} else {
+		if w.done.Inputs == nil || len(w.done.Inputs.Steps) != 1 {
+			return nil, errors.New("reading the engine's record: it has not one step")
+		}
+		r.Steps, r.Gateway = slices.Clone(w.done.Inputs.Steps), w.done.Inputs.Gateway
+		r.Gaps = w.fileGaps()
+		if tr := w.done.Trace; tr != nil {
+			d := string(attest.DigestOf(tr.manifest()))
+			r.Sources = append(r.Sources, attestations.InputSource{Kind: "named-context", URI: attestations.DependencyOpened, Digest: d, Tree: d})
+		}
+	}
+	st := &r.Steps[0]
+	st.ID = string(attest.DigestOf(w.definition()))
+	st.Verdict = attestations.WorstVerdict(r.Steps, nil)
+	r.Verdict, r.Hermetic = r.Judge()
+	return r, attest.CheckInputs(r)
+}
+
+// fileGaps are what of the machine's files came into the command and is in no
+// record, or was not decided before. A lock lists what is fetched, and no file
+// that lay there.
+func (w *watched) fileGaps() []attestations.InputGap {
+	gap := func(detail string) []attestations.InputGap {
+		return []attestations.InputGap{{Kind: attestations.GapSource, Detail: detail}}
+	}
+	switch {
+	case w.observed.Grade != GradeFull:
+		return gap(strings.Join(w.observed.Unobserved, "; "))
+	case w.intake.choice.mode() != attestations.InputsRecord:
+		return gap("files outside the working folder are recorded, and no lock holds them")
+	}
+	return nil
+}
+
+// definition stands for the step: what was run on what.
+func (w *watched) definition() []byte {
+	raw, err := json.Marshal([]any{w.clean.args(w.req.Args), variableNames(w.env), w.before.manifest})
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+func (w *watched) engine() attestations.ContainerEngine {
+	e := attestations.ContainerEngine{Name: "embedded", Version: w.deps.Version, Isolation: "none"}
+	if w.done != nil {
+		e.Isolation = "namespaces"
+	}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		e.Kernel = unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:]) + " " + unix.ByteSliceToString(u.Machine[:])
+	}
+	return e
+}
+
+func variableNames(env []string) []string {
+	out := []string{}
+	for _, kv := range env {
+		name, _, _ := strings.Cut(kv, "=")
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// seal says what came of a command that ended well.
+func (w *watched) seal(ctx context.Context) (*Sealed, error) {
+	var err error
+	if w.after, err = readWorkFolder(ctx, w.dir, w.before, w.except()); err != nil {
+		return nil, err
+	}
+	if w.done != nil && len(w.done.Violations) > 0 {
+		return nil, &LockError{Lock: w.intake.place, Problems: w.done.Violations}
+	}
+	subjects, err := w.subjects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	record, err := w.record()
+	if err != nil {
+		return nil, fmt.Errorf("what the engine recorded: %w", err)
+	}
+	all := []taken{{record: record}}
+	if err := w.intake.holdToLock(all); err != nil {
+		return nil, err
+	}
+	if err := w.intake.makeLock(all); err != nil {
+		return nil, err
+	}
+	if err := w.intake.store.Sync(ctx); err != nil {
+		return nil, fmt.Errorf("writing the store of inputs: %w", err)
+	}
+	files := compareFolders(w.before, w.after)
+	w.sayChanged(&files)
+	statements, err := w.statements(subjects, record, files)
+	if err != nil {
+		return nil, err
+	}
+	signed, err := w.sign(ctx, statements)
+	if err != nil {
+		return nil, err
+	}
+	s := &Sealed{Subjects: subjects, Evidence: len(signed), BuilderID: (&Request{Seal: w.req.Seal}).builderID(), Out: w.out()}
+	if err := w.write(s, statements, signed); err != nil {
+		return nil, err
+	}
+	if s.Images, err = w.attach(ctx, signed); err != nil {
+		return nil, err
+	}
+	s.Inputs = w.intake.result(all)
+	s.Inputs.Written = w.intake.writeLock(w.notes)
+	return s, nil
+}
+
+// sayChanged tells of inputs that the command changed: what they were is in
+// the record, and what of it the command had read is not known.
+func (w *watched) sayChanged(files *attestations.CommandFiles) {
+	all := slices.Concat(files.Changed, files.Removed)
+	if len(all) == 0 {
+		return
+	}
+	shown := all[:min(len(all), 3)]
+	w.notes.add("the command changed %s of the working folder: %s", count(len(all)+files.More, "input"), strings.Join(shown, ", ")+map[bool]string{true: " …"}[len(all) > len(shown)])
+}
+
+// statements are the record of inputs and the provenance that names it.
+func (w *watched) statements(subjects []attest.Subject, record *attestations.Inputs, files attestations.CommandFiles) ([]statement, error) {
+	inputs, err := attest.NewStatement(attestations.InputsV1, subjects, record)
+	if err != nil {
+		return nil, fmt.Errorf("writing the record of inputs: %w", err)
+	}
+	p := w.provenance(record, files)
+	p.RunDetails.Byproducts = append([]dependency{{
+		Name: attestations.ByproductInputs, Digest: sha256Hex(inputs.Digest()), MediaType: inTotoMediaType,
+	}}, p.RunDetails.Byproducts...)
+	st, err := attest.NewStatement(attestations.ProvenanceV1, subjects, p)
+	if err != nil {
+		return nil, fmt.Errorf("writing provenance: %w", err)
+	}
+	return []statement{{file: "provenance", st: st}, {file: "inputs", st: inputs}}, nil
+}
+
+func sha256Hex(d attest.Digest) map[string]string { return map[string]string{"sha256": d.Hex()} }
+
+type commandProvenance = slsaOf[attestations.Command, attestations.CommandInternal]
+
+func (w *watched) provenance(record *attestations.Inputs, files attestations.CommandFiles) *commandProvenance {
+	p := &commandProvenance{}
+	def, run := &p.BuildDefinition, &p.RunDetails
+	def.BuildType = attestations.CommandType
+	def.ExternalParameters = attestations.Command{
+		Command: w.clean.args(w.req.Args), Variables: variableNames(w.env),
+		Artifacts: w.req.Artifacts, Images: w.req.Images, Trace: w.req.Trace, Inputs: w.intake.external(),
+	}
+	def.InternalParameters = attestations.CommandInternal{
+		Engine: record.Engine, Grade: string(w.observed.Grade), Unobserved: w.observed.Unobserved,
+		NetworkObserved: record.Verdict, Files: files,
+	}
+	def.ResolvedDependencies = []dependency{{
+		Name: attestations.DependencyFiles, Digest: sha256Hex(w.before.manifest), MediaType: attestations.ContextManifestMediaType,
+		Annotations: map[string]any{"files": w.before.files},
+	}}
+	if w.git != nil {
+		def.ExternalParameters.Folder = w.git.Subdir
+		def.ResolvedDependencies = append(def.ResolvedDependencies, gitDependency(w.git))
+	}
+	if w.done != nil && w.done.Trace != nil {
+		t := w.done.Trace
+		def.InternalParameters.Traced = &attestations.CommandTraced{Files: len(t.Files), Lost: t.Lost, Unread: t.Unread}
+		def.ResolvedDependencies = append(def.ResolvedDependencies, dependency{
+			Name: attestations.DependencyOpened, Digest: sha256Hex(attest.DigestOf(t.manifest())), MediaType: attestations.ContextManifestMediaType,
+		})
+	}
+	def.ResolvedDependencies = append(def.ResolvedDependencies, requested([]taken{{record: record}})...)
+	run.Builder.ID = (&Request{Seal: w.req.Seal}).builderID()
+	if w.deps.Version != "" {
+		run.Builder.Version = map[string]string{"waxseal": w.deps.Version}
+	}
+	run.Metadata.InvocationID = identity.NewID()
+	run.Metadata.StartedOn, run.Metadata.FinishedOn = w.began.UTC().Truncate(time.Second), time.Now().UTC().Truncate(time.Second)
+	run.Byproducts = []dependency{{Name: attestations.ByproductFiles, Digest: sha256Hex(w.after.manifest), MediaType: attestations.ContextManifestMediaType}}
+	return p
+}
+
+func (w *watched) sign(ctx context.Context, statements []statement) ([]evidence, error) {
+	if w.deps.Signer == nil {
+		return nil, nil
+	}
+	signer, err := w.deps.Signer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	made := make([]evidence, len(statements))
+	all, ctx := errgroup.WithContext(ctx)
+	for i, st := range statements {
+		all.Go(func() error {
+			b, err := signer.Sign(ctx, st.st)
+			if err != nil {
+				return fmt.Errorf("signing: %w", err)
+			}
+			made[i] = evidence{file: st.file, bundle: b}
+			return nil
+		})
+	}
+	return made, all.Wait()
+}
+
+// write fills the folder of the evidence: all bundles as JSON lines, and each
+// thing in a file of its own.
+func (w *watched) write(s *Sealed, statements []statement, signed []evidence) (err error) {
+	o, err := newOutFolder(s.Out)
+	if err != nil {
+		return err
+	}
+	defer o.abandon()
+	put := func(raw []byte, parts ...string) {
+		if err == nil {
+			err = o.write(raw, parts...)
+		}
+	}
+	for _, st := range statements {
+		put(st.st.Raw(), "statements", st.file+".json")
+	}
+	for _, e := range signed {
+		put(e.bundle.Raw(), "bundles", e.file+".sigstore.json")
+	}
+	if err == nil {
+		err = errors.Join(o.stream(w.before.tree.writeManifest, "files-before.jsonl"), o.stream(w.after.tree.writeManifest, "files-after.jsonl"))
+	}
+	if w.done != nil && w.done.Trace != nil {
+		put(w.done.Trace.manifest(), "opened.jsonl")
+	}
+	if raw := w.intake.inForce(); raw != nil && err == nil {
+		if err = os.Mkdir(o.path("inputs"), 0o755); err == nil {
+			put(raw, "inputs", lockName)
+		}
+	}
+	meta, jsonErr := json.MarshalIndent(map[string]any{
+		"waxseal.schema": folderSchema, "waxseal.builder": s.BuilderID, "waxseal.signed": w.deps.Signer != nil,
+		"waxseal.subjects": s.Subjects, "waxseal.grade": w.observed.Grade,
+	}, "", "  ")
+	if err = errors.Join(err, jsonErr); err == nil {
+		put(append(meta, '\n'), "metadata.json")
+	}
+	if err == nil {
+		err = os.Remove(o.path("sboms"))
+	}
+	if err != nil {
+		return fmt.Errorf("writing the evidence: %w", err)
+	}
+	return o.finish()
+}

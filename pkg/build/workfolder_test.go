@@ -1,0 +1,158 @@
+package build
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func put(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func folder(t *testing.T, dir string, earlier *workFolder, except ...string) *workFolder {
+	t.Helper()
+	w, err := readWorkFolder(t.Context(), dir, earlier, except)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func TestWorkFolderBeforeAndAfter(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, map[string]string{"a.c": "a", "sub/b.c": "b", "sub/gone": "x", ".git/config": "c", "key": "k", "old": "o"})
+	if err := os.Symlink("a.c", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	before := folder(t, dir, nil, filepath.Join(dir, "key"))
+	var names strings.Builder
+	if err := before.tree.writeManifest(&names); err != nil {
+		t.Fatal(err)
+	}
+	for _, not := range []string{".git", `"key"`} {
+		if strings.Contains(names.String(), not) {
+			t.Errorf("%s is part of it:\n%s", not, names.String())
+		}
+	}
+	if before.files != 4 || !strings.Contains(names.String(), `{"path":"link","mode":"0120777","size":0,"link":"a.c"}`) {
+		t.Errorf("%d files:\n%s", before.files, names.String())
+	}
+	put(t, dir, map[string]string{"a.c": "A", "out/app": "1", "out/deep/lib": "2"})
+	if err := os.Remove(filepath.Join(dir, "sub/gone")); err != nil {
+		t.Fatal(err)
+	}
+	after := folder(t, dir, before, filepath.Join(dir, "key"))
+	if got := compareFolders(before, after); !slices.Equal(got.Changed, []string{"a.c"}) || !slices.Equal(got.Removed, []string{"sub/gone"}) || got.Before != 4 || got.After != 5 {
+		t.Errorf("%+v", got)
+	}
+	if before.manifest == after.manifest {
+		t.Error("another folder has the same name")
+	}
+
+	for _, test := range []struct {
+		patterns []string
+		want     string // the paths, or the error
+	}{
+		{[]string{"out/*"}, "out/app out/deep/lib"},
+		{[]string{"out/app", "**/lib", "out"}, "out/app out/deep/lib"},
+		{[]string{"a.c"}, "a.c"},
+		{[]string{"old"}, "was there before"},
+		{[]string{"none/*"}, "no such file"},
+		{[]string{"link"}, "no such file"},
+		{[]string{"../x"}, "below the working folder"},
+		{[]string{"/etc/passwd"}, "below the working folder"},
+		{[]string{"!out"}, "below the working folder"},
+	} {
+		made, err := artifacts(before, after, test.patterns)
+		var got []string
+		for _, a := range made {
+			got = append(got, a.path)
+		}
+		if err != nil {
+			got = []string{err.Error()}
+		}
+		if text := strings.Join(got, " "); text != test.want && (err == nil || !strings.Contains(text, test.want)) {
+			t.Errorf("%q: %s, want %s", test.patterns, text, test.want)
+		}
+	}
+}
+
+// A digest is taken from an earlier reading only where nothing can have changed
+// since: a file that was written within the clock's grain is read again.
+func TestWorkFolderReadsAgainWhatMayHaveChanged(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, map[string]string{"a": "a"})
+	before := folder(t, dir, nil)
+	if _, ok := before.known("a", before.stamps["a"]); ok {
+		t.Error("a fresh file counts as unchanged")
+	}
+	before.taken = before.taken.Add(time.Hour)
+	if sum, ok := before.known("a", before.stamps["a"]); !ok || sum != before.tree.entries[0].sum {
+		t.Error("an old file is read again")
+	}
+	other := before.stamps["a"]
+	other.ino++
+	if _, ok := before.known("a", other); ok {
+		t.Error("another file of the name counts as the same")
+	}
+}
+
+func TestParseImageFile(t *testing.T) {
+	const hex = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+	for _, test := range []struct{ flag, raw, want string }{
+		{"--iidfile", "sha256:" + hex, "image-id"},
+		{"--iidfile", hex + "\n", "image-id"},
+		{"--digestfile", "sha256:" + hex + "\n", "image"},
+		{"--image-refs", "reg.example/a@sha256:" + hex + "\nreg.example/b:v1@sha256:" + hex + "\n", "reg.example/a reg.example/b:v1"},
+		{"--metadata-file", `{"containerimage.digest":"sha256:` + hex + `","image.name":"reg.example/a:1,b"}`, "reg.example/a:1"},
+		{"--metadata-file", `{"web":{"containerimage.digest":"sha256:` + hex + `"},"api":{"containerimage.digest":"sha256:` + hex + `","image.name":"x"}}`, "x web"},
+		{"--metadata-file", `{}`, ""},
+		{"--metadata-file", `[`, ""},
+		{"--iidfile", "", ""},
+		{"--iidfile", "latest", ""},
+	} {
+		got, err := parseImageFile(test.flag, []byte(test.raw))
+		var names []string
+		for _, s := range got {
+			names = append(names, s.Name)
+			if s.Digest["sha256"] != hex {
+				t.Errorf("%s %q: %v", test.flag, test.raw, s)
+			}
+		}
+		if (err != nil) != (test.want == "") || strings.Join(names, " ") != test.want {
+			t.Errorf("%s %q: %q, %v", test.flag, test.raw, names, err)
+		}
+	}
+}
+
+func FuzzParseImageFile(f *testing.F) {
+	f.Add("--metadata-file", []byte(`{"web":{"containerimage.digest":"sha256:00"}}`))
+	f.Add("--iidfile", []byte("sha256:00\n"))
+	f.Add("--image-refs", []byte("a@sha256:00\n@"))
+	f.Fuzz(func(t *testing.T, flag string, raw []byte) {
+		got, err := parseImageFile(flag, raw)
+		if err == nil && len(got) == 0 {
+			t.Error("nothing, and no error")
+		}
+	})
+}
+
+func TestImageFiles(t *testing.T) {
+	got := imageFiles([]string{"buildah", "bud", "--iidfile", "iid", "--digestfile=/d", "--iidfile"}, "/work")
+	if want := []imageFile{{"--iidfile", "/work/iid"}, {"--digestfile", "/d"}}; !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+}
