@@ -54,6 +54,9 @@ func lifeCases() []entry {
 		key("time/key-revoked-and-no-stamp", "The key leaks tomorrow, as of now; nothing proves when it signed, and a thief could have.", "CVE-2024-23332", "time", Life{Revoked: usual().Add(day)}, false),
 		key("time/key-revoked-before-its-end", "The key has an end, and leaked before that and before it signed.", "", "time", Life{Until: after, Revoked: before}, true),
 
+		key("time/key-that-followed", "The key came into use a day before it signed, after another.", "", Accepted, Life{From: before}, true),
+
+		id("time/identity-begun", "The identity counts since the day before.", Accepted, Life{From: before}),
 		id("time/identity-in-its-window", "An identity with a window, and a log entry of a moment within.", Accepted, Life{From: before, Until: after}),
 		id("time/identity-ended-since", "An employee left a day later; the log proves that the signature is older.", Accepted, Life{Until: after}),
 		id("time/identity-ended-before", "An employee had left a day before.", "time", Life{Until: before}),
@@ -101,6 +104,12 @@ func thresholdCases() []entry {
 		two("two-of-two-signed", "Two people signed the same provenance, and two are asked for.", "", true, func(d *draft, st []byte) {
 			d.file("ci.json", d.seal("ours", st), Accepted)
 			d.file("ann.json", d.seal("second", st), Accepted)
+		}),
+		two("two-of-three-signed", "Two must sign, three people may, and two did.", "", true, func(d *draft, st []byte) {
+			d.trustKey("reviewer", ciID, 3)
+			d.c.Trust.Builders[2].Name = "Bob"
+			d.file("ann.json", d.seal("second", st), Accepted)
+			d.file("bob.json", d.seal("reviewer", st), Accepted)
 		}),
 		two("one-of-two-signed", "Two must sign, and one did.", "", false, func(d *draft, st []byte) { d.file("ci.json", d.seal("ours", st), Accepted) }),
 		two("one-key-signed-twice", "Two must sign, and one key made two bundles.", "go-witness dsse threshold, GHSA-3633-5h82-39pq", false, func(d *draft, st []byte) {
