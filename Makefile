@@ -4,12 +4,12 @@ KIT    := go run ./internal/testkit/kit
 DEPS   := bash internal/testkit/deps.sh
 # What a build needs, and what the tests need beside it.
 BUILD_PACKAGES := runc ca-certificates git
-TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev make python3 buildah docker.io
+TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev make python3 buildah docker.io softhsm2 mariadb-server-core mariadb-client-core
 # What "make fuzz" runs: what reads evidence, policies and locks.
 FUZZ       ?= ./pkg/attest ./pkg/verify ./pkg/policy ./pkg/lock ./pkg/store
 FUZZ_NAMES ?= ^Fuzz(Parse.*|UnmarshalStrict|Git.*)$$
 
-.PHONY: build install test attack fuzz demo bench lint docs clean
+.PHONY: build install test attack fuzz demo demo-keyless bench lint docs clean
 
 build: ## the binaries into bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine ./cmd/waxseal-kms
@@ -29,6 +29,10 @@ docs: build
 demo: ## builds, verifies and promotes examples/webapp, printing every command
 	@$(DEPS) $(BUILD_PACKAGES) mmdebstrap
 	@bash examples/demo.sh
+
+demo-keyless: ## the same without a key: with Fulcio, a time-stamping authority and Rekor on this machine
+	@$(DEPS) $(BUILD_PACKAGES) mmdebstrap
+	@bash examples/demo-keyless.sh
 
 test: ## every test but the attacks, with the race detector; says at the end what was skipped
 	@$(DEPS) $(TEST_PACKAGES)

@@ -115,13 +115,14 @@ type ContainerBuildInternal struct {
 	BuilderPlatform string          `json:"builderPlatform,omitempty"`
 	CacheHits       int32           `json:"cachedSteps"`
 	Steps           int32           `json:"steps"`
-	Grade           string          `json:"grade,omitempty"`      // under `waxseal run`: how much was seen, "full" or "partial"
+	Grade           string          `json:"grade,omitempty"`      // under `waxseal run`: how much was seen, "full", "partial" or "record-only"
 	Unobserved      []string        `json:"unobserved,omitempty"` // what was not, in words
+	CI              *CI             `json:"ci,omitempty"`         // absent outside CI
 }
 
 // ContainerEngine is the engine that ran the steps, as it says itself.
 type ContainerEngine struct {
-	Name        string `json:"name"` // "embedded" or "buildkit"
+	Name        string `json:"name"` // "embedded", "buildkit", or "docker" for its legacy builder
 	Version     string `json:"version,omitempty"`
 	BuildKit    string `json:"buildkit,omitempty"`
 	Runc        string `json:"runc,omitempty"`

@@ -5,46 +5,16 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-mkdir -p .demo
-exec 8>.demo/lock
-flock --nonblock 8 || { echo "demo: another demo is running in this checkout" >&2 && exit 1; }
-
-bold= plain=
-if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
-say() { printf '\n%s# %s%s\n' "$bold" "$*" "$plain"; }
-# Prints a command as one would type it, then runs it.
-run() {
-	printf '%s$' "$bold"
-	printf ' %q' "$@" | sed 's/\\//g'
-	printf '%s\n' "$plain"
-	"$@"
-}
-# The same for a command that has to end with the given exit code.
-run_exit() {
-	local want=$1 got=0
-	shift
-	run "$@" || got=$?
-	[ "$got" = "$want" ] || { echo "demo: exit code $got, want $want" >&2 && exit 1; }
-}
+. examples/stage.sh
 
 say "The programs, and a base image from Debian's own packages (the first time this takes minutes)"
 run make --no-print-directory build
 go build -o bin/kit ./internal/testkit/kit
 run bin/kit base debian
 
-# Only the engine's cache and the store survive from an earlier run, finished or not.
-rm -rf .demo/work && mkdir -p .demo/work
-export PATH="$PWD/bin:$PATH" WAXSEAL_CACHE="$PWD/.demo/cache" WAXSEAL_HOME="$PWD/.demo/work/home"
-export WAXSEAL_STORE="$PWD/.demo/store" # the bytes of what the cache has
+clear_stage
 export COSIGN_PASSWORD=demo # a real key gets a real password, asked for at the terminal
-
-# The registry lives as long as this shell holds its standard input open: however
-# the demo ends, the registry ends too.
-mkfifo .demo/work/open
-bin/kit registry .demo/work/registry <.demo/work/open 8>&- &
-exec 9>.demo/work/open
-trap 'exec 9>&-; wait' EXIT
-until [ -s .demo/work/registry ]; do sleep 0.05; kill -0 $! || exit 1; done
+serve .demo/work/registry registry .demo/work/registry
 registry=$(cat .demo/work/registry)
 base=oci:.cache/base/debian
 image=oci:.demo/work/webapp:v1
@@ -80,7 +50,6 @@ say "Built again from the evidence and the stored bytes, without any network: th
 run waxseal rebuild --key .demo/work/waxseal.pub oci:.demo/work/locked:v1
 
 say "Try next"
-next() { printf '  %-72s # %s\n' "$1" "$2"; }
 next 'export PATH=$PWD/bin:$PATH' "the programs of this checkout"
 next "waxseal inspect --key .demo/work/waxseal.pub $image" "the evidence as a tree"
 next "waxseal sbom $image" "what is in the image"

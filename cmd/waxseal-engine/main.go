@@ -79,6 +79,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return err
 		}
 		return engine.Catalog(ctx, req, stdout)
+	case "secrets":
+		if err := f.Parse(args); err != nil {
+			return err
+		}
+		return engine.Secrets(ctx, os.Stdin, stdout)
 	case "version":
 		_, err := fmt.Fprintln(stdout, "waxseal-engine", version())
 		return err

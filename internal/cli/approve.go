@@ -16,7 +16,9 @@ import (
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/build"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/lock"
+	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
@@ -25,7 +27,7 @@ import (
 type approveFlags struct {
 	judge    judgeFlags
 	as       string
-	key      string
+	sign     signFlags
 	request  bool
 	reject   bool
 	since    string
@@ -63,18 +65,19 @@ approval, and nothing passes while one reviewer rejects.`,
   waxseal approve --policy policy.yaml --as Ann --key ann.key \
     --since registry.example/app:1.0 registry.example/app:1.1
   waxseal approve --policy policy.yaml --as Ann --key ann.key --reject \
-    --comment "leaks a token" registry.example/app:1.1`,
+    --comment "leaks a token" registry.example/app:1.1
+  waxseal approve --policy policy.yaml --as Ann --keyless registry.example/app:1.1`,
 		Args: cobra.ExactArgs(1),
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&flags.judge.policy, "policy", "", "policy `FILE`: whose provenance counts, and who reviews")
 	fl.StringArrayVar(&flags.judge.policyKeys, "policy-key", nil, "public key `FILE` that must have signed the policy; repeatable, one of them is enough")
-	flags.judge.rootFlags.register(cmd.Flags())
+	flags.judge.anchorFlags.register(cmd.Flags())
 	completePublic(cmd)
 	fl.StringArrayVar(&flags.judge.evidence, "evidence", nil, "look for evidence in `PATH` too, as verify does; repeatable")
 	fl.BoolVar(&flags.judge.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
-	fl.StringVar(&flags.as, "as", "", "sign as the reviewer of this `NAME` in the policy; the key must be theirs")
-	fl.StringVar(&flags.key, "key", "", "private key `FILE` to sign with")
+	fl.StringVar(&flags.as, "as", "", "sign as the reviewer of this `NAME` in the policy; the key or the identity must be theirs")
+	flags.sign.register(fl, "key", "private `KEY` to sign with"+keyForms)
 	fl.BoolVar(&flags.request, "request", false, "print what there is to review, and sign nothing")
 	fl.BoolVar(&flags.reject, "reject", false, "sign that you reject it, or no longer approve it")
 	fl.StringVar(&flags.since, "since", "", "`REF` of the release before, that was accepted: what is new since then is reviewed")
@@ -84,6 +87,14 @@ approval, and nothing passes while one reviewer rejects.`,
 	fl.StringVar(&flags.comment, "comment", "", "`TEXT` for people")
 	fl.StringVar(&flags.link, "link", "", "`URL` of the discussion")
 	_ = cmd.MarkFlagRequired("policy") // fails for flags that do not exist
+	_ = cmd.RegisterFlagCompletionFunc("as", func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		raw, err := readSmall(flags.judge.policy, attest.MaxPolicy)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		reviewers, _ := policy.Names(raw)
+		return reviewers, cobra.ShellCompDirectiveNoFileComp
+	})
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		flags.output = *output
@@ -107,14 +118,14 @@ func (f *approveFlags) check() error {
 		return usagef("--since and --base both say what was accepted before: give one")
 	case f.base != "" && !attest.IsCommit(f.base):
 		return usagef("--base %q: give the whole id of a git commit, in lower-case hex", f.base)
-	case f.request && (f.key != "" || f.as != "" || f.reject || f.comment != "" || f.link != ""):
-		return usagef("--request signs nothing: it takes no --as, --key, --reject, --comment or --link")
-	case !f.request && (f.key == "" || f.as == ""):
-		return usagef("give --as NAME and --key FILE, or --request to see what there is to review")
+	case f.request && (f.sign.wanted() || f.as != "" || f.reject || f.comment != "" || f.link != ""):
+		return usagef("--request signs nothing: it takes no --as, --key, --keyless, --reject, --comment or --link")
+	case !f.request && (!f.sign.wanted() || f.as == ""):
+		return usagef("give --as NAME and --key FILE or --keyless, or --request to see what there is to review")
 	case slices.Contains(f.authors, ""):
 		return usagef("--author is empty")
 	}
-	return nil
+	return f.sign.check(f.judge.anchorFlags)
 }
 
 // reviewed is what a review is made of.
@@ -209,7 +220,7 @@ func approve(ctx context.Context, s *Streams, f *approveFlags, ref string) error
 	if f.reject {
 		review.Decision = attestations.ReviewRejected
 	}
-	bundle, who, err := f.sign(ctx, s, r, review)
+	bundle, who, err := f.seal(ctx, s, r, review)
 	if err != nil {
 		return err
 	}
@@ -260,8 +271,8 @@ func (r *reviewed) place(ctx context.Context) (store.Writable, store.Descriptor,
 	return place, desc, nil
 }
 
-// sign signs the review, and returns nothing that a verdict would not count.
-func (f *approveFlags) sign(ctx context.Context, s *Streams, r *reviewed, review attestations.Review) (*attest.Bundle, string, error) {
+// seal signs the review, and returns nothing that a verdict would not count.
+func (f *approveFlags) seal(ctx context.Context, s *Streams, r *reviewed, review attestations.Review) (*attest.Bundle, string, error) {
 	var subjects []attest.Subject
 	for _, d := range r.of.Subjects {
 		subjects = append(subjects, attest.Subject{Digest: map[string]string{"sha256": d.Hex()}})
@@ -270,7 +281,7 @@ func (f *approveFlags) sign(ctx context.Context, s *Streams, r *reviewed, review
 	if err != nil {
 		return nil, "", err
 	}
-	signer, err := openSigner(ctx, s, f.key)
+	signer, err := f.sign.open(ctx, s, f.judge.anchorFlags)
 	if err != nil {
 		return nil, "", err
 	}
@@ -282,9 +293,9 @@ func (f *approveFlags) sign(ctx context.Context, s *Streams, r *reviewed, review
 	who, err := r.of.Weigh(bundle)
 	switch {
 	case who.Name != "" && !called(who, f.as):
-		return nil, "", hinted{fmt.Errorf("reviewing as %q: the policy knows the holder of %q as %q", f.as, f.key, who.Name), "nothing was attached"}
+		return nil, "", hinted{fmt.Errorf("reviewing as %q: the policy knows the holder of %q as %q", f.as, cmp.Or(keys.Name(f.sign.key), "the identity token"), who.Name), "nothing was attached"}
 	case err != nil:
-		return nil, "", hinted{fmt.Errorf("this review by %q would not count: %w", f.as, err), "nothing was attached; trust.reviewers of the policy says who reviews, and with which key"}
+		return nil, "", hinted{fmt.Errorf("this review by %q would not count: %w", f.as, err), "nothing was attached; trust.reviewers of the policy says who reviews, and with which key or identity"}
 	}
 	return bundle, who.Name, nil
 }

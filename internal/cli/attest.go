@@ -38,7 +38,7 @@ type attestRequest struct {
 	predicate string // file
 	kind      string // short name or URI
 	sign      signFlags
-	roots     rootFlags
+	roots     anchorFlags
 	attach    string // bundle, att or both
 	insecure  bool
 
@@ -69,6 +69,9 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
   waxseal attest --predicate review.json --type https://acme.example/review/v1 \
     --key waxseal.key oci:out/image:app
   waxseal attest --predicate scan.json --type vuln --keyless registry.example/app:1.0
+  waxseal attest --predicate scan.json --type vuln --key ci.key --certificate ci.pem \
+    --certificate-chain chain.pem --timestamp-server-url https://tsa.acme.example \
+    --timestamp-certificate-chain tsa.pem registry.example/app:1.0
   waxseal attest --predicate review.json --type review --key ann.key \
     --commit 1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a --out review.sigstore.json`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -81,7 +84,7 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
 	fl := cmd.Flags()
 	fl.StringVar(&req.predicate, "predicate", "", "`FILE` with the predicate, one JSON object")
 	fl.StringVar(&req.kind, "type", "", "`TYPE` of the predicate: a URI, or one of\n"+strings.Join(names, ", "))
-	req.sign.register(fl, "key", "private key `FILE` to sign with")
+	req.sign.register(fl, "key", "private `KEY` to sign with")
 	req.roots.register(fl)
 	completePublic(cmd)
 	fl.StringVar(&req.attach, "attach", "bundle", "`FORM` to attach: bundle (a referrer), att (cosign's .att tag),\nor both")
@@ -207,6 +210,9 @@ func attestImage(ctx context.Context, s *Streams, req attestRequest) (*attested,
 	st, err := attest.NewStatement(predicateType, []attest.Subject{subject}, predicate)
 	if err != nil {
 		return nil, err
+	}
+	if req.attach != "bundle" && req.sign.certificate != "" {
+		return nil, usagef("--attach %s: cosign's .att has no place for this certificate and its time stamp; use bundle", req.attach)
 	}
 	signer, err := req.sign.open(ctx, s, req.roots)
 	if err != nil {

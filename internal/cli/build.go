@@ -15,6 +15,7 @@ import (
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/build"
+	"github.com/waxseal/waxseal/pkg/ci"
 )
 
 func newBuildCmd(s *Streams) *cobra.Command {
@@ -91,15 +92,18 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 	deps := build.Deps{
 		Home: imageHome(s.Env), Store: inputsHome(s.Env), Stdin: s.In, Stdout: s.Out, Env: s.Env, Version: Version(),
 		Display: build.Display{Out: s.Err, Mode: f.mode()},
-		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
+		CI: func(ctx context.Context) (*attestations.CI, error) {
+			return ci.Find(ctx, ci.Options{Env: s.Env, Token: f.ciToken})
+		},
+		Engine: build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.sign.wanted() {
-		if err := f.sign.check(f.roots); err != nil {
+		if err := errors.Join(f.sign.check(f.roots), guard()); err != nil {
 			return err
 		}
 		open := func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.roots) }
-		deps.Signer = open
-		if f.sign.keyless || !s.has(passwordVariable) {
+		deps.Signer, deps.TrySigner = open, f.sign.try(s)
+		if f.sign.early() || !s.has(passwordVariable) {
 			// A password that is typed is asked for before the progress takes
 			// the terminal; that there is no token is known before anything runs.
 			signer, err := open(ctx)
@@ -220,7 +224,7 @@ func (f *buildFlags) earns(builder string) string {
 		return "at most SLSA Build L1: an unhosted builder vouches for no more (see --builder-id)"
 	}
 	signer := "key"
-	if f.sign.keyless {
+	if f.sign.keyless || f.sign.certificate != "" {
 		signer = "identity"
 	}
 	return "at most what a policy trusts this " + signer + " for as " + builder
@@ -233,7 +237,7 @@ func (f *buildFlags) next(res *build.Result) string {
 		return "docker run " + res.Loaded[0]
 	case len(res.Images) == 0:
 		return ""
-	case f.unsigned || f.sign.keyless:
+	case f.unsigned || f.sign.keyless || f.sign.certificate != "":
 		return "waxseal inspect " + shellWord(res.Images[0])
 	}
 	pub := "PUBLIC-KEY"

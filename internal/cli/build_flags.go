@@ -25,14 +25,27 @@ type buildFlags struct {
 	progress, iidFile, metadataFile           string
 
 	sign                             signFlags
-	roots                            rootFlags
+	roots                            anchorFlags
 	builderID, out, engine, cacheDir string
+	ciToken                          string
 	unsigned, insecure               bool
 	sbom                             []string
 
 	inputs, lock, store, upstreamCA string
 	allow, allowHosts, upstreams    []string
 	pushInputs                      bool
+}
+
+// secretFiles are the files that must get into no build context. What is no
+// file, as a key in a service, names none.
+func (f *buildFlags) secretFiles() []string {
+	var files []string
+	for _, name := range []string{f.sign.secretFile(), f.ciToken} {
+		if name != "" {
+			files = append(files, name)
+		}
+	}
+	return files
 }
 
 func (f *buildFlags) register(fs *pflag.FlagSet) {
@@ -84,10 +97,11 @@ func (f *buildFlags) register(fs *pflag.FlagSet) {
 
 // registerSeal defines the flags of what is said about a result, and by whom.
 func (f *buildFlags) registerSeal(fs *pflag.FlagSet) {
-	f.sign.register(fs, "key", "private key `FILE` to sign the evidence with; it is part of no context")
+	f.sign.register(fs, "key", "private `KEY` to sign the evidence with, part of no context")
 	f.roots.register(fs)
 	fs.BoolVar(&f.unsigned, "unsigned", false, "write evidence that nobody signs; it proves nothing")
 	fs.StringVar(&f.builderID, "builder-id", "", "`URI` that names this builder in the provenance (default: an unhosted local one)")
+	fs.StringVar(&f.ciToken, "ci-token", "", "identity `TOKEN` that says whose build this is, in a file or env:NAME; it is verified and told to nobody (default: asked of the CI platform that this runs on)")
 	fs.StringVar(&f.out, "out", "", "write image, statements, bundles, SBOMs, metadata and log to `DIR`")
 	fs.StringSliceVar(&f.sbom, "sbom", []string{"spdx", "cyclonedx"}, "`LIST` of spdx and cyclonedx, or none")
 	fs.BoolVar(&f.insecure, "insecure-registry", false, "allow plain HTTP and unverified certificates when pushing")
@@ -194,7 +208,7 @@ func (f *buildFlags) request(arg string, lookup func(string) (string, bool)) (bu
 		Image:  build.Image{Tags: f.tags},
 		Steps:  build.Steps{Network: f.network, Allow: f.allow},
 		Cache:  build.Cache{None: f.noCache, Except: f.noCacheFilter, Pull: f.pull},
-		Seal:   build.Seal{Unsigned: f.unsigned, KeyFile: f.sign.secretFile(), BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
+		Seal:   build.Seal{Unsigned: f.unsigned, KeyFiles: f.secretFiles(), BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
 		Engine: build.EngineChoice{CacheDir: f.cacheDir},
 		Inputs: f.choice(),
 	}

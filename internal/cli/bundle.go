@@ -12,6 +12,7 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/verify"
@@ -66,7 +67,7 @@ gives the same bytes. It judges nothing. The digest that it prints for --policy,
 	f.StringVarP(&flags.file, "output-file", "o", "", "write to `FILE`; the end of its name says how it is compressed")
 	f.BoolVar(&flags.noLayers, "no-layers", false, "leave the layers out: enough for a verdict, not for the image")
 	f.StringVar(&flags.policy, "policy", "", "carry this policy `FILE` along, with what it extends and the keys it names")
-	f.StringArrayVar(&flags.keys, "key", nil, "carry this public key `FILE` along; repeatable")
+	f.StringArrayVar(&flags.keys, "key", nil, "carry this public `KEY` along, as verify takes it; repeatable")
 	f.StringArrayVar(&flags.roots, "trusted-root", nil, "carry this Sigstore trusted root `FILE` along; repeatable")
 	f.StringArrayVar(&flags.evidence, "evidence", nil, "take evidence from `PATH` too, as verify does; repeatable")
 	f.BoolVar(&flags.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
@@ -136,8 +137,9 @@ func (f *exportFlags) trust(ctx context.Context, s *Streams) ([]store.TrustFile,
 	for _, path := range f.keys {
 		raw, err := readKeyPEM(ctx, s, path)
 		if err != nil {
-			return nil, fmt.Errorf("reading public key %q: %w", path, err)
+			return nil, fmt.Errorf("reading public key %q: %w", keys.Name(path), err)
 		}
+		path = keys.Name(path)
 		if _, err := verify.ParseKey(path, raw); err != nil {
 			return nil, err
 		}

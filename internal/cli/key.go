@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -12,11 +13,11 @@ import (
 func newKeyCmd(s *Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key",
-		Short: "Make and import signing keys",
+		Short: "Make, import, show and rotate signing keys",
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newKeyGenerateCmd(s), newKeyImportCmd(s))
+	cmd.AddCommand(newKeyGenerateCmd(s), newKeyImportCmd(s), newKeyShowCmd(s), newKeyRotateCmd(s))
 	return cmd
 }
 
@@ -63,32 +64,65 @@ overwritten, and FILE stays as it is: remove it once the new one works.`,
 
 // makeKey writes the pair that pair returns for a password.
 func makeKey(s *Streams, prefix string, pair func(password []byte) (private, public []byte, err error)) error {
-	private, public := prefix+".key", prefix+".pub"
+	made, err := newPair(s, prefix, pair)
+	if err != nil {
+		return err
+	}
+	if err := made.write(); err != nil {
+		return err
+	}
+	made.tell(s)
+	return nil
+}
+
+// keyPair is a pair that is in no file yet.
+type keyPair struct {
+	private, public       string // files
+	privatePEM, publicPEM []byte
+	open                  bool // the password is empty
+}
+
+// newPair makes a pair for files that are not there.
+func newPair(s *Streams, prefix string, pair func(password []byte) (private, public []byte, err error)) (*keyPair, error) {
+	made := &keyPair{private: prefix + ".key", public: prefix + ".pub"}
 	// Said before the password is asked for; writeNew is what holds.
-	for _, path := range []string{private, public} {
+	for _, path := range []string{made.private, made.public} {
 		if _, err := os.Lstat(path); err == nil {
-			return fmt.Errorf("writing %q: it is there already; move it away or give another --output-prefix", path)
+			return nil, fmt.Errorf("writing %q: it is there already; move it away or give another --output-prefix", path)
 		}
+	}
+	if err := guard(); err != nil {
+		return nil, err
 	}
 	password, err := newPassword(s)
 	if err != nil {
+		return nil, err
+	}
+	defer clear(password)
+	made.open = len(password) == 0
+	made.privatePEM, made.publicPEM, err = pair(password)
+	return made, err
+}
+
+func (k *keyPair) write() error {
+	if err := writeNew(k.private, k.privatePEM, 0o600); err != nil {
 		return err
 	}
-	privatePEM, publicPEM, err := pair(password)
-	if err != nil {
-		return err
-	}
-	if err := writeNew(private, privatePEM, 0o600); err != nil {
-		return err
-	}
-	if err := writeNew(public, publicPEM, 0o644); err != nil {
+	if err := writeNew(k.public, k.publicPEM, 0o644); err != nil {
 		// Half a pair is worse than none: the next try would refuse it.
-		_ = os.Remove(private)
-		return err
-	}
-	fmt.Fprintf(s.Out, "private key  %s (encrypted; keep it secret)\npublic key   %s (give it to whoever verifies)\n", private, public)
-	if len(password) == 0 {
-		fmt.Fprintln(s.Err, "waxseal: the password is empty: whoever reads the private key file can sign")
+		return errors.Join(err, os.Remove(k.private))
 	}
 	return nil
+}
+
+// remove takes back what write wrote.
+func (k *keyPair) remove() error {
+	return errors.Join(os.Remove(k.private), os.Remove(k.public))
+}
+
+func (k *keyPair) tell(s *Streams) {
+	fmt.Fprintf(s.Out, "private key  %s (encrypted; keep it secret)\npublic key   %s (give it to whoever verifies)\n", k.private, k.public)
+	if k.open {
+		fmt.Fprintln(s.Err, "waxseal: the password is empty: whoever reads the private key file can sign")
+	}
 }

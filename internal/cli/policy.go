@@ -9,8 +9,8 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/policy"
-	"github.com/waxseal/waxseal/pkg/trust"
 )
 
 func newPolicyCmd(s *Streams) *cobra.Command {
@@ -23,8 +23,8 @@ prints its schema with a description of each field; "policy init" drafts one.
 
 Builders are trusted by id, idPattern or idFromSigner, or taken from the library
 with use ("waxseal builders list"); each can have buildTypes, parameters, events,
-runners: hosted|any, and a window of its signer. source of an entry can have a
-ref, such as refs/tags/v*, and a workflow.
+runners: hosted|any, a name of who signs, and a window of its signer. source of
+an entry can have a ref, such as refs/tags/v*, and a workflow.
 
 level is {build: N, source: N}. Beside it, and source, buildTypes and parameters,
 an entry can have:
@@ -36,6 +36,9 @@ an entry can have:
   rules            name, expr, message: what these words cannot say, in CEL
   dependencies     of the images it was built from: registries that may be
                    asked, depth, and the level that each must carry
+  signatures       atLeast, of: how many of the signers that builders' names
+                   tell apart must have signed one and the same provenance
+  approvals        atLeast, of: how many reviewers must have approved its source
   vsa              verifiers, policy {uri, digest}, maxAge, resourceUri, names,
                    required, delegates: build|source|properties
   waivers          requirement|rule|vulnerability, reason, owner, expires
@@ -43,8 +46,9 @@ an entry can have:
 sbom, vulnerabilities, hardening and each rule can have an effective date; until
 then what they would deny is a warning. trust.attesters names who else signs
 SBOMs and scans, and who alone signs OpenVEX. A signer is a key (a file), pem,
-kms (as awskms://…), or a san with an issuer or ca. extends: {file, digest} takes
-over all of another policy.
+kms (as awskms://…), or a san with an issuer or ca. A ca can have intermediates,
+crl and ocsp (files that say which certificates are revoked), and a root that
+proves the time. extends: {file, digest} takes over all of another policy.
 
 trust.verifiers names whose verification summaries (VSA) count, for how much,
 made under which policy and up to which maxAge ago; a summary of the image
@@ -121,7 +125,7 @@ the source, the build type, the parameters that were set, and the SBOMs.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	fl := cmd.Flags()
-	fl.StringArrayVar(&flags.keys, "key", nil, "public key `FILE` that signs the evidence; repeatable")
+	fl.StringArrayVar(&flags.keys, "key", nil, "public `KEY` that signs the evidence, as verify takes it; repeatable")
 	fl.StringArrayVar(&flags.evidence, "evidence", nil, "look for evidence in `PATH` too: a bundle, JSON lines, or a\nfolder that build --out wrote; repeatable")
 	fl.BoolVar(&flags.insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
 	fl.StringVarP(&out, "out", "o", "", "write to `FILE`, which must not exist (default: standard output)")
@@ -134,11 +138,11 @@ the source, the build type, the parameters that were set, and the SBOMs.`,
 		draft := gate.DraftRequest{Request: req, Match: match, KeyFiles: map[attest.Digest]string{}, KeyPEM: map[attest.Digest][]byte{}}
 		for i, k := range req.Keys {
 			if draft.KeyPEM[k.ID()], err = readKeyPEM(cmd.Context(), s, flags.keys[i]); err != nil {
-				return exitError{ExitUsage, fmt.Errorf("reading public key %q: %w", flags.keys[i], err)}
+				return exitError{ExitUsage, fmt.Errorf("reading public key %q: %w", keys.Name(flags.keys[i]), err)}
 			}
 			// A file's policy names the key's file. One that goes to standard
 			// output has no place yet, and carries the key in itself.
-			if out != "" && !trust.IsKMS(flags.keys[i]) {
+			if out != "" && !keys.IsRef(flags.keys[i]) {
 				draft.KeyFiles[k.ID()] = relativeTo(filepath.Dir(out), flags.keys[i])
 			}
 		}
@@ -178,20 +182,33 @@ func relativeTo(dir, path string) string {
 }
 
 func newPolicyCheckCmd(s *Streams) *cobra.Command {
-	return &cobra.Command{
-		Use:   "check FILE",
+	cmd := &cobra.Command{
+		Use:   "check [flags] FILE",
 		Short: "Check a policy and say what it means",
 		Long: `check reads a policy and prints its digest and, in plain words, whom it trusts
 and what it expects. Exit code 64 and the place in the file if it is wrong.`,
-		Example: `  waxseal policy check policy.yaml`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := loadPolicy(cmd.Context(), s, args[0])
-			if err != nil {
-				return policyError(err)
-			}
-			_, err = fmt.Fprintf(s.Out, "%s\n%s", p.Digest(), p.Summary())
-			return err
-		},
+		Example: `  waxseal policy check policy.yaml
+  waxseal policy check --output json policy.yaml`,
+		Args: cobra.ExactArgs(1),
 	}
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkOutput(*output); err != nil {
+			return err
+		}
+		p, err := loadPolicy(cmd.Context(), s, args[0])
+		if err != nil {
+			return policyError(err)
+		}
+		if *output == "json" {
+			return printJSON(s, struct {
+				Digest  attest.Digest   `json:"digest"`
+				Extends []attest.Digest `json:"extends,omitempty"` // the nearest first
+				*policy.Brief
+			}{p.Digest(), p.Extends(), p.Brief()})
+		}
+		_, err = fmt.Fprintf(s.Out, "%s\n%s", p.Digest(), p.Summary())
+		return err
+	}
+	return cmd
 }

@@ -23,7 +23,7 @@ of those keys signed it as it is.`,
   waxseal verify --policy policy.yaml --policy-key security.pub registry.example/app:1.0`,
 		Args: cobra.ExactArgs(1),
 	}
-	cmd.Flags().StringVar(&key, "key", "", "private key `FILE` to sign with")
+	cmd.Flags().StringVar(&key, "key", "", "private `KEY` to sign with"+keyForms)
 	// The flag was defined above, so this cannot fail.
 	_ = cmd.MarkFlagRequired("key")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -41,8 +41,9 @@ that verify takes. A case is a YAML file:
       - type: provenance          # or spdx, cyclonedx, scan, vex, inputs, vsa,
                                   # review, or a URI; of a commit with
                                   # commit: HEX, refs: [refs/heads/main]
-        signer: ../ci.pub         # or {issuer: URL, san: NAME}; taken as its
-                                  # signer at that moment, nothing is signed
+        signer: ../ci.pub         # or {kms: REFERENCE}, or {issuer: URL,
+                                  # san: NAME}; taken as its signer at that
+                                  # moment, nothing is signed
         predicate: {...}          # or file: FILE
   expect:
     decision: deny                # pass, deny or undecided
@@ -74,12 +75,12 @@ wrong usage.`,
 		if err != nil {
 			return exitError{ExitUsage, err}
 		}
-		run := tried{Cases: []triedCase{}}
+		run, opts := tried{Cases: []triedCase{}}, loadOptions(cmd.Context(), s)
 		for _, file := range files {
 			if err := cmd.Context().Err(); err != nil {
 				return err
 			}
-			t := tryCase(cmd.Context(), file)
+			t := tryCase(cmd.Context(), file, opts)
 			if run.Cases = append(run.Cases, t); t.OK {
 				run.Passed++
 			} else {
@@ -124,9 +125,9 @@ type triedCase struct {
 	Differences []string `json:"differences,omitempty"`
 }
 
-func tryCase(ctx context.Context, file string) triedCase {
+func tryCase(ctx context.Context, file string, opts policy.LoadOptions) triedCase {
 	t := triedCase{File: file}
-	c, err := policy.LoadCase(file)
+	c, err := policy.LoadCaseWith(file, opts)
 	if err != nil {
 		t.Error = err.Error()
 		return t
@@ -213,8 +214,12 @@ until a date, and what is waived.`,
 		Args: cobra.ExactArgs(1),
 	}
 	at := cmd.Flags().String("at", "", "say it as of `TIME`: 2026-12-01 or 2026-12-01T12:00:00Z (default: now)")
+	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		moment, err := parseMoment(*at)
+		if err := checkOutput(*output); err != nil {
+			return err
+		}
+		moment, err := parseMoment("--at", *at)
 		if err != nil {
 			return err
 		}
@@ -225,14 +230,21 @@ until a date, and what is waived.`,
 		if err != nil {
 			return policyError(err)
 		}
+		if *output == "json" {
+			return printJSON(s, struct {
+				Digest attest.Digest `json:"digest"`
+				At     time.Time     `json:"at"`
+				*policy.Explained
+			}{p.Digest(), moment.UTC().Truncate(time.Second), p.Explained(moment)})
+		}
 		_, err = fmt.Fprint(s.Out, p.Explain(moment))
 		return err
 	}
 	return cmd
 }
 
-// parseMoment reads --at; nothing gives the zero time.
-func parseMoment(s string) (time.Time, error) {
+// parseMoment reads the value of a flag; nothing gives the zero time.
+func parseMoment(flag, s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
@@ -241,5 +253,5 @@ func parseMoment(s string) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, usagef("--at %q: give a day as 2026-12-01 or a time as 2026-12-01T12:00:00Z", s)
+	return time.Time{}, usagef("%s %q: give a day as 2026-12-01 or a time as 2026-12-01T12:00:00Z", flag, s)
 }

@@ -45,7 +45,7 @@ Exit codes: 0 promoted, 1 failed on the way, 3 denied, 4 could not decide,
 	}
 	flags.judge.register(cmd, true)
 	fl := cmd.Flags()
-	flags.sign.register(fl, "sign-key", "private key `FILE` that signs the verdict; this or --keyless is needed, but for --dry-run")
+	flags.sign.register(fl, "sign-key", "private `KEY` that signs the verdict; this or --keyless is needed, but for --dry-run")
 	fl.StringVar(&flags.verifierID, "verifier-id", "", "`URI` of whoever gives the verdict (default: an unhosted local verifier)")
 	fl.BoolVar(&flags.dryRun, "dry-run", false, "judge and print the plan; write nothing")
 	output := outputFlag(cmd)
@@ -66,7 +66,7 @@ func promoteImage(ctx context.Context, s *Streams, flags promoteFlags, source, d
 	if !flags.dryRun {
 		// Opened before anything is read, so that a wrong password costs
 		// nothing.
-		signer, err := flags.sign.open(ctx, s, flags.judge.rootFlags)
+		signer, err := flags.sign.open(ctx, s, flags.judge.anchorFlags)
 		if err != nil {
 			return err
 		}

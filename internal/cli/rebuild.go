@@ -68,7 +68,7 @@ Exit codes: 0 reproduced (or equivalent, with --accept-equivalent), 3 different,
 	fs.StringVar(&f.context, "context", "", "folder `PATH` to take the build context from where the store lacks it; it must be the same, byte for byte")
 	fs.StringArrayVar(&f.secrets, "secret", nil, "`SECRET` that the build used, again: id=ID[,src=FILE] or id=ID,env=NAME")
 	fs.StringArrayVar(&f.ssh, "ssh", nil, "`AGENT` that the build used, again: default, ID, ID=SOCKET or ID=KEYFILE")
-	f.sign.register(fs, "sign-key", "private key `FILE` to sign what was found with")
+	f.sign.register(fs, "sign-key", "private `KEY` to sign what was found with")
 	fs.BoolVar(&f.noAttach, "no-attach", false, "attach nothing to the image")
 	fs.StringVar(&f.builderID, "builder-id", "", "`URI` that names this builder in the second provenance (default: an unhosted local one)")
 	fs.StringVar(&f.out, "out", "", "write the rebuilt image, statements and the report to `DIR`")
@@ -258,10 +258,11 @@ func (f *rebuildFlags) request(s *Streams) (rebuild.Request, error) {
 		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.sign.wanted() {
-		if err := f.sign.check(f.judge.rootFlags); err != nil {
+		if err := errors.Join(f.sign.check(f.judge.anchorFlags), guard()); err != nil {
 			return req, err
 		}
-		req.Deps.Signer = func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.judge.rootFlags) }
+		req.Deps.TrySigner = f.sign.try(s)
+		req.Deps.Signer = func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.judge.anchorFlags) }
 	}
 	return req, nil
 }

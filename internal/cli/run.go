@@ -14,7 +14,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/build"
+	"github.com/waxseal/waxseal/pkg/ci"
 )
 
 // ExitWrapper is the exit code of run where waxseal itself failed: before the
@@ -115,6 +117,9 @@ func runRun(ctx context.Context, s *Streams, cmd *cobra.Command, f *runFlags, ar
 	deps := build.CommandDeps{
 		Deps: build.Deps{
 			Home: imageHome(s.Env), Store: inputsHome(s.Env), Stdin: s.In, Stdout: s.Out, Env: s.Env, Version: Version(),
+			CI: func(ctx context.Context) (*attestations.CI, error) {
+				return ci.Find(ctx, ci.Options{Env: s.Env, Token: f.ciToken})
+			},
 			Engine: build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 		},
 		Stderr: s.Err, Environ: os.Environ(), Tell: func(err error) { tellError(s.Err, err) },
@@ -168,7 +173,7 @@ func ownFailure(err error) error {
 func (f *runFlags) request(args []string) (build.CommandRequest, error) {
 	req := build.CommandRequest{
 		Args: args, Env: f.env, Key: f.sign.key, Allow: f.allow,
-		Seal:   build.Seal{Unsigned: f.unsigned, KeyFile: f.sign.secretFile(), BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
+		Seal:   build.Seal{Unsigned: f.unsigned, KeyFiles: f.secretFiles(), BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
 		Engine: build.EngineChoice{CacheDir: f.cacheDir},
 		Inputs: f.choice(), Artifacts: f.artifacts, Images: f.images, Trace: f.trace,
 	}

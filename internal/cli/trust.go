@@ -12,6 +12,7 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/trust"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
@@ -23,9 +24,7 @@ type trustFlags struct {
 	identity string
 	regexp   string
 	issuer   string
-	rootFlags
-	caRoots       string
-	intermediates string
+	anchorFlags
 }
 
 // rootFlags are the flags of which Sigstore instances are believed.
@@ -34,6 +33,7 @@ type rootFlags struct {
 	sigstore     string
 	sigstoreRoot string
 	offline      bool
+	stampChain   string
 }
 
 func (f *rootFlags) register(fl *pflag.FlagSet) {
@@ -41,6 +41,7 @@ func (f *rootFlags) register(fl *pflag.FlagSet) {
 	fl.StringVar(&f.sigstore, "sigstore", "", "believe the Sigstore instance `public`, or that of the TUF repository at an https address, and fetch its trusted root, at most once a day")
 	fl.StringVar(&f.sigstoreRoot, "sigstore-root", "", "root.json `FILE` of the TUF repository of --sigstore, that trust in it begins with")
 	fl.BoolVar(&f.offline, "offline", false, "with --sigstore: use the copy that was fetched before, while it is valid, and ask nobody")
+	fl.StringVar(&f.stampChain, "timestamp-certificate-chain", "", "`FILE` (PEM) with the certificates of a time-stamping authority, its root among them: its time stamps are believed, and nothing else")
 }
 
 // completePublic offers the one instance that has a name.
@@ -51,14 +52,12 @@ func completePublic(cmd *cobra.Command) {
 
 func (f *trustFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.keys, "key", nil, "public key `FILE` that signs the evidence, or the key of a KMS: awskms://, azurekms://, gcpkms://, hashivault://, openbao://, each with @sha256:… to take no other; repeatable; with --policy, only these of its keys count")
+	fl.StringArrayVar(&f.keys, "key", nil, "public `KEY` that signs the evidence: a file, env://NAME, or a key that something else holds: "+keys.Forms+", each with @sha256:… to take no other; repeatable; with --policy, only these of its keys count")
 	fl.StringVar(&f.identity, "certificate-identity", "", "the `NAME` (URI or mail address) that the certificate was issued to; with --policy, only such of its signers count")
 	fl.StringVar(&f.regexp, "certificate-identity-regexp", "", "the same as a regular expression `RE` of the whole name, ^ to $")
 	fl.StringVar(&f.issuer, "certificate-oidc-issuer", "", "the OpenID Connect issuer `URL` that the certificate names")
-	f.rootFlags.register(fl)
+	f.anchorFlags.register(fl)
 	completePublic(cmd)
-	fl.StringVar(&f.caRoots, "ca-roots", "", "`FILE` (PEM) with the root certificates of a private CA; the time is proved by a --trusted-root")
-	fl.StringVar(&f.intermediates, "ca-intermediates", "", "`FILE` (PEM) with intermediate certificates of the --ca-roots")
 }
 
 // read puts what the flags name into req. What is right and cannot be had goes
@@ -78,8 +77,15 @@ func (f *trustFlags) read(ctx context.Context, s *Streams, req *gate.Request) er
 	if err := f.readRoots(ctx, s, req); err != nil {
 		return err
 	}
-	if err := f.readCA(req); err != nil {
+	if err := f.caFlags.check(); err != nil {
 		return err
+	}
+	ca, err := f.caFlags.read("", nil)
+	if err != nil {
+		return err
+	}
+	if ca != nil {
+		req.CAs = append(req.CAs, ca)
 	}
 	return f.readIdentity(req)
 }
@@ -92,6 +98,17 @@ func (f *rootFlags) readRoots(ctx context.Context, s *Streams, req *gate.Request
 			return err
 		}
 		req.Roots = append(req.Roots, roots...)
+	}
+	if f.stampChain != "" {
+		raw, err := readSmall(f.stampChain, attest.MaxTrustedRoot)
+		if err != nil {
+			return fmt.Errorf("reading the certificates of a time-stamping authority %q: %w", f.stampChain, err)
+		}
+		r, err := verify.ParseStamper(f.stampChain, raw)
+		if err != nil {
+			return err
+		}
+		req.Roots = append(req.Roots, r)
 	}
 	instance, err := f.instance()
 	if err != nil || instance == nil {
@@ -179,31 +196,6 @@ func ago(d time.Duration) string {
 		return fmt.Sprintf("%d h ago", int(d.Hours()))
 	}
 	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
-}
-
-func (f *trustFlags) readCA(req *gate.Request) error {
-	if f.caRoots == "" {
-		if f.intermediates != "" {
-			return errors.New("--ca-intermediates: they lead nowhere without --ca-roots FILE")
-		}
-		return nil
-	}
-	roots, err := readSmall(f.caRoots, attest.MaxTrustedRoot)
-	if err != nil {
-		return fmt.Errorf("reading CA certificates %q: %w", f.caRoots, err)
-	}
-	var between []byte
-	if f.intermediates != "" {
-		if between, err = readSmall(f.intermediates, attest.MaxTrustedRoot); err != nil {
-			return fmt.Errorf("reading CA certificates %q: %w", f.intermediates, err)
-		}
-	}
-	ca, err := verify.ParseCA(f.caRoots, roots, between)
-	if err != nil {
-		return err
-	}
-	req.CAs = append(req.CAs, ca)
-	return nil
 }
 
 func (f *trustFlags) readIdentity(req *gate.Request) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -58,6 +59,12 @@ func (f *judgeFlags) request(ctx context.Context, s *Streams, ref string) (gate.
 	level, err := parseLevel(f.level)
 	if err != nil {
 		return req, exitError{ExitUsage, err}
+	}
+	// One that cannot be read is told with the others, as it is now.
+	for _, path := range f.evidence {
+		if _, err := os.Stat(strings.TrimPrefix(path, store.GitPrefix)); errors.Is(err, fs.ErrNotExist) {
+			return req, usagef("--evidence %q: there is no such file or folder", path)
+		}
 	}
 	req.Level, req.Dependencies = level, f.depth
 	for _, p := range f.asked {
@@ -177,6 +184,9 @@ together with a complete answer that says the same: anything else is a death.`,
 		Example: `  waxseal verify --key waxseal.pub registry.example/app:1.0
   waxseal verify --trusted-root root.json --certificate-identity ci@acme.example \
     --certificate-oidc-issuer https://accounts.acme.example registry.example/app:1.0
+  waxseal verify --ca-roots root.pem --ca-crl root.crl --ca-crl issuing.crl \
+    --timestamp-certificate-chain tsa.pem \
+    --certificate-identity https://ci.acme.example/release registry.example/app:1.0
   waxseal verify --policy policy.yaml --output sarif oci:out/image:app
   waxseal verify --policy policy.yaml - < references.txt`,
 		Args: cobra.ExactArgs(1),
@@ -241,7 +251,7 @@ func (f *verifyFlags) verifyOne(ctx context.Context, s *Streams, ref string) err
 func (f *verifyFlags) request(ctx context.Context, s *Streams, ref string) (gate.Request, error) {
 	req, err := f.judge.request(ctx, s, ref)
 	if err == nil {
-		req.At, err = parseMoment(f.at)
+		req.At, err = parseMoment("--at", f.at)
 	}
 	return req, err
 }

@@ -6,38 +6,62 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/term"
 
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/policy"
 	"github.com/waxseal/waxseal/pkg/sign"
 	"github.com/waxseal/waxseal/pkg/trust"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
-// readKeyPEM reads the public key that name stands for: a file, or a key
-// management service's.
+// readKeyPEM reads the public key that name stands for: a file, a variable, or a
+// key that something else holds.
 func readKeyPEM(ctx context.Context, s *Streams, name string) ([]byte, error) {
-	if !trust.IsKMS(name) {
-		return readSmall(name, attest.MaxKey)
+	variable, inEnv := strings.CutPrefix(name, "env://")
+	switch {
+	case inEnv && !s.has(variable):
+		return nil, errors.New("the variable is not set")
+	case inEnv:
+		return []byte(s.Env(variable)), nil
+	case keys.IsRef(name):
+		return trust.PublicKey(ctx, name, publicKeyOptions(s))
 	}
-	return fetchKey(ctx, s, name)
+	return readSmall(name, attest.MaxKey)
 }
 
-func fetchKey(ctx context.Context, s *Streams, ref string) ([]byte, error) {
-	return trust.PublicKey(ctx, ref, trust.KeyOptions{Cache: xdgDir(s.Env, "XDG_CACHE_HOME", ".cache"), Environ: os.Environ()})
+func publicKeyOptions(s *Streams) trust.KeyOptions {
+	return trust.KeyOptions{Cache: xdgDir(s.Env, "XDG_CACHE_HOME", ".cache"), Keys: keyOptions(s)}
+}
+
+// The variables about PKCS#11 are cosign's, too.
+const (
+	pinVariable    = "COSIGN_PKCS11_PIN"
+	moduleVariable = "COSIGN_PKCS11_MODULE_PATH"
+)
+
+// keyOptions is how keys are asked for that something else holds.
+func keyOptions(s *Streams) keys.Options {
+	return keys.Options{
+		Environ: os.Environ(),
+		Module:  s.Env(moduleVariable),
+		PIN:     func(token string) ([]byte, error) { return askPIN(s, token) },
+		Tell:    func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) },
+	}
 }
 
 func readKey(ctx context.Context, s *Streams, name string) (verify.Key, error) {
 	raw, err := readKeyPEM(ctx, s, name)
 	switch {
-	case err != nil && trust.IsKMS(name):
+	case err != nil && keys.IsRef(name) && !strings.HasPrefix(name, "env://"):
 		return verify.Key{}, err // it says which key
 	case err != nil:
 		return verify.Key{}, fmt.Errorf("reading public key %q: %w", name, err)
 	}
-	return verify.ParseKey(name, raw)
+	return verify.ParseKey(keys.Name(name), raw)
 }
 
 // loadPolicy loads a policy with the keys that it names, wherever they are.
@@ -49,11 +73,13 @@ func loadPolicy(ctx context.Context, s *Streams, path string) (*policy.Policy, e
 // for.
 func loadOptions(ctx context.Context, s *Streams) policy.LoadOptions {
 	fetched := map[string][]byte{}
+	opts := publicKeyOptions(s)
+	opts.InFile = true
 	return policy.LoadOptions{ReadKMS: func(ref string) ([]byte, error) {
 		if raw, ok := fetched[ref]; ok {
 			return raw, nil
 		}
-		raw, err := fetchKey(ctx, s, ref)
+		raw, err := trust.PublicKey(ctx, ref, opts)
 		if err == nil {
 			fetched[ref] = raw
 		}
@@ -73,12 +99,37 @@ func policyError(err error) error {
 // passwordVariable is cosign's, so that one pipeline serves both.
 const passwordVariable = "COSIGN_PASSWORD"
 
-// openSigner opens the private key that ref names, asking for its password
-// only when it has one.
+// openSigner opens the private key that ref names, asking for its password or
+// PIN only when it has one.
 func openSigner(ctx context.Context, s *Streams, ref string) (sign.Signer, error) {
-	return sign.Open(ctx, ref, sign.OpenOptions{Password: func() ([]byte, error) {
-		return askPassword(s, fmt.Sprintf("Password of %s: ", ref))
-	}})
+	if err := guard(); err != nil {
+		return nil, err
+	}
+	return sign.Open(ctx, ref, sign.OpenOptions{
+		Password: func() ([]byte, error) { return askPassword(s, fmt.Sprintf("Password of %s: ", ref)) },
+		Take:     s.take,
+		Keys:     keyOptions(s),
+	})
+}
+
+// take is the value of a variable, which is taken out of the environment of what
+// this process starts from now on.
+func (s *Streams) take(name string) ([]byte, bool) {
+	v, ok := s.LookupEnv(name)
+	if ok {
+		os.Unsetenv(name)
+	}
+	return []byte(v), ok
+}
+
+// askPIN takes the PIN of a token from the environment, else from a person at a
+// terminal.
+func askPIN(s *Streams, token string) ([]byte, error) {
+	if s.has(pinVariable) {
+		return []byte(s.Env(pinVariable)), nil
+	}
+	return askSecret(s, "the token's PIN", fmt.Sprintf("PIN of the token %s: ", token),
+		"set "+pinVariable+" in the environment, or give a file that has it, with pin-source= in the URI")
 }
 
 // newPassword asks for the password of a key that is being made, twice where
@@ -104,20 +155,22 @@ func askPassword(s *Streams, prompt string) ([]byte, error) {
 	if s.has(passwordVariable) {
 		return []byte(s.Env(passwordVariable)), nil
 	}
+	return askSecret(s, "the key's password", prompt, "set "+passwordVariable+" in the environment (to nothing for a key without a password)")
+}
+
+// askSecret reads at a terminal what is not shown there.
+func askSecret(s *Streams, what, prompt, otherwise string) ([]byte, error) {
 	in, ok := s.In.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return nil, hinted{
-			errors.New("reading the key's password: there is no terminal to ask at"),
-			"set " + passwordVariable + " in the environment (to nothing for a key without a password)",
-		}
+		return nil, hinted{fmt.Errorf("reading %s: there is no terminal to ask at", what), otherwise}
 	}
 	fmt.Fprint(s.Err, prompt)
-	password, err := term.ReadPassword(int(in.Fd()))
+	secret, err := term.ReadPassword(int(in.Fd()))
 	fmt.Fprintln(s.Err)
 	if err != nil {
-		return nil, fmt.Errorf("reading the key's password: %w", err)
+		return nil, fmt.Errorf("reading %s: %w", what, err)
 	}
-	return password, nil
+	return secret, nil
 }
 
 // hinted is an error with the way out of it.

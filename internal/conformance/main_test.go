@@ -4,10 +4,12 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/waxseal/waxseal/internal/testkit"
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
@@ -113,7 +115,7 @@ func TestConformance(t *testing.T) {
 					args = append(args, "--certificate-identity", content(folder, "identity", beacon), "--certificate-oidc-issuer", content(folder, "issuer", tokenIssuer))
 				}
 				root := override(folder, "trusted_root.json", filepath.Join(dir, "sigstore-public-good", "trusted_root.json"))
-				err := run(append(args, "--trusted-root", root, what), io.Discard)
+				err := run(t.Context(), append(args, "--trusted-root", root, what), io.Discard)
 				if !strings.HasSuffix(name, "_fail") {
 					if err != nil {
 						t.Fatal(err)
@@ -152,15 +154,95 @@ func content(folder, name, otherwise string) string {
 
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
-		nil, {"sign-bundle"}, {"verify-bundle"}, {"verify-bundle", "--bundle", "b", "x"},
+		nil, {"sign-bundle"}, {"attest"}, {"verify-bundle"},
+		{"sign-bundle", "--bundle", "b", "--identity-token", "t", "--trusted-root", "r", "x"},
+		{"sign-bundle", "--staging", "--bundle", "b", "--identity-token", "t", "--trusted-root", "r", "--signing-config", "c", "x"},
+		{"sign-bundle", "--bundle", "b", "--trusted-root", "r", "--signing-config", "c", "x"},
+		{"verify-bundle", "--bundle", "b", "x"},
 		{"verify-bundle", "--bundle", "b", "--certificate-identity", "i", "x"},
 		{"verify-bundle", "--bundle", "b", "--key", "k", "--certificate-identity", "i", "--certificate-oidc-issuer", "u", "x"},
 		{"verify-bundle", "--staging", "--bundle", "b", "--key", "k", "x"},
 		{"verify-bundle", "--nonsense"},
 	} {
 		var r *refusal
-		if err := run(args, io.Discard); !errors.As(err, &r) || r.class != classUsage {
+		if err := run(t.Context(), args, io.Discard); !errors.As(err, &r) || r.class != classUsage {
 			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
+// TestSignBundle signs with the real Fulcio, time-stamping authority and log,
+// in the order of options that the suite uses; we and the real cosign verify it.
+func TestSignBundle(t *testing.T) {
+	var peers string
+	for _, name := range []string{"fulcio", "timestamp-server", "rekor-server-posix"} {
+		peers = filepath.Dir(testkit.Peer(t, name))
+	}
+	cosign := testkit.Peer(t, "cosign")
+	dir := t.TempDir()
+	instance, err := testkit.StartInstance(t.Context(), peers, dir, testkit.InstanceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer instance.Close()
+	token, err := instance.Token("ann@acme.example", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	root, config := filepath.Join(dir, "trusted_root.json"), filepath.Join(dir, "signing_config.json")
+	artifact, another := file("a.txt", "an artifact\n"), file("b.txt", "another\n")
+	statement := file("statement.json", `{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":"a.txt","digest":{"sha256":"`+
+		attest.DigestOf([]byte("an artifact\n")).Hex()+`"}}],"predicateType":"https://slsa.dev/provenance/v1","predicate":{}}`)
+	bundle := filepath.Join(dir, "bundle.json")
+	for name, c := range map[string]struct {
+		args []string
+		file string
+	}{"bytes": {nil, artifact}, "statement": {[]string{"--in-toto"}, statement}} {
+		t.Run(name, func(t *testing.T) {
+			args := append(append([]string{"sign-bundle"}, c.args...), "--identity-token", token, "--bundle", bundle, "--trusted-root", root, "--signing-config", config, c.file)
+			if err := run(t.Context(), args, io.Discard); err != nil {
+				t.Fatal(err)
+			}
+			verify := []string{"verify-bundle", "--bundle", bundle, "--certificate-identity", "ann@acme.example", "--certificate-oidc-issuer", instance.Issuer, "--trusted-root", root}
+			if err := run(t.Context(), append(verify, artifact), io.Discard); err != nil {
+				t.Error(err)
+			}
+			var r *refusal
+			if err := run(t.Context(), append(verify, another), io.Discard); !errors.As(err, &r) || r.class != "subject" && r.class != "log" {
+				t.Errorf("another file: %v", err)
+			}
+			by := []string{"--bundle", bundle, "--new-bundle-format", "--use-signed-timestamps", "--certificate-identity", "ann@acme.example", "--certificate-oidc-issuer", instance.Issuer, "--trusted-root", root}
+			command := "verify-blob"
+			if len(c.args) > 0 {
+				command, by = "verify-blob-attestation", append(by, "--type", "slsaprovenance1")
+			}
+			if out, err := exec.Command(cosign, append(append([]string{command}, by...), artifact)...).CombinedOutput(); err != nil {
+				t.Errorf("cosign: %v\n%s", err, out)
+			}
+		})
+	}
+	// What fails leaves no bundle.
+	for name, c := range map[string]struct{ token, file, root, class, want string }{
+		"no token":        {"x", artifact, root, classSign, "it is no identity token"},
+		"no statement":    {token, artifact, root, classSign, "reading in-toto statement"},
+		"another's token": {token[:len(token)-8] + "AAAAAAAA", statement, root, classSign, "it refused (4"},
+		"no root":         {token, statement, config, classSign, "checking what was just signed"},
+	} {
+		none := filepath.Join(dir, "none.json")
+		err := run(t.Context(), []string{"sign-bundle", "--in-toto", "--identity-token", c.token, "--bundle", none, "--trusted-root", c.root, "--signing-config", config, c.file}, io.Discard)
+		var r *refusal
+		if !errors.As(err, &r) || r.class != c.class || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+		if _, err := os.Stat(none); err == nil {
+			t.Errorf("%s: there is a bundle", name)
 		}
 	}
 }

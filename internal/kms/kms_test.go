@@ -9,6 +9,8 @@ import (
 	vault "github.com/hashicorp/vault/api"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/waxseal/waxseal/pkg/keys"
 )
 
 type awsError string
@@ -21,25 +23,25 @@ func (e awsError) ErrorCode() string { return string(e) }
 func TestClasses(t *testing.T) {
 	for _, c := range []struct {
 		err  error
-		want Class
+		want keys.Class
 	}{
-		{errors.New("dial tcp: connection refused"), ClassUnanswered},
-		{referenceError{errors.New("x")}, ClassReference},
-		{awsError("NotFoundException"), ClassNotFound},
-		{awsError("AccessDeniedException"), ClassPermission},
-		{awsError("UnsupportedOperationException"), ClassReference},
-		{awsError("ThrottlingException"), ClassUnanswered},
-		{&vault.ResponseError{StatusCode: 403}, ClassPermission},
-		{&vault.ResponseError{StatusCode: 503}, ClassUnanswered},
-		{&azcore.ResponseError{StatusCode: 404}, ClassNotFound},
-		{&azcore.ResponseError{StatusCode: 401}, ClassPermission},
-		{&azcore.ResponseError{StatusCode: 429}, ClassUnanswered},
-		{status.Error(codes.NotFound, "x"), ClassNotFound},
-		{status.Error(codes.PermissionDenied, "x"), ClassPermission},
-		{status.Error(codes.Unauthenticated, "x"), ClassPermission},
-		{status.Error(codes.InvalidArgument, "x"), ClassReference},
-		{status.Error(codes.Unavailable, "x"), ClassUnanswered},
-		{status.Error(codes.DeadlineExceeded, "x"), ClassUnanswered},
+		{errors.New("dial tcp: connection refused"), keys.ClassUnanswered},
+		{&refused{keys.ClassReference, errors.New("x")}, keys.ClassReference},
+		{awsError("NotFoundException"), keys.ClassNotFound},
+		{awsError("AccessDeniedException"), keys.ClassPermission},
+		{awsError("UnsupportedOperationException"), keys.ClassReference},
+		{awsError("ThrottlingException"), keys.ClassUnanswered},
+		{&vault.ResponseError{StatusCode: 403}, keys.ClassPermission},
+		{&vault.ResponseError{StatusCode: 503}, keys.ClassUnanswered},
+		{&azcore.ResponseError{StatusCode: 404}, keys.ClassNotFound},
+		{&azcore.ResponseError{StatusCode: 401}, keys.ClassPermission},
+		{&azcore.ResponseError{StatusCode: 429}, keys.ClassUnanswered},
+		{status.Error(codes.NotFound, "x"), keys.ClassNotFound},
+		{status.Error(codes.PermissionDenied, "x"), keys.ClassPermission},
+		{status.Error(codes.Unauthenticated, "x"), keys.ClassPermission},
+		{status.Error(codes.InvalidArgument, "x"), keys.ClassReference},
+		{status.Error(codes.Unavailable, "x"), keys.ClassUnanswered},
+		{status.Error(codes.DeadlineExceeded, "x"), keys.ClassUnanswered},
 	} {
 		if got := classOf(fmt.Errorf("public key: %w", c.err)); got != c.want {
 			t.Errorf("%v: %s, want %s", c.err, got, c.want)

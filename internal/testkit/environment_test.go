@@ -16,7 +16,7 @@ var readers = map[string]string{
 	"internal/cli": "where images, copies and stores lie, colours, and the password of a key",
 	"internal/kms": "which Vault is asked, over https only; a reference can pin the key that it must have",
 	"pkg/store":    "which credentials are sent to a registry, and which Docker daemon is asked; what comes back is held against its digest",
-	"pkg/trust":    "credentials for a key management service; what would have a certificate accepted, or another address asked, is taken out",
+	"pkg/keys":     "credentials for what holds a key; what would have a certificate accepted, or another address asked, is taken out",
 
 	"github.com/docker/cli/cli/config":                        "where credentials lie",
 	"github.com/docker/cli/cli/config/configfile":             "credentials",

@@ -23,10 +23,10 @@ var rooms = map[string]string{
 	"cmd/waxseal":          "internal/cli",
 	"cmd/waxseal-engine":   "internal/engine",
 	"cmd/waxseal-kms":      "internal/kms",
-	"internal/cli":         "attestations pkg/attest pkg/build pkg/gate pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
+	"internal/cli":         "attestations pkg/attest pkg/build pkg/ci pkg/gate pkg/keys pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
 	"internal/engine":      "pkg/egress pkg/lock pkg/catalog pkg/sbom pkg/attest attestations",
-	"internal/conformance": "pkg/attest pkg/verify",
-	"internal/kms":         "",
+	"internal/conformance": "pkg/attest pkg/sign pkg/verify",
+	"internal/kms":         "pkg/attest pkg/keys pkg/sign",
 	"internal/testkit":     "*",
 	"attestations":         "",
 	"pkg/attest":           "attestations",
@@ -36,9 +36,11 @@ var rooms = map[string]string{
 	"pkg/rebuild":          "attestations pkg/attest pkg/build pkg/lock pkg/store",
 	"pkg/sbom":             "pkg/attest",
 	"pkg/catalog":          "pkg/sbom pkg/attest",
-	"pkg/sign":             "pkg/attest",
+	"pkg/ci":               "attestations pkg/attest pkg/sign",
+	"pkg/keys":             "pkg/attest",
+	"pkg/sign":             "pkg/attest pkg/keys",
 	"pkg/store":            "pkg/attest",
-	"pkg/trust":            "pkg/attest",
+	"pkg/trust":            "pkg/attest pkg/keys",
 	"pkg/verify":           "pkg/attest attestations",
 	"pkg/policy":           "pkg/verify pkg/sbom pkg/attest attestations",
 	"pkg/gate":             "pkg/store pkg/verify pkg/policy pkg/attest attestations",
@@ -70,14 +72,20 @@ var guests = map[string]string{
 	"github.com/theupdateframework/go-tuf/v2": "pkg/trust",
 	"go.yaml.in/yaml/v3":                      "pkg/policy internal/cli", // the verifier's configuration
 	"cel.dev/cel-go":                          "pkg/policy",
+	"github.com/coreos/go-oidc/v3":            "pkg/ci pkg/sign",
 
-	// Key management services: a program of their own.
+	// What holds keys for others: a program of its own.
 	"github.com/sigstore/sigstore/pkg/signature/kms":     "internal/kms",
+	"github.com/sigstore/sigstore/pkg/signature":         "internal/kms pkg/sign pkg/verify",
 	"github.com/sigstore/sigstore/pkg/signature/options": "internal/kms",
+	"github.com/sigstore/sigstore/pkg/cryptoutils":       "internal/kms pkg/sign pkg/verify",
+	"github.com/miekg/pkcs11":                            "internal/kms",
+	"github.com/stefanberger/go-pkcs11uri":               "internal/kms pkg/keys",
+	"k8s.io/client-go":                                   "internal/kms",
 	"github.com/Azure/azure-sdk-for-go":                  "internal/kms",
 	"github.com/hashicorp/vault/api":                     "internal/kms",
-	"google.golang.org/grpc/codes":                       "internal/engine internal/kms pkg/build",
-	"google.golang.org/grpc/status":                      "internal/engine internal/kms pkg/build",
+	"google.golang.org/grpc/codes":                       "internal/engine internal/kms pkg/build pkg/sign",
+	"google.golang.org/grpc/status":                      "internal/engine internal/kms pkg/build pkg/sign",
 
 	// The formats of evidence.
 	"github.com/in-toto/in-toto-golang":                           "attestations pkg/attest",
@@ -88,7 +96,11 @@ var guests = map[string]string{
 	"github.com/go-json-experiment/json/jsontext":                 "pkg/attest",
 	"google.golang.org/protobuf":                                  "pkg/attest pkg/sign pkg/verify",
 	"github.com/sigstore/cosign/v2/pkg/types":                     "pkg/store",
+	"github.com/digitorus/timestamp":                              "pkg/sign", // what time-stamping authorities are asked in
 	"github.com/sigstore/sigstore-go/pkg/sign":                    "pkg/sign",
+	"golang.org/x/oauth2":                                         "pkg/sign",
+	"github.com/spiffe/go-spiffe/v2/proto":                        "pkg/sign",            // the messages of the workload API
+	"github.com/sigstore/rekor/pkg/generated":                     "pkg/sign",            // what sigstore-go's client of Rekor v1 takes
 	"github.com/sigstore/sigstore-go/pkg/root":                    "pkg/sign pkg/verify", // signing configs too
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate":      "pkg/sign pkg/verify",
 
@@ -105,10 +117,12 @@ var guests = map[string]string{
 	"github.com/opencontainers":                        "internal/engine pkg/build pkg/catalog",
 	"github.com/tonistiigi":                            "pkg/build",
 	"github.com/ulikunitz/xz":                          "pkg/build pkg/rebuild",
-	"google.golang.org/grpc":                           "internal/engine pkg/build",
+	"google.golang.org/grpc":                           "internal/engine pkg/build pkg/sign", // the workload API is gRPC, too
 	"go.etcd.io/bbolt":                                 "internal/engine",
+	"github.com/zricethezav/gitleaks/v8":               "internal/engine",
 	"github.com/miekg/dns":                             "pkg/egress",
 	"github.com/vishvananda/netlink":                   "pkg/egress",
+	"golang.org/x/crypto/ocsp":                         "pkg/verify",
 	"golang.org/x/net":                                 "pkg/egress",
 	"software.sslmate.com/src/go-pkcs12":               "pkg/egress", // Java's trust store
 
@@ -229,6 +243,8 @@ func TestTheCommandLinksNoServer(t *testing.T) {
 		module + "internal/kms":                                 "the services' clients are another process: they would take 10 MiB before main",
 		"github.com/sigstore/sigstore/pkg/signature/kms/aws":    "the services' clients are another process",
 		"github.com/sigstore/sigstore/pkg/signature/kms/gcp":    "the services' clients are another process",
+		"github.com/miekg/pkcs11":                               "a token's library is another process",
+		"k8s.io/client-go":                                      "Kubernetes is another process",
 		"github.com/sigstore/rekor/pkg/log":                     "cosign's library, fifty packages, for the names of its key format",
 		"github.com/piprate/json-gold":                          "a processor of JSON-LD to read SPDX 2.3",
 		"github.com/russross/blackfriday":                       "a renderer of Markdown for the manual pages",

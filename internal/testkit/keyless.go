@@ -42,20 +42,36 @@ import (
 // broken. The OpenID Connect issuer that Fulcio trusts, and the CT log that it
 // writes to, are our own.
 type Instance struct {
-	Addr   string // of all services: /fulcio, /tsa and /rekor
+	Addr   string // of all services: /fulcio, /tsa, /rekor and /rekor1
 	Issuer string // the address of the OpenID Connect issuer
 
-	dir  string
-	key  *ecdsa.PrivateKey // of the issuer and of the CT log
-	stop []func()
+	dir    string
+	key    *ecdsa.PrivateKey            // of the issuer and of the CT log
+	logs   map[string]*ecdsa.PrivateKey // by their paths: rekor, rekor1
+	logins logins
+	stop   []func()
+}
+
+// InstanceOptions configures StartInstance.
+type InstanceOptions struct {
+	// Faults break the services; default: none.
+	Faults *Faults
+	// Rekor1 adds a Rekor v1 log at /rekor1. rekor1_signing_config.json names it
+	// alone, without a time-stamping authority.
+	Rekor1 bool
 }
 
 // StartInstance starts the programs fulcio, timestamp-server and
 // rekor-server-posix of the folder peers and writes into dir trusted_root.json
-// and signing_config.json. The time-stamping authority takes the fixed port
-// 2112 for its metrics, so that one instance runs on a machine at a time: the
-// next one waits.
-func StartInstance(ctx context.Context, peers, dir string, faults *Faults) (_ *Instance, err error) {
+// and signing_config.json, as unlogged_* what has no log, and tsa.pem with the
+// certificates of the time-stamping authority. The
+// time-stamping authority takes the fixed port 2112 for its metrics, so that
+// one instance runs on a machine at a time: the next one waits.
+func StartInstance(ctx context.Context, peers, dir string, opts InstanceOptions) (_ *Instance, err error) {
+	// The servers have it as their working folder.
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
 	i := &Instance{dir: dir}
 	defer func() {
 		if err != nil {
@@ -77,8 +93,7 @@ func StartInstance(ctx context.Context, peers, dir string, faults *Faults) (_ *I
 	if err != nil {
 		return nil, err
 	}
-	rekorKey, err := i.write()
-	if err != nil {
+	if err := i.write(); err != nil {
 		return nil, err
 	}
 	front := http.NewServeMux()
@@ -97,13 +112,23 @@ func StartInstance(ctx context.Context, peers, dir string, faults *Faults) (_ *I
 		}
 		front.Handle("/"+name+"/", http.StripPrefix("/"+name, httputil.NewSingleHostReverseProxy(behind)))
 	}
-	open, err := serve(faults.Around(front))
+	if opts.Rekor1 {
+		port, err := i.startRekor1(ctx, peers)
+		if err != nil {
+			return nil, err
+		}
+		front.Handle("/rekor1/", http.StripPrefix("/rekor1", httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "127.0.0.1:" + port})))
+	}
+	if opts.Faults == nil {
+		opts.Faults = new(Faults)
+	}
+	open, err := serve(opts.Faults.Around(front))
 	if err != nil {
 		return nil, err
 	}
 	i.stop = append(i.stop, open.Close)
 	i.Addr = open.Addr
-	return i, i.publish(ctx, rekorKey)
+	return i, i.publish(ctx, opts)
 }
 
 // Close ends all of it.
@@ -128,32 +153,42 @@ func freePorts(n int) ([]string, error) {
 }
 
 // write makes what the servers read.
-func (i *Instance) write() (*ecdsa.PrivateKey, error) {
+func (i *Instance) write() error {
 	if err := os.MkdirAll(i.dir, 0o755); err != nil {
-		return nil, err
+		return err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
+	i.logs = map[string]*ecdsa.PrivateKey{}
+	for _, name := range []string{"rekor", "rekor1"} {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(i.dir, name+".pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+			return err
+		}
+		i.logs[name] = key
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(i.dir, "rekor.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
-		return nil, err
-	}
-	config := fmt.Sprintf("oidc-issuers:\n  %q:\n    issuer-url: %q\n    client-id: sigstore\n    type: email\n", i.Issuer, i.Issuer)
-	return key, os.WriteFile(filepath.Join(i.dir, "fulcio.yaml"), []byte(config), 0o644)
+	config := fmt.Sprintf("oidc-issuers:\n  %q:\n    issuer-url: %q\n    client-id: sigstore\n    type: email\n"+
+		"  %q:\n    issuer-url: %q\n    client-id: sigstore\n    type: spiffe\n    spiffe-trust-domain: acme.example\n", i.Issuer, i.Issuer, i.Issuer+"/spire", i.Issuer+"/spire")
+	return os.WriteFile(filepath.Join(i.dir, "fulcio.yaml"), []byte(config), 0o644)
 }
 
-// start runs a program until its port answers; what it says is kept in dir.
+// start runs a program until it listens at addr, a port or a socket; what it
+// says is kept in dir.
 func (i *Instance) start(ctx context.Context, peers string, args []string, addr string) error {
-	said, err := os.Create(filepath.Join(i.dir, args[0]+".log"))
+	said, err := os.Create(filepath.Join(i.dir, filepath.Base(args[0])+".log"))
 	if err != nil {
 		return err
 	}
 	defer said.Close()
+	network := "tcp"
+	if filepath.IsAbs(addr) {
+		network = "unix"
+	}
 	child := exec.Command(filepath.Join(peers, args[0]), args[1:]...)
 	child.Dir, child.Stdout, child.Stderr = i.dir, said, said
 	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -174,7 +209,7 @@ func (i *Instance) start(ctx context.Context, peers string, args []string, addr 
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if conn, err := net.Dial("tcp", addr); err == nil {
+		if conn, err := net.Dial(network, addr); err == nil {
 			return conn.Close()
 		}
 		select {
@@ -189,7 +224,7 @@ func (i *Instance) start(ctx context.Context, peers string, args []string, addr 
 }
 
 // publish writes the trusted root and the signing config.
-func (i *Instance) publish(ctx context.Context, rekor *ecdsa.PrivateKey) error {
+func (i *Instance) publish(ctx context.Context, opts InstanceOptions) error {
 	base := "http://" + i.Addr
 	var bundle struct {
 		Chains []struct{ Certificates []string }
@@ -212,22 +247,28 @@ func (i *Instance) publish(ctx context.Context, rekor *ecdsa.PrivateKey) error {
 	if err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Join(i.dir, "tsa.pem"), raw, 0o644); err != nil {
+		return err
+	}
 	// The servers made their certificates just now, and one whole second counts.
 	from := time.Now().Add(-time.Minute)
 	last := len(stamps) - 1
-	logs := func(address string, key *ecdsa.PrivateKey) (map[string]*root.TransparencyLog, error) {
+	logs := map[string]*root.TransparencyLog{}
+	add := func(to map[string]*root.TransparencyLog, address string, key *ecdsa.PrivateKey) error {
 		der, err := x509.MarshalPKIXPublicKey(key.Public())
 		sum := sha256.Sum256(der)
-		return map[string]*root.TransparencyLog{hex.EncodeToString(sum[:]): {
+		to[hex.EncodeToString(sum[:])] = &root.TransparencyLog{
 			BaseURL: address, ID: sum[:], HashFunc: crypto.SHA256, PublicKey: key.Public(), SignatureHashFunc: crypto.SHA256, ValidityPeriodStart: from,
-		}}, err
-	}
-	rekors, err := logs(base+"/rekor", rekor)
-	if err != nil {
+		}
 		return err
 	}
-	cts, err := logs(i.Issuer+"/ct", i.key)
-	if err != nil {
+	for name, key := range i.logs {
+		if err := add(logs, base+"/"+name, key); err != nil {
+			return err
+		}
+	}
+	cts := map[string]*root.TransparencyLog{}
+	if err := add(cts, i.Issuer+"/ct", i.key); err != nil {
 		return err
 	}
 	authorities := []root.CertificateAuthority{&root.FulcioCertificateAuthority{
@@ -240,16 +281,21 @@ func (i *Instance) publish(ctx context.Context, rekor *ecdsa.PrivateKey) error {
 		return []root.Service{{URL: base + path, MajorAPIVersion: version, ValidityPeriodStart: from, Operator: "waxseal.example"}}
 	}
 	any := root.ServiceConfiguration{Selector: prototrustroot.ServiceSelector_ANY}
+	stamp := one("/tsa/api/v1/timestamp", 1)
+	provider := []root.Service{{URL: i.Issuer, MajorAPIVersion: 1, ValidityPeriodStart: from, Operator: "waxseal.example"}}
 	files := map[string]json.Marshaler{}
-	for prefix, logged := range map[string]bool{"": true, "unlogged_": false} {
-		known, asked := rekors, one("/rekor", 2)
-		if !logged {
-			known, asked = nil, nil
-		}
+	for prefix, known := range map[string]map[string]*root.TransparencyLog{"": logs, "unlogged_": nil} {
 		if files[prefix+"trusted_root.json"], err = root.NewTrustedRoot(root.TrustedRootMediaType01, authorities, cts, stampers, known); err != nil {
 			return err
 		}
-		if files[prefix+"signing_config.json"], err = root.NewSigningConfig(root.SigningConfigMediaType02, one("/fulcio", 1), nil, asked, any, one("/tsa/api/v1/timestamp", 1), any); err != nil {
+	}
+	type asked struct{ logs, stamps []root.Service }
+	configs := map[string]asked{"": {one("/rekor", 2), stamp}, "unlogged_": {nil, stamp}}
+	if opts.Rekor1 {
+		configs["rekor1_"] = asked{one("/rekor1", 1), nil}
+	}
+	for prefix, c := range configs {
+		if files[prefix+"signing_config.json"], err = root.NewSigningConfig(root.SigningConfigMediaType02, one("/fulcio", 1), provider, c.logs, any, c.stamps, any); err != nil {
 			return err
 		}
 	}
@@ -310,11 +356,18 @@ func (i *Instance) Token(email string, claims map[string]any) (string, error) {
 // log (RFC 6962, section 4.2).
 func (i *Instance) serveOwn(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
-	case "/.well-known/openid-configuration":
+	case "/.well-known/openid-configuration", "/spire/.well-known/openid-configuration":
 		reply(w, http.StatusOK, map[string]any{
-			"issuer": i.Issuer, "jwks_uri": i.Issuer + "/keys", "authorization_endpoint": i.Issuer + "/auth", "token_endpoint": i.Issuer + "/token",
+			"issuer": i.Issuer + strings.TrimSuffix(r.URL.Path, "/.well-known/openid-configuration"), "jwks_uri": i.Issuer + "/keys", "authorization_endpoint": i.Issuer + "/auth", "token_endpoint": i.Issuer + "/token",
 			"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"}, "id_token_signing_alg_values_supported": []string{"ES256"},
+			"code_challenge_methods_supported": []string{"S256"}, "device_authorization_endpoint": i.Issuer + "/device",
 		})
+	case "/auth":
+		i.logins.authorize(w, r)
+	case "/device":
+		i.logins.device(w, r)
+	case "/token":
+		i.logins.redeem(i, w, r)
 	case "/keys":
 		point, err := i.key.PublicKey.Bytes() // 4, x, y
 		if err != nil {
@@ -378,12 +431,12 @@ func (i *Instance) promise(body io.Reader) (*ct.AddChainResponse, error) {
 }
 
 // cmdInstance starts a Sigstore instance: DIR has its trusted root and its
-// signing config, VAR is the address of its services, for fault, and VAR_ISSUER
+// signing configs, VAR is the address of its services, for fault, and VAR_ISSUER
 // that of its issuer.
 func cmdInstance(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, len(args) == 2 && !neg, "instance VAR DIR")
+	usage(ts, (len(args) == 2 || len(args) == 3 && args[2] == "rekor1") && !neg, "instance VAR DIR [rekor1]")
 	faults := new(Faults)
-	i, err := StartInstance(context.Background(), peersOf(ts), ts.MkAbs(args[1]), faults)
+	i, err := StartInstance(context.Background(), peersOf(ts), ts.MkAbs(args[1]), InstanceOptions{Faults: faults, Rekor1: len(args) == 3})
 	ts.Check(err)
 	ts.Defer(i.Close)
 	ts.Value(faultsKey{}).(map[string]*Faults)[args[0]] = faults

@@ -1,6 +1,12 @@
 package testkit
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -16,27 +22,38 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// KMS is a service with public keys, by name, that speaks as much of two APIs as
-// reading them takes: Vault's transit engine
-// (https://developer.hashicorp.com/vault/api-docs/secret/transit#read-key) and,
-// over TLS, that of AWS KMS
-// (https://docs.aws.amazon.com/kms/latest/APIReference/API_GetPublicKey.html).
+// KMS is a service with keys, by name, that speaks as much of two APIs as using
+// them takes: Vault's transit engine, reading only
+// (https://developer.hashicorp.com/vault/api-docs/secret/transit#read-key; see
+// Vault for a real one), and, over TLS, that of AWS KMS
+// (https://docs.aws.amazon.com/kms/latest/APIReference/API_Sign.html).
 type KMS struct {
 	Vault, AWS *httptest.Server
+	// Faults breaks both, and has their requests: those of AWS with the
+	// operation as path.
+	Faults Faults
 
-	mu    sync.Mutex
-	keys  map[string][]byte // PEM; nil: the key has no public half
-	asked int
+	mu   sync.Mutex
+	keys map[string]kmsKey
+}
+
+type kmsKey struct {
+	public  []byte        // PEM; nil: it has no public half
+	private crypto.Signer // nil: it does not sign
 }
 
 // KMSToken is what the Vault lets in.
 const KMSToken = "hvs.let-me-in"
 
-// NewKMS starts one. Set gives it keys.
+// NewKMS starts one. Set and Make give it keys.
 func NewKMS() *KMS {
-	k := &KMS{keys: map[string][]byte{}}
-	k.Vault = httptest.NewServer(http.HandlerFunc(k.serveVault))
-	k.AWS = httptest.NewTLSServer(http.HandlerFunc(k.serveAWS))
+	k := &KMS{keys: map[string]kmsKey{}}
+	k.Vault = httptest.NewServer(k.Faults.Around(http.HandlerFunc(k.serveVault)))
+	aws := k.Faults.Around(http.HandlerFunc(k.serveAWS))
+	k.AWS = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path = "/" + r.Header.Get("X-Amz-Target")
+		aws.ServeHTTP(w, r)
+	}))
 	return k
 }
 
@@ -50,22 +67,47 @@ func (k *KMS) Close() {
 func (k *KMS) Set(name string, public []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.keys[name] = public
+	k.keys[name] = kmsKey{public: public}
 }
 
-// Asked is how many keys were asked for so far.
-func (k *KMS) Asked() int {
+// Make makes a key that signs, of a kind that MakeKey knows.
+func (k *KMS) Make(name, kind string) error {
+	key, err := MakeKey(kind)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return err
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.asked
+	k.keys[name] = kmsKey{pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), key}
+	return nil
 }
 
-func (k *KMS) key(name string) ([]byte, bool) {
+// MakeKey makes a private key: p256, p384, p521, ed25519, or rsaN of N bits.
+func MakeKey(kind string) (crypto.Signer, error) {
+	curves := map[string]elliptic.Curve{"p224": elliptic.P224(), "p256": elliptic.P256(), "p384": elliptic.P384(), "p521": elliptic.P521()}
+	if curve, ok := curves[kind]; ok {
+		return ecdsa.GenerateKey(curve, rand.Reader)
+	}
+	if kind == "ed25519" {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	}
+	var bits int
+	if _, err := fmt.Sscanf(kind, "rsa%d", &bits); err != nil {
+		return nil, fmt.Errorf("no kind of key is called %q", kind)
+	}
+	return rsa.GenerateKey(rand.Reader, bits)
+}
+
+func (k *KMS) key(name string) (kmsKey, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.asked++
-	raw, ok := k.keys[name]
-	return raw, ok
+	key, ok := k.keys[name]
+	return key, ok
 }
 
 func reply(w http.ResponseWriter, status int, v any) {
@@ -80,23 +122,26 @@ func (k *KMS) serveVault(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusForbidden, map[string]any{"errors": []string{"permission denied"}})
 		return
 	}
-	raw, ok := k.key(name)
+	key, ok := k.key(name)
 	if !ok {
 		reply(w, http.StatusNotFound, map[string]any{"errors": []string{}})
 		return
 	}
-	if raw == nil { // a symmetric key: its versions are times
+	if key.public == nil { // a symmetric key: its versions are times
 		reply(w, http.StatusOK, map[string]any{"data": map[string]any{"latest_version": 1, "type": "aes256-gcm96", "keys": map[string]any{"1": 1442851412}}})
 		return
 	}
 	reply(w, http.StatusOK, map[string]any{"data": map[string]any{
 		"latest_version": 2, "type": "ecdsa-p256",
-		"keys": map[string]any{"1": map[string]string{"name": "P-256", "public_key": "an older one"}, "2": map[string]string{"name": "P-256", "public_key": string(raw)}},
+		"keys": map[string]any{"1": map[string]string{"name": "P-256", "public_key": "an older one"}, "2": map[string]string{"name": "P-256", "public_key": string(key.public)}},
 	}})
 }
 
 func (k *KMS) serveAWS(w http.ResponseWriter, r *http.Request) {
-	var in struct{ KeyId string }
+	var in struct {
+		KeyId, MessageType, SigningAlgorithm string
+		Message                              []byte
+	}
 	fail := func(status int, code, message string) {
 		reply(w, status, map[string]string{"__type": code, "message": message})
 	}
@@ -105,39 +150,77 @@ func (k *KMS) serveAWS(w http.ResponseWriter, r *http.Request) {
 		fail(http.StatusBadRequest, "ValidationException", "no JSON")
 		return
 	}
-	if !strings.Contains(r.Header.Get("Authorization"), "Credential=AKIDALLOWED/") {
-		fail(http.StatusBadRequest, "AccessDeniedException", "User is not authorized to perform: kms:GetPublicKey")
+	// AKIDALLOWED may do all, AKIDREADER all but sign.
+	operation := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "TrentService.")
+	who := r.Header.Get("Authorization")
+	if !strings.Contains(who, "Credential=AKIDALLOWED/") && (operation == "Sign" || !strings.Contains(who, "Credential=AKIDREADER/")) {
+		fail(http.StatusBadRequest, "AccessDeniedException", "User is not authorized to perform: kms:"+operation)
 		return
 	}
-	raw, ok := k.key(strings.TrimPrefix(in.KeyId, "alias/"))
-	block, _ := pem.Decode(raw)
-	switch operation := r.Header.Get("X-Amz-Target"); {
+	key, ok := k.key(strings.TrimPrefix(in.KeyId, "alias/"))
+	block, _ := pem.Decode(key.public)
+	switch {
 	case !ok:
 		fail(http.StatusBadRequest, "NotFoundException", "Alias is not found.")
+		return
 	case block == nil:
 		fail(http.StatusBadRequest, "UnsupportedOperationException", "The key is symmetric.")
-	case operation == "TrentService.GetPublicKey":
+		return
+	}
+	spec, algorithms, hash := awsAlgorithms(block.Bytes)
+	switch {
+	case operation == "GetPublicKey":
 		reply(w, http.StatusOK, map[string]any{
-			"KeyId": in.KeyId, "KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY", "SigningAlgorithms": []string{"ECDSA_SHA_256"},
+			"KeyId": in.KeyId, "KeySpec": spec, "KeyUsage": "SIGN_VERIFY", "SigningAlgorithms": algorithms,
 			"PublicKey": base64.StdEncoding.EncodeToString(block.Bytes),
 		})
-	case operation == "TrentService.DescribeKey":
-		reply(w, http.StatusOK, map[string]any{"KeyMetadata": map[string]any{"KeyId": in.KeyId, "SigningAlgorithms": []string{"ECDSA_SHA_256"}}})
+	case operation == "DescribeKey":
+		reply(w, http.StatusOK, map[string]any{"KeyMetadata": map[string]any{"KeyId": in.KeyId, "SigningAlgorithms": algorithms}})
+	case operation == "Sign" && key.private != nil && in.MessageType == "DIGEST" && in.SigningAlgorithm == algorithms[0] && len(in.Message) == hash.Size():
+		sig, err := key.private.Sign(rand.Reader, in.Message, hash)
+		if err != nil {
+			fail(http.StatusInternalServerError, "KMSInternalException", err.Error())
+			return
+		}
+		reply(w, http.StatusOK, map[string]any{"KeyId": in.KeyId, "Signature": sig, "SigningAlgorithm": in.SigningAlgorithm})
+	case operation == "Sign":
+		fail(http.StatusBadRequest, "ValidationException", "Digest is invalid length for algorithm "+in.SigningAlgorithm)
 	default:
 		fail(http.StatusBadRequest, "UnknownOperationException", operation)
 	}
 }
 
-// cmdKMS starts a KMS with keys from files. VAR is the address of its Vault,
+// awsAlgorithms is what AWS signs with a key, the hash that of the first.
+func awsAlgorithms(pkix []byte) (spec string, algorithms []string, hash crypto.Hash) {
+	pub, _ := x509.ParsePKIXPublicKey(pkix)
+	if ec, ok := pub.(*ecdsa.PublicKey); ok {
+		switch ec.Curve {
+		case elliptic.P384():
+			return "ECC_NIST_P384", []string{"ECDSA_SHA_384"}, crypto.SHA384
+		case elliptic.P521():
+			return "ECC_NIST_P521", []string{"ECDSA_SHA_512"}, crypto.SHA512
+		}
+		return "ECC_NIST_P256", []string{"ECDSA_SHA_256"}, crypto.SHA256
+	}
+	return "RSA_2048", []string{"RSASSA_PKCS1_V1_5_SHA_256", "RSASSA_PSS_SHA_256"}, crypto.SHA256
+}
+
+// cmdKMS starts a KMS with public keys from files, and with ones that it makes
+// itself of a KIND and signs with. VAR can be broken. VAR is the address of its Vault,
 // VAR_AWS that of its AWS; certificates are accepted where SSL_CERT_FILE is
 // $VAR_CA.
 func cmdKMS(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, len(args) >= 2 && !neg, "kms VAR NAME=FILE...")
+	usage(ts, len(args) >= 2 && !neg, "kms VAR NAME=[FILE|+KIND]...")
 	k := NewKMS()
 	ts.Defer(k.Close)
+	ts.Value(faultsKey{}).(map[string]*Faults)[args[0]] = &k.Faults
 	for _, arg := range args[1:] {
 		name, file, ok := strings.Cut(arg, "=")
-		usage(ts, ok, "kms VAR NAME=FILE...")
+		usage(ts, ok, "kms VAR NAME=[FILE|+KIND]...")
+		if kind, makes := strings.CutPrefix(file, "+"); makes {
+			ts.Check(k.Make(name, kind))
+			continue
+		}
 		var raw []byte
 		if file != "" {
 			raw = []byte(ts.ReadFile(file))
@@ -154,4 +237,14 @@ func cmdKMS(ts *testscript.TestScript, neg bool, args []string) {
 
 func certificatePEM(c *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+}
+
+// cmdPrivateKey writes a plain private key, PKCS#8, that nobody else may read.
+func cmdPrivateKey(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 2 && !neg, "privatekey FILE KIND")
+	key, err := MakeKey(args[1])
+	ts.Check(err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
 }

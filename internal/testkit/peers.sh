@@ -3,8 +3,8 @@
 # outside of go.mod, and prints the path of every one asked for.
 #
 #   internal/testkit/peers.sh cosign crane registry slsa-verifier buildkitd buildctl
-#   internal/testkit/peers.sh buildx compose
-#   internal/testkit/peers.sh fulcio timestamp-server rekor-server-posix
+#   internal/testkit/peers.sh vault fulcio timestamp-server rekor-server-posix actionlint
+#   internal/testkit/peers.sh rekor-server trillian_log_server trillian_log_signer buildx compose
 #
 # They are kept in $WAXSEAL_PEERS, or .cache/peers of the checkout, by version,
 # and are built one at a time: a second caller waits and then finds them there.
@@ -16,6 +16,7 @@ mkdir -p "$cache"
 
 # Sets module, version and package of a peer.
 peer() {
+	tags=
 	case $1 in
 	cosign) module=github.com/sigstore/cosign/v2 version=v2.6.5 package=$module/cmd/cosign ;;
 	crane) module=github.com/google/go-containerregistry version=v0.22.1 package=$module/cmd/crane ;;
@@ -24,10 +25,14 @@ peer() {
 	fulcio) module=github.com/sigstore/fulcio version=v1.8.8 package=$module ;;
 	timestamp-server) module=github.com/sigstore/timestamp-authority/v2 version=v2.1.0 package=$module/cmd/timestamp-server ;;
 	rekor-server-posix) module=github.com/sigstore/rekor-tiles/v2 version=v2.3.0 package=$module/cmd/rekor-server/posix ;;
+	rekor-server) module=github.com/sigstore/rekor version=v1.5.3 package=$module/cmd/rekor-server ;;
+	trillian_log_server | trillian_log_signer) module=github.com/google/trillian version=v1.7.2 package=$module/cmd/$1 ;;
+	actionlint) module=github.com/rhysd/actionlint version=v1.7.7 package=$module/cmd/actionlint ;;
+	vault) module=github.com/hashicorp/vault version=v1.21.4 package=$module tags=minimal ;;
 	buildkitd | buildctl) module=github.com/moby/buildkit version=v0.33.0 package=$module/cmd/$1 ;;
 	buildx) module=github.com/docker/buildx version=v0.37.0 package=$module/cmd/buildx ;;
 	compose) module=github.com/docker/compose/v5 version=v5.5.0 package=$module/cmd ;;
-	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, buildkitd, buildctl, buildx, compose)" >&2 && exit 64 ;;
+	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, rekor-server, trillian_log_server, trillian_log_signer, vault, actionlint, buildkitd, buildctl, buildx, compose)" >&2 && exit 64 ;;
 	esac
 }
 
@@ -42,10 +47,11 @@ build() {
 		export GOFLAGS=-mod=mod GOWORK=off CGO_ENABLED=0
 		go mod init waxseal.test/peer
 		go mod download -json "$module@$version" >module.json
-		# The versions that the peer's own authors chose, replacements included.
-		sed -e "s|^module .*|module waxseal.test/peer|" "$(sed -n 's/.*"GoMod": "\(.*\)".*/\1/p' module.json)" >go.mod
+		# The versions that the peer's own authors chose, replacements included, but
+		# for folders of theirs.
+		sed -e "s|^module .*|module waxseal.test/peer|" -e '/^replace .* => \.\//d' "$(sed -n 's/.*"GoMod": "\(.*\)".*/\1/p' module.json)" >go.mod
 		go mod edit -require="$module@$version"
-		go build -trimpath -ldflags "-s -w -X $module/version.Version=$version -X $module/version.version=$version" -o "$work/$name" "$package"
+		go build -tags "$tags" -trimpath -ldflags "-s -w -X $module/version.Version=$version -X $module/version.version=$version" -o "$work/$name" "$package"
 		mv "$work/$name" "$out"
 	) >"$cache/$name.log" 2>&1 || { tail -n 20 "$cache/$name.log" >&2 && return 1; }
 }

@@ -43,15 +43,21 @@ import (
 //	seal DIR LAYOUT LIST                  the bundles in a list, by one Sigstore instance or key, see Seal
 //	alone VAR|- COMMAND...                runs COMMAND where only the registry VAR can be reached, whatever its
 //	                                      exit code; it must not try anybody else, and with ! it must
-//	instance VAR DIR                      real servers of Sigstore, see Instance; VAR can be broken, VAR_ISSUER is the issuer
+//	instance VAR DIR [rekor1]             real servers of Sigstore, see Instance; VAR can be broken, VAR_ISSUER is the issuer
 //	token VAR FILE EMAIL [CLAIM=VALUE]... an identity token of such an instance
+//	kms VAR NAME=[FILE|+KIND]...          a key management service, see KMS; VAR can be broken
+//	vault VAR NAME=TYPE...                a real Vault with transit keys, see cmdVault
+//	cluster VAR NAMESPACE/SECRET KEY PUBLIC PASSWORD   a Kubernetes API server with a secret, see Cluster
+//	privatekey FILE KIND                  a plain private key, see MakeKey
+//	person INSTANCE [MAIL]                who logs in at its identity provider; without MAIL they deny
+//	workload VAR INSTANCE [ID]            the workload API of a SPIFFE agent at VAR; without ID it knows nobody
 //	json FILE PATH VALUE                  a JSON value: .a.b[0].c, [] for any element; ~RE for a match
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
 // and these conditions: [build] a container build can run here, [docker] a
-// Docker daemon does, [root] the script may make namespaces, [peer:NAME] somebody else's program is there, [tool:NAME]
-// one of the distribution's (TEST_PACKAGES). They are
-// never false where CI=true: the script then fails.
+// Docker daemon does, [root] the script may make namespaces, [pkcs11] SoftHSM is there and a C compiler,
+// [mariadb] a database server is there, [tool:NAME] a program of the distribution's, [peer:NAME] somebody else's.
+// They are never false where CI=true: the script then fails.
 func Script(t *testing.T, dir string, update bool) {
 	bin, err := Binaries(t.Context())
 	if err != nil {
@@ -113,8 +119,12 @@ func Script(t *testing.T, dir string, update bool) {
 				err = CanBuild()
 			} else if cond == "root" {
 				err = isRoot()
+			} else if cond == "pkcs11" {
+				err = canPKCS11()
 			} else if cond == "docker" {
 				_, err = daemon()
+			} else if cond == "mariadb" {
+				_, err = exec.LookPath("mariadbd")
 			} else if name, ok := strings.CutPrefix(cond, "peer:"); ok {
 				_, err = BuildPeer(t.Context(), name)
 			} else if name, ok := strings.CutPrefix(cond, "tool:"); ok {
@@ -146,16 +156,21 @@ func Script(t *testing.T, dir string, update bool) {
 				ts.Check(err)
 				ts.Setenv("DOCKER_HOST", d.Host)
 			},
-			"base":     cmdBase,
-			"seal":     cmdSeal,
-			"tamper":   cmdTamper,
-			"sigstore": cmdSigstore,
-			"instance": cmdInstance,
-			"token":    cmdToken,
-			"tuf":      cmdTUF,
-			"kms":      cmdKMS,
-			"json":     cmdJSON,
-			"big":      cmdBig,
+			"base":       cmdBase,
+			"seal":       cmdSeal,
+			"tamper":     cmdTamper,
+			"sigstore":   cmdSigstore,
+			"instance":   cmdInstance,
+			"token":      cmdToken,
+			"tuf":        cmdTUF,
+			"kms":        cmdKMS,
+			"vault":      cmdVault,
+			"cluster":    cmdCluster,
+			"privatekey": cmdPrivateKey,
+			"json":       cmdJSON,
+			"big":        cmdBig,
+			"workload":   cmdWorkload,
+			"person":     cmdPerson,
 		},
 	})
 }

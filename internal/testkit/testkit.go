@@ -79,6 +79,16 @@ func isRoot() error {
 	return nil
 }
 
+// canPKCS11 reports why no PKCS#11 token can be had here.
+func canPKCS11() error {
+	for _, program := range []string{"softhsm2-util", "gcc"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return fmt.Errorf("PKCS#11 needs %s on PATH", program)
+		}
+	}
+	return nil
+}
+
 // Binaries builds waxseal, waxseal-engine and waxseal-kms and returns the folder
 // they are in. Under the race detector they are built with it too, but for the
 // last, which is all but other people's code.

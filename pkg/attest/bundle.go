@@ -114,7 +114,7 @@ func parseSigstore(raw []byte, plain bool) (*protobundle.Bundle, error) {
 	switch pb.GetMediaType() {
 	case BundleMediaType,
 		"application/vnd.dev.sigstore.bundle+json;version=0.1",
-		"application/vnd.dev.sigstore.bundle+json;version=0.2",
+		BundleV02MediaType,
 		"application/vnd.dev.sigstore.bundle+json;version=0.3":
 	default:
 		return nil, fmt.Errorf("media type %q, want a Sigstore bundle v0.1 to v0.3", clip(pb.GetMediaType()))

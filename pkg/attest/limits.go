@@ -21,6 +21,8 @@ const (
 	MaxPolicy        = 1 << 20   // bytes of a policy file
 	MaxKey           = 64 << 10  // bytes of a key file
 	MaxTrustedRoot   = 1 << 20   // bytes of a trusted root or a file of certificates
+	MaxCRL           = 16 << 20  // bytes of a file of certificate revocation lists
+	MaxOCSP          = 64 << 10  // bytes of an OCSP response
 	MaxTUF           = 2 << 20   // bytes of one file of a TUF repository's metadata
 	MaxJSONDepth     = 128       // nesting of any JSON document
 	MaxContextFiles  = 1 << 20   // files in a build context

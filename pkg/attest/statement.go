@@ -17,6 +17,9 @@ const (
 	StatementTypeV1  = intoto.StatementTypeUri
 	StatementTypeV01 = intotogo.StatementInTotoV01
 	BundleMediaType  = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	// BundleV02MediaType is of the last version whose bundles may bring a chain of
+	// certificates along.
+	BundleV02MediaType = "application/vnd.dev.sigstore.bundle+json;version=0.2"
 )
 
 // Subject is one artifact a statement speaks of. Digest maps an algorithm

@@ -48,7 +48,12 @@ type Deps struct {
 	// Signer opens the signer, which may take a while: Run calls it as soon as
 	// the request is known to be sound, ends the build at once when it fails,
 	// and closes what it returned. Nil only with Seal.Unsigned.
-	Signer  func(context.Context) (Signer, error)
+	Signer func(context.Context) (Signer, error)
+	// TrySigner, where set, is asked at once whether Signer will open, and ends the
+	// build when not. Signer is then called when there is something to sign: no
+	// key lies in memory while the build's own commands run.
+	TrySigner func(context.Context) error
+
 	Home    string // folder of waxseal's own images
 	Store   string // folder of the bytes that builds took in, unless the request names one; "": beside Home
 	Stdin   io.Reader
@@ -56,7 +61,10 @@ type Deps struct {
 	Env     func(string) string
 	Display Display
 	Version string // of waxseal, for the provenance
-	Engine  EngineOptions
+	// CI says whose build it is, which may take a while; nil: nobody's. An error
+	// ends the build.
+	CI     func(context.Context) (*attestations.CI, error)
+	Engine EngineOptions
 }
 
 func (d *Deps) env(name string) string {
@@ -129,6 +137,7 @@ func Run(ctx context.Context, req Request, deps Deps) (*Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r.openSigner(ctx, cancel)
+	r.askCI(ctx, cancel)
 	res, err := r.do(ctx)
 	if err != nil && ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -147,7 +156,9 @@ type run struct {
 
 	// Asked for early, in the background; each waits for its answer.
 	signer    func() (Signer, error) // a nil Signer for an unsigned build
+	opening   bool                   // signer was called
 	described func() (attestations.ContainerEngine, error)
+	ci        func() (*attestations.CI, error)
 
 	shown   *progress
 	log     *buildLog
@@ -203,6 +214,7 @@ func (r *run) do(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.callSigner()
 	if keptErr != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -283,12 +295,45 @@ func (r *run) openSigner(ctx context.Context, cancel context.CancelCauseFunc) {
 		}
 		return s, err
 	})
-	go func() { _, _ = r.signer() }()
 	r.undo = append(r.undo, func() {
+		if !r.opening {
+			return
+		}
 		if s, err := r.signer(); err == nil && s != nil {
 			s.Close()
 		}
 	})
+	if r.deps.TrySigner == nil {
+		r.callSigner()
+		return
+	}
+	go func() {
+		if err := r.deps.TrySigner(ctx); err != nil {
+			cancel(err)
+		}
+	}()
+}
+
+// callSigner has the signer opened in the background.
+func (r *run) callSigner() {
+	r.opening = true
+	go func() { _, _ = r.signer() }()
+}
+
+// askCI finds out whose build it is while other things happen. What was named
+// for it and is no good ends the build.
+func (r *run) askCI(ctx context.Context, cancel context.CancelCauseFunc) {
+	r.ci = sync.OnceValues(func() (*attestations.CI, error) {
+		if r.deps.CI == nil {
+			return nil, nil
+		}
+		found, err := r.deps.CI(ctx)
+		if err != nil {
+			cancel(err)
+		}
+		return found, err
+	})
+	go func() { _, _ = r.ci() }()
 }
 
 // startAndGather starts the engine and reads the inputs at the same time. Both
@@ -411,11 +456,15 @@ func (r *run) seal(ctx context.Context, c *client.Client, eng engine, in *inputs
 	if err := r.getSBOMs(ctx, eng, b, s); err != nil {
 		return nil, err
 	}
+	whose, err := r.ci()
+	if err != nil {
+		return nil, err
+	}
 	r.shown.endLog()
 	a := &account{
 		req: r.req, in: in, engine: described, records: s.records, epoch: s.epoch, id: b.ref,
 		started: r.started, finished: time.Now(), log: r.log.digest(), version: r.deps.Version,
-		intake: r.intake,
+		intake: r.intake, ci: whose,
 	}
 	if err := r.state(a, b, s); err != nil {
 		return nil, err

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/waxseal/waxseal/attestations"
 )
 
 // CommandRequest is one wrapped command, as a user asks for it.
@@ -90,24 +92,26 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 		return nil, fmt.Errorf("making the image folder: %w", err)
 	}
 	res := &CommandResult{}
-	if !req.isDocker() {
-		w, err := newWatched(&req, &deps, env)
-		if err != nil {
-			return nil, err
-		}
-		defer w.intake.store.Close()
-		if !req.leads(env) {
-			return res, w.whole(ctx, nil, res)
-		}
-		return res, req.lead(ctx, &deps, res, func(l *lead, in *intake) error { return w.whole(ctx, l, res) })
-	}
-	return res, req.lead(ctx, &deps, res, func(l *lead, in *intake) (err error) {
-		p := Process{Args: req.Args, Env: l.env(env), Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
-		if res.Code, err = p.Run(context.WithoutCancel(ctx)); err != nil || res.Code != 0 {
-			res.Observed = Together()
+	if req.isDocker() {
+		return res, req.lead(ctx, &deps, res, env, func(l *lead, environ []string) (err error) {
+			p := Process{Args: req.Args, Env: environ, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
+			if res.Code, err = p.Run(context.WithoutCancel(ctx)); err != nil || res.Code != 0 {
+				res.Observed = Together()
+			}
 			return err
-		}
-		return nil
+		})
+	}
+	w, err := newWatched(&req, &deps, env)
+	if err != nil {
+		return nil, err
+	}
+	defer w.intake.store.Close()
+	if !req.leads(env) {
+		return res, w.whole(ctx, nil, res)
+	}
+	return res, req.lead(ctx, &deps, res, env, func(l *lead, environ []string) error {
+		w.env = environ
+		return w.whole(ctx, l, res)
 	})
 }
 
@@ -135,14 +139,21 @@ func onPath(env []string, name string) bool {
 	return false
 }
 
-// lead runs something with an engine behind it for whoever asks buildx, and
-// seals what was built there.
-func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *CommandResult, run func(*lead, *intake) error) error {
+// lead runs something, given the environment for it, with an engine behind it
+// for whoever asks docker to build, and seals what was built there.
+func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *CommandResult, env []string, run func(*lead, []string) error) error {
 	in, err := openIntake(&Request{Source: Source{Context: "-"}, Inputs: r.Inputs}, &deps.Deps)
 	if err != nil {
 		return err
 	}
 	defer in.store.Close()
+	var whose *attestations.CI
+	if deps.CI != nil {
+		// Tokens of a job do not live as long as some commands run.
+		if whose, err = deps.CI(ctx); err != nil {
+			return err
+		}
+	}
 	l, err := newLead(deps.env)
 	if err != nil {
 		return err
@@ -159,62 +170,111 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 	if err := l.watch(opts, r.isDocker(), deps.Tell); err != nil {
 		return err
 	}
-	if err := run(l, in); err != nil || res.Code != 0 {
+	legacy, environ, err := r.legacy(l, env, &deps.Deps)
+	if err != nil {
 		return err
 	}
-	l.stopWatching()
-	if e, _ := l.running(); e == nil && res.Sealed != nil {
-		return nil
+	if legacy != nil {
+		defer legacy.close()
+	}
+	if err := run(l, environ); err != nil || res.Code != 0 {
+		return err
 	}
 	// A signal that the command took and lived on is not for us.
 	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
-	if err := r.seal(ctx, l, in, deps, res); err != nil {
+	s := &sealer{req: r, deps: deps, intake: in, ci: whose, legacy: legacy}
+	if err := s.sealAll(ctx, l, res); err != nil {
 		return &CommandFailed{err}
 	}
 	return nil
 }
 
-// seal seals what was built while the command ran.
-func (r *CommandRequest) seal(ctx context.Context, l *lead, in *intake, deps *CommandDeps, res *CommandResult) error {
+// sealAll seals what was built while the command ran.
+func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error {
+	l.stopWatching()
 	nothing := hinted(errors.New("there is nothing to seal: it built no image that waxseal saw, and neither a file nor an image is named"),
-		"name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker buildx, bake or compose ask for (docker build needs the plugin buildx), not those of another tool or of a builder made by the command itself")
-	e, c := l.running()
-	if e == nil {
-		return nothing
-	}
-	s := &sealer{req: r, deps: deps, engine: e, client: c, intake: in}
-	s.aside = res.Observed.Unobserved // of the command around them
-	if deps.Signer != nil {
+		"name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker build, buildx, bake or compose ask for, not those of another tool or of a builder made by the command itself")
+	s.engine, s.client = l.running()
+	around := res.Observed
+	s.aside = around.Unobserved // of the command
+	if s.deps.Signer != nil {
 		var err error
-		if s.signer, err = deps.Signer(ctx); err != nil {
+		if s.signer, err = s.deps.Signer(ctx); err != nil {
 			return err
 		}
 	}
-	solves, err := e.solves(ctx)
-	if err != nil {
-		return err
-	}
-	images, notes, err := s.images(ctx, solves)
-	if err != nil {
-		return err
-	}
+	images, notes, err := s.seen(ctx)
+	defer func() {
+		for _, img := range images {
+			if img.layout != "" {
+				os.RemoveAll(img.layout)
+			}
+		}
+	}()
 	res.Notes = append(res.Notes, notes...)
+	if err != nil {
+		return err
+	}
+	if len(images) == 0 && res.Sealed != nil {
+		return nil
+	}
 	if len(images) == 0 {
 		return nothing
 	}
-	around := res.Observed
 	res.Builds, res.Observed, err = s.seal(ctx, images)
-	if !r.isDocker() {
+	if !s.req.isDocker() {
 		res.Observed = Together(around, res.Observed)
 	}
 	return err
+}
+
+// seen lists the images that the engine built, and docker's legacy builder.
+func (s *sealer) seen(ctx context.Context) (images []clientImage, notes []string, err error) {
+	if s.engine != nil {
+		solves, err := s.engine.solves(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		if images, notes, err = s.images(ctx, solves); err != nil {
+			return nil, notes, err
+		}
+	}
+	if s.legacy == nil {
+		return images, notes, nil
+	}
+	more, said, err := s.legacyImages(ctx, s.legacy)
+	return append(images, more...), append(notes, said...), err
 }
 
 // isDocker reports whether the command is docker's own and does nothing beside
 // what it asks the engine for.
 func (r *CommandRequest) isDocker() bool {
 	return slices.Contains(dockers(), filepath.Base(r.Args[0]))
+}
+
+// legacy puts a proxy before the Docker daemon where docker would build by
+// itself: it has no buildx, or was told so. It returns the environment of the
+// command.
+func (r *CommandRequest) legacy(l *lead, env []string, deps *Deps) (*legacyProxy, []string, error) {
+	by := deps.env("DOCKER_BUILDKIT")
+	told := by == "0" || by == "false"
+	environ := l.env(env)
+	if hasBuildx(env) && !told {
+		return nil, environ, nil
+	}
+	daemon, ok := legacyDaemon(deps.env)
+	if !ok {
+		return nil, environ, nil
+	}
+	p, host, err := newLegacyProxy(l.dir, daemon)
+	if err != nil {
+		return nil, nil, err
+	}
+	environ = slices.DeleteFunc(environ, func(kv string) bool {
+		return strings.HasPrefix(kv, "DOCKER_HOST=") || strings.HasPrefix(kv, "DOCKER_BUILDKIT=") || strings.HasPrefix(kv, "DOCKER_CONTEXT=")
+	})
+	return p, append(environ, "DOCKER_HOST="+host, "DOCKER_BUILDKIT=0"), nil
 }
 
 func (r *CommandRequest) check(signed bool) error {

@@ -232,7 +232,7 @@ func (p *preparer) walk(ctx context.Context, dir, dockerfile string) (*tree, err
 		return nil, err
 	}
 	except := []string{p.lock}
-	if key := p.req.Seal.KeyFile; key != "" {
+	for _, key := range p.req.Seal.KeyFiles {
 		except = append(except, key)
 		if real, err := filepath.EvalSymlinks(key); err == nil {
 			except = append(except, real)

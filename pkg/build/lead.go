@@ -26,6 +26,9 @@ import (
 // builderName is what buildx calls the engine that it is led to.
 const builderName = "waxseal"
 
+// maxSocket is how long the path of a socket may be.
+const maxSocket = 107
+
 // maxCaches is how many build caches there are for commands that run at the
 // same time.
 const maxCaches = 16
@@ -54,6 +57,9 @@ type lead struct {
 // are short, and removes what killed commands left there.
 func newLead(env func(string) string) (_ *lead, err error) {
 	runs := filepath.Join(os.TempDir(), fmt.Sprintf("waxseal-run-%d", os.Geteuid()))
+	if len(runs)+len("/run-0123456789/sock") > maxSocket {
+		runs = filepath.Join("/tmp", filepath.Base(runs))
+	}
 	if err := ownFolder(runs); err != nil {
 		return nil, fmt.Errorf("making a folder for the command: %w", err)
 	}
@@ -116,9 +122,6 @@ func sweep(runs string) {
 // listen opens the socket that the engine will serve.
 func (l *lead) listen() (string, error) {
 	name := filepath.Join(l.dir, "sock")
-	if len(name) > 107 {
-		return "", hinted(fmt.Errorf("the path of the engine's socket is too long for the system: %q", name), "set TMPDIR to a shorter one")
-	}
 	s, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
 	if err != nil {
 		return "", fmt.Errorf("opening the engine's socket: %w", err)

@@ -66,6 +66,7 @@ type account struct {
 	log      attest.Digest
 	version  string
 	intake   *intake
+	ci       *attestations.CI
 
 	// Of a build that another program asked for.
 	attrs    map[string]string // of the frontend, that have no other place
@@ -123,7 +124,10 @@ func (a *account) internal(s subject) attestations.ContainerBuildInternal {
 	i := attestations.ContainerBuildInternal{
 		Engine: a.engine, Frontend: frontendName, Syntax: a.in.syntax,
 		SourceDateEpoch: a.epoch, CacheHits: a.records.cached, Steps: a.records.total,
-		NetworkObserved: worstOf(s.taken),
+		NetworkObserved: worstOf(s.taken), CI: a.ci,
+	}
+	if a.engine.Name == "docker" {
+		i.Frontend = "docker" // its legacy builder has one of its own
 	}
 	if a.observed != nil {
 		i.Grade, i.Unobserved = string(a.observed.Grade), a.observed.Unobserved

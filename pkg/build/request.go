@@ -131,7 +131,7 @@ type Output struct {
 // Seal is what is said about the result, by whom, and where it is put.
 type Seal struct {
 	Unsigned  bool     // write evidence that nobody signs
-	KeyFile   string   // the private key or identity token where it is a file: it is part of no context
+	KeyFiles  []string // private keys and identity tokens that are files: they are part of no context
 	BuilderID string   // "": the unhosted local builder
 	SBOM      []string // "spdx", "cyclonedx"
 	Out       string   // a folder for everything, "" for none

@@ -73,13 +73,13 @@ type sealer struct {
 	req    *CommandRequest
 	deps   *CommandDeps
 	engine *ownEngine
-	client *client.Client
-	signer Signer  // nil: nothing is signed
-	intake *intake // where what came in is kept
+	client *client.Client // of engine; both nil where nobody connected
+	signer Signer         // nil: nothing is signed
+	intake *intake        // where what came in is kept
+	ci     *attestations.CI
+	legacy *legacyProxy // nil where docker has buildx
 	// aside names what was not seen of the command around the builds.
 	aside []string
-
-	described attestations.ContainerEngine
 }
 
 // image is one image of a build, and the outputs that hold it.
@@ -88,6 +88,8 @@ type clientImage struct {
 	root    ocispec.Descriptor
 	exports []clientEntry
 	records *records
+	engine  engine // that answers for it
+	layout  string // where it lies already; "" has it fetched from the engine
 }
 
 // images lists what the solves of a command made: each image once, however
@@ -122,7 +124,7 @@ func (s *sealer) images(ctx context.Context, solves []clientSolve) ([]clientImag
 			if !ok {
 				at = len(out)
 				found[root.Digest] = at
-				out = append(out, clientImage{solve: sv, root: root, records: recs})
+				out = append(out, clientImage{solve: sv, root: root, records: recs, engine: s.engine})
 			}
 			out[at].exports = append(out[at].exports, e)
 		}
@@ -149,10 +151,6 @@ func (s *clientSolve) label() string {
 // seal writes and signs the evidence of all images, and puts it where they
 // are. Nothing is attached before all of it is signed.
 func (s *sealer) seal(ctx context.Context, images []clientImage) ([]*Result, Observed, error) {
-	var err error
-	if s.described, err = s.engine.describe(ctx); err != nil {
-		return nil, Observed{}, s.engine.Explain(err)
-	}
 	work := make([]*sealedImage, len(images))
 	defer func() {
 		for _, w := range work {
@@ -295,34 +293,48 @@ func (s *sealer) prepare(ctx context.Context, img *clientImage, out string) (*se
 		r.req.Seal.Out = out
 		r.undo = append(r.undo, r.out.abandon)
 	}
-	if r.layout, err = os.MkdirTemp(s.deps.Home, ".tmp-"); err != nil {
-		return w, fmt.Errorf("making a temporary folder: %w", err)
+	described, err := img.engine.describe(ctx)
+	if err != nil {
+		return w, img.engine.Explain(err)
 	}
-	r.undo = append(r.undo, func() { os.RemoveAll(r.layout) })
-	if _, err := store.OpenWritable(ctx, store.Reference{Kind: store.Layout, Place: r.layout}, store.Options{}); err != nil {
-		return w, err
-	}
-	if err := s.fetch(ctx, w); err != nil {
-		return w, s.engine.Explain(err)
+	if r.layout, err = s.layout(ctx, img, w); err != nil {
+		return w, img.engine.Explain(err)
 	}
 	created, err := r.platforms(img.root, w.sealed)
 	if err != nil {
 		return w, err
 	}
 	w.sealed.epoch = img.solve.epoch(created)
-	if err := s.takeIn(ctx, img, w); err != nil {
+	if err := s.takeIn(ctx, img, w, described); err != nil {
 		return w, err
 	}
-	if err := r.getSBOMs(ctx, s.engine, w.built, w.sealed); err != nil {
+	if err := r.getSBOMs(ctx, img.engine, w.built, w.sealed); err != nil {
 		return w, err
 	}
 	w.observed = s.observed(img, w)
 	a := &account{
-		req: req, in: w.in, engine: s.described, records: w.sealed.records, epoch: w.sealed.epoch, id: img.solve.Ref,
-		started: img.solve.StartedOn, finished: img.solve.FinishedOn, version: s.deps.Version, intake: s.intake,
+		req: req, in: w.in, engine: described, records: w.sealed.records, epoch: w.sealed.epoch, id: img.solve.Ref,
+		started: img.solve.StartedOn, finished: img.solve.FinishedOn, version: s.deps.Version, intake: s.intake, ci: s.ci,
 		attrs: img.solve.otherAttrs(), observed: &w.observed,
 	}
 	return w, r.state(a, w.built, w.sealed)
+}
+
+// layout is the folder that the image is in.
+func (s *sealer) layout(ctx context.Context, img *clientImage, w *sealedImage) (string, error) {
+	if img.layout != "" {
+		w.layers = true
+		return img.layout, nil
+	}
+	dir, err := os.MkdirTemp(s.deps.Home, ".tmp-")
+	if err != nil {
+		return "", fmt.Errorf("making a temporary folder: %w", err)
+	}
+	w.run.undo = append(w.run.undo, func() { os.RemoveAll(dir) })
+	if _, err := store.OpenWritable(ctx, store.Reference{Kind: store.Layout, Place: dir}, store.Options{}); err != nil {
+		return "", err
+	}
+	return dir, s.fetch(ctx, w, dir)
 }
 
 // epoch is the time that the image was given, "" for none.
@@ -343,7 +355,11 @@ func (s *clientSolve) epoch(created *time.Time) string {
 }
 
 // takeIn gets the record of inputs of every platform.
-func (s *sealer) takeIn(ctx context.Context, img *clientImage, w *sealedImage) error {
+func (s *sealer) takeIn(ctx context.Context, img *clientImage, w *sealedImage, described attestations.ContainerEngine) error {
+	form := attestations.ContextManifestMediaType
+	if img.legacy() {
+		form = "application/x-tar"
+	}
 	w.in = &inputs{described: contextOf(img.solve), ours: map[string]string{}}
 	if w.sealed.epoch != "" {
 		w.in.epoch = epoch{w.sealed.epoch, "build-arg"}
@@ -354,11 +370,11 @@ func (s *sealer) takeIn(ctx context.Context, img *clientImage, w *sealedImage) e
 			return err
 		}
 		rec.redact(w.run.req.redact())
-		seen, err := s.engine.inputs(ctx, w.built, rec, p.Name)
+		seen, err := img.engine.inputs(ctx, w.built, rec, p.Name)
 		if err != nil {
-			return s.engine.Explain(err)
+			return img.engine.Explain(err)
 		}
-		if err := w.in.describeSent(rec, seen); err != nil {
+		if err := w.in.describeSent(rec, seen, form); err != nil {
 			return err
 		}
 		for _, id := range rec.Secrets {
@@ -371,7 +387,7 @@ func (s *sealer) takeIn(ctx context.Context, img *clientImage, w *sealedImage) e
 				w.run.req.Steps.SSH = append(w.run.req.Steps.SSH, SSH{ID: id})
 			}
 		}
-		took, err := s.intake.assemble(w.in, rec, seen, s.described)
+		took, err := s.intake.assemble(w.in, rec, seen, described)
 		if err != nil {
 			return fmt.Errorf("what the engine recorded of %s: %w", p.Name, err)
 		}
@@ -385,7 +401,7 @@ func (s *sealer) takeIn(ctx context.Context, img *clientImage, w *sealedImage) e
 
 // describeSent makes dependencies of what a client sent: its folders by the
 // digest of what the engine received, and the Dockerfile by its bytes.
-func (in *inputs) describeSent(rec *record, seen *EngineInputs) error {
+func (in *inputs) describeSent(rec *record, seen *EngineInputs, form string) error {
 	add := func(d dependency) {
 		if !slices.ContainsFunc(in.dependencies, func(x dependency) bool { return x.Name == d.Name && maps.Equal(x.Digest, d.Digest) }) {
 			in.dependencies = append(in.dependencies, d)
@@ -416,7 +432,7 @@ func (in *inputs) describeSent(rec *record, seen *EngineInputs) error {
 			return fmt.Errorf("what the engine recorded of the context: %w", err)
 		}
 		add(dependency{
-			Name: src.URI, MediaType: attestations.ContextManifestMediaType,
+			Name: src.URI, MediaType: form,
 			Digest: map[string]string{"sha256": d.Hex()}, Annotations: map[string]any{"bytes": src.Size},
 		})
 		name := strings.TrimPrefix(src.URI, attestations.DependencyNamedContext+":")
@@ -473,10 +489,19 @@ func (s *sealer) observed(img *clientImage, w *sealedImage) Observed {
 			miss("the inputs of " + t.platform)
 		}
 	}
-	if len(img.solve.Attrs) > 0 && img.solve.Policy {
+	if img.solve.Policy {
 		miss("a source policy of the client chose what the build took; which one is not recorded")
 	}
+	if img.legacy() {
+		o.Grade = GradeRecordOnly
+	}
 	return o
+}
+
+// legacy reports whether docker's legacy builder made the image.
+func (i *clientImage) legacy() bool {
+	_, yes := i.engine.(*legacyEngine)
+	return yes
 }
 
 // request is what a client asked for, in the form of our own requests.
@@ -574,7 +599,7 @@ func (s *clientSolve) otherAttrs() map[string]string {
 		switch head {
 		case "build-arg", "label", "context", "filename", "target", "platform", "no-cache", "image-resolve-mode",
 			"force-network-mode", "add-hosts", "shm-size", "ulimit",
-			"local-sessionid", "local-sharedkeyhint", "input-metadata", "frontend.caps", "cmdline", "vcs", "contextkey", "dockerfilekey":
+			"local-sessionid", "local-sharedkeyhint", "legacy-builder", "input-metadata", "frontend.caps", "cmdline", "vcs", "contextkey", "dockerfilekey":
 		default:
 			out[k] = cleanURL(v)
 		}
@@ -587,16 +612,16 @@ func (s *clientSolve) otherAttrs() map[string]string {
 
 // fetch copies an image from the engine into the layout: manifests and
 // configurations, and the layers where they are needed.
-func (s *sealer) fetch(ctx context.Context, w *sealedImage) error {
+func (s *sealer) fetch(ctx context.Context, w *sealedImage, dir string) error {
 	from := proxy.NewContentStore(s.client.ContentClient())
 	root := w.built.image
-	if err := fetchBlob(ctx, from, w.run.layout, root, attest.MaxManifest); err != nil {
+	if err := fetchBlob(ctx, from, dir, root, attest.MaxManifest); err != nil {
 		return err
 	}
 	manifests := []ocispec.Descriptor{root}
 	if isIndex(root.MediaType) {
 		var index ocispec.Index
-		if err := readJSONBlob(w.run.layout, root, &index); err != nil {
+		if err := readJSONBlob(dir, root, &index); err != nil {
 			return err
 		}
 		if len(index.Manifests) > 2*attest.MaxPlatforms {
@@ -604,24 +629,24 @@ func (s *sealer) fetch(ctx context.Context, w *sealedImage) error {
 		}
 		manifests = index.Manifests
 		for _, d := range manifests {
-			if err := fetchBlob(ctx, from, w.run.layout, d, attest.MaxManifest); err != nil {
+			if err := fetchBlob(ctx, from, dir, d, attest.MaxManifest); err != nil {
 				return err
 			}
 		}
 	}
 	for _, d := range manifests {
-		m, err := readManifest(w.run.layout, d)
+		m, err := readManifest(dir, d)
 		if err != nil {
 			return err
 		}
-		if err := fetchBlob(ctx, from, w.run.layout, m.Config, attest.MaxManifest); err != nil {
+		if err := fetchBlob(ctx, from, dir, m.Config, attest.MaxManifest); err != nil {
 			return err
 		}
 		if !w.layers {
 			continue
 		}
 		for _, l := range m.Layers {
-			if err := fetchBlob(ctx, from, w.run.layout, l, maxLayer); err != nil {
+			if err := fetchBlob(ctx, from, dir, l, maxLayer); err != nil {
 				return err
 			}
 		}

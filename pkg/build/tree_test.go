@@ -249,7 +249,7 @@ func TestPrivateKeyIsPartOfNoContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{link, filepath.Join(dir, "keys", "real.key")} {
-		p := &preparer{req: &Request{Seal: Seal{KeyFile: key}}, notes: &notes{}, lock: filepath.Join(dir, "waxseal.lock")}
+		p := &preparer{req: &Request{Seal: Seal{KeyFiles: []string{key}}}, notes: &notes{}, lock: filepath.Join(dir, "waxseal.lock")}
 		tr, err := p.walk(t.Context(), dir, "")
 		if err != nil {
 			t.Fatal(err)
@@ -272,7 +272,7 @@ func TestPrivateKeyIsPartOfNoContext(t *testing.T) {
 	}
 	// One that is no file, and one elsewhere.
 	for _, key := range []string{"awskms:///alias/x", "/nowhere/waxseal.key"} {
-		p := &preparer{req: &Request{Seal: Seal{KeyFile: key}}, notes: &notes{}}
+		p := &preparer{req: &Request{Seal: Seal{KeyFiles: []string{key}}}, notes: &notes{}}
 		if tr, err := p.walk(t.Context(), dir, ""); err != nil || len(p.notes.list) > 0 || !strings.Contains(paths(tr), "real.key") {
 			t.Errorf("with the key %q: %v, %q", key, err, p.notes.list)
 		}

@@ -145,9 +145,7 @@ func (w *watched) except() []string {
 func (w *watched) hidden() []string {
 	home := w.deps.env("HOME")
 	out := []string{w.intake.storeDir, w.deps.Home, filepath.Join(home, ".sigstore"), filepath.Join(home, ".vault-token")}
-	if w.req.Seal.KeyFile != "" {
-		out = append(out, w.req.Seal.KeyFile)
-	}
+	out = append(out, w.req.Seal.KeyFiles...)
 	if w.req.Engine.CacheDir != "" {
 		out = append(out, w.req.Engine.CacheDir)
 	}
@@ -193,11 +191,17 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 	plain := Process{Args: w.req.Args, Env: w.env, Stdin: w.deps.Stdin, Stdout: w.deps.Stdout, Stderr: w.deps.Stderr}
 	var expose []string
 	if l != nil {
-		plain.Env, plain.Started = l.env(w.env), l.started
-		expose = []string{filepath.Join(l.dir, "sock")}
+		plain.Started = l.started
+		names, err := os.ReadDir(l.dir)
+		if err != nil {
+			return 0, err
+		}
+		for _, n := range names {
+			expose = append(expose, filepath.Join(l.dir, n.Name()))
+		}
 	}
 	c := confined{process: plain, plan: confinePlan{
-		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: plain.Env, Dir: w.dir,
+		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: w.env, Dir: w.dir,
 		Hide: w.hidden(), Expose: expose, Secrets: w.clean.values, Trace: w.req.Trace,
 	}}
 	c.start = func(ready confineReady) error {

@@ -289,7 +289,7 @@ func (f *found) provenance(e Evidence, c *check, st *attest.Statement, signer ve
 	e.Accepted = true
 	f.keep(c, st, e.Bundle)
 	f.candidates = append(f.candidates, verify.Candidate{
-		Bundle: e.Bundle, Where: e.Source, Provenance: p, Signer: &signer,
+		Bundle: e.Bundle, Where: e.Source, Provenance: p, Claim: claimOf(st), Signer: &signer,
 		Expected: c.Policy != nil, Problems: c.expect(p, signer),
 	})
 	return e
@@ -347,7 +347,13 @@ func (f *found) why() string {
 
 // closeness orders rejections by how far the evidence got.
 func closeness(e Evidence) int {
-	return slices.Index([]verify.Code{verify.CodeSubject, verify.CodeUnsigned, verify.CodeCertificate, verify.CodeLog, verify.CodeTime, verify.CodeChain, verify.CodeSignature, verify.CodeIdentity, verify.CodePredicate, verify.CodeBuilder}, e.Code)
+	return slices.Index([]verify.Code{verify.CodeSubject, verify.CodeUnsigned, verify.CodeCertificate, verify.CodeLog, verify.CodeTime, verify.CodeChain, verify.CodeSignature, verify.CodeIdentity, verify.CodeRevoked, verify.CodeRevocation, verify.CodePredicate, verify.CodeBuilder}, e.Code)
+}
+
+// untold reports whether a piece would count, were it known that its signer's
+// certificate was not revoked: what it could show cannot be told either.
+func (f *found) untold() bool {
+	return slices.ContainsFunc(f.evidence, func(e Evidence) bool { return e.Code == verify.CodeRevocation })
 }
 
 // sbom returns the accepted SBOMs in the formats asked for, and what is

@@ -42,6 +42,7 @@ const (
 const (
 	CodeLevel       = "level"       // a requirement of the declared level is not met
 	CodeApprovals   = "approvals"   // fewer people approved its source than the policy asks for
+	CodeSignatures  = "signatures"  // fewer signed its provenance than the policy asks for
 	CodeNoRule      = "no-rule"     // no entry of the policy matches the image
 	CodePlatforms   = "platforms"   // the index has no platforms
 	CodeNotFound    = "not-found"   // there is no such image
@@ -252,6 +253,7 @@ func patterns(list []string) string {
 func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (Subject, []attest.Digest, error) {
 	s := Subject{Digest: f.digest, Platform: f.platform, Evidence: f.evidence, Properties: []string{}}
 	c.assessSources(f)
+	c.countersigned(f)
 	res, stood := c.delegate(f, verify.Assess(c.trust, f.findings(c, below)), &s)
 	s.Reached, s.Requirements = res.Levels, res.Rows
 	s.Properties = append(s.Properties, res.Properties...)
@@ -275,13 +277,14 @@ func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (
 	}
 	s.inputs, s.listed = c.inputs(f, res.Candidate)
 	f.ways(res.Rows, c.declared)
-	c.short(&s, res)
+	c.short(f, &s, res)
 	used = append(used, c.approved(f, res.Candidate, &s)...)
+	used = append(used, c.signed(f, res.Candidate, &s)...)
 	if required, formats := c.rule.SBOM(); required && !f.index {
 		bundles, missing := f.sbom(formats)
 		used = append(used, bundles...)
 		if missing != "" {
-			if r := (Reason{Code: policy.CodeSBOM, Message: missing}); !c.waived(&s, policy.CodeSBOM, &r) {
+			if r := (Reason{Code: policy.CodeSBOM, Message: missing, undecided: f.untold()}); !c.waived(&s, policy.CodeSBOM, &r) {
 				s.reasons = append(s.reasons, r)
 			}
 		}
@@ -316,7 +319,7 @@ func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (
 }
 
 // short adds what the rows lack of what is declared to the subject's reasons.
-func (c *check) short(s *Subject, res verify.Result) {
+func (c *check) short(f *found, s *Subject, res verify.Result) {
 	nothing := false
 	var last verify.Row
 	for _, r := range res.Rows {
@@ -327,7 +330,7 @@ func (c *check) short(s *Subject, res verify.Result) {
 		if nothing {
 			continue
 		}
-		reason := Reason{Code: CodeLevel, Requirement: r.ID, Message: fmt.Sprintf("%s (%s) %s: %s", r.Title, part(r), r.Status, r.Reason), Hint: r.Hint}
+		reason := Reason{Code: CodeLevel, Requirement: r.ID, Message: fmt.Sprintf("%s (%s) %s: %s", r.Title, part(r), r.Status, r.Reason), Hint: r.Hint, undecided: f.untold()}
 		if len(r.Evidence) > 0 {
 			reason.Bundle, reason.Pointer = r.Evidence[0].Bundle, r.Evidence[0].Pointer
 		}
@@ -363,6 +366,9 @@ func (f *found) ways(rows []verify.Row, declared verify.Demand) {
 		case !verify.IsProvenance(e.PredicateType) || e.Accepted:
 		case e.Code == verify.CodeBuilder:
 			rows[i].Hint = "if this builder is to be trusted, add it to the policy"
+			return
+		case e.Code == verify.CodeRevocation:
+			rows[i].Hint = "give the CA's newest certificate revocation list, or an OCSP response, for each certificate of the chain"
 			return
 		case e.Code == verify.CodeSignature:
 			rows[i].Hint = "give the key that signed it, or have it built by a trusted builder"

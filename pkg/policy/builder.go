@@ -16,6 +16,7 @@ import (
 // builder is one entry of trust.builders.
 type builder struct {
 	trust      verify.Builder
+	name       string // of who signs; "" for nobody in particular
 	signer     signer
 	library    string             // what it uses; "" for an entry of its own
 	parameters map[string]allowed // what its users may set, whatever the image
@@ -36,7 +37,11 @@ func (b builder) String() string {
 	default:
 		fmt.Fprintf(&s, "%q", b.trust.ID)
 	}
-	fmt.Fprintf(&s, ", signed by %s, up to Build L%d", b.signer, b.trust.MaxLevel)
+	fmt.Fprintf(&s, ", signed by %s", b.signer)
+	if b.name != "" {
+		fmt.Fprintf(&s, ", who is %q", b.name)
+	}
+	fmt.Fprintf(&s, ", up to Build L%d", b.trust.MaxLevel)
 	switch {
 	case b.trust.Hosted:
 		s.WriteString(", on the platform's own runners")
@@ -120,6 +125,7 @@ func (d *decoder) builder(n *yaml.Node) {
 			}
 			e.known = &w
 		},
+		"name":     func(n *yaml.Node) { b.name = d.line(n, "name") },
 		"signer":   func(n *yaml.Node) { e.signer = n },
 		"maxLevel": func(n *yaml.Node) { b.trust.MaxLevel = d.number(n, "maxLevel", 1, verify.MaxLevel) },
 		"buildTypes": func(n *yaml.Node) {
@@ -143,7 +149,7 @@ func (d *decoder) builder(n *yaml.Node) {
 		},
 		"reusableWorkflow": func(n *yaml.Node) { b.trust.Called = d.truth(n, "reusableWorkflow") },
 	}
-	for _, name := range []string{"key", "pem", "kms", "issuer", "san", "root", "from", "until", "revoked"} {
+	for _, name := range []string{"key", "pem", "kms", "issuer", "san", "root", "from", "until", "revoked", "outages"} {
 		fields[name] = func(value *yaml.Node) {
 			e.flat = append(e.flat, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name, Line: value.Line}, value)
 		}
@@ -156,7 +162,7 @@ func (d *decoder) builder(n *yaml.Node) {
 	for _, b := range e.expand() {
 		b = b.settled()
 		if slices.ContainsFunc(d.out.builders, b.same) {
-			d.fail(n, "builder %s with this signer stands twice", b.name())
+			d.fail(n, "builder %s with this signer stands twice", b.called())
 			return
 		}
 		d.out.builders = append(d.out.builders, b)
@@ -164,7 +170,7 @@ func (d *decoder) builder(n *yaml.Node) {
 	d.out.signers.add(b.signer)
 }
 
-func (b builder) name() string {
+func (b builder) called() string {
 	switch {
 	case b.library != "":
 		return fmt.Sprintf("%q", b.library)

@@ -75,12 +75,15 @@ func IsCase(raw []byte) bool {
 }
 
 // LoadCase reads the case file at path, and what it names, relative to it.
-func LoadCase(path string) (*Case, error) {
+func LoadCase(path string) (*Case, error) { return LoadCaseWith(path, LoadOptions{}) }
+
+// LoadCaseWith is LoadCase for a case that may name keys which are in no file.
+func LoadCaseWith(path string, opts LoadOptions) (*Case, error) {
 	raw, err := readFile(path, attest.MaxPolicy)
 	if err != nil {
 		return nil, fmt.Errorf("reading case %q: %w", path, err)
 	}
-	c, err := parseCase(raw, path)
+	c, err := parseCase(raw, path, opts)
 	if err != nil {
 		var at *lineError
 		if errors.As(err, &at) {
@@ -91,7 +94,7 @@ func LoadCase(path string) (*Case, error) {
 	return c, nil
 }
 
-func parseCase(raw []byte, path string) (*Case, error) {
+func parseCase(raw []byte, path string, opts LoadOptions) (*Case, error) {
 	if err := shallow(raw); err != nil {
 		return nil, err
 	}
@@ -107,7 +110,7 @@ func parseCase(raw []byte, path string) (*Case, error) {
 	if err := plain(&doc, 0, &nodes); err != nil {
 		return nil, err
 	}
-	d := caseDecoder{decoder: decoder{opts: fileOptions(path, LoadOptions{})}, path: path}
+	d := caseDecoder{decoder: decoder{opts: fileOptions(path, opts)}, path: path, load: opts}
 	d.out.Path = path
 	d.file(doc.Content[0])
 	if d.err != nil {
@@ -119,6 +122,7 @@ func parseCase(raw []byte, path string) (*Case, error) {
 type caseDecoder struct {
 	decoder
 	path string
+	load LoadOptions
 	out  Case
 }
 
@@ -148,7 +152,7 @@ func (d *caseDecoder) file(n *yaml.Node) {
 			if d.err != nil {
 				return
 			}
-			p, err := Load(d.beside(name))
+			p, err := LoadWith(d.beside(name), d.load)
 			if err != nil {
 				d.fail(n, "%w", err)
 			}
@@ -175,6 +179,11 @@ func (d *caseDecoder) evidence(n *yaml.Node) {
 	d.object(n, "the evidence", []string{"type", "signer"}, map[string]func(*yaml.Node){
 		"type": func(n *yaml.Node) { e.Type = caseType(d.text(n, "type")) },
 		"signer": func(n *yaml.Node) {
+			if n.Kind == yaml.MappingNode && len(n.Content) == 2 && n.Content[0].Value == "kms" {
+				key := d.kms(n.Content[1])
+				e.Signer = verify.Signer{Key: key.ID(), Name: n.Content[1].Value}
+				return
+			}
 			if n.Kind == yaml.MappingNode {
 				d.object(n, "the signer", []string{"san"}, map[string]func(*yaml.Node){
 					"issuer": func(n *yaml.Node) { e.Signer.Issuer = d.text(n, "signer.issuer") },

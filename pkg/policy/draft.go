@@ -72,6 +72,10 @@ func Draft(in DraftInput) ([]byte, error) {
 			p("      maxLevel: %d", max(in.Level.Build, 1))
 		}
 	}
+	if several(in.Builders) {
+		p("    # Several signers vouch for this image. To ask for more than one of them, add to")
+		p("    # the image below, as signatures: {atLeast: 2}; name: here says who is one person.")
+	}
 	p("")
 	p("# What each image must fulfil. All entries that match an image hold together;")
 	p("# an image that no entry matches is denied.")
@@ -112,6 +116,11 @@ func Draft(in DraftInput) ([]byte, error) {
 		return nil, fmt.Errorf("drafting a policy: %w", err)
 	}
 	return out, nil
+}
+
+// several reports whether more than one key signs.
+func several(all []DraftBuilder) bool {
+	return slices.ContainsFunc(all, func(d DraftBuilder) bool { return string(d.PEM) != string(all[0].PEM) })
 }
 
 // draftSource reports whether there is a source to expect.

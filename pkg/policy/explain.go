@@ -8,33 +8,56 @@ import (
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
-// Explain says in words, a sentence a line, whom the policy trusts and what it
-// demands of whom, as of a moment.
-func (p *Policy) Explain(at time.Time) string {
-	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+// Explained is a policy in words: sentences about whom it trusts, and what it
+// demands of which images.
+type Explained struct {
+	Trusts []string         `json:"trusts"`
+	Images []ExplainedImage `json:"images"`
+}
+
+// ExplainedImage is an entry of a policy in words.
+type ExplainedImage struct {
+	Match   string   `json:"match"`
+	Demands []string `json:"demands"`
+}
+
+// Explained is what Explain says.
+func (p *Policy) Explained(at time.Time) *Explained {
+	out := &Explained{Images: []ExplainedImage{}}
+	say := func(format string, args ...any) { out.Trusts = append(out.Trusts, fmt.Sprintf(format, args...)) }
 	for _, d := range p.extends {
-		line("It takes over all of the policy with digest %s.", d)
+		say("It takes over all of the policy with digest %s.", d)
 	}
-	for _, l := range strings.Split(strings.TrimSpace(p.Summary()), "\n") {
-		if strings.HasPrefix(l, "trusts ") {
-			line("It %s.", l)
-		}
+	for _, l := range p.trusts() {
+		say("It %s.", l)
 	}
 	for _, k := range []Fact{FactSBOM, FactScan, FactVEX} {
 		for _, a := range p.attesters {
 			if a.fact == k {
-				line("It believes %s from the attester %s.", k.plural(), a.by)
+				say("It believes %s from the attester %s.", k.plural(), a.by)
 			}
 		}
 	}
-	line("It believes SBOMs and scans from the signers of its builders, and nobody else's.")
-	line("An image that no entry below matches is denied. All entries that match hold together.")
+	say("It believes SBOMs and scans from the signers of its builders, and nobody else's.")
+	say("An image that no entry below matches is denied. All entries that match hold together.")
 	for _, i := range p.images {
-		line("")
-		line("Images %q:", i.match)
-		for _, s := range i.sentences(at) {
-			line("  - %s", s)
+		out.Images = append(out.Images, ExplainedImage{i.match, i.sentences(at)})
+	}
+	return out
+}
+
+// Explain says in words, a sentence a line, whom the policy trusts and what it
+// demands of whom, as of a moment.
+func (p *Policy) Explain(at time.Time) string {
+	e := p.Explained(at)
+	var b strings.Builder
+	for _, s := range e.Trusts {
+		b.WriteString(s + "\n")
+	}
+	for _, i := range e.Images {
+		fmt.Fprintf(&b, "\nImages %q:\n", i.Match)
+		for _, s := range i.Demands {
+			fmt.Fprintf(&b, "  - %s\n", s)
 		}
 	}
 	return b.String()
@@ -156,6 +179,9 @@ func (i image) sentences(at time.Time) []string {
 	}
 	if i.approvals != nil {
 		say(now, "must have its source approved by %s, none of them an author or the builder", i.approvals)
+	}
+	if i.signatures != nil {
+		say(now, "must have one and the same provenance signed by %s", i.signatures)
 	}
 	if i.vsa != nil {
 		say(now, "%s", i.vsa.sentence())

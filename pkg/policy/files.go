@@ -21,7 +21,7 @@ type File struct {
 const (
 	FilePolicy  = "policy"  // the first
 	FileExtends = "extends" // a policy that another extends
-	FileKey     = "key"     // a signer's key, trusted root or CA file
+	FileKey     = "key"     // a signer's key, trusted root, CA or revocation file
 	FileKMS     = "kms"     // the public key (PEM) of a key management service, named by reference
 )
 

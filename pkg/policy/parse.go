@@ -303,7 +303,8 @@ func (d *decoder) image(n *yaml.Node) {
 				"effective": func(n *yaml.Node) { i.asked().effective = d.moment(n, "sbom.effective") },
 			})
 		},
-		"approvals":       func(n *yaml.Node) { i.approvals = d.approvals(n) },
+		"approvals":       func(n *yaml.Node) { i.approvals = d.quorum(n, "approvals", "reviewers") },
+		"signatures":      func(n *yaml.Node) { i.signatures = d.quorum(n, "signatures", "signers") },
 		"vsa":             func(n *yaml.Node) { i.vsa = d.summary(n) },
 		"rules":           func(n *yaml.Node) { d.rules(n, &i.demands) },
 		"vulnerabilities": func(n *yaml.Node) { d.vulnerabilities(n, &i.demands) },

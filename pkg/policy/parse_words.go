@@ -111,15 +111,15 @@ func (d *decoder) reviewer(n *yaml.Node) {
 	d.out.signers.add(r.signer)
 }
 
-func (d *decoder) approvals(n *yaml.Node) *Approvals {
-	a := &Approvals{}
-	d.object(n, "approvals", []string{"atLeast"}, map[string]func(*yaml.Node){
-		"atLeast": func(n *yaml.Node) { a.AtLeast = d.number(n, "approvals.atLeast", 1, maxBuilders) },
+func (d *decoder) quorum(n *yaml.Node, what, kind string) *Quorum {
+	a := &Quorum{kind: kind}
+	d.object(n, what, []string{"atLeast"}, map[string]func(*yaml.Node){
+		"atLeast": func(n *yaml.Node) { a.AtLeast = d.number(n, what+".atLeast", 1, maxBuilders) },
 		"of": func(n *yaml.Node) {
-			d.list(n, "approvals.of", maxBuilders, func(n *yaml.Node) {
-				name := d.line(n, "approvals.of")
+			d.list(n, what+".of", maxBuilders, func(n *yaml.Node) {
+				name := d.line(n, what+".of")
 				if d.err == nil && a.Counts(name) && len(a.Of) > 0 {
-					d.fail(n, "approvals.of: %q stands twice", clip(name))
+					d.fail(n, "%s.of: %q stands twice", what, clip(name))
 				}
 				a.Of = append(a.Of, name)
 			})
@@ -215,6 +215,34 @@ func (d *decoder) approvable(n *yaml.Node, i image) {
 	}
 }
 
+// signable refuses an image whose provenance more must sign than could.
+func (d *decoder) signable(n *yaml.Node, i image) {
+	q := i.signatures
+	if q == nil {
+		return
+	}
+	for _, name := range q.Of {
+		if !slices.ContainsFunc(d.out.builders, func(b builder) bool { return b.name != "" && samePerson(b.name, name) }) {
+			d.fail(n, "signatures of %q names %q, and no builder has that name", clip(i.match), clip(name))
+		}
+	}
+	could, open := map[string]bool{}, false
+	for _, b := range d.out.builders {
+		switch {
+		case b.name != "" && q.Counts(b.name):
+			could[strings.ToLower(strings.TrimSpace(b.name))] = true
+		case b.name != "" || len(q.Of) > 0:
+		case b.signer.identity != nil:
+			open = true // nobody knows how many have a name like this
+		default:
+			could[string(b.signer.key.ID())] = true
+		}
+	}
+	if len(could) < q.AtLeast && !open {
+		d.fail(n, "signatures of %q asks for %d signers, and trust.builders has %d who count", clip(i.match), q.AtLeast, len(could))
+	}
+}
+
 func (d *decoder) under(n *yaml.Node, what string) under {
 	var u under
 	d.object(n, what, []string{"uri"}, map[string]func(*yaml.Node){
@@ -229,7 +257,7 @@ func (d *decoder) under(n *yaml.Node, what string) under {
 	return u
 }
 
-// trusted refuses reviewers who are one person, and an image whose summaries
+// trusted refuses reviewers and signers who are one person, and an image whose summaries
 // nobody could give.
 func (d *decoder) trusted(n *yaml.Node) {
 	for i, r := range d.out.reviewers {
@@ -239,9 +267,17 @@ func (d *decoder) trusted(n *yaml.Node) {
 			}
 		}
 	}
+	for i, b := range d.out.builders {
+		for _, o := range d.out.builders[:i] {
+			if b.name != "" && o.name != "" && !samePerson(o.name, b.name) && o.signer.like(b.signer) {
+				d.fail(n, "the builders called %q and %q have one signer, who can have one name only", clip(o.name), clip(b.name))
+			}
+		}
+	}
 	for _, i := range d.out.images {
 		n := &yaml.Node{Line: i.line}
 		d.approvable(n, i)
+		d.signable(n, i)
 		if i.vsa == nil {
 			continue
 		}

@@ -62,7 +62,8 @@ type image struct {
 	ref          *verify.Pattern // what it may be built from; nil: any
 	workflow     *verify.Pattern // what may have been started; nil: anything
 	reviewAge    time.Duration   // how old a review of the source may be; 0: any age
-	approvals    *Approvals      // how many must approve; nil: nobody
+	approvals    *Quorum         // how many must approve; nil: nobody
+	signatures   *Quorum         // how many must sign the provenance; nil: one
 	vsa          *summary        // nil: not asked about
 	buildTypes   []string
 	parameters   map[string]allowed
@@ -82,7 +83,7 @@ type allowed struct {
 type ParseOptions struct {
 	// Name is what messages call the policy; default "policy".
 	Name string
-	// ReadKey returns the bytes of a signer's key, trusted root or CA file, as
+	// ReadKey returns the bytes of a signer's key, trusted root, CA or revocation file, as
 	// the policy names it. Nil: a policy that names a file is refused.
 	ReadKey func(name string) ([]byte, error)
 	// ReadPolicy returns the bytes of the policy that this one extends, as it
@@ -133,7 +134,7 @@ func fileOptions(path string, opts LoadOptions) ParseOptions {
 	}
 	return ParseOptions{
 		Name:    path,
-		ReadKey: func(name string) ([]byte, error) { return opts.read(beside(name), attest.MaxTrustedRoot) },
+		ReadKey: func(name string) ([]byte, error) { return opts.read(beside(name), attest.MaxCRL) }, // what reads them has limits of its own
 		ReadPolicy: func(name string) ([]byte, ParseOptions, error) {
 			raw, err := opts.read(beside(name), attest.MaxPolicy)
 			return raw, fileOptions(beside(name), opts), err
@@ -411,17 +412,51 @@ func list(values []string) string {
 	return strings.Join(quoted, " or ")
 }
 
+// trusts says whom the policy trusts, a line each.
+func (p *Policy) trusts() []string {
+	var out []string
+	for _, d := range p.builders {
+		out = append(out, fmt.Sprintf("trusts %s", d))
+	}
+	return append(out, p.words()...)
+}
+
+// Brief is a policy in a few lines.
+type Brief struct {
+	Trusts []string     `json:"trusts"`
+	Images []BriefImage `json:"images"`
+}
+
+// BriefImage is an entry of a policy in a line, and what of it nothing can
+// fulfil.
+type BriefImage struct {
+	Match    string   `json:"match"`
+	Expects  string   `json:"expects"`
+	Warnings []string `json:"warnings"`
+}
+
 // Summary says in a few lines what the policy means.
 func (p *Policy) Summary() string {
+	s := p.Brief()
 	var b strings.Builder
-	for _, d := range p.builders {
-		fmt.Fprintf(&b, "trusts %s\n", d)
-	}
-	for _, line := range p.words() {
+	for _, line := range s.Trusts {
 		b.WriteString(line + "\n")
 	}
+	for _, i := range s.Images {
+		fmt.Fprintf(&b, "expects of %q: %s\n", i.Match, i.Expects)
+		for _, line := range i.Warnings {
+			b.WriteString("  warning: " + line + "\n")
+		}
+	}
+	return b.String()
+}
+
+// Brief is what Summary says.
+func (p *Policy) Brief() *Brief {
+	out := &Brief{Trusts: p.trusts(), Images: []BriefImage{}}
 	for _, i := range p.images {
-		fmt.Fprintf(&b, "expects of %q: %s", i.match, i.level)
+		var b strings.Builder
+		fmt.Fprintf(&b, "%s", i.level)
 		if i.repository != "" {
 			fmt.Fprintf(&b, ", source %q", i.repository)
 			if i.ref != nil {
@@ -437,16 +472,20 @@ func (p *Policy) Summary() string {
 				fmt.Fprintf(&b, " (%s)", strings.Join(i.formats, ", "))
 			}
 		}
+		if i.signatures != nil {
+			fmt.Fprintf(&b, ", %s", count(i.signatures.AtLeast, "signature"))
+		}
+		if i.approvals != nil {
+			fmt.Fprintf(&b, ", %s", count(i.approvals.AtLeast, "approval"))
+		}
 		b.WriteString(i.vsa.brief() + i.summary())
-		b.WriteByte('\n')
-		for _, line := range p.warnings(i) {
-			b.WriteString("  warning: " + line + "\n")
-		}
+		warnings := append([]string{}, p.warnings(i)...)
 		if slices.Contains(i.level.Properties, verify.PropertyReproduced) && len(p.builders) < 2 {
-			fmt.Fprintf(&b, "  warning: one builder alone is trusted, so nothing can be %s\n", verify.PropertyReproduced)
+			warnings = append(warnings, fmt.Sprintf("one builder alone is trusted, so nothing can be %s", verify.PropertyReproduced))
 		}
+		out.Images = append(out.Images, BriefImage{i.match, b.String(), warnings})
 	}
-	return b.String()
+	return out
 }
 
 func (p *Policy) reaches(level int) bool {

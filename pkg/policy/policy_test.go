@@ -96,8 +96,8 @@ func TestBadPolicies(t *testing.T) {
 	s := schema(t)
 	beyond := []string{"anchor", "alias", "merge", "two-documents", "tag", "key-missing", "key-no-key", "builder-twice", "source-no-url", "unhosted-lookalike",
 		"rule-not-bool", "rule-syntax", "rule-unknown-variable", "rule-unknown-field", "rule-wrong-type", "rule-costly", "rule-twice", "rule-regexp", "rule-time",
-		"waiver-no-such-rule", "license-expression", "verifier-empty", "verifier-twice", "reviewers-one-signer", "reviewers-one-key", "revoked-elsewhere", "approvals-too-many", "approvals-nobody", "approvals-twice", "vsa-nobody", "vsa-stranger", "forbidden-no-purl", "forbidden-qualifier", "extends-other-digest", "extends-circle", "extends-missing",
-		"san-begins-with-star", "san-regexp", "san-repo-prefix", "san-host", "issuer-pattern", "window-empty", "window-nonsense", "root-missing", "root-nonsense", "root-mixed", "ca-nonsense",
+		"waiver-no-such-rule", "license-expression", "verifier-empty", "verifier-twice", "reviewers-one-signer", "reviewers-one-key", "revoked-elsewhere", "approvals-too-many", "approvals-nobody", "approvals-twice", "signatures-too-many", "signatures-nobody", "signatures-twice", "signatures-of-too-few", "builders-one-signer", "vsa-nobody", "vsa-stranger", "forbidden-no-purl", "forbidden-qualifier", "extends-other-digest", "extends-circle", "extends-missing",
+		"san-begins-with-star", "san-regexp", "san-repo-prefix", "san-host", "issuer-pattern", "window-empty", "window-nonsense", "outages-empty", "root-missing", "root-nonsense", "root-mixed", "ca-nonsense", "crl-nonsense", "root-stamps-only",
 		"use-level", "use-self-hosted", "use-no-san", "use-open-owner", "use-other-host", "use-branch", "use-open-workflow", "use-generator-main", "use-generator-star",
 		"use-issuer", "use-key", "use-no-key", "use-event", "use-build-type", "use-twice", "id-pattern-host", "id-pattern-all", "id-from-key", "builder-type-pattern"}
 	got := map[string]string{}

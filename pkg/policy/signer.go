@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 
@@ -41,6 +42,8 @@ func (s signer) line() string {
 
 func (s signer) String() string {
 	switch {
+	case s.ca != nil && s.ca.Revocable():
+		return fmt.Sprintf("%s under the CA %q, where its revocation lists tell that the certificate counted", s.identity, s.ca.Name())
 	case s.ca != nil:
 		return fmt.Sprintf("%s under the CA %q", s.identity, s.ca.Name())
 	case s.root != nil:
@@ -82,8 +85,8 @@ func (s signers) trust() verify.Trust {
 }
 
 // signer reads {key: FILE}, {pem: TEXT}, {kms: REFERENCE}, {issuer: URL, san: PATTERN, root: FILE}
-// or {ca: FILE, intermediates: FILE, san: PATTERN, root: FILE}, each with from,
-// until and revoked.
+// or {ca: FILE, intermediates: FILE, crl: FILES, ocsp: FILES, san: PATTERN, root: FILE},
+// each with from, until and revoked, the one with an issuer with outages as well.
 func (d *decoder) signer(n *yaml.Node) signer { return d.signerOf(n, verify.IdentityOptions{}) }
 
 // signerOf is signer where a part of the identity is given already.
@@ -92,8 +95,7 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 	var keys int
 	var window verify.Window
 	given := o
-	san, ca, between := false, []byte(nil), []byte(nil)
-	var caName string
+	san, caName, ca := false, "", verify.CAOptions{}
 	d.object(n, "the signer", nil, map[string]func(*yaml.Node){
 		"key": func(n *yaml.Node) {
 			keys++
@@ -117,10 +119,12 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 			o.Pattern, o.Regexp = d.text(n, "signer.san"), ""
 		},
 		"root": func(n *yaml.Node) { s.root = d.root(n) },
-		"ca":   func(n *yaml.Node) { caName, ca = d.file(n, "ca") },
+		"ca":   func(n *yaml.Node) { caName, ca.Roots = d.file(n, "ca") },
 		"intermediates": func(n *yaml.Node) {
-			_, between = d.file(n, "intermediates")
+			_, ca.Intermediates = d.file(n, "intermediates")
 		},
+		"crl":  func(n *yaml.Node) { ca.CRLs = d.files(n, "crl") },
+		"ocsp": func(n *yaml.Node) { ca.OCSP = d.files(n, "ocsp") },
 		"from": func(n *yaml.Node) { window.From = d.moment(n, "signer.from") },
 		"until": func(n *yaml.Node) {
 			window.Until = d.moment(n, "signer.until")
@@ -131,12 +135,23 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 				"reason": func(n *yaml.Node) { window.Reason = d.line(n, "signer.revoked.reason") },
 			})
 		},
+		"outages": func(n *yaml.Node) {
+			d.list(n, "signer.outages", 100, func(n *yaml.Node) {
+				var out verify.Outage
+				d.object(n, "an outage", []string{"from", "until", "reason"}, map[string]func(*yaml.Node){
+					"from":   func(n *yaml.Node) { out.From = d.moment(n, "outage.from") },
+					"until":  func(n *yaml.Node) { out.Until = d.moment(n, "outage.until") },
+					"reason": func(n *yaml.Node) { out.Reason = d.line(n, "outage.reason") },
+				})
+				o.Outages = append(o.Outages, out)
+			})
+		},
 	})
 	if d.err != nil {
 		return s
 	}
 	san = san || o.Regexp != ""
-	certificate := san || o.Issuer != "" || s.root != nil || ca != nil || between != nil
+	certificate := san || o.Issuer != "" || s.root != nil || ca.Roots != nil || ca.Intermediates != nil || ca.CRLs != nil || ca.OCSP != nil
 	switch {
 	case keys+boolean(certificate) != 1:
 		d.fail(n, `the signer must have one of "key", "pem", "kms" and "san"`)
@@ -144,21 +159,28 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 		d.fail(n, "the signer's issuer is %q here", given.Issuer)
 	case certificate && !san:
 		d.fail(n, `the signer has no "san"`)
-	case between != nil && ca == nil:
+	case ca.Intermediates != nil && ca.Roots == nil:
 		d.fail(n, `the signer's "intermediates" lead nowhere without "ca"`)
+	case (ca.CRLs != nil || ca.OCSP != nil) && ca.Roots == nil:
+		d.fail(n, `the signer's "crl" and "ocsp" are about the certificates of a "ca", and it has none`)
+	case o.Outages != nil && (!certificate || ca.Roots != nil):
+		d.fail(n, `the signer's "outages" are of a Sigstore instance's log: it has no such log`)
 	case !window.From.IsZero() && !window.Until.IsZero() && !window.From.Before(window.Until):
 		d.fail(n, "the signer's window ends before it begins")
 	case !certificate:
 		s.key = s.key.During(window)
 		return s
 	}
-	if d.err == nil && ca != nil {
+	if d.err == nil && ca.Roots != nil {
 		var err error
-		if s.ca, err = verify.ParseCA(caName, ca, between); err != nil {
+		if s.ca, err = verify.ParseCA(caName, ca); err != nil {
 			d.fail(n, "%w", err)
 			return s
 		}
 		o.Anchor, o.AnchorIsCA = s.ca.ID(), true
+	} else if s.root != nil && !s.root.Certifies() {
+		d.fail(n, "the signer's root %q proves times only; give one that certificates can lead to, or a \"ca\" beside it", s.root.Name())
+		return s
 	} else if s.root != nil {
 		o.Anchor = s.root.ID()
 	}
@@ -267,12 +289,34 @@ func (d *decoder) root(n *yaml.Node) *verify.Root {
 			return s.root
 		}
 	}
-	r, err := verify.ParseRoot(name, raw)
+	parse := verify.ParseRoot
+	if bytes.HasPrefix(bytes.TrimSpace(raw), []byte("-----BEGIN CERTIFICATE")) {
+		parse = verify.ParseStamper
+	}
+	r, err := parse(name, raw)
 	if err != nil {
 		d.fail(n, "%w", err)
 	}
 	return r
 }
+
+// files reads a file that the policy names, or each of a list.
+func (d *decoder) files(n *yaml.Node, what string) []verify.File {
+	var out []verify.File
+	one := func(n *yaml.Node) {
+		name, raw := d.file(n, what)
+		out = append(out, verify.File{Name: name, Raw: raw})
+	}
+	if n.Kind == yaml.ScalarNode {
+		one(n)
+	} else {
+		d.list(n, what, maxRevocations, one)
+	}
+	return out
+}
+
+// maxRevocations bounds the files of one signer that say what is revoked.
+const maxRevocations = 64
 
 // file reads a file that the policy names.
 func (d *decoder) file(n *yaml.Node, what string) (string, []byte) {

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
+	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
@@ -150,20 +153,23 @@ func (r Rule) ReviewAge() time.Duration {
 	return out
 }
 
-// Approvals is how many different people must approve the source of an image.
-type Approvals struct {
+// Quorum is how many different people or systems an image asks for: who approve
+// its source, or sign its provenance.
+type Quorum struct {
 	AtLeast int
-	Of      []string // names of reviewers; none: any of them
+	Of      []string // their names; none: any that are trusted
+
+	kind string // what they are, where they have no names
 }
 
-// Counts reports whether a reviewer is one of those who are asked for.
-func (a Approvals) Counts(name string) bool {
+// Counts reports whether somebody is one of those who are asked for.
+func (a Quorum) Counts(name string) bool {
 	return len(a.Of) == 0 || slices.ContainsFunc(a.Of, func(o string) bool { return samePerson(o, name) })
 }
 
-func (a Approvals) String() string {
+func (a Quorum) String() string {
 	if len(a.Of) == 0 {
-		return fmt.Sprintf("%d different trusted reviewers", a.AtLeast)
+		return fmt.Sprintf("%d different trusted %s", a.AtLeast, a.kind)
 	}
 	names := make([]string, len(a.Of))
 	for i, n := range a.Of {
@@ -173,14 +179,40 @@ func (a Approvals) String() string {
 }
 
 // Approvals is what each entry asks for; all must hold.
-func (r Rule) Approvals() []Approvals {
-	var out []Approvals
+func (r Rule) Approvals() []Quorum {
+	var out []Quorum
 	for _, e := range r.entries {
 		if e.approvals != nil {
 			out = append(out, *e.approvals)
 		}
 	}
 	return out
+}
+
+// Signatures is what each entry asks for; all must hold of one provenance.
+func (r Rule) Signatures() []Quorum {
+	var out []Quorum
+	for _, e := range r.entries {
+		if e.signatures != nil {
+			out = append(out, *e.signatures)
+		}
+	}
+	return out
+}
+
+// Signatory tells the signers of provenance apart: by the name that the policy
+// gives one, else by the key, or by the issuer and name of the certificate. Two
+// signers with the same id are one.
+func (p *Policy) Signatory(by verify.Signer) (id, name string) {
+	for _, b := range p.builders {
+		if b.name != "" && b.signer.is(by) {
+			return strings.ToLower(strings.TrimSpace(b.name)), b.name
+		}
+	}
+	if by.SAN != "" {
+		return fmt.Sprintf("certificate %q %q", by.Issuer, by.SAN), ""
+	}
+	return "key " + string(by.Key), ""
 }
 
 // words says whose summaries, source provenance and reviews count, a line each.
@@ -288,4 +320,33 @@ func (p *Policy) warnings(i image) []string {
 		out = append(out, fmt.Sprintf("nobody is trusted about the source up to Source L%d, so nothing can fulfil this", i.level.Source))
 	}
 	return out
+}
+
+// Names are whom a policy's text calls a reviewer, and the keys that it names:
+// files, as it names them, and references to a KMS. For who helps to write a
+// command: nothing of the text is checked.
+func Names(raw []byte) (reviewers, keys []string) {
+	var doc struct {
+		Trust map[string][]struct {
+			Name, Key, KMS string
+			Signer         struct{ Key, KMS string }
+		}
+	}
+	if len(raw) > attest.MaxPolicy || shallow(raw) != nil || yaml.Unmarshal(raw, &doc) != nil {
+		return nil, nil
+	}
+	for list, entries := range doc.Trust {
+		for _, e := range entries {
+			if list == "reviewers" {
+				reviewers = append(reviewers, e.Name)
+			}
+			keys = append(keys, e.Key, e.KMS, e.Signer.Key, e.Signer.KMS)
+		}
+	}
+	once := func(names []string) []string {
+		names = slices.DeleteFunc(names, func(n string) bool { return n == "" })
+		slices.Sort(names)
+		return slices.Compact(names)
+	}
+	return once(reviewers), once(keys)
 }

@@ -133,3 +133,39 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
+
+// Signers are told apart by name, else by key or certificate.
+func TestSignatory(t *testing.T) {
+	p, err := policy.Load("testdata/good/signatures.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, release, security := wordsPolicy(t)
+	const issuer = "https://accounts.example"
+	ids := map[string]string{}
+	for name, by := range map[string]verify.Signer{
+		"CI": {Key: release.ID()}, "Ann": {Key: security.ID()}, "Ann's certificate": {Issuer: issuer, SAN: "ann@acme.example"},
+		"Bob": {Issuer: issuer, SAN: "bob@acme.example"}, "Bob elsewhere": {Issuer: "https://other.example", SAN: "bob@acme.example"},
+	} {
+		ids[name], _ = p.Signatory(by)
+	}
+	if ids["Ann"] != "ann" || ids["Ann"] != ids["Ann's certificate"] {
+		t.Errorf("Ann is %q and %q", ids["Ann"], ids["Ann's certificate"])
+	}
+	delete(ids, "Ann")
+	seen := map[string]string{}
+	for name, id := range ids {
+		if seen[id] != "" {
+			t.Errorf("%s and %s are one: %q", name, seen[id], id)
+		}
+		seen[id] = name
+	}
+	for _, want := range []string{
+		`signed by "../release.pub" (sha256:`, `until 2030-01-01T00:00:00Z, who is "CI", up to Build L3`,
+		`must have one and the same provenance signed by 2 of "Ann", "CI"`, `signed by 4 different trusted signers`,
+	} {
+		if text := p.Summary() + p.Explain(time.Now()); !strings.Contains(text, want) {
+			t.Errorf("lacks %q:\n%s", want, text)
+		}
+	}
+}

@@ -109,7 +109,11 @@ func provedAt(s *verify.Signer) string {
 	if s.Time.IsZero() {
 		return ""
 	}
-	return ", proved for " + s.Time.UTC().Format(time.RFC3339)
+	text := ", proved for " + s.Time.UTC().Format(time.RFC3339)
+	if s.Unlogged != "" {
+		text += fmt.Sprintf(", in no transparency log (%s)", oneLine(s.Unlogged))
+	}
+	return text
 }
 
 func (o TextOptions) explainRows(item sayer, v *gate.Verdict, p part) {

@@ -182,6 +182,9 @@ func (o TextOptions) head(v *gate.Verdict) []string {
 		at := strings.LastIndex(name, " (")
 		lines = append(lines, "  signed by "+name[:at], "     under "+strings.Trim(name[at:], " ()"))
 	}
+	for _, why := range unlogged(v) {
+		lines = append(lines, o.wrap("  in no transparency log, which the policy allows: ", why)...)
+	}
 	return lines
 }
 
@@ -647,6 +650,20 @@ func certified(v *gate.Verdict) []string {
 			}
 			if name := signer(e.Signer); !slices.Contains(out, name) && len(out) < 3 {
 				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
+
+// unlogged lists why the policy accepts what the verdict rests on without an
+// entry in a log.
+func unlogged(v *gate.Verdict) []string {
+	var out []string
+	for _, s := range append([]gate.Subject{v.Subject}, v.Platforms...) {
+		for _, e := range s.Evidence {
+			if e.Used && e.Signer != nil && e.Signer.Unlogged != "" && !slices.Contains(out, e.Signer.Unlogged) {
+				out = append(out, e.Signer.Unlogged)
 			}
 		}
 	}

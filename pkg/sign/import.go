@@ -23,11 +23,12 @@ func importKeyPair(path string, password []byte) (private, public []byte, err er
 		return nil, nil, err
 	}
 	defer clear(raw)
-	priv, err := parsePrivate(raw, func() ([]byte, error) {
+	priv, err := ParsePrivateKey(raw, func() ([]byte, error) {
 		return nil, errors.New("it is in that form already; use it as it is")
 	})
 	if err != nil {
 		return nil, nil, err
 	}
+	defer forget(priv)
 	return seal(priv, password)
 }

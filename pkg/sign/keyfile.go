@@ -46,6 +46,7 @@ func GenerateKeyPair(password []byte) (private, public []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("generating key pair: %w", err)
 	}
+	defer forget(priv)
 	if private, public, err = seal(priv, password); err != nil {
 		return nil, nil, fmt.Errorf("generating key pair: %w", err)
 	}
@@ -69,22 +70,40 @@ func seal(priv crypto.Signer, password []byte) (private, public []byte, err erro
 	return pem.EncodeToMemory(&pem.Block{Type: sealedKey, Bytes: sealed}), public, nil
 }
 
-func openFile(path string, opts OpenOptions) (Signer, error) {
-	if scheme, _, ok := strings.Cut(path, "://"); ok {
-		return nil, fmt.Errorf("opening key %q: this version signs with key files only, not with %q; give the path of a private key", path, scheme)
-	}
+func openFile(path string, opts OpenOptions) (*keySigner, error) {
 	raw, err := readKey(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening key %q: %w", path, err)
 	}
+	return openPEM(path, raw, opts)
+}
+
+// openVariable opens the key in an environment variable, which it empties.
+func openVariable(ref, name string, opts OpenOptions) (*keySigner, error) {
+	if opts.Take == nil {
+		return nil, fmt.Errorf("opening key %q: no environment is looked at here", ref)
+	}
+	raw, ok := opts.Take(name)
+	switch {
+	case !ok || len(raw) == 0:
+		return nil, fmt.Errorf("opening key %q: the variable is not set; put the PEM of a private key into it", ref)
+	case len(raw) > attest.MaxKey:
+		clear(raw)
+		return nil, fmt.Errorf("opening key %q: larger than the %d bytes a key may have; not a key", ref, attest.MaxKey)
+	}
+	return openPEM(ref, raw, opts)
+}
+
+// openPEM opens the key in raw, which it overwrites.
+func openPEM(name string, raw []byte, opts OpenOptions) (*keySigner, error) {
 	defer clear(raw)
-	priv, err := parsePrivate(raw, opts.Password)
+	priv, err := ParsePrivateKey(raw, opts.Password)
 	if err != nil {
-		return nil, fmt.Errorf("opening key %q: %w", path, err)
+		return nil, fmt.Errorf("opening key %q: %w", name, err)
 	}
 	s, err := newKeySigner(priv)
 	if err != nil {
-		return nil, fmt.Errorf("opening key %q: %w", path, err)
+		return nil, fmt.Errorf("opening key %q: %w", name, err)
 	}
 	return s, nil
 }
@@ -138,7 +157,10 @@ func quote(path string) string {
 	return "-- '" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
-func parsePrivate(raw []byte, password func() ([]byte, error)) (crypto.Signer, error) {
+// ParsePrivateKey reads a private key as it is in a file, see Open. password is
+// that of OpenOptions. What it returns is an *ecdsa.PrivateKey, *rsa.PrivateKey or
+// ed25519.PrivateKey.
+func ParsePrivateKey(raw []byte, password func() ([]byte, error)) (crypto.Signer, error) {
 	block, rest := pem.Decode(raw)
 	if block == nil {
 		return nil, errors.New(`not a PEM private key (want a file that starts with "-----BEGIN …PRIVATE KEY-----", as "waxseal key generate" and cosign write it)`)

@@ -28,6 +28,9 @@ type KeylessOptions struct {
 	// Config is the signing config (JSON, v0.2): which Fulcio, which logs and
 	// which time-stamping authorities. Required.
 	Config []byte
+	// Unlogged leaves out the transparency logs that Config names, for when they
+	// are down. A time-stamping authority must be there.
+	Unlogged bool
 	// Check is asked about every bundle before Sign returns it: would the trusted
 	// root accept it, as signed by whom its certificate names? Required.
 	Check func(*attest.Bundle, Identity) error
@@ -39,14 +42,24 @@ type KeylessOptions struct {
 	Transport http.RoundTripper
 }
 
+// ArtifactSigner is a Signer that signs plain bytes as well. What OpenKeyless
+// returns is one.
+type ArtifactSigner interface {
+	Signer
+	// SignArtifact returns a Sigstore bundle v0.3 with a signature over content.
+	SignArtifact(ctx context.Context, content []byte) (*attest.Bundle, error)
+}
+
+var _ ArtifactSigner = (*keyless)(nil)
+
 // Identity is whom a certificate was issued to.
 type Identity struct {
 	Issuer string // of the identity token
 	Name   string // the subject alternative name: a URI or a mail address
 }
 
-// KeylessError is the error of everything that keeps a keyless signer from
-// signing and that somebody can do something about.
+// KeylessError is the error of everything that keeps a keyless signer, or one of
+// Stamp, from signing and that somebody can do something about.
 type KeylessError struct {
 	what string // "getting a certificate from …"
 	err  error
@@ -67,6 +80,7 @@ type keyless struct {
 	fulcio root.Service
 	stamps []root.Service
 	logs   []root.Service
+	issuer string // of identity tokens, where a person is asked for one
 	key    *keySigner
 
 	mu       sync.Mutex // one certificate, however many ask
@@ -130,7 +144,7 @@ func (s *keyless) services() error {
 			return fmt.Errorf("time-stamping authorities: %w", err)
 		}
 	}
-	if all := c.RekorLogURLs(); len(all) > 0 {
+	if all := c.RekorLogURLs(); len(all) > 0 && !s.opts.Unlogged {
 		if s.logs, err = root.SelectServices(all, c.RekorLogURLsConfig(), sgsign.RekorAPIVersions, now); err != nil {
 			return fmt.Errorf("transparency logs: %w", err)
 		}
@@ -139,10 +153,21 @@ func (s *keyless) services() error {
 	for _, l := range s.logs {
 		proves = proves || l.MajorAPIVersion == 1
 	}
+	if !proves && s.opts.Unlogged {
+		return errors.New("it names no time-stamping authority, so without a log nothing would prove when was signed")
+	}
 	if !proves {
 		return errors.New("it names neither a time-stamping authority nor a Rekor v1 log, so nothing would prove when was signed")
 	}
-	for _, list := range [][]root.Service{{s.fulcio}, s.stamps, s.logs} {
+	asked := [][]root.Service{{s.fulcio}, s.stamps, s.logs}
+	if all := c.OIDCProviderURLs(); len(all) > 0 && s.opts.Token.ask != nil {
+		provider, err := root.SelectService(all, []uint32{1}, now)
+		if err != nil {
+			return fmt.Errorf("identity providers: %w", err)
+		}
+		s.issuer, asked = provider.URL, append(asked, []root.Service{provider})
+	}
+	for _, list := range asked {
 		for _, one := range list {
 			if err := checkAddress(one.URL); err != nil {
 				return err
@@ -156,12 +181,9 @@ func (s *keyless) PublicKey() []byte { return s.key.PublicKey() }
 func (s *keyless) Close() error      { return s.key.Close() }
 
 func (s *keyless) Sign(ctx context.Context, st *attest.Statement) (*attest.Bundle, error) {
-	b, err := s.sign(ctx, st)
-	var other *answer
-	if errors.As(err, &other) && other.status == http.StatusConflict {
-		// A try that was thought lost had reached the log. The next signature is
-		// another one.
-		b, err = s.sign(ctx, st)
+	b, err := s.again(ctx, &sgsign.DSSEData{Data: st.Raw(), PayloadType: attest.PayloadType})
+	if err == nil {
+		err = s.key.verify(b, st)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("signing statement %q: %w", st.PredicateType, err)
@@ -169,7 +191,27 @@ func (s *keyless) Sign(ctx context.Context, st *attest.Statement) (*attest.Bundl
 	return b, nil
 }
 
-func (s *keyless) sign(ctx context.Context, st *attest.Statement) (*attest.Bundle, error) {
+// SignArtifact implements ArtifactSigner.
+func (s *keyless) SignArtifact(ctx context.Context, content []byte) (*attest.Bundle, error) {
+	b, err := s.again(ctx, &sgsign.PlainData{Data: content})
+	if err != nil {
+		return nil, fmt.Errorf("signing %d bytes: %w", len(content), err)
+	}
+	return b, nil
+}
+
+// again signs once more where a log has the signature already: a try that was
+// thought lost had reached it. The next signature is another one.
+func (s *keyless) again(ctx context.Context, content sgsign.Content) (*attest.Bundle, error) {
+	b, err := s.sign(ctx, content)
+	var other *answer
+	if errors.As(err, &other) && other.status == http.StatusConflict {
+		b, err = s.sign(ctx, content)
+	}
+	return b, err
+}
+
+func (s *keyless) sign(ctx context.Context, content sgsign.Content) (*attest.Bundle, error) {
 	cert, identity, err := s.certificate(ctx)
 	if err != nil {
 		return nil, err
@@ -187,21 +229,15 @@ func (s *keyless) sign(ctx context.Context, st *attest.Statement) (*attest.Bundl
 		}))
 	}
 	for _, log := range s.logs {
-		o := &sgsign.RekorOptions{BaseURL: log.URL, Version: log.MajorAPIVersion, Timeout: tryTime, Retries: tries}
-		if log.MajorAPIVersion == 2 {
-			o.ClientV2 = &logWriter{address: log.URL, http: &http.Client{Transport: w.to("the transparency log")}}
-		}
-		opts.TransparencyLogs = append(opts.TransparencyLogs, sgsign.NewRekor(o))
+		writer := &logWriter{ctx: ctx, address: log.URL, http: &http.Client{Transport: w.to(theLog)}}
+		opts.TransparencyLogs = append(opts.TransparencyLogs, sgsign.NewRekor(&sgsign.RekorOptions{Version: log.MajorAPIVersion, Client: writer, ClientV2: writer}))
 	}
-	pb, err := sgsign.Bundle(&sgsign.DSSEData{Data: st.Raw(), PayloadType: attest.PayloadType}, fresh{keypair{s.key}}, opts)
+	pb, err := sgsign.Bundle(content, fresh{keypair{s.key}}, opts)
 	if err != nil {
 		return nil, w.explain(err, "")
 	}
 	b, err := parseMade(pb)
 	if err != nil {
-		return nil, err
-	}
-	if err := s.key.verify(b, st); err != nil {
 		return nil, err
 	}
 	if err := s.opts.Check(b, identity); err != nil {
@@ -222,7 +258,7 @@ func (s *keyless) certificate(ctx context.Context) ([]byte, Identity, error) {
 	if s.cert != nil && s.opts.Now().Before(s.until) {
 		return s.cert, s.identity, nil
 	}
-	token, said, err := s.opts.Token.fetch(ctx, s.opts.Now())
+	token, said, err := s.opts.Token.fetch(ctx, s.issuer, s.opts.Now())
 	if err != nil {
 		return nil, Identity{}, err
 	}

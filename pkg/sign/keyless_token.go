@@ -29,8 +29,13 @@ type TokenOptions struct {
 	Stdin io.Reader
 	// Env is the environment.
 	Env func(string) string
+	// Person, where set, is asked where nothing else gives a token.
+	Person *Person
 	// Transport reaches the platform; default: the usual one.
 	Transport http.RoundTripper
+	// Audience is whom a platform is asked to make the token for; default:
+	// "sigstore".
+	Audience string
 }
 
 // TokenSource is where an identity token comes from. Make one with FindToken.
@@ -39,6 +44,8 @@ type TokenSource struct {
 	from string // "GitHub Actions"
 	way  string // how the platform gives a good one
 	get  func(context.Context) (string, error)
+	// ask, in place of get, is told the issuer that the signing config names.
+	ask func(ctx context.Context, issuer string) (string, error)
 }
 
 // String says where the token comes from.
@@ -50,16 +57,22 @@ func FindToken(o TokenOptions) (TokenSource, error) {
 	if o.Transport == nil {
 		o.Transport = usualTransport()
 	}
+	if o.Audience == "" {
+		o.Audience = audience
+	}
 	if o.Ref != "" {
 		return o.named()
 	}
-	for _, platform := range []func() (TokenSource, error){o.github, o.gitlab, o.buildkite, o.google} {
+	for _, platform := range []func() (TokenSource, error){o.github, o.gitlab, o.buildkite, o.spiffe, o.google} {
 		if t, err := platform(); err != nil || t.get != nil {
 			return t, err
 		}
 	}
+	if o.Person != nil {
+		return o.Person.source(o.Transport), nil
+	}
 	return TokenSource{}, noToken(errors.New("nothing here gives one"),
-		"run it where a platform does (GitHub Actions, GitLab, Buildkite, Google Cloud), or give --identity-token FILE, env:NAME or -")
+		"run it where a platform does (GitHub Actions, GitLab, Buildkite, a SPIFFE agent, Google Cloud) or at a terminal, or give --identity-token FILE, env:NAME or -")
 }
 
 func noToken(err error, way string) error {
@@ -67,7 +80,7 @@ func noToken(err error, way string) error {
 }
 
 func (o TokenOptions) named() (TokenSource, error) {
-	t := TokenSource{from: o.Ref, way: "get a fresh token for the audience " + audience + " right before, and give that"}
+	t := TokenSource{from: o.Ref, way: "get a fresh token for the audience " + o.Audience + " right before, and give that"}
 	name, isEnv := strings.CutPrefix(o.Ref, "env:")
 	switch {
 	case o.Ref == "-":
@@ -134,7 +147,7 @@ func (o TokenOptions) github() (TokenSource, error) {
 		return t, noToken(fmt.Errorf("ACTIONS_ID_TOKEN_REQUEST_URL: %w", err), t.way)
 	}
 	q := u.Query()
-	q.Set("audience", audience)
+	q.Set("audience", o.Audience)
 	u.RawQuery = q.Encode()
 	t.get = func(ctx context.Context) (string, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
@@ -149,7 +162,7 @@ func (o TokenOptions) github() (TokenSource, error) {
 
 // gitlab is https://docs.gitlab.com/ci/secrets/id_token_authentication/.
 func (o TokenOptions) gitlab() (TokenSource, error) {
-	t := TokenSource{from: "GitLab (SIGSTORE_ID_TOKEN)", way: "give the job \"id_tokens: SIGSTORE_ID_TOKEN: aud: " + audience + "\"; the token lasts as long as the job's timeout"}
+	t := TokenSource{from: "GitLab (SIGSTORE_ID_TOKEN)", way: "give the job \"id_tokens: SIGSTORE_ID_TOKEN: aud: " + o.Audience + "\"; the token lasts as long as the job's timeout"}
 	raw := o.Env("SIGSTORE_ID_TOKEN")
 	switch {
 	case raw != "":
@@ -163,7 +176,7 @@ func (o TokenOptions) gitlab() (TokenSource, error) {
 
 // buildkite asks the agent's API, as "buildkite-agent oidc request-token" does.
 func (o TokenOptions) buildkite() (TokenSource, error) {
-	t := TokenSource{from: "Buildkite", way: "see whether \"buildkite-agent oidc request-token --audience " + audience + "\" gives one in this job"}
+	t := TokenSource{from: "Buildkite", way: "see whether \"buildkite-agent oidc request-token --audience " + o.Audience + "\" gives one in this job"}
 	bearer, job, endpoint := o.Env("BUILDKITE_AGENT_ACCESS_TOKEN"), o.Env("BUILDKITE_JOB_ID"), o.Env("BUILDKITE_AGENT_ENDPOINT")
 	switch {
 	case bearer != "" && job != "":
@@ -180,7 +193,7 @@ func (o TokenOptions) buildkite() (TokenSource, error) {
 	}
 	t.get = func(ctx context.Context) (string, error) {
 		address := strings.TrimRight(endpoint, "/") + "/jobs/" + url.PathEscape(job) + "/oidc/tokens"
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, strings.NewReader(`{"audience":"`+audience+`"}`))
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, strings.NewReader(`{"audience":"`+o.Audience+`"}`))
 		if err != nil {
 			return "", err
 		}
@@ -205,7 +218,7 @@ func (o TokenOptions) google() (TokenSource, error) {
 		host = "metadata.google.internal"
 	}
 	t.get = func(ctx context.Context) (string, error) {
-		address := "http://" + host + "/computeMetadata/v1/instance/service-accounts/default/identity?format=full&audience=" + audience
+		address := "http://" + host + "/computeMetadata/v1/instance/service-accounts/default/identity?format=full&audience=" + o.Audience
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 		if err != nil {
 			return "", err
@@ -254,9 +267,32 @@ func (c claims) audiences() []string {
 
 func (c claims) expires() time.Time { return time.Unix(int64(c.Expires), 0).UTC() }
 
+// Token gets the token, and refuses one that its own words make useless. It is
+// verified by nobody yet.
+func (t TokenSource) Token(ctx context.Context) (string, error) {
+	token, _, err := t.fetch(ctx, "", time.Now())
+	return token, err
+}
+
+// Issuer is who an identity token says made it. It is verified by nobody yet.
+func Issuer(token string) (string, error) {
+	c, err := readClaims(token)
+	if err == nil && c.Issuer == "" {
+		err = errors.New("it names no issuer")
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading an identity token: %w", err)
+	}
+	return c.Issuer, nil
+}
+
 // fetch gets a token, and refuses one that its own words make useless.
-func (t TokenSource) fetch(ctx context.Context, now time.Time) (string, claims, error) {
-	token, err := t.get(ctx)
+func (t TokenSource) fetch(ctx context.Context, issuer string, now time.Time) (token string, _ claims, err error) {
+	if t.ask != nil {
+		token, err = t.ask(ctx, issuer)
+	} else {
+		token, err = t.get(ctx)
+	}
 	if ctx.Err() != nil {
 		return "", claims{}, ctx.Err()
 	}

@@ -2,6 +2,7 @@ package sign
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
+	"github.com/sigstore/rekor/pkg/generated/client/entries"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -31,6 +33,8 @@ const (
 	clockOff = 2 * time.Minute
 
 	maxAnswer = 4 << 20
+
+	theLog = "the transparency log"
 )
 
 func usualTransport() http.RoundTripper {
@@ -82,6 +86,7 @@ type wire struct {
 	base http.RoundTripper
 	tell func(string)
 	now  func() time.Time
+	flag string        // that names another service; default: --signing-config
 	off  time.Duration // how far this machine's clock is ahead of a service's
 }
 
@@ -115,7 +120,7 @@ func (l *line) RoundTrip(req *http.Request) (*http.Response, error) {
 		if !again || n == tries {
 			return nil, a
 		}
-		l.tell(fmt.Sprintf("%s: %s; asking again", who, strings.TrimSpace(fmt.Sprintf("%s %s", status(a.status), a.message))))
+		l.tell(fmt.Sprintf("%s: %s; asking again", who, strings.TrimSpace(fmt.Sprintf("%s %s", statusText(a.status), a.message))))
 		timer := time.NewTimer(wait)
 		select {
 		case <-l.ctx.Done():
@@ -127,7 +132,7 @@ func (l *line) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-func status(n int) string {
+func statusText(n int) string {
 	if n == 0 {
 		return ""
 	}
@@ -217,7 +222,11 @@ func (w *wire) explain(err error, refused string) error {
 	case !errors.As(err, &a):
 		return err
 	case a.status == 0 || a.status >= 500 || a.status == http.StatusTooManyRequests:
-		return &KeylessError{"asking " + a.who, a, w.clock("nothing was signed; run it again when the service is up, or name another with --signing-config")}
+		way := "nothing was signed; run it again when the service is up, or name another with " + cmp.Or(w.flag, "--signing-config")
+		if strings.HasPrefix(a.who, theLog) {
+			way += "; --unlogged leaves the log out, for a policy that makes allowance for the outage"
+		}
+		return &KeylessError{"asking " + a.who, a, w.clock(way)}
 	case refused == "":
 		refused = "see what the service says; nothing was signed"
 	}
@@ -236,15 +245,17 @@ func (w *wire) clock(way string) string {
 	return fmt.Sprintf("set this machine's clock: it is %s %s the service's; %s", w.off.Abs().Round(time.Second), where, way)
 }
 
-// logWriter puts entries into a Rekor v2 log. It is sigstore-go's RekorV2Client.
+// logWriter puts entries into a transparency log. It is sigstore-go's
+// RekorV2Client and RekorClient.
 type logWriter struct {
+	ctx     context.Context
 	address string
 	http    *http.Client
 }
 
 // Add is POST /api/v2/log/entries
 // (https://github.com/sigstore/rekor-tiles/blob/v2.3.0/api/proto/rekor/v2/rekor_service.proto).
-func (l *logWriter) Add(ctx context.Context, entry any) (*protorekor.TransparencyLogEntry, error) {
+func (l *logWriter) Add(_ context.Context, entry any) (*protorekor.TransparencyLogEntry, error) {
 	m, ok := entry.(proto.Message)
 	if !ok {
 		return nil, fmt.Errorf("an entry of type %T", entry)
@@ -253,21 +264,7 @@ func (l *logWriter) Add(ctx context.Context, entry any) (*protorekor.Transparenc
 	if err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(map[string]json.RawMessage{"hashedRekordRequestV002": inner})
-	if err != nil {
-		return nil, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(l.address, "/")+"/api/v2/log/entries", bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := l.http.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(resp.Body)
+	raw, err := l.post("/api/v2/log/entries", map[string]json.RawMessage{"hashedRekordRequestV002": inner})
 	if err != nil {
 		return nil, err
 	}
@@ -277,6 +274,55 @@ func (l *logWriter) Add(ctx context.Context, entry any) (*protorekor.Transparenc
 		return nil, fmt.Errorf("reading the log's entry: %w", err)
 	}
 	return out, nil
+}
+
+// CreateLogEntry is POST /api/v1/log/entries
+// (https://github.com/sigstore/rekor/blob/v1.5.3/openapi.yaml).
+func (l *logWriter) CreateLogEntry(params *entries.CreateLogEntryParams, _ ...entries.ClientOption) (*entries.CreateLogEntryCreated, error) {
+	raw, err := l.post("/api/v1/log/entries", params.ProposedEntry)
+	if err != nil {
+		return nil, err
+	}
+	out := new(entries.CreateLogEntryCreated)
+	if err := json.Unmarshal(raw, &out.Payload); err != nil || len(out.Payload) != 1 {
+		return nil, fmt.Errorf("reading the log's entry: want one, by its name (%v)", err)
+	}
+	for name, entry := range out.Payload {
+		// What follows takes for granted all that the log must give.
+		if err := entry.Validate(nil); err != nil {
+			return nil, fmt.Errorf("reading the log's entry: %s", clip(err.Error()))
+		}
+		if entry.Verification == nil || entry.Verification.InclusionProof == nil {
+			return nil, errors.New("reading the log's entry: it has no inclusion proof")
+		}
+		out.ETag = name
+	}
+	return out, nil
+}
+
+// GetLogEntryByUUID is never reached: an entry that is there already is signed
+// anew.
+func (l *logWriter) GetLogEntryByUUID(*entries.GetLogEntryByUUIDParams, ...entries.ClientOption) (*entries.GetLogEntryByUUIDOK, error) {
+	return nil, errors.New("entries are not looked up")
+}
+
+func (l *logWriter) post(path string, body any) ([]byte, error) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(l.ctx, http.MethodPost, strings.TrimRight(l.address, "/")+path, bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	resp, err := l.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
 }
 
 // fetchToken asks a platform for a token: one request, and a field of the

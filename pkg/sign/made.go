@@ -23,10 +23,13 @@ func Made(public []byte, b *attest.Bundle) bool {
 	if err != nil {
 		return false
 	}
-	v, err := signature.LoadVerifier(key, crypto.SHA256)
-	if err != nil {
-		return false
-	}
 	pae := dsse.PAE(env.GetPayloadType(), env.GetPayload())
-	return v.VerifySignature(bytes.NewReader(env.GetSignatures()[0].GetSig()), bytes.NewReader(pae)) == nil
+	// SHA-256 is ours; a service may insist on the hash of its key's size.
+	for _, h := range []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512} {
+		v, err := signature.LoadVerifier(key, h)
+		if err == nil && v.VerifySignature(bytes.NewReader(env.GetSignatures()[0].GetSig()), bytes.NewReader(pae)) == nil {
+			return true
+		}
+	}
+	return false
 }

@@ -269,7 +269,7 @@ func TestOpenErrors(t *testing.T) {
 		})
 	}
 	for ref, want := range map[string]string{
-		"awskms:///alias/x":                    "key files only",
+		"awskms:///alias/x":                    "waxseal-kms is not beside",
 		filepath.Join(t.TempDir(), "none.key"): `no such file; make one with "waxseal key generate"`,
 		t.TempDir():                            "others may use",
 	} {

@@ -48,13 +48,13 @@ func Attach(ctx context.Context, w Writable, subject v1.Descriptor, b *attest.Bu
 	if !b.Statement().Binds(sd) {
 		return fail(errors.New("the statement is about something else"))
 	}
-	config, bundle := []byte("{}"), b.Raw()
-	for _, blob := range []Blob{bytesBlob(config, emptyMediaType), bytesBlob(bundle, attest.BundleMediaType)} {
+	config, bundle, mediaType := []byte("{}"), b.Raw(), b.Proto().GetMediaType()
+	for _, blob := range []Blob{bytesBlob(config, emptyMediaType), bytesBlob(bundle, types.MediaType(mediaType))} {
 		if err := w.PutBlob(ctx, blob); err != nil {
 			return fail(err)
 		}
 	}
-	layer := bytesBlob(bundle, attest.BundleMediaType).Descriptor
+	layer := bytesBlob(bundle, types.MediaType(mediaType)).Descriptor
 	if len(bundle) <= maxEmbedded {
 		// https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#embedded-content
 		layer.Data = bundle
@@ -62,7 +62,7 @@ func Attach(ctx context.Context, w Writable, subject v1.Descriptor, b *attest.Bu
 	raw, err := json.Marshal(v1.Manifest{
 		SchemaVersion: 2,
 		MediaType:     types.OCIManifestSchema1,
-		ArtifactType:  attest.BundleMediaType,
+		ArtifactType:  mediaType,
 		Config:        bytesBlob(config, emptyMediaType).Descriptor,
 		Layers:        []v1.Descriptor{layer},
 		Subject:       &v1.Descriptor{MediaType: subject.MediaType, Size: subject.Size, Digest: subject.Digest},

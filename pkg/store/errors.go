@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"syscall"
@@ -76,6 +77,8 @@ func (r *registry) explainAt(ctx context.Context, place, action string, err erro
 	case errors.As(err, &wait):
 		e.Cause = fmt.Sprintf("the registry is busy (429 Too Many Requests) and asks to wait %s", wait.after.Round(time.Second))
 		e.Way = "try again after that; a registry often allows more to who is logged in: docker login " + r.ref.host()
+	case tokenServer(err) != "":
+		r.explainToken(e, tokenServer(err), err)
 	case errors.As(err, &te):
 		r.explainStatus(e, te)
 	case errors.As(err, &plainHTTP):
@@ -117,6 +120,49 @@ func (r *registry) explainStatus(e *Error, te *transport.Error) {
 	default:
 		e.Err = te
 	}
+}
+
+// tokenServer is the host that failed to give a token, "" where it was not asked
+// for one. The request for one says for which service or scope.
+// https://distribution.github.io/distribution/spec/auth/token/#requesting-a-token
+func tokenServer(err error) string {
+	var te *transport.Error
+	var ue *url.Error
+	var asked *url.URL
+	if errors.As(err, &te) && te.Request != nil {
+		asked = te.Request.URL
+	} else if errors.As(err, &ue) {
+		asked, _ = url.Parse(ue.URL)
+	}
+	if asked == nil || !asked.Query().Has("service") && !asked.Query().Has("scope") {
+		return ""
+	}
+	return asked.Host
+}
+
+// explainToken says what a token server did.
+func (r *registry) explainToken(e *Error, host string, err error) {
+	login := "docker login " + r.ref.host()
+	var te *transport.Error
+	switch {
+	case !errors.As(err, &te):
+		r.explainNetwork(e, err)
+		e.Cause = "failed: " + e.Cause
+		e.Way = "see whether this machine reaches it, and its proxy settings"
+	case te.StatusCode >= 500 || te.StatusCode == http.StatusTooManyRequests:
+		r.explainStatus(e, te)
+		e.Cause = fmt.Sprintf("answered %d %s", te.StatusCode, http.StatusText(te.StatusCode))
+		e.Way = "try again later"
+	default:
+		r.explainStatus(e, te)
+		_, after, _ := strings.Cut(e.Cause, "the registry answered ")
+		e.Cause, e.Err = "answered "+after, because{ErrUnavailable, te}
+		e.Way = "the login that docker keeps for " + r.ref.host() + " is not accepted: " + login
+		if te.StatusCode != http.StatusUnauthorized && te.StatusCode != http.StatusForbidden {
+			e.Way = "log in anew with: " + login
+		}
+	}
+	e.Cause = fmt.Sprintf("the token server %s, to which the registry sends its clients, %s", oneLine(host), e.Cause)
 }
 
 func (r *registry) explainNetwork(e *Error, err error) {

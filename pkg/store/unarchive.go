@@ -361,7 +361,7 @@ func (a *archive) trustFiles(ctx context.Context, d attest.Digest) ([]TrustFile,
 	}
 	var out []TrustFile
 	for _, f := range doc.Layers {
-		raw, err := readBlob(ctx, a.layout, f, attest.MaxTrustedRoot)
+		raw, err := readBlob(ctx, a.layout, f, attest.MaxCRL)
 		if err != nil {
 			return nil, fmt.Errorf("reading the trust %s: %w", d, err)
 		}

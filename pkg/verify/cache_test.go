@@ -50,7 +50,7 @@ func TestARememberedChainExpires(t *testing.T) {
 		return leaf
 	}
 	leaf := issued()
-	ca, err := ParseCA("ca", first(issuer.PEM()), second(issuer.PEM()))
+	ca, err := ParseCA("ca", CAOptions{Roots: first(issuer.PEM()), Intermediates: second(issuer.PEM())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -131,6 +131,9 @@ func TestCertificates(t *testing.T) {
 	pattern := identity(t, verify.IdentityOptions{Issuer: issuer, Pattern: "https://ci.example/acme/app/.github/workflows/release.yml@refs/tags/v*"})
 	stamped := virtual.Options{SAN: san, Issuer: issuer, Log: "none", Stamp: true}
 	noLogs := trust(virtual.RootOptions{NoLogs: true})
+	outage := func(from, until time.Time) verify.Identity {
+		return identity(t, verify.IdentityOptions{Issuer: issuer, SAN: san, Outages: []verify.Outage{{From: from, Until: until, Reason: "down"}}})
+	}
 	other := must(theirs.Bundle(statement(sha256Subject(image), "https://example.org/t", `{}`), stamped))(t)
 
 	for _, c := range []struct {
@@ -230,12 +233,26 @@ func TestCertificates(t *testing.T) {
 		{"the identity revoked before it signed", seal(t, ours, me), trust(virtual.RootOptions{}, identity(t, verify.IdentityOptions{Issuer: issuer, SAN: san, Window: verify.Window{Revoked: now.Add(-time.Hour), Reason: "left"}})), verify.CodeTime},
 		{"the identity revoked after it signed", seal(t, ours, me), trust(virtual.RootOptions{}, identity(t, verify.IdentityOptions{Issuer: issuer, SAN: san, Window: verify.Window{Revoked: now.Add(time.Hour), Reason: "left"}})), ""},
 		{"the identity in its time", seal(t, ours, me), trust(virtual.RootOptions{}, identity(t, verify.IdentityOptions{Issuer: issuer, SAN: san, Window: verify.Window{From: now.Add(-time.Hour), Until: now.Add(time.Hour)}})), ""},
+		{"in no log, in an outage", seal(t, ours, stamped), trust(virtual.RootOptions{}, outage(now.Add(-time.Hour), now.Add(time.Hour))), ""},
+		{"in no log, without a word on it", seal(t, ours, stamped), good, verify.CodeLog},
+		{"in no log, before the outage", seal(t, ours, stamped), trust(virtual.RootOptions{}, outage(now.Add(time.Hour), now.Add(2*time.Hour))), verify.CodeLog},
+		{"in no log, after the outage", seal(t, ours, stamped), trust(virtual.RootOptions{}, outage(now.Add(-2*time.Hour), now.Add(-time.Hour))), verify.CodeLog},
+		{"in no log, in somebody else's outage", seal(t, ours, stamped), trust(virtual.RootOptions{}, identity(t, verify.IdentityOptions{Issuer: issuer, SAN: san}),
+			identity(t, verify.IdentityOptions{Issuer: issuer, SAN: "else@acme.example", Outages: []verify.Outage{{From: now.Add(-time.Hour), Until: now.Add(time.Hour), Reason: "down"}}})), verify.CodeLog},
+		{"in no log and without a stamp, in an outage", seal(t, ours, with(func(o *virtual.Options) { o.Log = "none" })), trust(virtual.RootOptions{}, outage(now.Add(-time.Hour), now.Add(time.Hour))), verify.CodeTime},
+		{"an entry that does not hold, in an outage", changed(t, ours, with(func(o *virtual.Options) { o.Stamp = true }), func(b *protobundle.Bundle) {
+			b.VerificationMaterial.TlogEntries[0].IntegratedTime++
+		}), trust(virtual.RootOptions{}, outage(now.Add(-time.Hour), now.Add(time.Hour))), verify.CodeLog},
+		{"another's entry, in an outage", seal(t, theirs, with(func(o *virtual.Options) { o.CA, o.Stamp = ours.CA, true })), trust(virtual.RootOptions{}, outage(now.Add(-time.Hour), now.Add(time.Hour))), verify.CodeLog},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			// Twice: what is remembered must not change the answer.
 			for range 2 {
 				ok, err := checked(t, c.b, c.trust)
 				wantCode(t, ok, err, c.want)
+				if err == nil && (ok.Signer().Unlogged != "") != strings.HasPrefix(c.name, "in no log") {
+					t.Errorf("unlogged %q", ok.Signer().Unlogged)
+				}
 				if err == nil && (ok.Signer().SAN != san || ok.Signer().Issuer != issuer || ok.Signer().Root != "root.json" || ok.Signer().Time.IsZero() || ok.Signer().Key != "") {
 					t.Errorf("signer %+v", ok.Signer())
 				}
@@ -260,7 +277,7 @@ func TestPrivateCA(t *testing.T) {
 	expired := must(virtual.NewCA(virtual.CAOptions{Until: time.Now().Add(-time.Hour)}))(t)
 	ca := func(c *virtual.CA) *verify.CA {
 		roots, between := c.PEM()
-		return must(verify.ParseCA("ca.pem", roots, between))(t)
+		return must(verify.ParseCA("ca.pem", verify.CAOptions{Roots: roots, Intermediates: between}))(t)
 	}
 	root := trustedRoot(t, instance, virtual.RootOptions{})
 	private := ca(ours)
@@ -320,7 +337,7 @@ func TestParseCARefuses(t *testing.T) {
 		{"too many", bytes.Repeat(roots, 101), nil, "more than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if _, err := verify.ParseCA("ca.pem", c.roots, c.between); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "ca.pem") {
+			if _, err := verify.ParseCA("ca.pem", verify.CAOptions{Roots: c.roots, Intermediates: c.between}); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "ca.pem") {
 				t.Errorf("got %v, want it to say %q", err, c.want)
 			}
 		})

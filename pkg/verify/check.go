@@ -3,6 +3,7 @@ package verify
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	protodsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
+	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/tlog"
 	sigverify "github.com/sigstore/sigstore-go/pkg/verify"
@@ -57,6 +59,7 @@ func NewChecker(trust Trust, now time.Time) (*Checker, error) {
 		if err != nil {
 			return nil, err
 		}
+		i.ca = ca
 		c.instances = append(c.instances, i)
 	}
 	if len(trust.Roots) > 0 {
@@ -210,12 +213,18 @@ func (c *Checker) byCertificate(b *attest.Bundle, artifact toArtifact) (Signer, 
 	if err != nil {
 		return Signer{}, rejectf(unreadable(b), "reading its verification material: %s", clip(err.Error()))
 	}
-	e := &entity{Bundle: parsed}
+	e := &entity{Bundle: parsed, along: along(b.Proto())}
 	var best *Rejection
 	for _, i := range c.instances {
 		signer, r := i.verify(e, artifact)
+		if r != nil && r.Code == CodeLog && c.outages() {
+			signer, r = i.unlogged(e, artifact, r)
+		}
 		if r == nil {
-			r = c.judge(signer)
+			r = c.judge(&signer)
+		}
+		if r == nil {
+			r = i.standing(e, signer, c.now)
 		}
 		if r == nil {
 			return signer, nil
@@ -239,21 +248,32 @@ func unreadable(b *attest.Bundle) Code {
 	return CodeUnreadable
 }
 
+// outages reports whether anybody's signatures may be in no log.
+func (c *Checker) outages() bool {
+	return slices.ContainsFunc(c.trust.Identities, func(id Identity) bool { return len(id.outages) > 0 })
+}
+
 // judge says whether a verified certificate counts.
-func (c *Checker) judge(s Signer) *Rejection {
+func (c *Checker) judge(s *Signer) *Rejection {
 	if s.last.After(c.now.Add(ahead)) {
 		return rejectf(CodeTime, "it was signed at %s, which is still to come", s.last.UTC().Format(time.RFC3339))
 	}
 	var late *Rejection
 	for _, id := range c.trust.Identities {
-		if !id.names(s) || c.trust.Only != nil && !slices.ContainsFunc(c.trust.Only, func(o Identity) bool { return o.names(s) }) {
+		if !id.names(*s) || c.trust.Only != nil && !slices.ContainsFunc(c.trust.Only, func(o Identity) bool { return o.names(*s) }) {
 			continue
 		}
-		if s.during(id.window) {
+		reason, logged := id.logs(*s)
+		switch {
+		case !logged:
+			late = rejectf(CodeLog, "it has no entry in a transparency log, and was signed at %s, in no outage that the policy makes allowance for", s.first.UTC().Format(time.RFC3339))
+		case s.during(id.window):
+			s.Unlogged = reason
 			return nil
-		}
-		if late = rejectf(CodeTime, "%s signed it at %s, when that identity's signatures do not count", s, s.first.UTC().Format(time.RFC3339)); !id.window.Revoked.IsZero() {
+		case !id.window.Revoked.IsZero():
 			late = s.revoked(id.window)
+		default:
+			late = rejectf(CodeTime, "%s signed it at %s, when that identity's signatures do not count", s, s.first.UTC().Format(time.RFC3339))
 		}
 	}
 	if late != nil {
@@ -273,12 +293,13 @@ func (s Signer) revoked(w Window) *Rejection {
 
 // reach orders rejections by how far the certificate got.
 func reach(code Code) int {
-	return slices.Index([]Code{CodeUnreadable, CodeLog, CodeTime, CodeChain, CodeSignature, CodeIdentity}, code)
+	return slices.Index([]Code{CodeUnreadable, CodeLog, CodeTime, CodeChain, CodeSignature, CodeIdentity, CodeRevoked, CodeRevocation}, code)
 }
 
 // entity is a bundle whose parts are parsed once.
 type entity struct {
 	*bundle.Bundle
+	along   []*x509.Certificate // certificates that came with the signer's; nobody vouches for them
 	entries []*tlog.Entry
 	content sigverify.VerificationContent
 	signed  sigverify.SignatureContent
@@ -311,6 +332,7 @@ type instance struct {
 	id       attest.Digest
 	material *material
 	logged   bool // an entry in one of its logs is required
+	ca       *CA  // of one's own; nil: Sigstore's
 }
 
 func newInstance(name string, id attest.Digest, m *material, logged bool) (*instance, error) {
@@ -335,7 +357,7 @@ func (i *instance) verify(e *entity, artifact toArtifact) (Signer, *Rejection) {
 	// A CA of one's own has no log of its own: an entry in a log is one way to
 	// prove the time, a time stamp the other.
 	logged := i.logged || i.knows(e)
-	m := i.material
+	m := i.with(e)
 	s, r := i.under(m, e, artifact, logged)
 	if r != nil {
 		return Signer{}, r
@@ -348,6 +370,38 @@ func (i *instance) verify(e *entity, artifact toArtifact) (Signer, *Rejection) {
 		}
 	}
 	return s, nil
+}
+
+// with is the material with the links of the chain that the entity brings along.
+// A Sigstore instance's trusted root has them all.
+func (i *instance) with(e *entity) *material {
+	if i.ca == nil || len(e.along) == 0 {
+		return i.material
+	}
+	return &material{authorities: i.ca.with(e.along), stampers: i.material.stampers, logs: i.material.logs, ctlogs: i.material.ctlogs}
+}
+
+// standing says whether a certificate that was verified had been revoked.
+func (i *instance) standing(e *entity, s Signer, now time.Time) *Rejection {
+	if i.ca == nil || i.ca.revoked == nil {
+		return nil
+	}
+	leaf, err := e.VerificationContent()
+	if err != nil {
+		return rejectf(CodeUnreadable, "reading its certificate: %v", err)
+	}
+	return i.with(e).standing(i.ca.revoked, leaf.Certificate(), s, now)
+}
+
+// unlogged judges what has no entry in a log as if the instance had none. What
+// was refused for the entry that it has stays so.
+func (i *instance) unlogged(e *entity, artifact toArtifact, refused *Rejection) (Signer, *Rejection) {
+	if entries, err := e.TlogEntries(); err != nil || len(entries) > 0 {
+		return Signer{}, refused
+	}
+	s, r := i.under(i.material, e, artifact, false)
+	s.unlogged = true
+	return s, r
 }
 
 // knows reports whether the entity has an entry in a log of the instance.
@@ -401,6 +455,9 @@ func (i *instance) under(m *material, e *entity, artifact toArtifact, logged boo
 	if err != nil {
 		return Signer{}, rejectf(CodeUnreadable, "reading its certificate: %v", err)
 	}
+	if why := unfit(leaf.Certificate()); why != "" {
+		return Signer{}, rejectf(CodeChain, "%s", why)
+	}
 	if err := m.transparent(leaf.Certificate(), s.first); err != nil {
 		return Signer{}, rejectf(CodeChain, "its certificate is not proved to stand in a certificate transparency log: %s", clip(err.Error()))
 	}
@@ -442,13 +499,16 @@ func (m *material) diagnose(v *sigverify.Verifier, e *entity, refused error) *Re
 	if err != nil {
 		return rejectf(CodeTime, "nothing that is trusted proves when it was signed: %s", clip(err.Error()))
 	}
+	if _, err := certificate.SummarizeCertificate(leaf); err != nil {
+		return rejectf(CodeChain, "%s", namesNobody)
+	}
 	for _, t := range times {
 		if !content.ValidAtTime(t.Timestamp, m) {
 			return rejectf(CodeTime, "it was signed at %s, and its certificate is valid from %s to %s only", t.Timestamp.UTC().Format(time.RFC3339),
 				leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339))
 		}
-		if _, err := sigverify.VerifyLeafCertificate(t.Timestamp, leaf, m); err != nil {
-			return rejectf(CodeChain, "its certificate does not lead to a trusted authority that was valid at %s", t.Timestamp.UTC().Format(time.RFC3339))
+		if why := m.broken(leaf, t.Timestamp); why != "" {
+			return rejectf(CodeChain, "%s", why)
 		}
 	}
 	return rejectf(CodeSignature, "its certificate's key did not make its signature, or it was changed after it was signed")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,8 @@ type Identity struct {
 	match  *regexp.Regexp
 	anchor attest.Digest
 	window Window
+
+	outages []Outage
 }
 
 type form string
@@ -52,6 +55,16 @@ type IdentityOptions struct {
 	AnchorIsCA bool
 	// Window is when a signature of this identity counts; zero: always.
 	Window Window
+	// Outages are when its signatures need no entry in a log.
+	Outages []Outage
+}
+
+// Outage is a span of time in which a transparency log could not be asked, both
+// ends within it. A signature whose every proven time lies in it counts without
+// an entry: a time-stamping authority must prove one.
+type Outage struct {
+	From, Until time.Time
+	Reason      string // shown in verdicts
 }
 
 const maxPattern = 512
@@ -59,7 +72,7 @@ const maxPattern = 512
 // NewIdentity checks that the identity is anchored: that it cannot match a name
 // which merely contains, begins like, or looks like the one that was meant.
 func NewIdentity(o IdentityOptions) (Identity, error) {
-	id := Identity{issuer: o.Issuer, anchor: o.Anchor, window: o.Window}
+	id := Identity{issuer: o.Issuer, anchor: o.Anchor, window: o.Window, outages: slices.Clone(o.Outages)}
 	given := 0
 	for _, f := range []struct {
 		form form
@@ -81,6 +94,11 @@ func NewIdentity(o IdentityOptions) (Identity, error) {
 		return Identity{}, fmt.Errorf("reading identity %q: issuer %q must be the exact address, without wildcards", clip(id.san), clip(o.Issuer))
 	case len(id.san) > maxPattern:
 		return Identity{}, fmt.Errorf("reading an identity: its name is longer than %d bytes", maxPattern)
+	}
+	for _, out := range id.outages {
+		if out.From.IsZero() || !out.From.Before(out.Until) || out.Reason == "" {
+			return Identity{}, fmt.Errorf("reading identity %q: an outage must have a beginning, a later end and a reason", clip(id.san))
+		}
 	}
 	var err error
 	switch id.form {
@@ -275,7 +293,24 @@ func (id Identity) String() string {
 
 // digestLine says all of the identity that a verdict could depend on.
 func (id Identity) digestLine() string {
-	return fmt.Sprintf("identity %s %q issuer %q anchor %s%s", id.form, id.san, id.issuer, id.anchor, id.window)
+	line := fmt.Sprintf("identity %s %q issuer %q anchor %s%s", id.form, id.san, id.issuer, id.anchor, id.window)
+	for _, o := range id.outages {
+		line += fmt.Sprintf(" unlogged from %s until %s (%q)", o.From.UTC().Format(time.RFC3339Nano), o.Until.UTC().Format(time.RFC3339Nano), o.Reason)
+	}
+	return line
+}
+
+// logs reports whether a signature is in a log, or need not be, and then why.
+func (id Identity) logs(s Signer) (reason string, ok bool) {
+	if !s.unlogged {
+		return "", true
+	}
+	for _, o := range id.outages {
+		if w := (Window{From: o.From, Until: o.Until}); w.Holds(s.first) && w.Holds(s.last) {
+			return o.Reason, true
+		}
+	}
+	return "", false
 }
 
 // names reports whether the identity is that of a verified certificate,

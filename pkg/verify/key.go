@@ -46,6 +46,24 @@ func (k Key) ID() attest.Digest { return k.id }
 // Name is what the user called the key, usually its file.
 func (k Key) Name() string { return k.name }
 
+// Type names the kind of key: "ECDSA P-256", "Ed25519", "RSA 3072".
+func (k Key) Type() string {
+	if len(k.verifiers) == 0 {
+		return ""
+	}
+	pub, err := k.verifiers[0].PublicKey()
+	if err != nil {
+		return ""
+	}
+	switch pub := pub.(type) {
+	case *ecdsa.PublicKey:
+		return "ECDSA " + pub.Params().Name
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA %d", pub.N.BitLen())
+	}
+	return "Ed25519"
+}
+
 // Hint is how bundles made by cosign and waxseal name the key: base64 of the
 // bytes of ID.
 func (k Key) Hint() string {
@@ -125,6 +143,8 @@ func verifiersFor(pub crypto.PublicKey) ([]signature.Verifier, error) {
 		if k.N.BitLen() > 8192 {
 			return nil, fmt.Errorf("RSA of %d bits is not supported; use 8192 or fewer", k.N.BitLen())
 		}
+		// A service has one of them by the key's size.
+		hashes = append(hashes, crypto.SHA384, crypto.SHA512)
 	default:
 		return nil, fmt.Errorf("key type %T is not supported; use ECDSA P-256", pub)
 	}

@@ -77,6 +77,20 @@ func parseV1(raw []byte, at string) (*Provenance, error) {
 	return p, nil
 }
 
+// whose reads what a CI platform signed about the job. What the job only says
+// of itself ("declared") counts for nothing. A branch or tag is that of the
+// source only where the platform names the same repository and commit.
+func (p *Provenance) whose(internal json.RawMessage, in string) {
+	at := func(name string) Field { return field(internal, in, "ci", "verified", name) }
+	p.EntryPoint, p.Runner, p.Event = at("workflow"), at("runner"), at("event")
+	if len(p.Sources) == 0 || p.Sources[0].Ref.Value != "" {
+		return
+	}
+	if s := &p.Sources[0]; s.Commit != "" && s.Commit == at("commit").Value && SameRepository(s.Repository, at("repository").Value) {
+		s.Ref = at("ref")
+	}
+}
+
 // formV1 reads what stands in another place for each platform.
 func (p *Provenance) formV1(internal json.RawMessage, in string, deps []descriptor) {
 	ext := func(names ...string) Field {
@@ -89,10 +103,13 @@ func (p *Provenance) formV1(internal json.RawMessage, in string, deps []descript
 				s := sourceAt(d.URI, p.Dependencies[i].Pointer, d.Digest)
 				s.Changed, s.Dirty = changes(d.Annotations)
 				p.Sources = []Source{s}
-				return
+				break
 			}
 		}
-		p.Sources = p.usualSources()
+		if p.Sources == nil {
+			p.Sources = p.usualSources()
+		}
+		p.whose(internal, in)
 
 	case FormGitHub:
 		// https://actions.github.io/buildtypes/workflow/v1

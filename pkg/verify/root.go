@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -44,6 +43,10 @@ func (r *Root) Origin() Origin { return r.origin }
 // Name is what the user called the root, usually its file.
 func (r *Root) Name() string { return r.name }
 
+// Certifies reports whether the root has authorities that certificates can lead
+// to; one that has none proves times.
+func (r *Root) Certifies() bool { return len(r.authorities) > 0 }
+
 // ID is the sha256 of the root's bytes.
 func (r *Root) ID() attest.Digest { return r.id }
 
@@ -56,6 +59,39 @@ func ParseRoot(name string, raw []byte) (*Root, error) {
 		return nil, fmt.Errorf("reading trusted root %q: %w", name, err)
 	}
 	r.name = name
+	return r, nil
+}
+
+// ParseStamper reads the certificate chain (PEM) of a time-stamping authority, in
+// any order, as its operator gives it: a root that proves times and nothing else.
+// The stamping certificate itself may be left out, where stamps bring it along.
+func ParseStamper(name string, raw []byte) (*Root, error) {
+	fail := func(err error) (*Root, error) {
+		return nil, fmt.Errorf("reading the certificates of a time-stamping authority %q: %w", name, err)
+	}
+	certs, err := certificates(raw)
+	if err != nil {
+		return fail(err)
+	}
+	tsa := &root.SigstoreTimestampingAuthority{URI: name}
+	for _, c := range certs {
+		// RFC 3161, section 2.3: a certificate that stamps is for nothing else.
+		switch stamps := slices.Equal(c.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping}); {
+		case c.IsCA && bytes.Equal(c.RawSubject, c.RawIssuer) && tsa.Root == nil:
+			tsa.Root = c
+		case c.IsCA && c.BasicConstraintsValid && !bytes.Equal(c.RawSubject, c.RawIssuer):
+			tsa.Intermediates = append(tsa.Intermediates, c)
+		case !c.IsCA && stamps && tsa.Leaf == nil:
+			tsa.Leaf = c
+		default:
+			return fail(fmt.Errorf("%q is neither an authority nor the one certificate that stamps, or it is there twice", clip(c.Subject.String())))
+		}
+	}
+	if tsa.Root == nil {
+		return fail(errors.New("its root certificate is not among them"))
+	}
+	r := &Root{name: name, id: attest.DigestOf(raw)}
+	r.stampers = []*stamper{{tsa: tsa}}
 	return r, nil
 }
 
@@ -206,80 +242,6 @@ func (r *Root) Weakens(before *Root) []Part {
 		}
 	}
 	return out
-}
-
-// CA is a certificate authority of one's own, outside of any Sigstore
-// instance. It proves names, not times. Make one with ParseCA and share it.
-type CA struct {
-	name        string
-	id          attest.Digest
-	authorities []*authority
-}
-
-// Name is what the user called the CA, usually its file.
-func (c *CA) Name() string { return c.name }
-
-// ID is the sha256 of the certificates.
-func (c *CA) ID() attest.Digest { return c.id }
-
-const maxCertificates = 100
-
-// ParseCA reads the root certificates of a CA, PEM, and the intermediate ones
-// below them, which may be nil. name is used in messages only.
-func ParseCA(name string, roots, intermediates []byte) (*CA, error) {
-	c := &CA{name: name, id: attest.DigestOf(append(append([]byte{}, roots...), intermediates...))}
-	tops, err := certificates(roots)
-	if err != nil {
-		return nil, fmt.Errorf("reading CA certificates %q: %w", name, err)
-	}
-	var between []*x509.Certificate
-	if intermediates != nil {
-		if between, err = certificates(intermediates); err != nil {
-			return nil, fmt.Errorf("reading intermediate certificates of %q: %w", name, err)
-		}
-	}
-	for _, top := range tops {
-		if !bytes.Equal(top.RawSubject, top.RawIssuer) {
-			// Trusted for being there, it would make its own issuer's rules void.
-			return nil, fmt.Errorf("reading CA certificates %q: %q is not a root certificate; give it as an intermediate one", name, clip(top.Subject.String()))
-		}
-		c.authorities = append(c.authorities, &authority{ca: &root.FulcioCertificateAuthority{Root: top, Intermediates: between, URI: name}})
-	}
-	return c, nil
-}
-
-func certificates(raw []byte) ([]*x509.Certificate, error) {
-	if len(raw) > attest.MaxTrustedRoot {
-		return nil, fmt.Errorf("it is larger than the %d bytes allowed", attest.MaxTrustedRoot)
-	}
-	var out []*x509.Certificate
-	for rest := raw; ; {
-		var block *pem.Block
-		block, rest = pem.Decode(rest)
-		if block == nil {
-			if len(bytes.TrimSpace(rest)) > 0 {
-				return nil, errors.New("data that is not PEM")
-			}
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("PEM block is %q, want \"CERTIFICATE\"", clip(block.Type))
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		if !cert.IsCA || !cert.BasicConstraintsValid {
-			return nil, fmt.Errorf("%q is not the certificate of an authority", clip(cert.Subject.String()))
-		}
-		if out = append(out, cert); len(out) > maxCertificates {
-			return nil, fmt.Errorf("more than %d certificates", maxCertificates)
-		}
-	}
-	if len(out) == 0 {
-		return nil, errors.New("it has no certificate")
-	}
-	return out, nil
 }
 
 // material is trusted material whose chains are proved once. It is immutable

@@ -87,6 +87,9 @@ type Candidate struct {
 	Bundle     attest.Digest
 	Where      string // where it was found, in words
 	Provenance *Provenance
+	// Claim is the digest of what it says as JSON values, the same whoever signs
+	// it and however it is spaced.
+	Claim attest.Digest
 	// Signer is nil for provenance whose signature nobody checked, or that has
 	// none.
 	Signer *Signer

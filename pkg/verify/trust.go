@@ -93,7 +93,8 @@ func (b Builder) reason() string {
 // at the time.
 func (b Builder) signed(s Signer) (same, intime bool) {
 	if b.Identity != nil {
-		return b.Identity.names(s), s.during(b.Identity.window)
+		_, logged := b.Identity.logs(s)
+		return b.Identity.names(s), logged && s.during(b.Identity.window)
 	}
 	return b.Key != "" && b.Key == s.Key, s.during(b.Window)
 }
@@ -193,7 +194,7 @@ func (b Builder) terms() string {
 
 // Changes is the next moment after at when the window of a key opens or ends:
 // what it signed without a proven time counts from or until then; or when a root
-// must be fetched anew. Zero: never. The windows of identities and of what is in
+// must be fetched anew, or what tells which certificates are revoked. Zero: never. The windows of identities and of what is in
 // a root are held against proven times, which stay.
 func (t Trust) Changes(at time.Time) time.Time {
 	var next time.Time
@@ -206,6 +207,11 @@ func (t Trust) Changes(at time.Time) time.Time {
 	}
 	for _, r := range t.Roots {
 		windows = append(windows, Window{Until: r.origin.ValidUntil})
+	}
+	for _, c := range t.CAs {
+		for _, end := range c.revoked.ends() {
+			windows = append(windows, Window{Until: end})
+		}
 	}
 	for _, w := range windows {
 		for _, moment := range []time.Time{w.From, w.Until} {

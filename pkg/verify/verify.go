@@ -35,6 +35,8 @@ const (
 	CodeTime        Code = "time"            // nothing proves when it was signed, or it was at a time that does not count
 	CodeChain       Code = "chain"           // its certificate does not lead to a trusted authority
 	CodeIdentity    Code = "identity"        // its certificate is somebody else's
+	CodeRevoked     Code = "revoked"         // its certificate was revoked before it was signed, or is not to be believed at all
+	CodeRevocation  Code = "revocation"      // whether its certificate was revoked cannot be told: it may count
 	CodeSubject     Code = "subject"         // speaks of another digest
 	CodeBuilder     Code = "builder"         // this key is not trusted for this builder.id
 	CodePredicate   Code = "predicate"       // the predicate is not what its type says
@@ -64,11 +66,15 @@ type Signer struct {
 	// Time is the earliest time that a log or a time-stamping authority proves
 	// for the signature; zero where nothing was asked to.
 	Time time.Time `json:"time,omitzero"`
+	// Unlogged is why the signature counts without an entry in a log of its
+	// instance: the reason of an Outage. Empty where it has one.
+	Unlogged string `json:"unlogged,omitempty"`
 	// Run is what the certificate says of the CI run that it was issued to.
 	Run Run `json:"run,omitzero"`
 
 	anchor      attest.Digest // ID of the Root or CA
 	first, last time.Time     // all times the signature is judged at lie between
+	unlogged    bool          // it has no entry in a log, and its instance has logs
 }
 
 // during reports whether the signature counts in a window.

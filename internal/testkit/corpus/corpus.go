@@ -54,6 +54,8 @@ type Question struct {
 	Repository string `json:"repository,omitempty"`
 	// Ref is the branch or tag that is expected, as a pattern.
 	Ref string `json:"ref,omitempty"`
+	// Signatures is how many different signers one provenance must have; 0: one.
+	Signatures int `json:"signatures,omitempty"`
 	// Summary is what verification summaries must be like, and what they may
 	// stand in for.
 	Summary *Summary `json:"summary,omitempty"`
@@ -93,6 +95,8 @@ type Trust struct {
 	Roots      []string       `json:"roots,omitempty"` // Sigstore trusted roots
 	CARoots    string         `json:"caRoots,omitempty"`
 	CABetween  string         `json:"caIntermediates,omitempty"`
+	CRLs       []string       `json:"caCRLs,omitempty"`        // certificate revocation lists, DER
+	OCSP       []string       `json:"ocspResponses,omitempty"` // OCSP responses, DER
 	Builders   []Builder      `json:"builders,omitempty"`
 	Verifiers  []VSAVerifier  `json:"verifiers,omitempty"`
 	Sources    []SourceSystem `json:"sources,omitempty"`
@@ -101,9 +105,16 @@ type Trust struct {
 
 // Key is a public key that may sign, and when.
 type Key struct {
-	File  string    `json:"file"`
-	From  time.Time `json:"from,omitzero"`
-	Until time.Time `json:"until,omitzero"`
+	File string `json:"file"`
+	Life
+}
+
+// Life is when a signer's signatures count. What is not proved to be older than
+// Revoked counts no more, whatever date it has.
+type Life struct {
+	From    time.Time `json:"from,omitzero"`
+	Until   time.Time `json:"until,omitzero"`
+	Revoked time.Time `json:"revoked,omitzero"`
 }
 
 // Identity is whom a certificate may be issued to. One of SAN, Pattern and
@@ -114,6 +125,7 @@ type Identity struct {
 	SAN     string `json:"san,omitempty"`
 	Pattern string `json:"pattern,omitempty"`
 	Regexp  string `json:"regexp,omitempty"`
+	Life
 }
 
 // Builder is a builder.id, who may sign for it, and the highest Build level.
@@ -122,6 +134,8 @@ type Builder struct {
 	Key      string    `json:"key,omitempty"` // a file of Keys, or
 	Identity *Identity `json:"identity,omitempty"`
 	MaxLevel int       `json:"maxLevel"`
+	// Name is who signs: signers of one name are one.
+	Name string `json:"name,omitempty"`
 }
 
 // VSAVerifier is whose verification summaries count, and for how much.

@@ -96,7 +96,7 @@ func (c *Case) cosign(e Evidence, anyRoot string) (args []string, ok bool) {
 	// It judges as of now, and takes one signer.
 	case !c.Question.At.Equal(usual()) || narrowed || len(t.Keys)+len(t.Identities) != 1 || spoken(c) || len(t.Roots) > 1 || t.CARoots != "":
 		return nil, false
-	case len(t.Keys) == 1 && (t.Keys[0].From.IsZero() && t.Keys[0].Until.IsZero()):
+	case len(t.Keys) == 1 && t.Keys[0].Life == Life{}:
 		args = append(args, "--key", c.path(t.Keys[0].File), "--insecure-ignore-tlog")
 		if !c.bare(e.Where) {
 			// With a bundle it wants a root, and would fetch one: any will do, no
@@ -104,7 +104,7 @@ func (c *Case) cosign(e Evidence, anyRoot string) (args []string, ok bool) {
 			args = append(args, "--trusted-root", anyRoot)
 		}
 		return args, true
-	case len(t.Identities) == 1 && len(t.Roots) == 1:
+	case len(t.Identities) == 1 && len(t.Roots) == 1 && t.Identities[0].Life == Life{}:
 		id := t.Identities[0]
 		switch {
 		case id.Regexp != "":
@@ -114,9 +114,12 @@ func (c *Case) cosign(e Evidence, anyRoot string) (args []string, ok bool) {
 		default:
 			args = append(args, "--certificate-identity", id.SAN)
 		}
-		// The instances here have no log of certificates. Where a time stamp is
-		// required there must be one, so it is where there is.
-		args = append(args, "--certificate-oidc-issuer", id.Issuer, "--trusted-root", c.path(t.Roots[0]), "--insecure-ignore-sct")
+		// Where a time stamp is required there must be one, so it is where there
+		// is; likewise a promise of a log of certificates, which few have here.
+		args = append(args, "--certificate-oidc-issuer", id.Issuer, "--trusted-root", c.path(t.Roots[0]))
+		if !c.holds(t.Roots[0], `"ctlogs"`) {
+			args = append(args, "--insecure-ignore-sct")
+		}
 		if !c.holds(t.Roots[0], `"tlogs"`) {
 			args = append(args, "--insecure-ignore-tlog")
 		}

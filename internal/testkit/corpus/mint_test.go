@@ -590,6 +590,9 @@ func (d *draft) writePolicy() string {
 	}
 	for _, r := range d.c.Trust.Builders {
 		fmt.Fprintf(&b, "    - id: %s\n      signer: %s\n      maxLevel: %d\n", r.ID, d.signer(r), r.MaxLevel)
+		if r.Name != "" {
+			fmt.Fprintf(&b, "      name: %s\n", r.Name)
+		}
 	}
 	d.writeSpeakers(&b)
 	b.WriteString(indent(d.trusts, "  "))
@@ -609,6 +612,9 @@ func (d *draft) writePolicy() string {
 			ref = ", ref: " + q.Ref
 		}
 		fmt.Fprintf(&b, "    source: {repository: %s%s}\n", q.Repository, ref)
+	}
+	if q.Signatures > 0 {
+		fmt.Fprintf(&b, "    signatures: {atLeast: %d}\n", q.Signatures)
 	}
 	q.Summary.write(&b)
 	b.WriteString(indent(d.more, "    "))
@@ -690,12 +696,18 @@ func (d *draft) signer(b Builder) string {
 			add(name, t.UTC().Format(time.RFC3339))
 		}
 	}
+	lasts := func(l Life) {
+		moment("from", l.From)
+		moment("until", l.Until)
+		if !l.Revoked.IsZero() {
+			fields = append(fields, fmt.Sprintf("revoked: {at: %q, reason: stolen}", l.Revoked.UTC().Format(time.RFC3339)))
+		}
+	}
 	if b.Identity == nil {
 		add("key", b.Key)
 		for _, k := range d.c.Trust.Keys {
 			if k.File == b.Key {
-				moment("from", k.From)
-				moment("until", k.Until)
+				lasts(k.Life)
 			}
 		}
 		return "{" + strings.Join(fields, ", ") + "}"
@@ -706,11 +718,12 @@ func (d *draft) signer(b Builder) string {
 	if len(d.c.Trust.Roots) > 0 {
 		add("root", d.c.Trust.Roots[0])
 	}
+	lasts(b.Identity.Life)
 	return "{" + strings.Join(fields, ", ") + "}"
 }
 
 func allEntries() []entry {
-	return slices.Concat(bindingCases(), envelopeCases(), timeCases(), identityCases(), builderCases(), discoveryCases(), gateCases(), trustCases(), acceptedCases(), propertyCases(), vsaCases(), sourceCases(), dependencyCases(), provenanceCases())
+	return slices.Concat(bindingCases(), envelopeCases(), timeCases(), identityCases(), builderCases(), discoveryCases(), gateCases(), trustCases(), acceptedCases(), propertyCases(), vsaCases(), sourceCases(), dependencyCases(), provenanceCases(), lifeCases(), thresholdCases(), certificateCases())
 }
 
 // TestMint compares what the table says with what is committed, and with

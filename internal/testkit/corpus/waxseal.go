@@ -77,6 +77,12 @@ func (c *Case) args() []string {
 	if t.CABetween != "" {
 		out = append(out, "--ca-intermediates", t.CABetween)
 	}
+	for _, f := range t.CRLs {
+		out = append(out, "--ca-crl", f)
+	}
+	for _, f := range t.OCSP {
+		out = append(out, "--ocsp-response", f)
+	}
 	return out
 }
 

@@ -75,7 +75,7 @@ func runBench(ctx context.Context, out io.Writer, only, images string) error {
 		run   func() error
 	}{
 		{"start", nil, b.startUp}, {"bundles", nil, b.bundles}, {"images", nil, func() error { return b.images(many) }},
-		{"verify", []string{"cosign"}, b.verify}, {"builds", []string{"buildctl", "buildkitd"}, b.builds}, {"inputs", []string{"buildctl", "buildkitd"}, b.inputs},
+		{"keyless", nil, b.keyless}, {"verify", []string{"cosign"}, b.verify}, {"builds", []string{"buildctl", "buildkitd"}, b.builds}, {"inputs", []string{"buildctl", "buildkitd"}, b.inputs},
 	} {
 		if only != "" && only != part.name {
 			continue

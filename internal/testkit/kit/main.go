@@ -2,12 +2,14 @@
 //
 //	kit base debian|tools|tiny                  makes a base image, prints its OCI layout's path
 //	kit registry FILE                           runs a registry until its standard input ends; its address is in FILE
+//	kit instance DIR                            runs real servers of Sigstore until its standard input ends; DIR has what
+//	                                            testkit.StartInstance writes and, when they are there, the issuer's address
 //	kit tamper LAYOUT PREDICATETYPE OLD NEW     changes evidence in a layout, as an attacker would
 //	kit sigstore DIR LAYOUT PREDICATETYPE PREDICATE SAN ISSUER   bundles and roots of a Sigstore instance in memory
 //	kit corpus [--with PROGRAM]                 puts testdata/corpus to waxseal, cosign, slsa-verifier or a program
 //	kit corpus verify --case DIR                answers one case as waxseal does, in the corpus's protocol
 //	kit summary                                 reads `go test -json`, prints what matters and what was skipped
-//	kit bench [start|bundles|images|verify|builds|inputs [N]]   measures waxseal against sigstore-go, slsa-verifier, cosign and
+//	kit bench [start|bundles|images|keyless|verify|builds|inputs [N]]   measures waxseal against sigstore-go, slsa-verifier, cosign and
 //	                                            buildctl, and the gateway against none; images takes their number
 package main
 
@@ -52,6 +54,8 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	case "registry":
 		return serve(ctx, args[1])
+	case "instance":
+		return serveInstance(ctx, args[1])
 	case "tamper":
 		return testkit.Tamper(args[1], args[2], args[3], args[4])
 	case "sigstore":
@@ -61,7 +65,7 @@ func run(ctx context.Context, args []string) error {
 	case "bench":
 		return runBench(ctx, os.Stdout, args[1], args[2])
 	}
-	return errors.New("usage: kit base|registry|tamper|sigstore|corpus|summary|bench ARGUMENTS")
+	return errors.New("usage: kit base|registry|instance|tamper|sigstore|corpus|summary|bench ARGUMENTS")
 }
 
 // serve runs a registry that keeps its blobs beside file, writes its address
@@ -77,7 +81,38 @@ func serve(ctx context.Context, file string) error {
 		return err
 	}
 	defer reg.Close()
-	if err := os.WriteFile(file+".new", []byte(reg.Addr+"\n"), 0o644); err != nil {
+	return until(ctx, file, reg.Addr)
+}
+
+// serveInstance runs a Sigstore instance in dir, and ends as serve does.
+func serveInstance(ctx context.Context, dir string) error {
+	peers, err := sigstorePeers(ctx)
+	if err != nil {
+		return err
+	}
+	i, err := testkit.StartInstance(ctx, peers, dir, testkit.InstanceOptions{})
+	if err != nil {
+		return err
+	}
+	defer i.Close()
+	return until(ctx, filepath.Join(dir, "issuer"), i.Issuer)
+}
+
+// sigstorePeers is the folder of Sigstore's servers.
+func sigstorePeers(ctx context.Context) (dir string, err error) {
+	for _, name := range []string{"fulcio", "timestamp-server", "rekor-server-posix"} {
+		path, err := testkit.BuildPeer(ctx, name)
+		if err != nil {
+			return "", err
+		}
+		dir = filepath.Dir(path)
+	}
+	return dir, nil
+}
+
+// until keeps text in file until ctx or standard input ends.
+func until(ctx context.Context, file, text string) error {
+	if err := os.WriteFile(file+".new", []byte(text+"\n"), 0o644); err != nil {
 		return err
 	}
 	if err := os.Rename(file+".new", file); err != nil {

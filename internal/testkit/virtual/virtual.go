@@ -63,13 +63,17 @@ func New() (*Sigstore, error) {
 // CA is a certificate authority: a root and an intermediate certificate.
 type CA struct {
 	root, between *x509.Certificate
-	key           *ecdsa.PrivateKey
+	rootKey, key  *ecdsa.PrivateKey
 }
 
 // CAOptions configures NewCA.
 type CAOptions struct {
 	// Until is when the intermediate certificate ends; default: in a day.
 	Until time.Time
+	// Revokes lets it sign what tells of revocations.
+	Revokes bool
+	// Change changes the intermediate certificate before it is issued.
+	Change func(*x509.Certificate)
 }
 
 // NewCA makes a CA whose certificates began to be valid a year ago.
@@ -89,15 +93,22 @@ func NewCA(o CAOptions) (*CA, error) {
 		}
 	}
 	top := authority("virtual root", now.AddDate(1, 0, 0))
-	c := &CA{}
+	below := authority("virtual intermediate", o.Until)
+	if o.Revokes {
+		top.KeyUsage |= x509.KeyUsageCRLSign
+		below.KeyUsage |= x509.KeyUsageCRLSign
+	}
+	c := &CA{rootKey: rootKey}
 	if c.root, err = issue(top, top, rootKey.Public(), rootKey); err != nil {
 		return nil, err
 	}
 	if c.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, err
 	}
-	below := authority("virtual intermediate", o.Until)
 	below.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	if o.Change != nil {
+		o.Change(below)
+	}
 	if c.between, err = issue(below, c.root, c.key.Public(), rootKey); err != nil {
 		return nil, err
 	}
@@ -143,8 +154,12 @@ type Options struct {
 	Version string
 	// Usage is what the certificate may be used for; default: code signing.
 	Usage x509.ExtKeyUsage
+	// Change changes the certificate before it is issued.
+	Change func(*x509.Certificate)
 	// CA issues the certificate; default: the instance's own.
 	CA *CA
+	// CT, if given, is the log whose promise the certificate carries.
+	CT *CTLog
 	// Key signs, without a certificate. Then there is no log entry.
 	Key *ecdsa.PrivateKey
 	// Certified is the key of the certificate; default: a new one on P-256.
@@ -262,6 +277,12 @@ func (o Options) leaf(public crypto.PublicKey) (*x509.Certificate, error) {
 		}
 		t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, last}, Value: value})
 	}
+	if o.Change != nil {
+		o.Change(t)
+	}
+	if o.CT != nil {
+		return o.CT.promised(t, o.CA.between, public, o.CA.key)
+	}
 	return issue(t, o.CA.between, public, o.CA.key)
 }
 
@@ -366,6 +387,8 @@ type RootOptions struct {
 	Until time.Time
 	// Stamps is when the time-stamping authority ends; default: open.
 	Stamps time.Time
+	// CT is the log that certificates must be in; nil: none need be.
+	CT *CTLog
 }
 
 // Root returns the trusted root of the instance, as JSON.
@@ -402,7 +425,7 @@ func (s *Sigstore) Root(o RootOptions) ([]byte, error) {
 			logs[id] = l
 		}
 	}
-	tr, err := root.NewTrustedRoot(root.TrustedRootMediaType01, cas, nil, tsas, logs)
+	tr, err := root.NewTrustedRoot(root.TrustedRootMediaType01, cas, o.CT.listed(), tsas, logs)
 	if err != nil {
 		return nil, fmt.Errorf("writing a trusted root: %w", err)
 	}

@@ -1,0 +1,141 @@
+package build
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
+)
+
+// daemonSays is a Docker daemon that answers builds and pushes with what it is
+// given, and knows one image.
+func daemonSays(t *testing.T, says string) (*legacyProxy, *http.Client) {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "daemon"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/images/0123456789ab/") {
+			_, _ = io.WriteString(w, `{"Id":"sha256:`+strings.Repeat("a", 64)+`","RepoTags":["base:1"],"RepoDigests":["base@sha256:`+strings.Repeat("b", 64)+`"]}`)
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, says)
+	})}}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	p, host, err := newLegacyProxy(dir, filepath.Join(dir, "daemon"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.close)
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", strings.TrimPrefix(host, "unix://"))
+	}
+	return p, &http.Client{Transport: &http.Transport{DialContext: dial}}
+}
+
+func post(t *testing.T, c *http.Client, where string, body io.Reader) string {
+	t.Helper()
+	resp, err := c.Post("http://docker"+where, "application/x-tar", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+func TestLegacyBuildIsSeenAsItPasses(t *testing.T) {
+	id := "sha256:" + strings.Repeat("c", 64)
+	says := `{"stream":"Step 1/3 : FROM base AS one"}` + "\r\n" + `{"stream":"\n"}` + "\r\n" + `{"stream":" ---\u003e 0123456789ab\n"}` + "\r\n" +
+		`{"stream":"Step 2/3 : RUN wget http://files.example/"}` + "\r\n" + `{"stream":" ---\u003e 111111111111\n"}` + "\r\n" +
+		`{"stream":"Step 3/3 : FROM one"}` + "\r\n" + `{"stream":" ---\u003e 222222222222\n"}` + "\r\n" + `{"aux":{"ID":"` + id + `"}}` + "\r\n"
+	p, c := daemonSays(t, says)
+	var sent bytes.Buffer
+	w := tar.NewWriter(&sent)
+	for _, f := range []string{"other", "sub/Dockerfile"} {
+		if err := w.WriteHeader(&tar.Header{Name: f, Size: int64(len(f)), Mode: 0o644}); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(w, f)
+	}
+	w.Close()
+	whole := sent.Bytes()
+	if got := post(t, c, `/v1.41/build?t=app:1&dockerfile=./sub/Dockerfile&buildargs={"A":"1"}`, bytes.NewReader(whole)); got != says {
+		t.Errorf("the client got %q", got)
+	}
+	builds, notes := p.list()
+	if len(builds) != 1 || len(notes) != 0 {
+		t.Fatalf("%d builds, %q", len(builds), notes)
+	}
+	b := builds[0]
+	if b.image != id || string(b.dockerfile) != "sub/Dockerfile" || b.digest() != attest.DigestOf(whole) || b.size != int64(len(whole)) {
+		t.Errorf("seen: %s, %q, %s of %d bytes", b.image, b.dockerfile, b.digest(), b.size)
+	}
+	if s := b.solve(); s.Attrs["build-arg:A"] != "1" || s.Attrs["filename"] != "./sub/Dockerfile" || !slices.Equal(s.Exports[0].names(), []string{"app:1"}) {
+		t.Errorf("as a solve: %+v", s)
+	}
+	seen, err := p.observe(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(seen.Sources) != 2 || seen.Sources[1].Digest != "sha256:"+strings.Repeat("b", 64) {
+		t.Errorf("sources %+v", seen.Sources)
+	}
+	if len(seen.Steps) != 1 || seen.Steps[0].Verdict != attestations.VerdictUnobserved || len(seen.Gaps) == 0 {
+		t.Errorf("steps %+v, gaps %+v", seen.Steps, seen.Gaps)
+	}
+}
+
+func TestLegacyBuildThatIsNotSeen(t *testing.T) {
+	id := "sha256:" + strings.Repeat("c", 64)
+	for name, x := range map[string]struct {
+		where, says string
+		builds      int
+		note        string
+	}{
+		"quiet":             {"/build?q=1", `{"stream":"` + id + `\n"}` + "\n", 1, ""},
+		"failed":            {"/build", `{"errorDetail":{"code":1},"error":"no"}` + "\n", 0, "gave no image"},
+		"BuildKit's own":    {"/v1.50/build?version=2", "", 0, "nothing was seen"},
+		"an image in words": {"/build", `{"stream":"` + id + `\n"}` + "\n", 0, "gave no image"},
+		"no JSON":           {"/build", strings.Repeat("x", 3<<20), 0, "gave no image"},
+		"another call":      {"/images/create", "", 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, c := daemonSays(t, x.says)
+			if got := post(t, c, x.where, strings.NewReader("no archive")); got != x.says {
+				t.Error("the client got something else")
+			}
+			builds, notes := p.list()
+			if len(builds) != x.builds || (x.note == "") != (len(notes) == 0) || x.note != "" && !strings.Contains(notes[0], x.note) {
+				t.Errorf("%d builds, %q", len(builds), notes)
+			}
+		})
+	}
+}
+
+func TestLegacyPush(t *testing.T) {
+	d := "sha256:" + strings.Repeat("d", 64)
+	p, c := daemonSays(t, `{"status":"x"}`+"\n"+`{"progressDetail":{},"aux":{"Tag":"1","Digest":"`+d+`","Size":1}}`+"\n")
+	post(t, c, "/v1.41/images/registry.example/team/app/push?tag=1", nil)
+	if p.pushed["registry.example/team/app:1"] != attest.Digest(d) {
+		t.Errorf("pushed: %v", p.pushed)
+	}
+}

@@ -1,0 +1,127 @@
+package keys
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Request is a line that the helper reads, as JSON. The first ones open a key,
+// until it is open; each later one has it sign.
+type Request struct {
+	Ref    string `json:"ref,omitempty"`    // the key to open
+	Sign   bool   `json:"sign,omitempty"`   // it is to sign, not only to verify
+	Module string `json:"module,omitempty"` // the PKCS#11 library where Ref has no module-path
+	PIN    []byte `json:"pin,omitempty"`    // of the token
+
+	Digest  []byte `json:"digest,omitempty"`  // to be signed
+	Message []byte `json:"message,omitempty"` // to be signed by an Ed25519 key
+}
+
+// Reply is a line that the helper prints, as JSON: what was asked for, or why
+// there is none.
+type Reply struct {
+	PublicKey string `json:"publicKey,omitempty"` // PEM
+	Hash      string `json:"hash,omitempty"`      // sha256, sha384 or sha512: what the key signs; "": messages
+	Signature []byte `json:"signature,omitempty"`
+	Class     Class  `json:"class,omitempty"`
+	Message   string `json:"message,omitempty"`
+}
+
+// Class is why there is no key, or no signature.
+type Class string
+
+// The classes.
+const (
+	ClassReference   Class = "reference"   // the reference is wrong, or names something that is no public key
+	ClassNotFound    Class = "not-found"   // the service has no such key
+	ClassPermission  Class = "permission"  // it does not tell us, or sign for us
+	ClassPIN         Class = "pin"         // the token wants its PIN; the message is its label
+	ClassPINRefused  Class = "pin-refused" // the PIN is wrong, or the token is locked
+	ClassUnsupported Class = "unsupported" // the helper, or waxseal, cannot do it with this key
+	ClassUnanswered  Class = "unreachable" // anything else
+)
+
+// Error is a key that could not be had, or that did not sign.
+type Error struct {
+	Class Class
+	what  string
+	err   error
+	way   string
+}
+
+func (e *Error) Error() string { return e.what + ": " + e.err.Error() }
+func (e *Error) Unwrap() error { return e.err }
+
+// Hint is the way out; "": the error says it.
+func (e *Error) Hint() string { return e.way }
+
+// Cause is the error without what was being done, for who says that itself.
+func (e *Error) Cause() error { return e.err }
+
+// refusal is the error that a reply is.
+func (k *Key) refusal(r Reply, signing bool) *Error {
+	what := fmt.Sprintf("fetching the key %q", k.name)
+	if signing {
+		what = fmt.Sprintf("signing with the key %q", k.name)
+	} else if r.Class == ClassReference || r.Class == ClassUnsupported {
+		what = fmt.Sprintf("reading the key %q", k.name)
+	}
+	e := &Error{Class: r.Class, what: what, err: errors.New(line(r.Message))}
+	scheme, _, _ := strings.Cut(k.name, ":")
+	switch r.Class {
+	case ClassReference, ClassUnsupported, ClassPIN, ClassPINRefused:
+	case ClassNotFound:
+		e.way = "see whether the reference and the account are right: the service has no such key"
+		if scheme == token {
+			e.way = "see whether the URI is right; an object that shows itself only after the PIN cannot be read to verify: export its public half to a file"
+		}
+	case ClassPermission:
+		e.way = "allow whoever runs this " + permission(k.name, signing)
+	default:
+		e.Class = ClassUnanswered
+		e.way = "try again; or give the public key as a file"
+		if k.opts.Sign {
+			e.way = "nothing was signed; run it again when the service is up"
+		}
+	}
+	return e
+}
+
+// permission is what reading a public key takes, or signing.
+func permission(ref string, signing bool) string {
+	scheme, rest, _ := strings.Cut(ref, ":")
+	name := strings.TrimPrefix(rest, "//")
+	if signing {
+		return map[string]string{
+			aws:     "kms:Sign on the key",
+			azure:   "the key permission \"sign\" (Key Vault Crypto User)",
+			google:  "cloudkms.cryptoKeyVersions.useToSign (roles/cloudkms.signer)",
+			vault:   "to update transit/sign/" + name + "/*, and log in (VAULT_TOKEN)",
+			openbao: "to update transit/sign/" + name + "/*, and log in (BAO_TOKEN)",
+		}[scheme]
+	}
+	return map[string]string{
+		aws:        "kms:GetPublicKey and kms:DescribeKey on the key",
+		azure:      "the key permission \"get\" (Key Vault Crypto User)",
+		google:     "cloudkms.cryptoKeyVersions.viewPublicKey and cloudkms.cryptoKeyVersions.list (roles/cloudkms.viewer and roles/cloudkms.publicKeyViewer)",
+		vault:      "to read transit/keys/" + name + ", and log in (VAULT_TOKEN)",
+		openbao:    "to read transit/keys/" + name + ", and log in (BAO_TOKEN)",
+		kubernetes: "to get the secret (resources: secrets, verbs: get, resourceNames: its name), and no other",
+	}[scheme]
+}
+
+// line is somebody else's message on one printable line.
+func line(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\ufffd"))
+	s = strings.Join(strings.Fields(s), " ")
+	if r := []rune(s); len(r) > 300 {
+		s = string(r[:300]) + "…"
+	}
+	return s
+}
