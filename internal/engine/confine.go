@@ -83,6 +83,16 @@ func newTalk(f *os.File, limit int64) talk {
 	return talk{json.NewDecoder(io.LimitReader(f, limit)), json.NewEncoder(f)}
 }
 
+// passSignals hands the numbers that come in on to somebody, until none come.
+func (t talk) passSignals(to talk) {
+	for {
+		var number int
+		if t.in.Decode(&number) != nil || to.out.Encode(number) != nil {
+			return
+		}
+	}
+}
+
 // Confine keeps one command: it opens the gateway, starts the command in a
 // sandbox whose only way out that is, and tells what came in. It expects to be
 // process 1 of its own pid namespace with its own mounts, as root or in a user
@@ -113,9 +123,10 @@ func Confine(ctx context.Context, version string) (int, error) {
 	return 1, nil
 }
 
-// keepSignals lets nobody but waxseal end this process: signals for the
-// command reach all of its process group. They are caught and not ignored,
-// because a command would inherit that.
+// keepSignals lets nobody but waxseal end this process: the terminal's signals
+// reach all of the command's process group, and waxseal says which others are
+// for the command. They are caught and not ignored, because a command would
+// inherit that.
 func keepSignals() {
 	dropped := make(chan os.Signal, 1)
 	for _, s := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGPIPE} {
@@ -190,6 +201,7 @@ func confine(ctx context.Context, t talk, version string) (int, error) {
 	if tr != nil {
 		tr.follow(first.pid)
 	}
+	go t.passSignals(first.talk)
 	done, err := first.run(func() { _ = t.out.Encode(ConfineMessage{Stopped: true}) })
 	if err != nil {
 		return 0, err

@@ -3,7 +3,6 @@ package engine
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -96,7 +95,7 @@ func Confined() error {
 	if err := t.in.Decode(&goOn); err != nil || !goOn {
 		return nil
 	}
-	done, err := plan.run(func() { _ = t.out.Encode(insideMessage{Stopped: true}) })
+	done, err := plan.run(t, func() { _ = t.out.Encode(insideMessage{Stopped: true}) })
 	if err != nil {
 		return fail(err)
 	}
@@ -104,8 +103,7 @@ func Confined() error {
 		return err
 	}
 	// The keeper ends us when it has read that.
-	_, _ = io.Copy(io.Discard, f)
-	return nil
+	select {}
 }
 
 // closeInside shows the sandbox's own processes alone, makes what the kernel
@@ -159,7 +157,7 @@ func installFilter(filter []unix.SockFilter) error {
 
 // run starts the command and returns when it has ended; what it has left
 // running goes with the namespace.
-func (p *insidePlan) run(stopped func()) (*ConfineDone, error) {
+func (p *insidePlan) run(t talk, stopped func()) (*ConfineDone, error) {
 	program, why, code := p.find()
 	if why != "" {
 		return &ConfineDone{NotStarted: why, Exit: code}, nil
@@ -177,6 +175,11 @@ func (p *insidePlan) run(stopped func()) (*ConfineDone, error) {
 	case err != nil:
 		return nil, fmt.Errorf("starting the command in its own user namespace: %w", err)
 	}
+	go func() {
+		for number := 0; t.in.Decode(&number) == nil; {
+			_ = unix.Kill(pid, syscall.Signal(number))
+		}
+	}()
 	for {
 		var st unix.WaitStatus
 		got, err := unix.Wait4(-1, &st, unix.WUNTRACED|unix.WALL, nil)

@@ -55,9 +55,8 @@ import (
 //
 // and these conditions: [build] a container build can run here, [docker] a
 // Docker daemon does, [root] the script may make namespaces, [pkcs11] SoftHSM is there and a C compiler,
-// [mariadb] a database server is there, [peer:NAME] somebody else's program is, [tool:NAME]
-// one of the distribution's (TEST_PACKAGES). They are never false where
-// CI=true: the script then fails.
+// [mariadb] a database server is there, [tool:NAME] a program of the distribution's, [peer:NAME] somebody else's.
+// They are never false where CI=true: the script then fails.
 func Script(t *testing.T, dir string, update bool) {
 	bin, err := Binaries(t.Context())
 	if err != nil {

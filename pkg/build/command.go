@@ -92,24 +92,26 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 		return nil, fmt.Errorf("making the image folder: %w", err)
 	}
 	res := &CommandResult{}
-	if !req.isDocker() {
-		w, err := newWatched(&req, &deps, env)
-		if err != nil {
-			return nil, err
-		}
-		defer w.intake.store.Close()
-		if !req.leads(env) {
-			return res, w.whole(ctx, nil, res)
-		}
-		return res, req.lead(ctx, &deps, env, res, func(l *lead) error { return w.whole(ctx, l, res) })
-	}
-	return res, req.lead(ctx, &deps, env, res, func(l *lead) (err error) {
-		p := Process{Args: req.Args, Env: l.environ, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
-		if res.Code, err = p.Run(context.WithoutCancel(ctx)); err != nil || res.Code != 0 {
-			res.Observed = Together()
+	if req.isDocker() {
+		return res, req.lead(ctx, &deps, res, env, func(l *lead, environ []string) (err error) {
+			p := Process{Args: req.Args, Env: environ, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
+			if res.Code, err = p.Run(context.WithoutCancel(ctx)); err != nil || res.Code != 0 {
+				res.Observed = Together()
+			}
 			return err
-		}
-		return nil
+		})
+	}
+	w, err := newWatched(&req, &deps, env)
+	if err != nil {
+		return nil, err
+	}
+	defer w.intake.store.Close()
+	if !req.leads(env) {
+		return res, w.whole(ctx, nil, res)
+	}
+	return res, req.lead(ctx, &deps, res, env, func(l *lead, environ []string) error {
+		w.env = environ
+		return w.whole(ctx, l, res)
 	})
 }
 
@@ -137,9 +139,9 @@ func onPath(env []string, name string) bool {
 	return false
 }
 
-// lead runs something with an engine behind it for whoever asks buildx, and
-// seals what was built there.
-func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, env []string, res *CommandResult, run func(*lead) error) error {
+// lead runs something, given the environment for it, with an engine behind it
+// for whoever asks docker to build, and seals what was built there.
+func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *CommandResult, env []string, run func(*lead, []string) error) error {
 	in, err := openIntake(&Request{Source: Source{Context: "-"}, Inputs: r.Inputs}, &deps.Deps)
 	if err != nil {
 		return err
@@ -168,23 +170,20 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, env []stri
 	if err := l.watch(opts, r.isDocker(), deps.Tell); err != nil {
 		return err
 	}
-	if err := r.legacy(l, env, &deps.Deps); err != nil {
+	legacy, environ, err := r.legacy(l, env, &deps.Deps)
+	if err != nil {
 		return err
 	}
-	if l.legacy != nil {
-		defer l.legacy.close()
+	if legacy != nil {
+		defer legacy.close()
 	}
-	if err := run(l); err != nil || res.Code != 0 {
+	if err := run(l, environ); err != nil || res.Code != 0 {
 		return err
-	}
-	l.stopWatching()
-	if !l.built() && res.Sealed != nil {
-		return nil
 	}
 	// A signal that the command took and lived on is not for us.
 	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
-	s := &sealer{req: r, deps: deps, intake: in, ci: whose, legacy: l.legacy}
+	s := &sealer{req: r, deps: deps, intake: in, ci: whose, legacy: legacy}
 	if err := s.sealAll(ctx, l, res); err != nil {
 		return &CommandFailed{err}
 	}
@@ -193,10 +192,12 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, env []stri
 
 // sealAll seals what was built while the command ran.
 func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error {
+	l.stopWatching()
 	nothing := hinted(errors.New("there is nothing to seal: it built no image that waxseal saw, and neither a file nor an image is named"),
 		"name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker build, buildx, bake or compose ask for, not those of another tool or of a builder made by the command itself")
 	s.engine, s.client = l.running()
-	s.aside = res.Observed.Unobserved // of the command around them
+	around := res.Observed
+	s.aside = around.Unobserved // of the command
 	if s.deps.Signer != nil {
 		var err error
 		if s.signer, err = s.deps.Signer(ctx); err != nil {
@@ -215,13 +216,12 @@ func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error
 	if err != nil {
 		return err
 	}
+	if len(images) == 0 && res.Sealed != nil {
+		return nil
+	}
 	if len(images) == 0 {
-		if res.Sealed != nil {
-			return nil
-		}
 		return nothing
 	}
-	around := res.Observed
 	res.Builds, res.Observed, err = s.seal(ctx, images)
 	if !s.req.isDocker() {
 		res.Observed = Together(around, res.Observed)
@@ -254,27 +254,27 @@ func (r *CommandRequest) isDocker() bool {
 }
 
 // legacy puts a proxy before the Docker daemon where docker would build by
-// itself: it has no buildx, or was told so.
-func (r *CommandRequest) legacy(l *lead, env []string, deps *Deps) error {
+// itself: it has no buildx, or was told so. It returns the environment of the
+// command.
+func (r *CommandRequest) legacy(l *lead, env []string, deps *Deps) (*legacyProxy, []string, error) {
 	by := deps.env("DOCKER_BUILDKIT")
 	told := by == "0" || by == "false"
-	l.environ = l.env(env)
+	environ := l.env(env)
 	if hasBuildx(env) && !told {
-		return nil
+		return nil, environ, nil
 	}
 	daemon, ok := legacyDaemon(deps.env)
 	if !ok {
-		return nil
+		return nil, environ, nil
 	}
 	p, host, err := newLegacyProxy(l.dir, daemon)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	l.legacy = p
-	l.environ = append(slices.DeleteFunc(l.environ, func(kv string) bool {
+	environ = slices.DeleteFunc(environ, func(kv string) bool {
 		return strings.HasPrefix(kv, "DOCKER_HOST=") || strings.HasPrefix(kv, "DOCKER_BUILDKIT=") || strings.HasPrefix(kv, "DOCKER_CONTEXT=")
-	}), "DOCKER_HOST="+host, "DOCKER_BUILDKIT=0")
-	return nil
+	})
+	return p, append(environ, "DOCKER_HOST="+host, "DOCKER_BUILDKIT=0"), nil
 }
 
 func (r *CommandRequest) check(signed bool) error {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -88,6 +90,15 @@ type confined struct {
 	// start is told how well the command will be watched, before it runs; an
 	// error is why it must not.
 	start func(confineReady) error
+
+	mu  sync.Mutex
+	out *json.Encoder // to the engine
+}
+
+func (c *confined) say(v any) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.out.Encode(v)
 }
 
 // run returns what came of the command. A *noSandbox means that nothing was
@@ -116,8 +127,18 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 	}
 	stops := make(chan struct{}, 1)
 	keeper.Stops = stops
+	c.out = json.NewEncoder(ours)
+	// Before the command runs the engine reads nothing but whether it may.
+	var running atomic.Bool
+	keeper.Deliver = func(s syscall.Signal) {
+		if !running.Load() {
+			ours.Close()
+			return
+		}
+		_ = c.say(int(s))
+	}
 	said := make(chan answerOf[confineDone], 1)
-	go func() { said <- c.talk(ours, stops) }()
+	go func() { said <- c.talk(ours, stops, &running) }()
 	_, err = keeper.Run(ctx)
 	theirs.Close()
 	if err != nil {
@@ -141,10 +162,9 @@ type answerOf[T any] struct {
 }
 
 // talk leads the conversation with the engine to its end.
-func (c *confined) talk(conn net.Conn, stops chan<- struct{}) answerOf[confineDone] {
+func (c *confined) talk(conn net.Conn, stops chan<- struct{}, running *atomic.Bool) answerOf[confineDone] {
 	fail := func(err error) answerOf[confineDone] { return answerOf[confineDone]{err: err} }
-	out := json.NewEncoder(conn)
-	if err := out.Encode(c.plan); err != nil {
+	if err := c.say(c.plan); err != nil {
 		return fail(fmt.Errorf("confining the command: %w", err))
 	}
 	in := json.NewDecoder(io.LimitReader(conn, maxConfined))
@@ -162,9 +182,10 @@ func (c *confined) talk(conn net.Conn, stops chan<- struct{}) answerOf[confineDo
 			return fail(&EngineError{Text: m.Error, Way: m.Hint})
 		case m.Ready != nil:
 			refused := c.start(*m.Ready)
-			if err := out.Encode(refused == nil); err != nil && refused == nil {
+			if err := c.say(refused == nil); err != nil && refused == nil {
 				return fail(fmt.Errorf("confining the command: %w", err))
 			}
+			running.Store(true)
 			if refused != nil {
 				return fail(refused)
 			}

@@ -46,9 +46,6 @@ type lead struct {
 	guard *exec.Cmd // nil for none
 	leash *os.File  // the guard's standard input
 
-	environ []string     // of the command
-	legacy  *legacyProxy // before the Docker daemon; nil where docker has buildx
-
 	mu     sync.Mutex
 	engine *ownEngine
 	client *client.Client
@@ -212,20 +209,6 @@ func loadsByDefault(users, chosen string) bool {
 		return true // a name of Docker's own
 	}
 	return len(g.Nodes) > 0 && g.Nodes[0].DriverOpts["default-load"] == "true"
-}
-
-// built reports whether something was built here, as far as that is known before
-// it is asked.
-func (l *lead) built() bool {
-	if e, _ := l.running(); e != nil {
-		return true
-	}
-	if l.legacy == nil {
-		return false
-	}
-	l.legacy.mu.Lock()
-	defer l.legacy.mu.Unlock()
-	return len(l.legacy.builds) > 0 || l.legacy.blind > 0
 }
 
 // env is what leads buildx here, added to the environment of the command.

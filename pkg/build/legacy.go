@@ -88,14 +88,10 @@ func legacyDaemon(env func(string) string) (string, bool) {
 	return "/var/run/docker.sock", true
 }
 
-// legacySocket is the proxy's, in the folder of the run. Names of sockets are
-// short.
-const legacySocket = "d"
-
 // newLegacyProxy serves the daemon's API on a socket in dir and returns what
 // DOCKER_HOST must be.
 func newLegacyProxy(dir, daemon string) (*legacyProxy, string, error) {
-	name := filepath.Join(dir, legacySocket)
+	name := filepath.Join(dir, "d")
 	l, err := net.Listen("unix", name)
 	if err != nil {
 		return nil, "", fmt.Errorf("opening a socket before the Docker daemon: %w", err)

@@ -35,6 +35,8 @@ type Process struct {
 	// Stops says that what the child runs was stopped, where the child itself
 	// never is. Nobody closes it.
 	Stops <-chan struct{}
+	// Deliver takes signals to what the child runs; nil for to the child.
+	Deliver func(syscall.Signal)
 	// Started is told the process, which is a group of its own; nil for nobody.
 	Started func(pid int)
 }
@@ -102,6 +104,10 @@ func (p *Process) Run(ctx context.Context) (int, error) {
 		defer t.take()
 		go t.followStops(pid)
 	}
+	deliver := p.Deliver
+	if deliver == nil {
+		deliver = func(s syscall.Signal) { _ = unix.Kill(pid, s) }
+	}
 	ended := make(chan struct{})
 	if t != nil && p.Stops != nil {
 		go func() {
@@ -119,7 +125,7 @@ func (p *Process) Run(ctx context.Context) (int, error) {
 		for {
 			select {
 			case s := <-signals:
-				_ = unix.Kill(pid, s.(syscall.Signal))
+				deliver(s.(syscall.Signal))
 			case <-ctx.Done():
 				_ = unix.Kill(-pid, unix.SIGKILL)
 				return

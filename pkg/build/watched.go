@@ -77,7 +77,7 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 	}
 	if l != nil {
 		l.stopWatching()
-		if l.built() {
+		if e, _ := l.running(); e != nil {
 			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{unseenBuilds}})
 			res.Observed = w.observed
 			if !w.names() {
@@ -191,14 +191,17 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 	plain := Process{Args: w.req.Args, Env: w.env, Stdin: w.deps.Stdin, Stdout: w.deps.Stdout, Stderr: w.deps.Stderr}
 	var expose []string
 	if l != nil {
-		plain.Env, plain.Started = l.environ, l.started
-		expose = []string{filepath.Join(l.dir, "sock")}
-		if l.legacy != nil {
-			expose = append(expose, filepath.Join(l.dir, legacySocket))
+		plain.Started = l.started
+		names, err := os.ReadDir(l.dir)
+		if err != nil {
+			return 0, err
+		}
+		for _, n := range names {
+			expose = append(expose, filepath.Join(l.dir, n.Name()))
 		}
 	}
 	c := confined{process: plain, plan: confinePlan{
-		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: plain.Env, Dir: w.dir,
+		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: w.env, Dir: w.dir,
 		Hide: w.hidden(), Expose: expose, Secrets: w.clean.values, Trace: w.req.Trace,
 	}}
 	c.start = func(ready confineReady) error {

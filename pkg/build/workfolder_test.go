@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func putFiles(t *testing.T, dir string, files map[string]string) {
+func writeFiles(t *testing.T, dir string, files map[string]string) {
 	t.Helper()
 	for name, text := range files {
 		path := filepath.Join(dir, name)
@@ -22,7 +22,7 @@ func putFiles(t *testing.T, dir string, files map[string]string) {
 	}
 }
 
-func readFolder(t *testing.T, dir string, earlier *workFolder, except ...string) *workFolder {
+func reading(t *testing.T, dir string, earlier *workFolder, except ...string) *workFolder {
 	t.Helper()
 	w, err := readWorkFolder(t.Context(), dir, earlier, except)
 	if err != nil {
@@ -33,11 +33,11 @@ func readFolder(t *testing.T, dir string, earlier *workFolder, except ...string)
 
 func TestWorkFolderBeforeAndAfter(t *testing.T) {
 	dir := t.TempDir()
-	putFiles(t, dir, map[string]string{"a.c": "a", "sub/b.c": "b", "sub/gone": "x", ".git/config": "c", "key": "k", "old": "o"})
+	writeFiles(t, dir, map[string]string{"a.c": "a", "sub/b.c": "b", "sub/gone": "x", ".git/config": "c", "key": "k", "old": "o"})
 	if err := os.Symlink("a.c", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	before := readFolder(t, dir, nil, filepath.Join(dir, "key"))
+	before := reading(t, dir, nil, filepath.Join(dir, "key"))
 	var names strings.Builder
 	if err := before.tree.writeManifest(&names); err != nil {
 		t.Fatal(err)
@@ -50,11 +50,11 @@ func TestWorkFolderBeforeAndAfter(t *testing.T) {
 	if before.files != 4 || !strings.Contains(names.String(), `{"path":"link","mode":"0120777","size":0,"link":"a.c"}`) {
 		t.Errorf("%d files:\n%s", before.files, names.String())
 	}
-	putFiles(t, dir, map[string]string{"a.c": "A", "out/app": "1", "out/deep/lib": "2"})
+	writeFiles(t, dir, map[string]string{"a.c": "A", "out/app": "1", "out/deep/lib": "2"})
 	if err := os.Remove(filepath.Join(dir, "sub/gone")); err != nil {
 		t.Fatal(err)
 	}
-	after := readFolder(t, dir, before, filepath.Join(dir, "key"))
+	after := reading(t, dir, before, filepath.Join(dir, "key"))
 	if got := compareFolders(before, after); !slices.Equal(got.Changed, []string{"a.c"}) || !slices.Equal(got.Removed, []string{"sub/gone"}) || got.Before != 4 || got.After != 5 {
 		t.Errorf("%+v", got)
 	}
@@ -94,8 +94,8 @@ func TestWorkFolderBeforeAndAfter(t *testing.T) {
 // since: a file that was written within the clock's grain is read again.
 func TestWorkFolderReadsAgainWhatMayHaveChanged(t *testing.T) {
 	dir := t.TempDir()
-	putFiles(t, dir, map[string]string{"a": "a"})
-	before := readFolder(t, dir, nil)
+	writeFiles(t, dir, map[string]string{"a": "a"})
+	before := reading(t, dir, nil)
 	if _, ok := before.known("a", before.stamps["a"]); ok {
 		t.Error("a fresh file counts as unchanged")
 	}
