@@ -89,7 +89,7 @@ func (p *Process) Run(ctx context.Context) (int, error) {
 	// The parent-death signal comes when the thread ends that started the child.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := cmd.Start(); err != nil {
+	if err := startMapped(cmd); err != nil {
 		return 0, &StartError{fmt.Errorf("running %q: %w", p.Args[0], lastCause(err)), 126}
 	}
 	pid := cmd.Process.Pid
@@ -206,4 +206,21 @@ func (t *terminal) pause(pid int) {
 		t.give(pid)
 	}
 	_ = unix.Kill(-pid, unix.SIGCONT)
+}
+
+// startMapped starts a child. One that gets a user namespace shares our memory
+// until it is another program, and while that is closed to others, as that of who
+// holds a key is, nobody but root may write its maps: it is opened for the moment
+// that this takes, when nothing of the command runs yet.
+func startMapped(cmd *exec.Cmd) error {
+	if cmd.SysProcAttr.Cloneflags&unix.CLONE_NEWUSER != 0 {
+		if open, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err == nil && open == 0 {
+			if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
+				return err
+			}
+			// What could be set a moment ago can be set back.
+			defer func() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }()
+		}
+	}
+	return cmd.Start()
 }
