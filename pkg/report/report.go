@@ -486,6 +486,9 @@ func (o TextOptions) next(v *gate.Verdict) []string {
 
 func advice(v *gate.Verdict) string {
 	inspect := fmt.Sprintf("\"waxseal inspect %s\" shows all that is attached", oneLine(v.Image))
+	if v.Decision == gate.Pass && strings.HasPrefix(v.Image, "file:") {
+		return "use it: these very bytes have passed"
+	}
 	if v.Decision == gate.Pass {
 		return "use it by this digest; \"waxseal promote SRC DST\" ships it with a signed summary of this verdict"
 	}

@@ -107,6 +107,8 @@ func TestVerdict(t *testing.T) {
 	for range 12 {
 		many = append(many, hosted, local)
 	}
+	file := verdict(t, 2, hosted)
+	file.Image = "file:dist/app"
 	unavailable := verdict(t, 2, hosted)
 	unavailable.Decision, unavailable.Subject = gate.Undecided, gate.Subject{Properties: []string{}, Requirements: []verify.Row{}, Evidence: []gate.Evidence{}}
 	unavailable.Reached = gate.Levels{}
@@ -145,6 +147,7 @@ func TestVerdict(t *testing.T) {
 		{"pass-properties", sealed},
 		{"pass-certificate", certified},
 		{"pass", verdict(t, 2, hosted)},
+		{"pass-file", file},
 		{"pass-index", verdict(t, 1, hosted, local, hosted)},
 		{"deny-unhosted", verdict(t, 2, local)},
 		{"deny-nothing", verdict(t, 1, "")},
