@@ -37,6 +37,7 @@ type CommandInternal struct {
 	NetworkObserved string          `json:"network"`              // the verdict of the record of inputs
 	Files           CommandFiles    `json:"files"`
 	Traced          *CommandTraced  `json:"traced,omitempty"`
+	CI              *CI             `json:"ci,omitempty"` // absent outside CI
 }
 
 // CommandFiles compares the working folder before and after.

@@ -53,6 +53,9 @@ func TestCommandSchemaRefuses(t *testing.T) {
 		"full but for something": func(doc map[string]any) {
 			part(doc, "internalParameters")["unobserved"] = []any{"x"}
 		},
+		"a job that says only what it is": func(doc map[string]any) {
+			delete(part(doc, "internalParameters")["ci"].(map[string]any), "verified")
+		},
 		"an engine of no isolation": func(doc map[string]any) {
 			delete(part(doc, "internalParameters")["engine"].(map[string]any), "isolation")
 		},
