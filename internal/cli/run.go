@@ -33,7 +33,7 @@ type runFlags struct {
 	result  string
 
 	artifacts, images []string
-	trace             bool
+	trace, strict     bool
 }
 
 func newRunCmd(s *Streams) *cobra.Command {
@@ -54,7 +54,9 @@ everything is written to a folder as well.
 How much was seen is computed, said at the end and in the provenance: full (all
 traffic, and all files by digest), partial (but for the parts that are named) or
 record-only. The command gets the usual environment and what --env names; it sees
-no key, password or token that signs.
+no key, password or token that signs. What looks like a secret in its arguments,
+build arguments, labels and names of steps and files stands as REMOVED in the
+evidence, and a note says where it was.
 
 Exit codes: the command's, 128+N where signal N ended it, 126 and 127 where it
 could not be started, 125 where waxseal failed before it or after it had ended
@@ -98,6 +100,7 @@ func (f *runFlags) register(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.artifacts, "artifact", nil, "`PATTERN` of files below the working folder that the command makes, as 'dist/*'; may be repeated")
 	fs.StringArrayVar(&f.images, "image", nil, "`REF` of an image that the command pushes; may be repeated")
 	fs.BoolVar(&f.trace, "trace", false, "record by digest which files outside the working folder are opened (as root)")
+	fs.BoolVar(&f.strict, "strict-secrets", false, "refuse a command whose arguments hold a secret, and sign nothing that would show one (default: replace it)")
 	fs.StringVar(&f.output, "output", "text", "`FORMAT` of the summary on standard error: text or json")
 	fs.StringVar(&f.result, "metadata-file", "", "write what was made to `FILE`, as JSON")
 	f.registerSeal(fs)
@@ -175,7 +178,7 @@ func (f *runFlags) request(args []string) (build.CommandRequest, error) {
 		Args: args, Env: f.env, Key: f.sign.key, Allow: f.allow,
 		Seal:   build.Seal{Unsigned: f.unsigned, KeyFiles: f.secretFiles(), BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
 		Engine: build.EngineChoice{CacheDir: f.cacheDir},
-		Inputs: f.choice(), Artifacts: f.artifacts, Images: f.images, Trace: f.trace,
+		Inputs: f.choice(), Artifacts: f.artifacts, Images: f.images, Trace: f.trace, StrictSecrets: f.strict,
 	}
 	var errs flagErrors
 	errs.read("require", func() (err error) { req.Require, err = build.ParseGrade(f.require); return })

@@ -13,6 +13,12 @@ const removed = "REMOVED"
 // cleaner takes secrets out of a command line.
 type cleaner struct {
 	values [][]byte // of variables that hold one
+
+	// What was found by its shape, see look.
+	found  []string
+	leaks  []leak
+	strict bool // there must be none
+	begun  func() error
 }
 
 // newCleaner knows the values of variables that were named for the command, or
@@ -49,7 +55,9 @@ func isSecretName(name string) bool {
 	return false
 }
 
-// tokenShape is what well-known tokens look like.
+// tokenShape is what well-known tokens look like. It knows less than gitleaks
+// does, and keeps what gitleaks leaves: tokens of Docker Hub, and such as are
+// shorter than they are made today or look too regular.
 var tokenShape = regexp.MustCompile(`\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|npm_[A-Za-z0-9]{30,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,}|sk_live_[A-Za-z0-9]{16,}|pypi-[A-Za-z0-9_-]{30,}|dckr_pat_[A-Za-z0-9_-]{16,}|hvs\.[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)`)
 
 // urlIn finds URLs with somebody's name or parameters in them.
@@ -83,16 +91,24 @@ func (c *cleaner) args(args []string) []string {
 
 // text takes secrets out of any text.
 func (c *cleaner) text(s string) string {
-	for _, v := range c.values {
-		s = strings.ReplaceAll(s, string(v), removed)
-	}
-	s = tokenShape.ReplaceAllString(s, removed)
+	s = tokenShape.ReplaceAllString(c.hide(s), removed)
 	return urlIn.ReplaceAllStringFunc(s, func(u string) string {
 		if !strings.ContainsAny(u, "@?") {
 			return u
 		}
 		return cleanURL(u)
 	})
+}
+
+// hide takes out what is known to be a secret.
+func (c *cleaner) hide(s string) string {
+	for _, v := range c.found {
+		s = strings.ReplaceAll(s, v, removed)
+	}
+	for _, v := range c.values {
+		s = strings.ReplaceAll(s, string(v), removed)
+	}
+	return s
 }
 
 // commandLine writes arguments in one line.

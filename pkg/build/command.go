@@ -30,6 +30,9 @@ type CommandRequest struct {
 	// makes, and Images references that it pushes.
 	Artifacts, Images []string
 	Trace             bool // record which files elsewhere the command opens
+	// StrictSecrets refuses a command that holds a secret, and statements that
+	// would: else it is replaced.
+	StrictSecrets bool
 }
 
 // CommandDeps is what RunCommand needs of its surroundings besides Deps, of
@@ -40,6 +43,9 @@ type CommandDeps struct {
 	Environ []string    // ours, of which the command gets a part
 	Tell    func(error) // is told what goes wrong of ours while the command runs
 	Guard   []string    // the command line that calls Guard with one argument more; none leaves a killed run to the next
+
+	whose *attestations.CI // what CI answered
+	clean *cleaner
 }
 
 // CommandResult is what came of a wrapped command.
@@ -91,9 +97,26 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	if err := os.MkdirAll(deps.Home, 0o755); err != nil {
 		return nil, fmt.Errorf("making the image folder: %w", err)
 	}
+	looking, stop := context.WithCancel(context.WithoutCancel(ctx)) // a signal is the command's
+	defer stop()
+	deps.clean = newCleaner(env, req.Env)
+	deps.clean.strict = req.StrictSecrets
+	deps.clean.begin(looking, req.argumentTexts())
+	if deps.CI != nil {
+		// Tokens of a job do not live as long as some commands run.
+		if deps.whose, err = deps.CI(ctx); err != nil {
+			return nil, err
+		}
+	}
 	res := &CommandResult{}
+	defer func() { res.Notes = append(res.Notes, deps.clean.notes()...) }()
 	if req.isDocker() {
 		return res, req.lead(ctx, &deps, res, env, func(l *lead, environ []string) (err error) {
+			if req.StrictSecrets {
+				if err := deps.clean.ready(); err != nil {
+					return err
+				}
+			}
 			p := Process{Args: req.Args, Env: environ, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
 			if res.Code, err = p.Run(context.WithoutCancel(ctx)); err != nil || res.Code != 0 {
 				res.Observed = Together()
@@ -147,13 +170,6 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 		return err
 	}
 	defer in.store.Close()
-	var whose *attestations.CI
-	if deps.CI != nil {
-		// Tokens of a job do not live as long as some commands run.
-		if whose, err = deps.CI(ctx); err != nil {
-			return err
-		}
-	}
 	l, err := newLead(deps.env)
 	if err != nil {
 		return err
@@ -183,7 +199,7 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 	// A signal that the command took and lived on is not for us.
 	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
-	s := &sealer{req: r, deps: deps, intake: in, ci: whose, legacy: legacy}
+	s := &sealer{req: r, deps: deps, intake: in, legacy: legacy}
 	if err := s.sealAll(ctx, l, res); err != nil {
 		return &CommandFailed{err}
 	}

@@ -76,8 +76,7 @@ type sealer struct {
 	client *client.Client // of engine; both nil where nobody connected
 	signer Signer         // nil: nothing is signed
 	intake *intake        // where what came in is kept
-	ci     *attestations.CI
-	legacy *legacyProxy // nil where docker has buildx
+	legacy *legacyProxy   // nil where docker has buildx
 	// aside names what was not seen of the command around the builds.
 	aside []string
 }
@@ -178,6 +177,9 @@ func (s *sealer) seal(ctx context.Context, images []clientImage) ([]*Result, Obs
 	if err := all.Wait(); err != nil {
 		return nil, Observed{}, err
 	}
+	if err := s.state(ctx, images, work); err != nil {
+		return nil, Observed{}, err
+	}
 	var parts []Observed
 	for _, w := range work {
 		parts = append(parts, w.observed)
@@ -205,12 +207,13 @@ func (s *sealer) seal(ctx context.Context, images []clientImage) ([]*Result, Obs
 
 // sealedImage is an image with its statements.
 type sealedImage struct {
-	run      *run
-	in       *inputs
-	built    *built
-	sealed   *sealed
-	observed Observed
-	layers   bool // the layers of the image are here, too
+	run       *run
+	in        *inputs
+	built     *built
+	sealed    *sealed
+	described attestations.ContainerEngine
+	observed  Observed
+	layers    bool // the layers of the image are here, too
 }
 
 // outFolders names the --out folder of each image: the one that was asked for
@@ -266,7 +269,8 @@ func (i *clientImage) pushed() bool {
 	return slices.ContainsFunc(i.exports, func(e clientEntry) bool { return e.Type == client.ExporterImage && e.is("push") })
 }
 
-// prepare reads an image back from the engine and writes its statements.
+// prepare reads an image back from the engine, with all that its statements
+// say.
 func (s *sealer) prepare(ctx context.Context, img *clientImage, out string) (*sealedImage, error) {
 	req := s.request(img)
 	w := &sealedImage{
@@ -293,8 +297,7 @@ func (s *sealer) prepare(ctx context.Context, img *clientImage, out string) (*se
 		r.req.Seal.Out = out
 		r.undo = append(r.undo, r.out.abandon)
 	}
-	described, err := img.engine.describe(ctx)
-	if err != nil {
+	if w.described, err = img.engine.describe(ctx); err != nil {
 		return w, img.engine.Explain(err)
 	}
 	if r.layout, err = s.layout(ctx, img, w); err != nil {
@@ -305,19 +308,66 @@ func (s *sealer) prepare(ctx context.Context, img *clientImage, out string) (*se
 		return w, err
 	}
 	w.sealed.epoch = img.solve.epoch(created)
-	if err := s.takeIn(ctx, img, w, described); err != nil {
+	if err := s.takeIn(ctx, img, w); err != nil {
 		return w, err
 	}
-	if err := r.getSBOMs(ctx, img.engine, w.built, w.sealed); err != nil {
-		return w, err
+	return w, r.getSBOMs(ctx, img.engine, w.built, w.sealed)
+}
+
+// state writes the statements of all images, without secrets.
+func (s *sealer) state(ctx context.Context, images []clientImage, work []*sealedImage) error {
+	clean := s.deps.clean
+	if err := clean.ready(); err != nil {
+		return err
+	}
+	solves := map[*clientSolve]bool{}
+	var texts []placed
+	for i, w := range work {
+		if sv := images[i].solve; !solves[sv] {
+			solves[sv] = true
+			texts = append(texts, sv.texts()...)
+		}
+		for _, t := range w.sealed.taken {
+			texts = append(texts, stepTexts(t.record)...)
+		}
+	}
+	if err := clean.look(ctx, texts); err != nil {
+		return err
+	}
+	for sv := range solves {
+		sv.clean(clean)
+	}
+	for i, w := range work {
+		if err := s.stateOne(&images[i], w); err != nil {
+			return fmt.Errorf("sealing %s: %w", images[i].solve.label(), err)
+		}
+	}
+	return nil
+}
+
+func (s *sealer) stateOne(img *clientImage, w *sealedImage) error {
+	req := w.run.req
+	again := s.request(img) // of what the client asked for without secrets
+	again.Seal, again.Steps.Secrets, again.Steps.SSH = req.Seal, req.Steps.Secrets, req.Steps.SSH
+	*req = *again
+	w.in.described = contextOf(img.solve)
+	for _, p := range w.sealed.platforms {
+		rec, err := w.sealed.recordOf(p.Name)
+		if err != nil {
+			return err
+		}
+		s.deps.clean.record(rec)
+	}
+	for _, t := range w.sealed.taken {
+		s.deps.clean.steps(t.record)
 	}
 	w.observed = s.observed(img, w)
 	a := &account{
-		req: req, in: w.in, engine: described, records: w.sealed.records, epoch: w.sealed.epoch, id: img.solve.Ref,
-		started: img.solve.StartedOn, finished: img.solve.FinishedOn, version: s.deps.Version, intake: s.intake, ci: s.ci,
+		req: req, in: w.in, engine: w.described, records: w.sealed.records, epoch: w.sealed.epoch, id: img.solve.Ref,
+		started: img.solve.StartedOn, finished: img.solve.FinishedOn, version: s.deps.Version, intake: s.intake, ci: s.deps.whose,
 		attrs: img.solve.otherAttrs(), observed: &w.observed,
 	}
-	return w, r.state(a, w.built, w.sealed)
+	return w.run.state(a, w.built, w.sealed)
 }
 
 // layout is the folder that the image is in.
@@ -355,7 +405,7 @@ func (s *clientSolve) epoch(created *time.Time) string {
 }
 
 // takeIn gets the record of inputs of every platform.
-func (s *sealer) takeIn(ctx context.Context, img *clientImage, w *sealedImage, described attestations.ContainerEngine) error {
+func (s *sealer) takeIn(ctx context.Context, img *clientImage, w *sealedImage) error {
 	form := attestations.ContextManifestMediaType
 	if img.legacy() {
 		form = "application/x-tar"
@@ -387,7 +437,7 @@ func (s *sealer) takeIn(ctx context.Context, img *clientImage, w *sealedImage, d
 				w.run.req.Steps.SSH = append(w.run.req.Steps.SSH, SSH{ID: id})
 			}
 		}
-		took, err := s.intake.assemble(w.in, rec, seen, described)
+		took, err := s.intake.assemble(w.in, rec, seen, w.described)
 		if err != nil {
 			return fmt.Errorf("what the engine recorded of %s: %w", p.Name, err)
 		}

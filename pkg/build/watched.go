@@ -38,7 +38,6 @@ type watched struct {
 	env    []string
 	intake *intake
 	notes  *notes
-	clean  *cleaner
 	images []imageFile
 
 	began         time.Time
@@ -112,7 +111,6 @@ func (w *watched) prepare() error {
 		}
 	}
 	w.images = imageFiles(w.req.Args, dir)
-	w.clean = newCleaner(w.env, w.req.Env)
 	if err := CheckOut(w.out()); err != nil {
 		return err
 	}
@@ -200,9 +198,15 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 			expose = append(expose, filepath.Join(l.dir, n.Name()))
 		}
 	}
+	if w.req.StrictSecrets || w.req.Inputs.enforced() {
+		// A lock knows the step by its name.
+		if err := w.deps.clean.ready(); err != nil {
+			return 0, err
+		}
+	}
 	c := confined{process: plain, plan: confinePlan{
 		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: w.env, Dir: w.dir,
-		Hide: w.hidden(), Expose: expose, Secrets: w.clean.values, Trace: w.req.Trace,
+		Hide: w.hidden(), Expose: expose, Secrets: w.deps.clean.values, Trace: w.req.Trace,
 	}}
 	c.start = func(ready confineReady) error {
 		w.observed = w.expect(ready)
@@ -237,7 +241,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 
 // name is what the record calls the command.
 func (w *watched) name() string {
-	name := commandLine(w.clean.args(w.req.Args))
+	name := commandLine(w.deps.clean.args(w.req.Args))
 	return name[:min(len(name), attest.MaxInputText/2)]
 }
 
@@ -363,6 +367,7 @@ func (w *watched) record() (*attestations.Inputs, error) {
 		}
 	}
 	st := &r.Steps[0]
+	st.Name = w.name() // without what was found since it began
 	st.ID = string(attest.DigestOf(w.definition()))
 	st.Verdict = attestations.WorstVerdict(r.Steps, nil)
 	r.Verdict, r.Hermetic = r.Judge()
@@ -387,7 +392,7 @@ func (w *watched) fileGaps() []attestations.InputGap {
 
 // definition stands for the step: what was run on what.
 func (w *watched) definition() []byte {
-	raw, err := json.Marshal([]any{w.clean.args(w.req.Args), variableNames(w.env), w.before.manifest})
+	raw, err := json.Marshal([]any{w.deps.clean.args(w.req.Args), variableNames(w.env), w.before.manifest})
 	if err != nil {
 		return nil
 	}
@@ -418,7 +423,10 @@ func variableNames(env []string) []string {
 
 // seal says what came of a command that ended well.
 func (w *watched) seal(ctx context.Context) (*Sealed, error) {
-	var err error
+	err := w.deps.clean.ready()
+	if err != nil {
+		return nil, err
+	}
 	if w.after, err = readWorkFolder(ctx, w.dir, w.before, w.except()); err != nil {
 		return nil, err
 	}
@@ -427,6 +435,10 @@ func (w *watched) seal(ctx context.Context) (*Sealed, error) {
 	}
 	subjects, err := w.subjects(ctx)
 	if err != nil {
+		return nil, err
+	}
+	files := compareFolders(w.before, w.after)
+	if err := w.withoutSecrets(ctx, subjects, &files); err != nil {
 		return nil, err
 	}
 	record, err := w.record()
@@ -443,7 +455,6 @@ func (w *watched) seal(ctx context.Context) (*Sealed, error) {
 	if err := w.intake.store.Sync(ctx); err != nil {
 		return nil, fmt.Errorf("writing the store of inputs: %w", err)
 	}
-	files := compareFolders(w.before, w.after)
 	w.sayChanged(&files)
 	statements, err := w.statements(subjects, record, files)
 	if err != nil {
@@ -463,6 +474,27 @@ func (w *watched) seal(ctx context.Context) (*Sealed, error) {
 	s.Inputs = w.intake.result(all)
 	s.Inputs.Written = w.intake.writeLock(w.notes)
 	return s, nil
+}
+
+// withoutSecrets takes secrets out of the names of files that the statements
+// list.
+func (w *watched) withoutSecrets(ctx context.Context, subjects []attest.Subject, files *attestations.CommandFiles) error {
+	var texts []placed
+	for _, s := range subjects {
+		texts = append(texts, placed{where: "the name of a file that the command made", text: s.Name})
+	}
+	for _, name := range slices.Concat(files.Changed, files.Removed) {
+		texts = append(texts, placed{where: "the name of an input that the command changed", text: name})
+	}
+	c := w.deps.clean
+	if err := c.look(ctx, texts); err != nil {
+		return err
+	}
+	for i := range subjects {
+		subjects[i].Name = c.hide(subjects[i].Name)
+	}
+	files.Changed, files.Removed = c.all(files.Changed), c.all(files.Removed)
+	return nil
 }
 
 // sayChanged tells of inputs that the command changed: what they were is in
@@ -502,12 +534,12 @@ func (w *watched) provenance(record *attestations.Inputs, files attestations.Com
 	def, run := &p.BuildDefinition, &p.RunDetails
 	def.BuildType = attestations.CommandType
 	def.ExternalParameters = attestations.Command{
-		Command: w.clean.args(w.req.Args), Variables: variableNames(w.env),
-		Artifacts: w.req.Artifacts, Images: w.req.Images, Trace: w.req.Trace, Inputs: w.intake.external(),
+		Command: w.deps.clean.args(w.req.Args), Variables: variableNames(w.env),
+		Artifacts: w.deps.clean.all(w.req.Artifacts), Images: w.deps.clean.all(w.req.Images), Trace: w.req.Trace, Inputs: w.intake.external(),
 	}
 	def.InternalParameters = attestations.CommandInternal{
 		Engine: record.Engine, Grade: string(w.observed.Grade), Unobserved: w.observed.Unobserved,
-		NetworkObserved: record.Verdict, Files: files,
+		NetworkObserved: record.Verdict, Files: files, CI: w.deps.whose,
 	}
 	def.ResolvedDependencies = []dependency{{
 		Name: attestations.DependencyFiles, Digest: sha256Hex(w.before.manifest), MediaType: attestations.ContextManifestMediaType,
