@@ -177,6 +177,7 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 	if legacy != nil {
 		defer legacy.close()
 	}
+	l.legacy = legacy
 	if err := run(l, environ); err != nil || res.Code != 0 {
 		return err
 	}

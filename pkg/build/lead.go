@@ -46,6 +46,8 @@ type lead struct {
 	guard *exec.Cmd // nil for none
 	leash *os.File  // the guard's standard input
 
+	legacy *legacyProxy // before the Docker daemon; nil where docker has buildx
+
 	mu     sync.Mutex
 	engine *ownEngine
 	client *client.Client
@@ -209,6 +211,15 @@ func loadsByDefault(users, chosen string) bool {
 		return true // a name of Docker's own
 	}
 	return len(g.Nodes) > 0 && g.Nodes[0].DriverOpts["default-load"] == "true"
+}
+
+// built reports whether somebody asked for a build here. What became of it is
+// not known yet.
+func (l *lead) built() bool {
+	if e, _ := l.running(); e != nil {
+		return true
+	}
+	return l.legacy != nil && l.legacy.built()
 }
 
 // env is what leads buildx here, added to the environment of the command.

@@ -116,6 +116,12 @@ func newLegacyProxy(dir, daemon string) (*legacyProxy, string, error) {
 	return p, "unix://" + name, nil
 }
 
+func (p *legacyProxy) built() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.builds) > 0 || p.blind > 0
+}
+
 func (p *legacyProxy) close() {
 	_ = p.server.Close()
 	p.local.CloseIdleConnections()

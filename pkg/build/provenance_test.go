@@ -89,6 +89,8 @@ func provenanceOf(t *testing.T) (*provenance, []byte) {
 		req: everything(), in: in, engine: attestations.ContainerEngine{Name: "embedded"}, records: &records{cached: 1, total: 4},
 		epoch: "1700000000", id: "id", started: time.Unix(1, 0), finished: time.Unix(2, 0),
 		log: attest.DigestOf(nil), version: "v1",
+		attrs: map[string]string{"hostname": "builder"}, observed: &Observed{Grade: GradePartial, Unobserved: []string{"files"}},
+		ci: &attestations.CI{Platform: "gitlab", Unverified: "no token", Declared: &attestations.CIJob{Ref: "refs/heads/main"}},
 	}
 	a.intake = &intake{choice: a.req.Inputs, held: &lock.File{}, raw: []byte("lock"), authority: []byte("ca")}
 	took := &attestations.Inputs{Steps: []attestations.InputStep{aStep()}}

@@ -77,7 +77,7 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 	}
 	if l != nil {
 		l.stopWatching()
-		if e, _ := l.running(); e != nil {
+		if l.built() {
 			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{unseenBuilds}})
 			res.Observed = w.observed
 			if !w.names() {
