@@ -51,8 +51,8 @@ attack: ## builds every hostile Dockerfile of testdata/attack and looks for what
 fuzz: ## what reads evidence, policies and locks against made-up input, FUZZTIME (1m) each; FUZZ=./... FUZZ_NAMES=^Fuzz for all
 	@bash internal/testkit/fuzz.sh '$(FUZZ_NAMES)' $(FUZZ)
 
-bench: build ## waxseal against sigstore-go, slsa-verifier, cosign and buildctl, the gateway against none, as ratios
-	@$(DEPS) $(TEST_PACKAGES)
+bench: build ## waxseal against sigstore-go, slsa-verifier, cosign and buildctl, the gateway and waxseal run against none, as ratios
+	@$(DEPS) $(TEST_PACKAGES) dpkg-dev strace
 	@$(KIT) bench
 
 lint: ## go vet and gofmt always, golangci-lint where it is installed

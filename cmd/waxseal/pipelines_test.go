@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -167,6 +168,126 @@ func TestThePoliciesOfThePipelines(t *testing.T) {
 				})
 			}
 			run("policy", "test", "cases")
+		})
+	}
+}
+
+// TestThePipelinesThatWrap runs those that wrap a command as their user would,
+// with the real make, buildx and compose: by another builder, by another signer,
+// and as they stand. The last alone passes, at the level that the policy has.
+func TestThePipelinesThatWrap(t *testing.T) {
+	if err := testkit.CanBuild(); err != nil {
+		testkit.Unavailable(t, "%v", err)
+	}
+	bin, err := testkit.Binaries(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []struct {
+		folder   string
+		tools    []string // on PATH
+		plugins  []string // of docker
+		evidence []string // flags of verify
+		images   []string
+	}{
+		{"make", []string{"make", "cc"}, nil, []string{"--evidence", "evidence"}, []string{"file:dist/words"}},
+		{"compose", []string{"docker"}, []string{"buildx", "compose"}, nil, []string{"REGISTRY/web:v1", "REGISTRY/worker:v1"}},
+		{"bake", []string{"docker"}, []string{"buildx"}, nil, []string{"REGISTRY/app:v1", "REGISTRY/app-debug:v1"}},
+	} {
+		t.Run(p.folder, func(t *testing.T) {
+			for _, name := range p.tools {
+				if _, err := exec.LookPath(name); err != nil {
+					testkit.Unavailable(t, "%v", err)
+				}
+			}
+			dir := t.TempDir()
+			place := filepath.Join(dir, "pipeline")
+			if err := os.CopyFS(place, os.DirFS(filepath.Join(pipelines(t), p.folder))); err != nil {
+				t.Fatal(err)
+			}
+			plugins, data := filepath.Join(dir, "docker/cli-plugins"), filepath.Join(dir, "registry")
+			for _, name := range []string{plugins, data} {
+				if err := os.MkdirAll(name, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, name := range p.plugins {
+				if err := os.Symlink(peer(t, name), filepath.Join(plugins, "docker-"+name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			env := append(os.Environ(), "COSIGN_PASSWORD=x", "PATH="+bin+":"+os.Getenv("PATH"), "HOME="+dir, "DOCKER_CONFIG="+filepath.Join(dir, "docker"),
+				"WAXSEAL_HOME="+filepath.Join(dir, "home"), "WAXSEAL_CACHE="+filepath.Join(dir, "cache"), "WAXSEAL_STORE="+filepath.Join(dir, "store"))
+			run := func(program string, args ...string) (string, int) {
+				t.Helper()
+				cmd := exec.CommandContext(t.Context(), program, args...)
+				cmd.Dir, cmd.Env = place, env
+				out, err := cmd.CombinedOutput()
+				var exit *exec.ExitError
+				if err != nil && !errors.As(err, &exit) {
+					t.Fatal(err)
+				}
+				return string(out), cmd.ProcessState.ExitCode()
+			}
+			must := func(program string, args ...string) {
+				t.Helper()
+				if out, code := run(program, args...); code != 0 {
+					t.Fatalf("%s %s: exit code %d\n%s", filepath.Base(program), strings.Join(args, " "), code, out)
+				}
+			}
+			waxseal := filepath.Join(bin, "waxseal")
+			must(waxseal, "key", "generate", "--output-prefix", "waxseal")
+			must(waxseal, "key", "generate", "--output-prefix", "stranger")
+
+			registry := ""
+			if len(p.plugins) > 0 {
+				reg, err := testkit.StartDistribution(peer(t, "registry"), data)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(reg.Close)
+				registry = reg.Addr
+				base, err := testkit.TinyBase(t.Context())
+				if err != nil {
+					testkit.Unavailable(t, "%v", err)
+				}
+				must(peer(t, "crane"), "push", base, registry+"/base:v1")
+			}
+			edit := func(name, old, by string) {
+				t.Helper()
+				raw, err := os.ReadFile(filepath.Join(place, name))
+				if err == nil {
+					err = os.WriteFile(filepath.Join(place, name), bytes.ReplaceAll(raw, []byte(old), []byte(by)), 0o644)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			edit("policy.yaml", "registry.acme.example", registry)
+			must(waxseal, "policy", "check", "policy.yaml")
+
+			build := func(key, want string, code int) {
+				t.Helper()
+				for _, made := range []string{"dist", "evidence"} {
+					if err := os.RemoveAll(filepath.Join(place, made)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				must("sh", "run.sh", key, registry+"/base:v1", registry)
+				for _, image := range p.images {
+					args := append([]string{"verify", "--policy", "policy.yaml"}, append(p.evidence, strings.Replace(image, "REGISTRY", registry, 1))...)
+					out, got := run(waxseal, args...)
+					if got != code || !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
+						t.Errorf("%s by %s: exit code %d, want %d and %q\n%s", image, key, got, code, want, out)
+					}
+				}
+			}
+			// What they push is the same image each time, and its own evidence comes last.
+			edit("run.sh", "https://ci.acme.example/", "https://ci.eve.example/")
+			build("waxseal.key", "is not a trusted builder", 3)
+			edit("run.sh", "https://ci.eve.example/", "https://ci.acme.example/")
+			build("stranger.key", "no trusted key made its signature", 3)
+			build("waxseal.key", "PASSED carries SLSA Build L2, declared Build L2", 0)
 		})
 	}
 }

@@ -198,6 +198,47 @@ func debianSources() (string, error) {
 	return strings.Join(sorted, ""), nil
 }
 
+// DebianSource fetches the source of a package of Debian bookworm into dir and
+// returns the folder of it. apt's own lists stay as they are. It takes
+// dpkg-source (apt-get install dpkg-dev).
+func DebianSource(ctx context.Context, name, dir string) (string, error) {
+	lines, err := debianSources()
+	if err != nil {
+		return "", err
+	}
+	var sources strings.Builder
+	for line := range strings.Lines(lines) {
+		if strings.HasSuffix(line, " bookworm main\n") {
+			sources.WriteString(strings.Replace(line, "deb ", "deb-src ", 1))
+		}
+	}
+	for _, sub := range []string{"lists/partial", "cache/archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return "", err
+		}
+	}
+	list := filepath.Join(dir, "sources.list")
+	if err := os.WriteFile(list, []byte(sources.String()), 0o644); err != nil {
+		return "", err
+	}
+	own := []string{
+		"-qq", "-o", "Dir::Etc::sourcelist=" + list, "-o", "Dir::Etc::sourceparts=-", "-o", "APT::Sandbox::User=",
+		"-o", "Dir::State::lists=" + filepath.Join(dir, "lists"), "-o", "Dir::Cache=" + filepath.Join(dir, "cache"),
+	}
+	for _, command := range [][]string{{"update"}, {"source", name}} {
+		apt := exec.CommandContext(ctx, "apt-get", append(own, command...)...)
+		apt.Dir = dir
+		if out, err := apt.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("fetching the source of %s: apt-get %s: %w\n%s", name, command[0], err, out)
+		}
+	}
+	found, err := filepath.Glob(filepath.Join(dir, name+"-*"))
+	if err != nil || len(found) != 1 {
+		return "", fmt.Errorf("fetching the source of %s: %d folders came of it", name, len(found))
+	}
+	return found[0], nil
+}
+
 // tinyApplets are the commands that the tiny base offers.
 const tinyApplets = "sh cat cp echo env false grep head id ls mkdir mv nc printf rm sed sha256sum sleep tail tar test touch true uname wc wget"
 

@@ -565,6 +565,9 @@ func (s *sealer) request(img *clientImage) *Request {
 		Seal:   s.req.Seal,
 		Inputs: s.req.Inputs,
 	}
+	if r.Source.Dockerfile == "Dockerfile" {
+		r.Source.Dockerfile = "" // buildx names the default, too
+	}
 	if a["platform"] != "" {
 		r.Source.Platforms = strings.Split(a["platform"], ",")
 	}
@@ -640,11 +643,18 @@ func csvValues(line string) []string {
 	return values
 }
 
+// defaultAttest is how buildx asks for BuildKit's own provenance where its user
+// says nothing of it.
+const defaultAttest = "mode=min,inline-only=true"
+
 // otherAttrs are what a client asked of the frontend beyond what has a place of
-// its own, but for names of sessions.
+// its own, but for names of sessions and what buildx asks for by itself.
 func (s *clientSolve) otherAttrs() map[string]string {
 	out := map[string]string{}
 	for k, v := range s.Attrs {
+		if k == "attest:provenance" && v == defaultAttest {
+			continue
+		}
 		head, _, _ := strings.Cut(k, ":")
 		switch head {
 		case "build-arg", "label", "context", "filename", "target", "platform", "no-cache", "image-resolve-mode",

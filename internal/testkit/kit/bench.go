@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,6 +41,8 @@ type bench struct {
 	out                   io.Writer
 	bin, dir, base        string
 	cosign, ctl, buildkit string
+	buildx, crane         string
+	work                  string // where programs run; "" for dir
 	env                   []string
 	over                  []string
 }
@@ -76,6 +79,7 @@ func runBench(ctx context.Context, out io.Writer, only, images string) error {
 	}{
 		{"start", nil, b.startUp}, {"bundles", nil, b.bundles}, {"images", nil, func() error { return b.images(many) }},
 		{"keyless", nil, b.keyless}, {"verify", []string{"cosign"}, b.verify}, {"builds", []string{"buildctl", "buildkitd"}, b.builds}, {"inputs", []string{"buildctl", "buildkitd"}, b.inputs},
+		{"run", []string{"buildctl", "buildkitd", "buildx", "crane"}, b.wrapped},
 	} {
 		if only != "" && only != part.name {
 			continue
@@ -100,7 +104,7 @@ func (b *bench) prepareBuilds(peers []string) (err error) {
 	if err := testkit.CanBuild(); err != nil {
 		return err
 	}
-	paths := map[string]*string{"cosign": &b.cosign, "buildctl": &b.ctl, "buildkitd": &b.buildkit}
+	paths := map[string]*string{"cosign": &b.cosign, "buildctl": &b.ctl, "buildkitd": &b.buildkit, "buildx": &b.buildx, "crane": &b.crane}
 	for _, name := range peers {
 		if *paths[name], err = testkit.BuildPeer(b.ctx, name); err != nil {
 			return err
@@ -124,7 +128,7 @@ func (b *bench) runWith(in io.Reader, program string, args ...string) (sample, e
 		return sample{}, err
 	}
 	cmd := exec.CommandContext(b.ctx, self, append([]string{"measure", program}, args...)...)
-	cmd.Env, cmd.Dir, cmd.Stdin = b.env, b.dir, in
+	cmd.Env, cmd.Dir, cmd.Stdin = b.env, cmp.Or(b.work, b.dir), in
 	var said strings.Builder
 	cmd.Stderr = &said
 	out, err := cmd.Output()

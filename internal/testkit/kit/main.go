@@ -9,8 +9,9 @@
 //	kit corpus [--with PROGRAM]                 puts testdata/corpus to waxseal, cosign, slsa-verifier or a program
 //	kit corpus verify --case DIR                answers one case as waxseal does, in the corpus's protocol
 //	kit summary                                 reads `go test -json`, prints what matters and what was skipped
-//	kit bench [start|bundles|images|keyless|verify|builds|inputs [N]]   measures waxseal against sigstore-go, slsa-verifier, cosign and
-//	                                            buildctl, and the gateway against none; images takes their number
+//	kit bench [start|bundles|images|keyless|verify|builds|inputs|run [N]]   measures waxseal against sigstore-go, slsa-verifier, cosign and
+//	                                            buildctl, the gateway against none, and make and buildx under
+//	                                            waxseal run against themselves; images takes their number
 package main
 
 import (

@@ -1,0 +1,1 @@
+while read -r job; do echo "done: $job"; done
