@@ -36,6 +36,7 @@ type watched struct {
 	deps   *CommandDeps
 	dir    string // the working folder, free of links
 	env    []string
+	given  []string // names of env, but for what waxseal adds
 	intake *intake
 	notes  *notes
 	images []imageFile
@@ -59,7 +60,7 @@ type Sealed struct {
 
 // newWatched prepares a command.
 func newWatched(req *CommandRequest, deps *CommandDeps, env []string) (*watched, error) {
-	w := &watched{req: req, deps: deps, env: env, notes: &notes{}, began: time.Now()}
+	w := &watched{req: req, deps: deps, env: env, given: variableNames(env), notes: &notes{}, began: time.Now()}
 	return w, w.prepare()
 }
 
@@ -392,7 +393,7 @@ func (w *watched) fileGaps() []attestations.InputGap {
 
 // definition stands for the step: what was run on what.
 func (w *watched) definition() []byte {
-	raw, err := json.Marshal([]any{w.deps.clean.args(w.req.Args), variableNames(w.env), w.before.manifest})
+	raw, err := json.Marshal([]any{w.deps.clean.args(w.req.Args), w.given, w.before.manifest})
 	if err != nil {
 		return nil
 	}
@@ -534,7 +535,7 @@ func (w *watched) provenance(record *attestations.Inputs, files attestations.Com
 	def, run := &p.BuildDefinition, &p.RunDetails
 	def.BuildType = attestations.CommandType
 	def.ExternalParameters = attestations.Command{
-		Command: w.deps.clean.args(w.req.Args), Variables: variableNames(w.env),
+		Command: w.deps.clean.args(w.req.Args), Variables: w.given,
 		Artifacts: w.deps.clean.all(w.req.Artifacts), Images: w.deps.clean.all(w.req.Images), Trace: w.req.Trace, Inputs: w.intake.external(),
 	}
 	def.InternalParameters = attestations.CommandInternal{
