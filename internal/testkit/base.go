@@ -3,6 +3,7 @@ package testkit
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -328,7 +329,7 @@ func writeImage(dir string, cmd []string, tarFiles ...string) error {
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	created := v1.Time{Time: time.Unix(baseEpoch, 0).UTC()}
 	for _, file := range tarFiles {
-		layer, err := tarball.LayerFromFile(file, tarball.WithMediaType(types.OCILayer))
+		layer, err := tarball.LayerFromFile(file, tarball.WithMediaType(types.OCILayer), tarball.WithCompressionLevel(gzip.BestSpeed), tarball.WithCompressedCaching)
 		if err != nil {
 			return fmt.Errorf("reading the base image's files: %w", err)
 		}
