@@ -51,6 +51,10 @@ engine. Every image gets its record of inputs, SBOMs and provenance, signed once
 the command has ended well, and attached where the image was pushed; with --out
 everything is written to a folder as well.
 
+Any other command runs in a sandbox whose only way out is waxseal's gateway. What
+it makes is named by --artifact and --image, or found by its own --iidfile,
+--digestfile and --metadata-file; the evidence goes to waxseal-evidence, or --out.
+
 How much was seen is computed, said at the end and in the provenance: full (all
 traffic, and all files by digest), partial (but for the parts that are named) or
 record-only. The command gets the usual environment and what --env names; it sees
@@ -63,6 +67,7 @@ could not be started, 125 where waxseal failed before it or after it had ended
 well, 64 wrong usage.`,
 		Example: `  waxseal run --key waxseal.key -- docker buildx build --push -t registry.example/app:1.0 .
   waxseal run --key waxseal.key --require full -- docker buildx bake --push
+  waxseal run --key waxseal.key --artifact 'dist/*' -- make
   waxseal run --keyless --env NPM_TOKEN --out evidence -- make image`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return runRun(cmd.Context(), s, cmd, &f, args) },

@@ -151,8 +151,8 @@ func FuzzParseImageFile(f *testing.F) {
 }
 
 func TestImageFiles(t *testing.T) {
-	got := imageFiles([]string{"buildah", "bud", "--iidfile", "iid", "--digestfile=/d", "--iidfile"}, "/work")
-	if want := []imageFile{{"--iidfile", "/work/iid"}, {"--digestfile", "/d"}}; !slices.Equal(got, want) {
+	got := imageFiles([]string{"buildah", "bud", "--iidfile", "iid", "--digestfile=/d", "--iidfile"}, "/src")
+	if want := []imageFile{{"--iidfile", "/src/iid"}, {"--digestfile", "/d"}}; !slices.Equal(got, want) {
 		t.Errorf("%v", got)
 	}
 }
