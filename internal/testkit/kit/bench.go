@@ -242,23 +242,12 @@ func (b *bench) builds() error {
 			return b.run(b.bin, "build", "--lock", b.path("waxseal.lock"), "--build-context", "base=oci:"+b.base, "--sbom="+sbom, "--key", b.path("waxseal.key"), "--output", output(), context)
 		}
 	}
-	cold := func(program func() (sample, error)) func() (sample, error) {
-		return func() (sample, error) {
-			if _, err := b.run(b.ctl, "--addr", addr, "prune", "--all"); err != nil {
-				return sample{}, err
-			}
-			if err := os.RemoveAll(b.path("cache")); err != nil {
-				return sample{}, err
-			}
-			return program()
-		}
-	}
 	for _, c := range []struct {
 		name   string
 		rounds int
 		wrap   func(func() (sample, error)) func() (sample, error)
 	}{
-		{"build, cold", 3, cold},
+		{"build, cold", 3, b.cold(addr)},
 		{"build, nothing changed", 9, func(p func() (sample, error)) func() (sample, error) { return p }},
 	} {
 		m, err := b.runs(c.rounds, c.rounds > 3, c.wrap(buildctl), c.wrap(waxseal("none")), c.wrap(waxseal("spdx,cyclonedx")))
@@ -358,3 +347,18 @@ func onlyDigest(layout string) (string, error) {
 func ms(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
 
 func mib(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
+
+// cold has a program find neither the cache of the BuildKit at addr nor ours.
+func (b *bench) cold(addr string) func(func() (sample, error)) func() (sample, error) {
+	return func(program func() (sample, error)) func() (sample, error) {
+		return func() (sample, error) {
+			if _, err := b.run(b.ctl, "--addr", addr, "prune", "--all"); err != nil {
+				return sample{}, err
+			}
+			if err := os.RemoveAll(b.path("cache")); err != nil {
+				return sample{}, err
+			}
+			return program()
+		}
+	}
+}

@@ -124,23 +124,12 @@ func (b *bench) wrappedBuildx() error {
 			return b.run(b.bin, append(args, output()...)...)
 		}
 	}
-	cold := func(program func() (sample, error)) func() (sample, error) {
-		return func() (sample, error) {
-			if _, err := b.run(b.ctl, "--addr", addr, "prune", "--all"); err != nil {
-				return sample{}, err
-			}
-			if err := os.RemoveAll(b.path("cache")); err != nil {
-				return sample{}, err
-			}
-			return program()
-		}
-	}
 	for _, c := range []struct {
 		name   string
 		rounds int
 		wrap   func(func() (sample, error)) func() (sample, error)
 	}{
-		{"run, buildx, cold", 3, cold},
+		{"run, buildx, cold", 3, b.cold(addr)},
 		{"run, buildx, nothing changed", 9, func(p func() (sample, error)) func() (sample, error) { return p }},
 	} {
 		m, err := b.runs(c.rounds, c.rounds > 3, c.wrap(alone), c.wrap(sealed("none")), c.wrap(sealed("spdx,cyclonedx")))
