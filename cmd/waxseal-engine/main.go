@@ -67,6 +67,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	case "confined":
 		return engine.Confined()
+	case "legacy":
+		return engine.Legacy(ctx, version())
+	case "hold-network":
+		if err := f.Parse(args); err != nil {
+			return err
+		}
+		return engine.HoldNetwork(ctx, f.Arg(0))
 	case "catalog":
 		var req engine.CatalogRequest
 		f.StringVar(&req.Layout, "layout", "", "folder of an OCI layout")

@@ -30,6 +30,8 @@ type InputsPlan struct {
 	AllowHosts []string          `json:"allowHosts,omitempty"`
 	UpstreamCA []byte            `json:"upstreamCA,omitempty"`
 	Upstreams  map[string]string `json:"upstreams,omitempty"`
+	// Unopened says why TLS cannot be opened, see egress.Options; "" opens it.
+	Unopened string `json:"unopened,omitempty"`
 	// Clients is set where other programs ask for the builds.
 	Clients *ClientsPlan `json:"clients,omitempty"`
 }
@@ -121,7 +123,7 @@ func newWatch(p InputsPlan, version string) (*watch, error) {
 	}
 	opts := egress.Options{
 		Mode: p.Mode, AllowHosts: p.AllowHosts, Lock: w.lock, Store: w.store, Redactor: w.redactor,
-		Roots: roots, Proxy: http.ProxyFromEnvironment, Upstreams: p.Upstreams, Version: version,
+		Roots: roots, Proxy: http.ProxyFromEnvironment, Upstreams: p.Upstreams, Version: version, Unopened: p.Unopened,
 	}
 	if p.offline() {
 		opts.Dial = refuseDial

@@ -72,6 +72,9 @@ type InputsPlan struct {
 	// Upstreams maps "name" or "name:port" to the address to dial instead.
 	Upstreams map[string]string `json:"upstreams,omitempty"`
 	Clients   *clientsPlan      `json:"clients,omitempty"`
+	// Unopened says why steps cannot be given the gateway's certificate: TLS is
+	// then passed on unopened, which leaves a gap. "" opens it.
+	Unopened string `json:"unopened,omitempty"`
 }
 
 // clientsPlan is what goes for builds that other programs ask for.

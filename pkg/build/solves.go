@@ -542,7 +542,7 @@ func (s *sealer) observed(img *clientImage, w *sealedImage) Observed {
 	if img.solve.Policy {
 		miss("a source policy of the client chose what the build took; which one is not recorded")
 	}
-	if img.legacy() {
+	if e, ok := img.engine.(*legacyEngine); ok && !e.watched {
 		o.Grade = GradeRecordOnly
 	}
 	return o
