@@ -190,11 +190,7 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 		return 0, err
 	}
 	defer gateway.Close()
-	step, err := gateway.Open(ctx, egress.StepOptions{Name: plan.Name, Secrets: plan.Secrets})
-	if err != nil {
-		return 0, fmt.Errorf("opening the command's network: %w", err)
-	}
-	files, err := stepFiles(step, plan.Env)
+	step, files, err := open(ctx, gateway, &plan)
 	if err != nil {
 		return 0, err
 	}
@@ -211,11 +207,11 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 		return 0, err
 	}
 	defer first.end()
-	open, err := first.ready()
+	left, err := first.ready()
 	if err != nil {
 		return 0, err
 	}
-	ready := Ready{Open: append(open, unknown...)}
+	ready := Ready{Open: append(left, unknown...)}
 	if tr != nil {
 		ready.Blind = tr.blind
 	}
@@ -258,14 +254,25 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 	return done.Exit, nil
 }
 
-// stepFiles writes the trust bundles of a command: made of the machine's own.
-func stepFiles(step *egress.Step, env []string) (string, error) {
+// open opens the command's network, and makes the files by which it trusts the
+// gateway out of the machine's own.
+func open(ctx context.Context, gateway *egress.Gateway, plan *Plan) (*egress.Step, string, error) {
 	root, err := os.OpenRoot("/")
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	defer root.Close()
-	return step.Files(root, env)
+	trusted := make(chan error, 1)
+	go func() { trusted <- gateway.Trust(root, plan.Env) }()
+	step, err := gateway.Open(ctx, egress.StepOptions{Name: plan.Name, Secrets: plan.Secrets})
+	if err := <-trusted; err != nil {
+		return nil, "", err
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("opening the command's network: %w", err)
+	}
+	files, err := step.Files(root, plan.Env)
+	return step, files, err
 }
 
 // keeperTemporary are folders that every machine has and the keeper has no use
