@@ -32,7 +32,7 @@ const unopened = "docker's legacy builder gives its steps no certificate of ours
 // Where the process that holds a build's network finds what it needs, and how
 // long it may take.
 const (
-	holderProgram = "/waxseal-engine"
+	holderProgram = "/waxseal-sandbox"
 	holderSocket  = "/waxseal.sock"
 	holderTimeout = 20 * time.Second
 	forgetTimeout = 20 * time.Second
@@ -51,14 +51,14 @@ const maxDaemonNotes = 1 << 20
 
 // legacyGateway has the steps of docker's legacy builder run where our gateway
 // is the only way out: for each build it starts a container without a network,
-// in whose namespace the engine opens the gateway and the builder starts the
-// steps.
+// in whose namespace another process of ours opens the gateway, and the builder
+// starts the steps.
 type legacyGateway struct {
 	daemon *dockerDaemon
 	dir    string // the run's own
 	plan   InputsPlan
 
-	begin func() error // starts the engine and makes the image, once
+	begin func() error // starts that process and makes the image, once
 
 	label, image, program string
 	libraries             []string // that the program needs
@@ -69,7 +69,7 @@ type legacyGateway struct {
 	mu     sync.Mutex
 	out    *json.Encoder
 	builds map[string]*legacyNetwork
-	over   error // why the engine says nothing more
+	over   error // why that process says nothing more
 }
 
 // legacyNetwork is the namespace of one build.
@@ -81,7 +81,7 @@ type legacyNetwork struct {
 	err       error
 }
 
-// legacySeen is what the engine saw of a build: a record for what came before
+// legacySeen is what the gateway saw of a build: a record for what came before
 // its first step, and one for each step that was announced.
 type legacySeen struct {
 	Steps   []attestations.InputStep  `json:"steps"`
@@ -113,7 +113,7 @@ func newLegacyGateway(daemon *dockerDaemon, dir string, plan InputsPlan) *legacy
 	return g
 }
 
-// start starts the engine's side and makes an image with nothing in it.
+// start starts the gateway's process and makes an image with nothing in it.
 func (g *legacyGateway) start() (err error) {
 	switch {
 	case !g.daemon.local():
@@ -121,8 +121,9 @@ func (g *legacyGateway) start() (err error) {
 	case os.Geteuid() != 0:
 		return errors.New("waxseal does not run as root")
 	}
-	if g.program, err = engineProgram(""); err != nil {
-		return err
+	var ok bool
+	if g.program, ok = program(sandboxName); !ok {
+		return fmt.Errorf("%s is neither beside waxseal nor on PATH", sandboxName)
 	}
 	name := filepath.Join(g.dir, "n")
 	holders, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
@@ -158,7 +159,7 @@ func (g *legacyGateway) start() (err error) {
 	g.cmd.WaitDelay = time.Second
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := g.cmd.Start(); err != nil {
-		return fmt.Errorf("starting the engine: %w", err)
+		return fmt.Errorf("starting %s: %w", sandboxName, err)
 	}
 	g.talk, g.out = talk, json.NewEncoder(talk)
 	if err := g.say(g.plan); err != nil {
@@ -167,7 +168,7 @@ func (g *legacyGateway) start() (err error) {
 	in := json.NewDecoder(io.LimitReader(talk, maxLegacyBuilds*maxConfined))
 	var first legacyMessage
 	if err := in.Decode(&first); err != nil {
-		return fmt.Errorf("starting the engine: it died: %s", clipLine(g.tail.text()))
+		return fmt.Errorf("starting %s: it died: %s", sandboxName, clipLine(g.tail.text()))
 	}
 	if !first.Ready {
 		return errors.New(first.Error)
@@ -208,7 +209,7 @@ func (g *legacyGateway) say(v any) error {
 	return nil
 }
 
-// listen takes in what the engine says, to its end.
+// listen takes in what the gateway's process says, to its end.
 func (g *legacyGateway) listen(in *json.Decoder) {
 	for {
 		var m legacyMessage
@@ -313,7 +314,7 @@ func (g *legacyGateway) hold(ctx context.Context, id string, hosts map[string]ne
 		mounts = append(mounts, mount{"bind", name, name, true})
 	}
 	config := map[string]any{
-		"Image": g.image, "Entrypoint": []string{holderProgram}, "Cmd": []string{"hold-network", id},
+		"Image": g.image, "Entrypoint": []string{holderProgram}, "Cmd": []string{"hold", id},
 		"Labels": map[string]string{holderLabel: g.label},
 		"HostConfig": map[string]any{
 			"NetworkMode": "none", "Dns": []string{"127.0.0.1"}, "ExtraHosts": extra,
@@ -350,7 +351,7 @@ func (g *legacyGateway) note(id string) error {
 func (g *legacyGateway) step(id, name string) { _ = g.say(legacyOrder{Build: id, Step: &name}) }
 func (g *legacyGateway) end(id string)        { _ = g.say(legacyOrder{Build: id, End: true}) }
 
-// close ends the engine and removes what is in the daemon.
+// close ends the gateway's process and removes what is in the daemon.
 func (g *legacyGateway) close() {
 	if g.cmd == nil {
 		return // begin was never called, or had nothing to undo

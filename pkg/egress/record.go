@@ -15,7 +15,8 @@ import (
 
 // record is what a step's evidence is made of. Safe for concurrent use.
 type record struct {
-	scrub func(string) string // takes secrets out of what the step said
+	scrub    func(string) string // takes secrets out of what the step said
+	unopened string              // why TLS is not opened
 
 	mu         sync.Mutex
 	requests   []attestations.InputRequest
@@ -96,12 +97,12 @@ func (r *record) pass(dest string, p passage) {
 const maxPassed = 256
 
 // passages are the gaps that such connections leave.
-func (r *record) passages(why string) []attestations.InputGap {
+func (r *record) passages() []attestations.InputGap {
 	var out []attestations.InputGap
 	for _, dest := range slices.Sorted(maps.Keys(r.passed)) {
 		p := r.passed[dest]
 		out = append(out, attestations.InputGap{Kind: attestations.GapTLS, Detail: fmt.Sprintf(
-			"TLS to %s was not opened: %s; connections: %d, bytes in: %d, bytes out: %d", dest, why, p.conns, p.toStep, p.toAll)})
+			"TLS to %s was not opened: %s; connections: %d, bytes in: %d, bytes out: %d", dest, r.unopened, p.conns, p.toStep, p.toAll)})
 	}
 	return out
 }
@@ -146,7 +147,7 @@ func (r *record) allViolations() []Violation {
 }
 
 // fill puts the record into st.
-func (r *record) fill(st *attestations.InputStep, unopened string) {
+func (r *record) fill(st *attestations.InputStep) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st.Requests = slices.Clone(r.requests)
@@ -154,7 +155,7 @@ func (r *record) fill(st *attestations.InputStep, unopened string) {
 	for i := range st.Requests {
 		st.Requests[i].Ordinal = i + 1 // what was refused after it had begun leaves no hole
 	}
-	st.Gaps = append(slices.Clone(r.gaps), r.passages(unopened)...)
+	st.Gaps = append(slices.Clone(r.gaps), r.passages()...)
 	knocks := map[string]map[string]bool{}
 	for x := range r.refusals {
 		if x.kind == "tcp" || x.kind == "udp" {

@@ -92,6 +92,7 @@ func (g *Gateway) Open(ctx context.Context, opts StepOptions) (*Step, error) {
 	// The step outlives the call that opens it; Close ends it.
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.rec = newRecord(s.needles.scrub)
+	s.rec.unopened = g.opts.Unopened
 	for name, ip := range opts.Hosts {
 		host, err := cleanHost(name)
 		addr, ok := netip.AddrFromSlice(ip)
@@ -372,7 +373,7 @@ func (s *Step) close() {
 	for i, n := range st.Names {
 		st.Names[i] = s.needles.scrub(n)
 	}
-	s.rec.fill(st, s.g.opts.Unopened)
+	s.rec.fill(st)
 	switch {
 	case len(st.Gaps) > 0:
 		st.Verdict = attestations.VerdictGaps

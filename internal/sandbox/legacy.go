@@ -1,4 +1,4 @@
-package engine
+package sandbox
 
 import (
 	"context"
@@ -19,6 +19,7 @@ import (
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/egress"
+	"github.com/waxseal/waxseal/pkg/lock"
 )
 
 // LegacySocket is where the process that holds a namespace finds ours, in its
@@ -65,9 +66,9 @@ type LegacyInput struct {
 	Gateway attestations.InputGateway `json:"gateway"`
 }
 
-// HoldNetwork holds the network namespace it runs in until the engine lets go:
-// it is the one process of a container in whose network others run.
-func HoldNetwork(ctx context.Context, id string) error {
+// Hold holds the network namespace it runs in until the gateway's process lets
+// go: it is the one process of a container in whose network others run.
+func Hold(id string) error {
 	ns, err := os.Open("/proc/self/ns/net")
 	if err != nil {
 		return err
@@ -81,7 +82,6 @@ func HoldNetwork(ctx context.Context, id string) error {
 	if _, _, err := c.WriteMsgUnix([]byte(id), unix.UnixRights(int(ns.Fd())), nil); err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { c.Close() })()
 	_, _ = io.Copy(io.Discard, c) // ends when the other side does
 	return nil
 }
@@ -106,15 +106,18 @@ func Legacy(ctx context.Context, version string) error {
 	}
 	defer l.Close()
 	t := newTalk(f, maxLegacyTalk)
-	var plan InputsPlan
+	var plan egress.Plan
 	if err := t.in.Decode(&plan); err != nil {
 		return fmt.Errorf("reading the plan of the inputs: %w", err)
 	}
-	w, err := newWatch(plan, version)
-	if err != nil {
+	s := &legacyWatch{ctx: ctx, out: t.out, builds: map[string]*legacyBuild{}}
+	if s.open, err = newLegacyGateway(plan, version); err != nil {
 		return t.out.Encode(LegacyMessage{Error: err.Error()})
 	}
-	defer w.gateway.Close()
+	defer s.open.Close()
+	s.closed = sync.OnceValues(func() (*legacyGateway, error) {
+		return newLegacyGateway(egress.Plan{Mode: attestations.InputsNone, Unopened: plan.Unopened}, version)
+	})
 	libraries, err := ownLibraries()
 	if err != nil {
 		return t.out.Encode(LegacyMessage{Error: err.Error()})
@@ -122,8 +125,6 @@ func Legacy(ctx context.Context, version string) error {
 	if err := t.out.Encode(LegacyMessage{Ready: true, Libraries: libraries}); err != nil {
 		return err
 	}
-	s := &legacyWatch{ctx: ctx, watch: w, out: t.out, builds: map[string]*legacyBuild{}}
-	s.closed = lazyWatch(InputsPlan{Mode: attestations.InputsNone, Unopened: plan.Unopened}, version)
 	go s.accept(l.(*net.UnixListener))
 	for {
 		var o LegacyOrder
@@ -174,12 +175,27 @@ func ownLibraries() ([]string, error) {
 
 type legacyWatch struct {
 	ctx    context.Context
-	watch  *watch
-	closed func() (*watch, error) // of builds that have no network
+	open   *legacyGateway
+	closed func() (*legacyGateway, error) // of builds that have no network
 
 	mu     sync.Mutex
 	out    *json.Encoder
 	builds map[string]*legacyBuild
+}
+
+// legacyGateway is a gateway with the store in which it keeps what passes.
+type legacyGateway struct {
+	*egress.Gateway
+	store *lock.Store // nil keeps nothing
+}
+
+func newLegacyGateway(plan egress.Plan, version string) (*legacyGateway, error) {
+	opts, err := plan.Options(version)
+	if err != nil {
+		return nil, err
+	}
+	g, err := egress.New(opts)
+	return &legacyGateway{g, opts.Store}, err
 }
 
 // legacyBuild is one build while it is watched.
@@ -292,18 +308,18 @@ func (s *legacyWatch) see(id string, b *legacyBuild) (*LegacyInput, error) {
 		return nil, err
 	}
 	defer n.close()
-	w := s.watch
+	g := s.open
 	if b.closed {
-		if w, err = s.closed(); err != nil {
+		if g, err = s.closed(); err != nil {
 			return nil, err
 		}
 	}
-	sh, err := w.gateway.Enter(n.ns)
+	sh, err := g.Enter(n.ns)
 	if err != nil {
 		return nil, err
 	}
 	defer sh.Close()
-	steps := &legacySteps{watch: w, in: sh, hosts: b.hosts}
+	steps := &legacySteps{gateway: g.Gateway, in: sh, hosts: b.hosts}
 	if err := steps.next(s.ctx, "before the first step"); err != nil {
 		return nil, err
 	}
@@ -321,9 +337,9 @@ func (s *legacyWatch) see(id string, b *legacyBuild) (*LegacyInput, error) {
 	if err := steps.end(); err != nil {
 		return nil, err
 	}
-	seen := &LegacyInput{Steps: steps.seen, Gateway: w.gateway.Describe()}
-	if w.store != nil {
-		return seen, w.store.Sync(s.ctx)
+	seen := &LegacyInput{Steps: steps.seen, Gateway: g.Describe()}
+	if g.store != nil {
+		return seen, g.store.Sync(s.ctx)
 	}
 	return seen, nil
 }
@@ -345,11 +361,11 @@ func (b *legacyBuild) network() (heldNetwork, error) {
 // legacySteps are the steps of one build, one after the other in its
 // namespace.
 type legacySteps struct {
-	watch *watch
-	in    *egress.Shared
-	hosts map[string]net.IP
-	open  *egress.Step
-	seen  []attestations.InputStep
+	gateway *egress.Gateway
+	in      *egress.Shared
+	hosts   map[string]net.IP
+	open    *egress.Step
+	seen    []attestations.InputStep
 }
 
 // next ends the step that is open and begins another.
@@ -358,7 +374,7 @@ func (l *legacySteps) next(ctx context.Context, name string) error {
 		return err
 	}
 	var err error
-	l.open, err = l.watch.gateway.Open(ctx, egress.StepOptions{Name: name, Hosts: l.hosts, In: l.in})
+	l.open, err = l.gateway.Open(ctx, egress.StepOptions{Name: name, Hosts: l.hosts, In: l.in})
 	return err
 }
 
