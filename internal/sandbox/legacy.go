@@ -54,6 +54,9 @@ type LegacyMessage struct {
 	Ready bool         `json:"ready,omitempty"`
 	Error string       `json:"error,omitempty"`
 	Seen  *LegacyInput `json:"seen,omitempty"`
+	// Env is what leads a step's tools to the gateway on any port, by build
+	// arguments that Docker knows of itself and keeps out of images.
+	Env map[string]string `json:"env,omitempty"`
 	// Libraries are the files that this program needs to run: a
 	// container that runs it has no others.
 	Libraries []string `json:"libraries,omitempty"`
@@ -283,6 +286,9 @@ func receiveNetwork(c *net.UnixConn) (string, heldNetwork, error) {
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil || len(fds) != 1 {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
 		return "", heldNetwork{}, errors.New("receiving a namespace: none came")
 	}
 	unix.CloseOnExec(fds[0])
@@ -323,7 +329,7 @@ func (s *legacyWatch) see(id string, b *legacyBuild) (*LegacyInput, error) {
 	if err := steps.next(s.ctx, "before the first step"); err != nil {
 		return nil, err
 	}
-	s.say(LegacyMessage{Build: id, Ready: true})
+	s.say(LegacyMessage{Build: id, Ready: true, Env: proxies(steps.open.Env(nil))})
 	for o := range b.orders {
 		if o.End {
 			break
@@ -342,6 +348,18 @@ func (s *legacyWatch) see(id string, b *legacyBuild) (*LegacyInput, error) {
 		return seen, g.store.Sync(s.ctx)
 	}
 	return seen, nil
+}
+
+// proxies are those of a step's variables that name the gateway.
+func proxies(env []string) map[string]string {
+	out := map[string]string{}
+	for _, kv := range env {
+		name, value, _ := strings.Cut(kv, "=")
+		if strings.HasSuffix(strings.ToUpper(name), "_PROXY") {
+			out[name] = value
+		}
+	}
+	return out
 }
 
 // network waits for the namespace of the build.

@@ -187,7 +187,7 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 	opts.Entitlements = append(slices.Clone(opts.Entitlements), r.Allow...)
 	opts.Inputs = in.plan()
 	opts.Inputs.Clients = &clientsPlan{SBOM: r.Seal.SBOM}
-	if err := l.watch(opts, r.isDocker(), deps.Tell); err != nil {
+	if err := l.watch(opts, r.isDocker() && !buildsItself(env), deps.Tell); err != nil {
 		return err
 	}
 	legacy, environ, note, err := r.legacy(ctx, l, env, &deps.Deps, in.plan())
