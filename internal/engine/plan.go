@@ -32,6 +32,8 @@ type InputsPlan struct {
 	Upstreams  map[string]string `json:"upstreams,omitempty"`
 	// Clients is set where other programs ask for the builds.
 	Clients *ClientsPlan `json:"clients,omitempty"`
+	// PlainLayers is set where a build of another program is repeated.
+	PlainLayers bool `json:"plainLayers,omitempty"`
 }
 
 // readPlan reads the plan to its end; an empty pipe is the zero plan.
@@ -65,6 +67,10 @@ func (p *InputsPlan) held() bool { return p.locked() || p.Mode == attestations.I
 func (p *InputsPlan) locked() bool {
 	return p.Mode == attestations.InputsLocked || p.Mode == attestations.InputsOffline
 }
+
+// plainLayers reports whether layers are clamped and compressed as BuildKit does
+// it, byte for byte: other programs expect that.
+func (p *InputsPlan) plainLayers() bool { return p.Clients != nil || p.PlainLayers }
 
 // offline reports whether nothing may be asked of anybody.
 func (p *InputsPlan) offline() bool { return p.Mode == attestations.InputsOffline }

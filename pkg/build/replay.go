@@ -361,7 +361,7 @@ func (r *Replay) Request(o ReplayOptions) (Request, error) {
 	}
 	req := Request{
 		Source: Source{
-			Context: a.Context.URI, Dockerfile: a.Dockerfile, Named: a.BuildContexts, Target: a.Target,
+			Context: a.Context.URI, Dockerfile: a.Dockerfile, Named: r.named(), Target: a.Target,
 			Platforms: a.Platforms, Args: a.BuildArgs, Sealed: &again,
 		},
 		Image:   Image{Labels: a.Labels, Annotations: annotations},
@@ -438,6 +438,9 @@ func (r *Replay) ImportContext(ctx context.Context, st *lock.Store, dir string) 
 	if src == nil {
 		return fmt.Errorf("the context was %q, not a folder", cmp.Or(r.Asked.Context.URI, r.Asked.Context.Kind))
 	}
+	if r.byClient() {
+		return errors.New("the build was given a part of its folder, by another program, with the times that it had: only the store has that")
+	}
 	name := dockerfilePath(dir, strings.TrimPrefix(r.Asked.Dockerfile, "-"))
 	ignore, ignoreName, err := readIgnore(dir, name)
 	if err != nil {
@@ -489,6 +492,9 @@ func (p *preparer) sealedContext() (done bool, err error) {
 	// known by now, where the engine had to find it out.
 	if r.Chosen.EpochFrom != "build-arg" {
 		p.in.epoch = epoch{r.Chosen.SourceDateEpoch, r.Chosen.EpochFrom}
+	}
+	if r.byClient() && p.in.epoch == (epoch{}) {
+		p.in.epoch.from = "build-arg" // another program chose none
 	}
 	file := r.source("dockerfile", "")
 	if file == nil && fetched {
