@@ -89,9 +89,9 @@ func (p packed) keep(dir string, store *lock.Store) error {
 func writeFolder(dir string, manifest, archive io.Writer) (unfit, err error) {
 	lines := bufio.NewWriterSize(manifest, 64<<10)
 	whole := bufio.NewWriterSize(archive, 256<<10)
-	enc, tw := json.NewEncoder(lines), tar.NewWriter(whole)
+	enc := json.NewEncoder(lines)
 	enc.SetEscapeHTML(false)
-	links := map[[2]uint64]string{}
+	p := &packer{tw: tar.NewWriter(whole), links: map[[2]uint64]string{}, buf: make([]byte, 128<<10)}
 	files := 0
 	err = filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
 		if err != nil || name == dir { // no archive can say anything of its root
@@ -111,7 +111,7 @@ func writeFolder(dir string, manifest, archive io.Writer) (unfit, err error) {
 		if err != nil {
 			return err
 		}
-		sum, err := e.write(tw, name, links)
+		sum, err := p.write(&e, name)
 		if err != nil {
 			return err
 		}
@@ -122,7 +122,7 @@ func writeFolder(dir string, manifest, archive io.Writer) (unfit, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return unfit, errors.Join(tw.Close(), whole.Flush(), lines.Flush())
+	return unfit, errors.Join(p.tw.Close(), whole.Flush(), lines.Flush())
 }
 
 // sentEntry is one path of a folder.
@@ -167,9 +167,16 @@ func (e *sentEntry) line() attestations.ContextFile {
 	return line
 }
 
-// write writes the entry into an archive and returns the digest of a file's
-// bytes, in hex. links are the files that have further names.
-func (e *sentEntry) write(tw *tar.Writer, name string, links map[[2]uint64]string) (string, error) {
+// packer writes an archive.
+type packer struct {
+	tw    *tar.Writer
+	links map[[2]uint64]string // files that have further names, by device and inode
+	buf   []byte
+}
+
+// write adds an entry to the archive and returns the digest of a file's bytes,
+// in hex.
+func (p *packer) write(e *sentEntry, name string) (string, error) {
 	h := &tar.Header{
 		Name: e.path, Linkname: e.link, Mode: int64(e.stat.Mode & 0o7777), Uid: int(e.stat.Uid), Gid: int(e.stat.Gid),
 		ModTime: time.Unix(e.stat.Mtim.Unix()), Format: tar.FormatPAX,
@@ -198,17 +205,17 @@ func (e *sentEntry) write(tw *tar.Writer, name string, links map[[2]uint64]strin
 	default:
 		return "", fmt.Errorf("%q: a file of this kind cannot be sent", e.path)
 	}
-	to := io.Writer(tw)
+	to := io.Writer(p.tw)
 	if e.kind() == unix.S_IFREG && e.stat.Nlink > 1 {
 		id := [2]uint64{e.stat.Dev, e.stat.Ino}
-		if first, ok := links[id]; ok {
+		if first, ok := p.links[id]; ok {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
 			to = io.Discard
 		} else {
-			links[id] = e.path
+			p.links[id] = e.path
 		}
 	}
-	if err := tw.WriteHeader(h); err != nil || e.kind() != unix.S_IFREG {
+	if err := p.tw.WriteHeader(h); err != nil || e.kind() != unix.S_IFREG {
 		return "", err
 	}
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
@@ -217,7 +224,7 @@ func (e *sentEntry) write(tw *tar.Writer, name string, links map[[2]uint64]strin
 	}
 	defer f.Close()
 	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(to, sum), f)
+	n, err := io.CopyBuffer(io.MultiWriter(to, sum), struct{ io.Reader }{f}, p.buf)
 	if err == nil && n != e.stat.Size {
 		err = fmt.Errorf("%q has %d bytes, not %d", e.path, n, e.stat.Size)
 	}

@@ -2,6 +2,7 @@ package build
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"crypto/sha1" //nolint:gosec // git's
 	"crypto/sha256"
@@ -140,6 +141,7 @@ type sentFiles struct {
 	context    map[string]gitFile
 	folders    map[string]bool
 	dockerfile map[string]gitFile // by the name that the frontend asked for
+	buf        []byte
 }
 
 // beginSource finds out which commit an image was made of while other things
@@ -338,7 +340,7 @@ func (c *candidate) asInFolder(root *os.Root, p string) bool {
 		return false
 	}
 	defer in.Close()
-	id, err := blobID(in, st.Size(), len(f.id))
+	id, err := blobID(in, st.Size(), len(f.id), c.sent.buf)
 	return err == nil && id == f.id && gitMode(uint32(st.Mode().Perm())) == f.mode
 }
 
@@ -363,7 +365,7 @@ func hiddenFiles(ctx context.Context, dir string, wanted bool) (map[string]bool,
 
 // sentFiles reads the archives of the contexts that were sent for an image.
 func (s *sealer) sentFiles(ctx context.Context, w *sealedImage, idLength int) (*sentFiles, error) {
-	out := &sentFiles{context: map[string]gitFile{}, folders: map[string]bool{}, dockerfile: map[string]gitFile{}}
+	out := &sentFiles{context: map[string]gitFile{}, folders: map[string]bool{}, dockerfile: map[string]gitFile{}, buf: make([]byte, 128<<10)}
 	read := map[string]bool{}
 	for _, t := range w.sealed.taken {
 		for _, src := range t.record.Sources {
@@ -383,11 +385,11 @@ func (s *sealer) sentFiles(ctx context.Context, w *sealedImage, idLength int) (*
 			return nil, err
 		}
 		for _, f := range rec.Dockerfiles {
-			id, err := blobID(strings.NewReader(string(f.Data)), int64(len(f.Data)), idLength)
+			id, err := blobID(bytes.NewReader(f.Data), int64(len(f.Data)), idLength, out.buf)
 			if err != nil {
 				return nil, err
 			}
-			out.dockerfile[f.Filename] = gitFile{id: id}
+			putSent(out.dockerfile, f.Filename, gitFile{id: id})
 		}
 	}
 	return out, nil
@@ -428,25 +430,35 @@ func (f *sentFiles) read(ctx context.Context, st *lock.Store, d attest.Digest, i
 	return nil
 }
 
+// putSent adds a file. Two of one name, of builds that are one image, are as in no
+// commit.
+func putSent(files map[string]gitFile, name string, f gitFile) {
+	if had, ok := files[name]; ok && had != f {
+		f = gitFile{mode: "several"}
+	}
+	files[name] = f
+}
+
 func (f *sentFiles) add(h *tar.Header, in io.Reader, idLength int) error {
 	name := strings.TrimSuffix(h.Name, "/")
+	if h.Typeflag == tar.TypeDir {
+		f.folders[name] = true
+		return nil
+	}
+	g := gitFile{mode: gitMode(uint32(h.Mode))}
 	var err error
 	switch h.Typeflag {
-	case tar.TypeDir:
-		f.folders[name] = true
 	case tar.TypeReg:
-		g := gitFile{mode: gitMode(uint32(h.Mode))}
-		g.id, err = blobID(in, h.Size, idLength)
-		f.context[name] = g
+		g.id, err = blobID(in, h.Size, idLength, f.buf)
 	case tar.TypeLink:
-		f.context[name] = f.context[h.Linkname]
+		g = f.context[h.Linkname]
 	case tar.TypeSymlink:
-		g := gitFile{mode: "120000"}
-		g.id, err = blobID(strings.NewReader(h.Linkname), int64(len(h.Linkname)), idLength)
-		f.context[name] = g
+		g.mode = "120000"
+		g.id, err = blobID(strings.NewReader(h.Linkname), int64(len(h.Linkname)), idLength, f.buf)
 	default:
-		f.context[name] = gitFile{mode: string(h.Typeflag)} // git has no such files
+		g.mode = "none of git's"
 	}
+	putSent(f.context, name, g)
 	return err
 }
 
@@ -460,7 +472,7 @@ func gitMode(perm uint32) string {
 
 // blobID is the name that git gives to the content of a file, in a repository
 // whose names have that length.
-func blobID(in io.Reader, size int64, length int) (string, error) {
+func blobID(in io.Reader, size int64, length int, buf []byte) (string, error) {
 	var h hash.Hash
 	switch length {
 	case 2 * sha1.Size:
@@ -471,7 +483,7 @@ func blobID(in io.Reader, size int64, length int) (string, error) {
 		return "", fmt.Errorf("git names its objects by %d digits", length)
 	}
 	fmt.Fprintf(h, "blob %d\x00", size)
-	n, err := io.Copy(h, in)
+	n, err := io.CopyBuffer(h, struct{ io.Reader }{in}, buf)
 	if err == nil && n != size {
 		err = fmt.Errorf("%w: %d bytes, not %d", fs.ErrInvalid, n, size)
 	}

@@ -686,7 +686,7 @@ func cleanNamed(v string) string {
 			out += "@" + d.String()
 		}
 		return out
-	case ok && (scheme == "docker" || scheme == "docker-image"):
+	case ok && (scheme == "docker" || scheme == "docker-image"), v == otherTarget:
 		return v
 	case strings.Contains(v, "://") || strings.HasPrefix(v, "git@"):
 		return cleanURL(v)
