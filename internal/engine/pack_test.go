@@ -28,7 +28,7 @@ func sentFolderOf(t *testing.T) string {
 	}
 	old := time.Unix(1600000000, 123456789)
 	err := errors.Join(os.Link(filepath.Join(dir, "b/c"), filepath.Join(dir, "twin")), os.Symlink("b/c", filepath.Join(dir, "link")),
-		os.Chmod(filepath.Join(dir, "b/d"), 0o4750), os.Chtimes(filepath.Join(dir, "a.txt"), old, old))
+		os.Chmod(filepath.Join(dir, "b/d"), 0o750|os.ModeSetuid), os.Chtimes(filepath.Join(dir, "a.txt"), old, old))
 	if err != nil {
 		t.Fatal(err)
 	}

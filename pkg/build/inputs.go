@@ -145,7 +145,7 @@ func (p *preparer) givenEpoch() error {
 
 func (p *preparer) mainContext(ctx context.Context) error {
 	if p.req.Source.Sealed != nil {
-		if done, err := p.sealedContext(); done || err != nil {
+		if done, err := p.sealedContext(ctx); done || err != nil {
 			return err
 		}
 	}

@@ -484,10 +484,11 @@ func (r *Replay) ImportContext(ctx context.Context, st *lock.Store, dir string) 
 
 // sealedContext gives the engine the context of an earlier build. It reports
 // false for one that the engine fetches itself, as it did then.
-func (p *preparer) sealedContext() (done bool, err error) {
+func (p *preparer) sealedContext(ctx context.Context) (done bool, err error) {
 	r := p.req.Source.Sealed
 	src := r.source("context", "")
-	fetched := src == nil
+	nothing := src == nil && r.byClient() && r.Asked.Context.Kind == "directory" // was taken of it, and so nothing was sent
+	fetched := src == nil && !nothing
 	// An epoch among the arguments was read with them. That of a commit is
 	// known by now, where the engine had to find it out.
 	if r.Chosen.EpochFrom != "build-arg" {
@@ -517,6 +518,13 @@ func (p *preparer) sealedContext() (done bool, err error) {
 	}
 	if d, ok := r.dependency(attestations.DependencyDockerignore); ok {
 		p.in.dependencies = append(p.in.dependencies, d)
+	}
+	if nothing {
+		l, err := newLayer(ctx, &tree{}, p.in.epoch.time(), nil)
+		if err != nil {
+			return true, err
+		}
+		return true, p.useContext(l, nil)
 	}
 	l, err := r.layer(src, attestations.DependencyContext)
 	if err != nil {

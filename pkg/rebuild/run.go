@@ -181,7 +181,8 @@ func (r *rebuilding) chooseImage(ctx context.Context) error {
 }
 
 // chooseEvidence finds a provenance whose records of inputs are all there. One
-// of a build from the network comes first: others are rebuilds of it.
+// that can be repeated comes first, and one of a build from the network: others
+// are rebuilds of it.
 func (r *rebuilding) chooseEvidence() error {
 	var inputs []*attest.Statement
 	for _, c := range r.req.Inputs {
@@ -199,7 +200,8 @@ func (r *rebuilding) chooseEvidence() error {
 			}
 			continue
 		}
-		if r.replay == nil || mode(r.replay) == attestations.InputsOffline && mode(replay) != attestations.InputsOffline {
+		if r.replay == nil || len(r.replay.Unrepeatable()) > 0 && len(replay.Unrepeatable()) == 0 ||
+			mode(r.replay) == attestations.InputsOffline && mode(replay) != attestations.InputsOffline {
 			r.replay = replay
 			r.used = r.evidence(c, replay)
 			r.name = c.Statement.Subject[0].Name
