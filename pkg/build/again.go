@@ -59,6 +59,16 @@ func (r *Replay) Unrepeatable() []string {
 			add("the build context %q is %s, which is not kept with it", name, otherTarget)
 		}
 	}
+	if r.Asked.Context.Kind == "tar" && r.source("context", "") == nil {
+		add("its context came over standard input, and was not kept")
+	}
+	for _, rec := range r.Records {
+		for _, s := range rec.Sources {
+			if strings.HasPrefix(s.URI, "pkg:oci/") && !s.Stored {
+				add("an OCI layout was a build context, and was not kept")
+			}
+		}
+	}
 	for _, name := range sortedKeys(r.Asked.Attrs) {
 		if !harmless(name) {
 			add("it was built with the parameter %q of its frontend, which waxseal has no way to give", name)

@@ -13,9 +13,9 @@ import (
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
-// maxClientLog bounds the log of another program's build, all of which is
-// looked through for secrets.
-const maxClientLog = 16 << 20
+// maxClientLog bounds the log of another program's build: all of it is looked
+// through for secrets at once.
+const maxClientLog = 8 << 20
 
 // clientLog is what the engine told another program of its build, in plain
 // lines. It is nil where there is none.

@@ -312,7 +312,7 @@ func (p *preparer) state(l *layer, name, shown string) (llb.State, error) {
 func (p *preparer) gitContext(arg string, ref *dfgitutil.GitRef) error {
 	p.in.described = attestations.ContainerContext{Kind: "git", URI: cleanURL(arg)}
 	p.in.attrs["context"] = arg
-	if ref.SubDir != "" {
+	if ref.SubDir != "" && !p.req.Source.Sealed.byClient() {
 		// BuildKit v0.33 cannot date the files of a git subfolder by their commit.
 		// The whole repository as the context, narrowed afterwards, is the same.
 		p.in.attrs["context"] = withoutSubdir(arg)

@@ -339,10 +339,14 @@ func (s *sealer) state(ctx context.Context, images []clientImage, work []*sealed
 		for _, t := range w.sealed.taken {
 			texts = append(texts, stepTexts(t.record)...)
 		}
-		texts = append(texts, w.log.texts(images[i].solve)...)
 	}
 	if err := clean.look(ctx, texts); err != nil {
 		return err
+	}
+	for i, w := range work {
+		if err := clean.look(ctx, w.log.texts(images[i].solve)); err != nil {
+			return err
+		}
 	}
 	for sv := range solves {
 		sv.clean(clean)
