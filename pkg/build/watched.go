@@ -242,7 +242,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 
 // name is what the record calls the command.
 func (w *watched) name() string {
-	name := commandLine(w.deps.clean.args(w.req.Args))
+	name := attestations.CommandLine(w.deps.clean.args(w.req.Args))
 	return name[:min(len(name), attest.MaxInputText/2)]
 }
 
