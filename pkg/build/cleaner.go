@@ -3,7 +3,6 @@ package build
 import (
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 )
 
