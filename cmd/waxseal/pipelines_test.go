@@ -420,7 +420,7 @@ func TestTheGitLabPipeline(t *testing.T) {
 	if err := schema.Validate(asJSON(t, doc)); err != nil {
 		t.Error(err)
 	}
-	job := doc["image"].(map[string]any)
+	job := doc["build-image"].(map[string]any)
 	for name, bad := range map[string]any{"id_tokens": map[string]any{"X": map[string]any{"audience": "x"}}, "scripts": []any{"true"}, "timeout": []any{"1h"}} {
 		good := job[name]
 		job[name] = bad
@@ -437,7 +437,7 @@ func TestTheGitLabPipeline(t *testing.T) {
 // TestTheShellOfThePipelines: what GitLab and Jenkins hand to a shell is one.
 func TestTheShellOfThePipelines(t *testing.T) {
 	doc := yamlFile(t, filepath.Join(pipelines(t), "gitlab/.gitlab-ci.yml"))
-	job := doc["image"].(map[string]any)
+	job := doc["build-image"].(map[string]any)
 	for _, line := range job["script"].([]any) {
 		checkShell(t, line.(string))
 	}
