@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -23,10 +22,6 @@ const usage = `waxseal-engine is started by waxseal and has nothing to offer by 
   waxseal-engine version`
 
 func main() {
-	if filepath.Base(os.Args[0]) == engine.RuntimeName {
-		fmt.Fprintln(os.Stderr, "waxseal:", engine.Runtime(os.Args[1:]))
-		os.Exit(1)
-	}
 	// As process 1 of its namespace the engine has no default actions for
 	// signals. The lifetime pipe is how it is told to stop; SIGTERM does the same.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)

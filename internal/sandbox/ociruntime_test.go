@@ -1,4 +1,4 @@
-package engine
+package sandbox
 
 import (
 	"encoding/json"
@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/waxseal/waxseal/pkg/egress"
 )
@@ -24,7 +22,14 @@ func TestFitSpec(t *testing.T) {
 	if !strings.Contains(string(raw), `"unknown":{"kept":9007199254740993}`) {
 		t.Errorf("what it does not know is another: %s", raw)
 	}
-	var spec specs.Spec
+	var spec struct {
+		Process struct{ Env []string }
+		Mounts  []struct {
+			Destination, Type string
+			Options           []string
+		}
+		Linux map[string]any
+	}
 	if err := json.Unmarshal(raw, &spec); err != nil {
 		t.Fatal(err)
 	}
@@ -39,8 +44,8 @@ func TestFitSpec(t *testing.T) {
 	if !slices.Equal(mounts, []string{"/proc bind", "/dev tmpfs", egress.MountPoint + " bind"}) || !slices.Contains(spec.Mounts[2].Options, "ro") {
 		t.Errorf("mounts %q", mounts)
 	}
-	if spec.Linux.Resources != nil || spec.Linux.CgroupsPath != "" || len(spec.Linux.Namespaces) != 1 {
-		t.Errorf("%+v", spec.Linux)
+	if len(spec.Linux) != 1 || spec.Linux["namespaces"] == nil {
+		t.Errorf("%v", spec.Linux)
 	}
 	for _, bad := range []string{"", "[]", "{}", `{"process":1}`} {
 		if _, err := fitSpec([]byte(bad)); err == nil {

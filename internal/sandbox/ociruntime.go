@@ -1,4 +1,4 @@
-package engine
+package sandbox
 
 import (
 	"bytes"
@@ -19,6 +19,9 @@ import (
 // RuntimeName is the name of a link to this program among a command's files, by
 // which podman and buildah call it for an OCI runtime.
 const RuntimeName = "oci-runtime"
+
+// maxSpec bounds the specification of one container.
+const maxSpec = 16 << 20
 
 const runtimePath = egress.MountPoint + "/" + RuntimeName
 
@@ -127,7 +130,7 @@ func bundleOf(args []string) string {
 
 func fitBundle(dir string) error {
 	name := filepath.Join(dir, "config.json")
-	raw, err := readBounded(name, maxPlan)
+	raw, err := readBounded(name, maxSpec)
 	if err != nil {
 		return err
 	}
