@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 
 	"github.com/waxseal/waxseal/internal/sandbox"
@@ -16,6 +17,10 @@ import (
 const usage = "waxseal-sandbox is started by waxseal and has nothing to offer by hand, but for: waxseal-sandbox version"
 
 func main() {
+	if filepath.Base(os.Args[0]) == sandbox.RuntimeName {
+		fmt.Fprintln(os.Stderr, "waxseal:", sandbox.Runtime(os.Args[1:])) // it returns where nothing was started
+		os.Exit(1)
+	}
 	code, err := run(os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "waxseal-sandbox:", err)

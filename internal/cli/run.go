@@ -53,7 +53,10 @@ everything is written to a folder as well.
 
 Any other command runs in a sandbox whose only way out is waxseal's gateway. What
 it makes is named by --artifact and --image, or found by its own --iidfile,
---digestfile and --metadata-file; the evidence goes to waxseal-evidence, or --out.
+--digestfile, --metadata-file and --image-refs; the evidence goes to
+waxseal-evidence, or --out, and to the images in a registry that --image or
+--image-refs names. podman and buildah as root are given the sandbox's network,
+and runc or crun in it; a registry on this machine takes --upstream.
 
 How much was seen is computed, said at the end and in the provenance: full (all
 traffic, and all files by digest), partial (but for the parts that are named) or
@@ -68,6 +71,8 @@ well, 64 wrong usage.`,
 		Example: `  waxseal run --key waxseal.key -- docker buildx build --push -t registry.example/app:1.0 .
   waxseal run --key waxseal.key --require full -- docker buildx bake --push
   waxseal run --key waxseal.key --artifact 'dist/*' -- make
+  waxseal run --key waxseal.key --image registry.example/app:1.0 -- sh build-with-podman.sh
+  waxseal run --keyless -- ko build --bare --image-refs refs .
   waxseal run --keyless --env NPM_TOKEN --out evidence -- make image`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return runRun(cmd.Context(), s, cmd, &f, args) },

@@ -201,7 +201,13 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 		}
 		defer tr.close()
 	}
-	in := inside{plan: plan, sockets: sockets, files: files, netns: step.NetNS(), env: step.Env(plan.Env)}
+	env := step.Env(plan.Env)
+	if plan.User == 0 {
+		if env, err = lendRuntime(files, env); err != nil {
+			return 0, err
+		}
+	}
+	in := inside{plan: plan, sockets: sockets, files: files, netns: step.NetNS(), env: env}
 	first, err := in.start()
 	if err != nil {
 		return 0, err

@@ -338,6 +338,7 @@ func (r *CommandRequest) check(signed bool) error {
 			"use --inputs record or none here")}
 	}
 	whole := Request{Seal: r.Seal, Steps: Steps{Allow: r.Allow}, Inputs: r.Inputs}
+	whole.Inputs.Push = false // who pushes is the command's business
 	return whole.check(signed)
 }
 

@@ -150,7 +150,7 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 		ours.Close()
 		var start *StartError
 		if errors.As(err, &start) && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES)) {
-			err = &noSandbox{EngineError{Text: fmt.Sprintf("making namespaces: %v", lastCause(err)), Way: "run waxseal as root, or where user namespaces are allowed"}}
+			err = &noSandbox{EngineError{Text: noNamespaces(err), Way: "run waxseal as root, or where user namespaces are allowed (sysctl user.max_user_namespaces; on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0; in a container: a privileged one)"}}
 		}
 		return nil, err
 	}
@@ -159,6 +159,18 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 		return nil, got.err
 	}
 	return got.value, nil
+}
+
+// noNamespaces says why there are none.
+func noNamespaces(err error) string {
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return "making namespaces: user.max_user_namespaces allows no more"
+	case errors.As(err, &errno):
+		return "making namespaces: " + errno.Error()
+	}
+	return fmt.Sprintf("making namespaces: %v", lastCause(err))
 }
 
 type answerOf[T any] struct {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/store"
 )
 
 // commandLock is the name of the lock of what a command takes in.
@@ -40,6 +41,7 @@ type watched struct {
 	intake *intake
 	notes  *notes
 	images []imageFile
+	pushes []store.Reference // by digest, to where the command wrote down that it pushed
 
 	began         time.Time
 	before, after *workFolder
@@ -242,7 +244,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 
 // name is what the record calls the command.
 func (w *watched) name() string {
-	name := commandLine(w.deps.clean.args(w.req.Args))
+	name := attestations.CommandLine(w.deps.clean.args(w.req.Args))
 	return name[:min(len(name), attest.MaxInputText/2)]
 }
 
@@ -321,6 +323,7 @@ func (w *watched) without(none *noSandbox) error {
 		return hinted(fmt.Errorf("--trace: %s", none.Text), none.Way)
 	}
 	w.observed = Observed{Grade: GradeRecordOnly, Unobserved: []string{fmt.Sprintf(unseenAll, none.Text)}}
+	w.notes.add("nothing of the command is watched here; so that it is, %s", none.Way)
 	return nil
 }
 
