@@ -158,7 +158,7 @@ func TestLegacyBuildOfADaemonBehindTLS(t *testing.T) {
 		t.Fatalf("%d builds, %q, network %q", len(builds), notes, asked)
 	}
 	seen, watched, err := p.observe(t.Context(), builds[0])
-	if err != nil || watched || !strings.Contains(seen.Gaps[0].Detail, "the daemon is not of this machine") {
+	if err != nil || watched || !strings.Contains(seen.Gaps[0].Detail, "the daemon is reached over the network") {
 		t.Errorf("%+v, %t, %v", seen, watched, err)
 	}
 }
