@@ -224,7 +224,7 @@ func (f *rotateFlags) successor(ctx context.Context, s *Streams, old *shownKey, 
 		_, public, err := sign.GenerateKeyPair(nil)
 		return nil, &policy.Rotation{New: f.beside(prefix + ".pub"), PEM: public}, err
 	}
-	pair, err := newPair(s, prefix, sign.GenerateKeyPair)
+	pair, err := newPair(ctx, s, prefix, sign.GenerateKeyPair)
 	if err != nil {
 		return nil, nil, err
 	}

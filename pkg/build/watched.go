@@ -66,7 +66,8 @@ func newWatched(req *CommandRequest, deps *CommandDeps, env []string) (*watched,
 
 // whole runs the command and seals what it made: the files that req.Artifacts
 // names and the images that it wrote down or req.Images names. l, which may be
-// nil, is where its builds by docker go.
+// nil, is where its builds by docker go. Signals do not end ctx: they are the
+// command's.
 func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err error) {
 	if res.Code, err = w.run(ctx, l); err != nil {
 		return err
@@ -175,7 +176,6 @@ func (w *watched) hidden() []string {
 // run runs the command, in the sandbox or, where there is none to be had and
 // nothing asks for one, without.
 func (w *watched) run(ctx context.Context, l *lead) (int, error) {
-	ctx = context.WithoutCancel(ctx) // a signal is the command's
 	read := make(chan error, 1)
 	go func() { read <- w.readBefore(ctx) }()
 	var readErr error
