@@ -49,7 +49,8 @@ func takeEnv(name string) ([]byte, bool) {
 	if !set {
 		return nil, false
 	}
-	taken := []byte(value)
+	held := sign.Hide([]byte(value))
+	defer held.Forget()
 	// It fails for a name that is none.
 	_ = os.Unsetenv(name)
 	overwrite(uintptr(unsafe.Pointer(unsafe.StringData(value))), len(value)) //nolint:gosec // an address for the kernel, and nobody else has the string
@@ -58,13 +59,13 @@ func takeEnv(name string) ([]byte, bool) {
 		defer clear(block)
 		local := []unix.Iovec{{Base: &block[1], Len: uint64(len(block) - 1)}}
 		if _, err := unix.ProcessVMReadv(os.Getpid(), local, []unix.RemoteIovec{{Base: from, Len: len(block) - 1}}, 0); err != nil {
-			return taken, true
+			return held.Reveal(), true
 		}
 		if at := bytes.Index(block, []byte("\x00"+name+"=")); at >= 0 {
-			overwrite(from+uintptr(at+len(name)+1), len(taken))
+			overwrite(from+uintptr(at+len(name)+1), len(value))
 		}
 	}
-	return taken, true
+	return held.Reveal(), true
 }
 
 // overwrite writes asterisks over memory of this process. What cannot be written
@@ -115,6 +116,12 @@ func (s *Streams) secret(name string) ([]byte, bool) {
 		return []byte(v), ok
 	}
 	return s.Secret(name)
+}
+
+func (s *Streams) hasSecret(name string) bool {
+	v, ok := s.secret(name)
+	clear(v)
+	return ok
 }
 
 // guard closes this process to all others but root's, before it holds a key: its

@@ -120,8 +120,7 @@ func openLate(ctx context.Context, s *Streams, ref string) (sign.Signer, error) 
 	asks := strings.HasPrefix(ref, "pkcs11:") && s.asksPIN()
 	password := opts.Password
 	opts.Password = func() ([]byte, error) {
-		_, set := s.secret(passwordVariable)
-		asks = !set
+		asks = !s.hasSecret(passwordVariable)
 		return password()
 	}
 	signer, err := sign.OpenLate(ctx, ref, opts)
@@ -144,9 +143,8 @@ func openOptions(ctx context.Context, s *Streams, ref string) sign.OpenOptions {
 
 // asksPIN reports whether a person may be asked for the PIN of a token.
 func (s *Streams) asksPIN() bool {
-	_, set := s.secret(pinVariable)
 	_, there := s.terminal()
-	return there && !set
+	return there && !s.hasSecret(pinVariable)
 }
 
 // askPIN takes the PIN of a token from the environment, else from a person at a

@@ -214,6 +214,9 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		if err := wait(); err != nil {
 			return err
 		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		return w.enough()
 	}
 	done, err := c.run(ctx)

@@ -93,6 +93,7 @@ func tryApart(ctx context.Context, command []string, password, text []byte) (ope
 	given := make([]byte, 0, binary.MaxVarintLen64+len(password)+len(text))
 	defer func() { clear(given[:cap(given)]) }()
 	given = append(append(binary.AppendUvarint(given, uint64(len(password))), password...), text...)
+	scrub(widest)
 	said := &fixed{make([]byte, 0, maxTried)}
 	defer func() { clear(said.room[:cap(said.room)]) }()
 	child := exec.CommandContext(ctx, command[0], command[1:]...)

@@ -18,6 +18,7 @@ type Hidden struct {
 
 // Hide takes a secret over, and overwrites it where it was.
 func Hide(secret []byte) *Hidden {
+	defer scrub(widest)
 	defer clear(secret)
 	h := &Hidden{size: len(secret)}
 	if h.page = secretMemory(max(len(secret), 1)); h.page == nil {
@@ -30,7 +31,7 @@ func Hide(secret []byte) *Hidden {
 // secretMemory returns zeroed memory that is mapped for it alone; nil where none
 // can be had.
 func secretMemory(size int) []byte {
-	if fd, err := unix.MemfdSecret(unix.FD_CLOEXEC); err == nil {
+	if fd, err := unix.MemfdSecret(unix.O_CLOEXEC); err == nil {
 		defer unix.Close(fd) // the mapping stays
 		if unix.Ftruncate(fd, int64(size)) == nil {
 			if page, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
@@ -51,12 +52,25 @@ func secretMemory(size int) []byte {
 // Reveal returns a copy of the secret, which the caller overwrites; nil once it
 // is forgotten.
 func (h *Hidden) Reveal() []byte {
+	defer scrub(widest)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.page == nil {
 		return nil
 	}
 	return append(make([]byte, 0, max(h.size, 1)), h.page[:h.size]...)
+}
+
+// widest is the most that is copied by way of registers.
+const widest = 256
+
+// scrub has the registers by which bytes are copied hold zeros: what a secret's
+// copying left there the system may put onto some thread's stack.
+//
+//go:noinline
+func scrub(size int) {
+	zeros := make([]byte, 2*size)
+	copy(zeros[:size], zeros[size:])
 }
 
 // Forget overwrites the secret. It may be called more than once, and on nil.
