@@ -263,8 +263,10 @@ func replaceFile(path string, text []byte) error {
 	if err != nil {
 		return fmt.Errorf("writing %q: %w", path, errors.Unwrap(err))
 	}
-	if err := writeWhole(real, text); err != nil {
-		return err
-	}
-	return os.Chmod(real, info.Mode().Perm())
+	return writeBeside(real, text, 0o600, func(f *os.File) error {
+		if err := f.Chmod(info.Mode().Perm()); err != nil {
+			return err
+		}
+		return os.Rename(f.Name(), real)
+	})
 }
