@@ -125,6 +125,8 @@ var guests = map[string]string{
 	"github.com/miekg/dns":                             "pkg/egress",
 	"github.com/vishvananda/netlink":                   "pkg/egress",
 	"golang.org/x/crypto/ocsp":                         "pkg/verify",
+	"golang.org/x/crypto/nacl/secretbox":               "pkg/sign", // cosign's encrypted keys, in two steps
+	"golang.org/x/crypto/scrypt":                       "pkg/sign",
 	"golang.org/x/net":                                 "pkg/egress",
 	"software.sslmate.com/src/go-pkcs12":               "pkg/egress", // Java's trust store
 
