@@ -135,7 +135,7 @@ func TestCertificatesOfACompany(t *testing.T) {
 				block, _ := pem.Decode(between)
 				along = append(along, must(x509.ParseCertificate(block.Bytes))(t))
 			}
-			who, err := must(verify.ParseCA("ca.pem", o))(t).Examine(leafOf(t, co.signed), along, time.Now())
+			who, err := must(verify.ParseCA("ca.pem", o))(t).Examine(leafOf(t, co.signed), along, nil, time.Now())
 			if (err == nil) != (c.want == "") || err == nil && who.SAN != san {
 				t.Errorf("examined: %+v, %v", who, err)
 			}
