@@ -15,13 +15,13 @@ FUZZ_NAMES ?= ^Fuzz(Parse.*|UnmarshalStrict|Git.*)$$
 PKCS11 ?= $(if $(shell command -v $(CC) 2>/dev/null),1,0)
 
 build: ## the binaries into bin/; PKCS11=0 leaves tokens out, for a waxseal-kms that needs no libc
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal ./cmd/waxseal-engine ./cmd/waxseal-sandbox
 	CGO_ENABLED=$(PKCS11) go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/waxseal-kms
 	@[ $(PKCS11) = 1 ] || echo "waxseal-kms was built without PKCS#11, which takes a C compiler: install gcc and libc6-dev, and make again"
 
 install: build docs ## binaries, manual pages and completions below PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	install bin/waxseal bin/waxseal-engine bin/waxseal-kms $(DESTDIR)$(PREFIX)/bin/
+	install bin/waxseal bin/waxseal-engine bin/waxseal-sandbox bin/waxseal-kms $(DESTDIR)$(PREFIX)/bin/
 	ln -sf waxseal $(DESTDIR)$(PREFIX)/bin/waxseal-verifier
 	install -m 644 bin/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 bin/completion/waxseal $(DESTDIR)$(PREFIX)/share/bash-completion/completions/

@@ -27,10 +27,6 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
-		var code exitCode
-		if errors.As(err, &code) {
-			os.Exit(int(code)) // a command's own: it has said what there is to say
-		}
 		fmt.Fprintln(os.Stderr, "waxseal-engine:", err)
 		var h interface{ Hint() string }
 		if errors.As(err, &h) {
@@ -59,14 +55,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 		cfg.Entitlements, cfg.InsecureRegistries = list(allow), list(insecure)
 		return engine.Serve(ctx, cfg)
-	case "confine":
-		code, err := engine.Confine(context.WithoutCancel(ctx), version()) // signals are the command's
-		if err == nil && code != 0 {
-			return exitCode(code)
-		}
-		return err
-	case "confined":
-		return engine.Confined()
 	case "catalog":
 		var req engine.CatalogRequest
 		f.StringVar(&req.Layout, "layout", "", "folder of an OCI layout")
@@ -91,11 +79,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return errors.New(usage)
 	}
 }
-
-// exitCode is that of a command that was run.
-type exitCode int
-
-func (c exitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) }
 
 func list(s string) []string {
 	if s == "" {

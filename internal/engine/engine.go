@@ -148,6 +148,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	go func() { served <- server.Serve(l) }()
 	debug.SetGCPercent(100) // waxseal starts us with more, for the tables
 	svc.setReady()
+	go svc.runc() // every build ends by asking for it
 
 	select {
 	case <-ctx.Done():

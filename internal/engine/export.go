@@ -82,7 +82,7 @@ func (w *layerWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, s
 // ResolveSourceMetadata answers for git repositories from the lock, where
 // there is one.
 func (w *layerWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt, sm *session.Manager, jobCtx solver.JobContext) (*sourceresolver.MetaResponse, error) {
-	if w.rec.git != nil && w.rec.plan.locked() {
+	if w.rec.git != nil && w.rec.plan.Locked() {
 		id, err := w.ParseSource(op, nil)
 		if g, ok := id.(*git.GitIdentifier); err == nil && ok {
 			if resp, err := w.rec.git.resolveGit(op, g, opt.GitOpt != nil && opt.GitOpt.ReturnObject); resp != nil || err != nil {

@@ -135,7 +135,7 @@ type gitInstance struct {
 // locked finds what the lock has of a checkout; nil in mode record.
 func (s *gitSource) locked(name string) (*lock.Source, *watch, error) {
 	w, err := s.rec.watch()
-	if err != nil || !s.rec.plan.locked() {
+	if err != nil || !s.rec.plan.Locked() {
 		return nil, w, err
 	}
 	for i, l := range w.lock.Sources {
@@ -164,7 +164,7 @@ func (i *gitInstance) CacheKey(ctx context.Context, jobCtx solver.JobContext, in
 		i.source.remember(i.name, gitCheckout{Key: key, Pin: i.pin, Tree: string(held.Tree)})
 		return i.key, i.pin, nil, true, nil
 	}
-	if i.source.rec.plan.offline() {
+	if i.source.rec.plan.Offline() {
 		return "", "", nil, false, fmt.Errorf("%s: git %s: the store does not have its files, and the build is offline", violationPrefix, i.name)
 	}
 	if err := i.source.hostAllowed(i.id, i.name); err != nil {
@@ -550,7 +550,7 @@ func (s *gitSource) resolveGit(op *pb.SourceOp, id *git.GitIdentifier, object bo
 		return nil, s.hostAllowed(id, name)
 	}
 	if held.Tree == "" || w.store == nil || !w.store.Has(held.Tree) {
-		if s.rec.plan.offline() {
+		if s.rec.plan.Offline() {
 			return nil, fmt.Errorf("%s: git %s: the store does not have its files, and the build is offline", violationPrefix, name)
 		}
 		return nil, nil
@@ -563,7 +563,7 @@ func (s *gitSource) resolveGit(op *pb.SourceOp, id *git.GitIdentifier, object bo
 			return nil, err
 		}
 		if answer.CommitObject = []byte(head[gitCommitRecord]); len(answer.CommitObject) == 0 {
-			if s.rec.plan.offline() {
+			if s.rec.plan.Offline() {
 				return nil, fmt.Errorf("%s: git %s: the store does not have its commit, whose time is asked for, and the build is offline", violationPrefix, name)
 			}
 			return nil, s.hostAllowed(id, name)

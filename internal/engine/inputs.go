@@ -107,7 +107,7 @@ func (r *recorder) intercept(ctx context.Context, req any, _ *grpc.UnaryServerIn
 		return handler(ctx, req)
 	}
 	imports := solve.Cache != nil && (len(solve.Cache.Imports) > 0 || len(solve.Cache.ImportRefsDeprecated) > 0)
-	if imports && r.plan.held() {
+	if imports && r.plan.Held() {
 		return nil, fmt.Errorf("%s: results of an imported build cache have no record of what went into them: leave out --cache-from with --inputs %s", violationPrefix, r.plan.Mode)
 	}
 	if _, err := r.watch(); err != nil {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/egress"
 	"github.com/waxseal/waxseal/pkg/lock"
 )
 
@@ -30,7 +31,7 @@ import (
 // modes locked and offline it knows what a tag was when the lock was made, and
 // answers from the store what the store has; offline it answers nothing else.
 func (r *recorder) registryHosts(hosts docker.RegistryHosts) docker.RegistryHosts {
-	if !r.plan.locked() {
+	if !r.plan.Locked() {
 		return hosts
 	}
 	return func(host string) ([]docker.RegistryHost, error) {
@@ -80,7 +81,7 @@ func (t *lockedRegistry) RoundTrip(req *http.Request) (*http.Response, error) {
 	if resp, err := w.stored(req, kind, d); resp != nil || err != nil {
 		return resp, err
 	}
-	if t.rec.plan.offline() {
+	if t.rec.plan.Offline() {
 		return nil, fmt.Errorf("%s: the store does not have %s of image %s/%s, and the build is offline", violationPrefix, d, t.name, name)
 	}
 	if what != string(d) {
@@ -98,8 +99,8 @@ func (t *lockedRegistry) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // upstream passes on what is no content: greetings and tokens.
 func (t *lockedRegistry) upstream(req *http.Request) (*http.Response, error) {
-	if t.rec.plan.offline() {
-		return nil, fmt.Errorf("%s %s: %w", req.Method, req.URL.Redacted(), errOffline)
+	if t.rec.plan.Offline() {
+		return nil, fmt.Errorf("%s %s: %w", req.Method, req.URL.Redacted(), egress.ErrOffline)
 	}
 	return t.inner.RoundTrip(req)
 }

@@ -94,7 +94,7 @@ func (t *remoteFiles) RoundTrip(req *http.Request) (*http.Response, error) {
 	if t.rec.plan.Mode == attestations.InputsNone {
 		return nil, &violationError{step: "ADD " + w.redactor.URI(req.URL.String()), texts: []string{"with --inputs none the build may not use the network"}}
 	}
-	if t.rec.plan.locked() {
+	if t.rec.plan.Locked() {
 		return t.held(req, w)
 	}
 	shape := lock.Shape(w.redactor.URI(req.URL.String()))
@@ -289,7 +289,7 @@ func (t *remoteFiles) held(req *http.Request, w *watch) (*http.Response, error) 
 			return t.fromStore(req, w, want, d)
 		}
 	}
-	if t.rec.plan.offline() {
+	if t.rec.plan.Offline() {
 		return nil, fmt.Errorf("%s: %s: the store does not have %s, and the build is offline", violationPrefix, step, missing)
 	}
 	fresh := req.Clone(req.Context())
@@ -403,7 +403,7 @@ func (w *watch) has(digest string) bool {
 // source completes what is known of a remote file.
 func (t *remoteFiles) source(s *attestations.InputSource, w *watch) {
 	f, ok := t.known(lock.Shape(s.URI))
-	if t.rec.plan.locked() {
+	if t.rec.plan.Locked() {
 		for _, l := range w.lock.Sources {
 			if l.Kind == lock.KindHTTP && lock.Shape(l.Ref) == lock.Shape(s.URI) && l.Digest == s.Digest {
 				f, ok = remoteFile{Digest: l.Digest, Size: l.Size, Tree: string(l.Tree)}, true

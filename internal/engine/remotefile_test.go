@@ -10,6 +10,7 @@ import (
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/egress"
 	"github.com/waxseal/waxseal/pkg/lock"
 )
 
@@ -24,7 +25,7 @@ func TestRemoteFilesAreHeldToTheirHeaders(t *testing.T) {
 	defer up.Close()
 	const uri = "http://files.test/get"
 	get := func(mode, store string, file *lock.File) (http.Header, string, *recorder, error) {
-		plan := InputsPlan{Mode: mode, Store: store, Upstreams: map[string]string{"files.test:80": strings.TrimPrefix(up.URL, "http://")}}
+		plan := InputsPlan{Plan: egress.Plan{Mode: mode, Store: store, Upstreams: map[string]string{"files.test:80": strings.TrimPrefix(up.URL, "http://")}}}
 		if file != nil {
 			plan.Lock = file.Marshal()
 		}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,37 +23,42 @@ type FoundSecret struct {
 	Secret string `json:"secret"` // as it stands in the text
 }
 
-// Secrets reads a JSON list of texts and writes a JSON list of what in them has
-// the shape of a secret (a list of FoundSecret), by the rules that gitleaks
-// brings. A comment in a text that tells gitleaks to look away is ignored.
+// Secrets reads lists of texts in JSON, a line each, and answers every one with
+// a line: a list of what in them has the shape of a secret (of FoundSecret), by
+// the rules that gitleaks brings. A comment in a text that tells gitleaks to
+// look away is ignored.
 func Secrets(ctx context.Context, in io.Reader, out io.Writer) error {
-	raw, err := io.ReadAll(io.LimitReader(in, maxSecretText+1))
-	if err == nil && len(raw) > maxSecretText {
-		err = fmt.Errorf("more than %d bytes of text", maxSecretText)
-	}
-	var texts []string
-	if err == nil {
-		err = attest.UnmarshalStrict(raw, &texts)
-	}
-	if err != nil {
-		return fmt.Errorf("reading the texts to look through: %w", err)
-	}
 	d, err := detect.NewDetectorDefaultConfig()
 	if err != nil {
 		return fmt.Errorf("loading the rules of gitleaks: %w", err)
 	}
 	d.IgnoreGitleaksAllow = true
-	found := []FoundSecret{}
-	for i, text := range texts {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, maxSecretText)
+	answers := json.NewEncoder(out)
+	for lines.Scan() {
+		var texts []string
+		if err := attest.UnmarshalStrict(lines.Bytes(), &texts); err != nil {
+			return fmt.Errorf("reading the texts to look through: %w", err)
 		}
-		for _, f := range d.DetectString(text) {
-			if f.Secret == "" {
-				return errors.New("gitleaks found a secret and does not say which")
+		found := []FoundSecret{}
+		for i, text := range texts {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
-			found = append(found, FoundSecret{Text: i, Kind: f.RuleID, Secret: f.Secret})
+			for _, f := range d.DetectString(text) {
+				if f.Secret == "" {
+					return errors.New("gitleaks found a secret and does not say which")
+				}
+				found = append(found, FoundSecret{Text: i, Kind: f.RuleID, Secret: f.Secret})
+			}
+		}
+		if err := answers.Encode(found); err != nil {
+			return err
 		}
 	}
-	return json.NewEncoder(out).Encode(found)
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("reading the texts to look through: %w", err)
+	}
+	return nil
 }

@@ -25,11 +25,15 @@ func TestSecrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if err := Secrets(t.Context(), bytes.NewReader(raw), &out); err != nil {
+	if err := Secrets(t.Context(), strings.NewReader(`["nothing here"]`+"\n"+string(raw)+"\n"), &out); err != nil {
 		t.Fatal(err)
 	}
+	first, second, _ := strings.Cut(out.String(), "\n")
+	if first != "[]" {
+		t.Errorf("found %s in nothing", first)
+	}
 	var got []FoundSecret
-	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+	if err := json.Unmarshal([]byte(second), &got); err != nil {
 		t.Fatal(err)
 	}
 	found := map[int][]string{}
@@ -39,7 +43,7 @@ func TestSecrets(t *testing.T) {
 	if len(found) != 2 || !strings.Contains(strings.Join(found[1], " "), github) || !strings.Contains(strings.Join(found[2], " "), aws) {
 		t.Errorf("found %+v", got)
 	}
-	for _, bad := range []string{"", `{"a":1}`, `["a"] ["b"]`} {
+	for _, bad := range []string{"\n", `{"a":1}`, `["a"] ["b"]`, "[\n"} {
 		if err := Secrets(t.Context(), strings.NewReader(bad), &out); err == nil {
 			t.Errorf("takes %q", bad)
 		}

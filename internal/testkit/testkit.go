@@ -89,9 +89,9 @@ func canPKCS11() error {
 	return nil
 }
 
-// Binaries builds waxseal, waxseal-engine and waxseal-kms and returns the folder
-// they are in. Under the race detector they are built with it too, but for the
-// last, which is all but other people's code.
+// Binaries builds the programs and returns the folder they are in. Under the
+// race detector they are built with it too, but for waxseal-kms, which is all
+// but other people's code.
 func Binaries(ctx context.Context) (string, error) { return binaries(ctx, raceEnabled) }
 
 func binaries(ctx context.Context, race bool) (string, error) {
@@ -110,7 +110,7 @@ func binaries(ctx context.Context, race bool) (string, error) {
 		return "", err
 	}
 	defer unlock()
-	args = append(args, "-o", dir+"/", "./cmd/waxseal", "./cmd/waxseal-engine")
+	args = append(args, "-o", dir+"/", "./cmd/waxseal", "./cmd/waxseal-engine", "./cmd/waxseal-sandbox")
 	build := exec.CommandContext(ctx, "go", args...)
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {

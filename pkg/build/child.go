@@ -251,25 +251,30 @@ func StartEngine(ctx context.Context, opts EngineOptions) (_ *Engine, err error)
 	return e, nil
 }
 
-// engineProgram finds the engine: the one that was built with us comes first.
+// engineProgram finds the engine.
 func engineProgram(given string) (string, error) {
 	if given != "" {
 		return given, nil
 	}
+	if p, ok := program(engineName); ok {
+		return p, nil
+	}
+	return "", &EngineError{
+		Text: fmt.Sprintf("finding the engine: %s is neither beside waxseal nor on PATH", engineName),
+		Way:  "install all programs into one folder (make install), or use a running BuildKit with --engine buildkit:ADDRESS",
+	}
+}
+
+// program finds one of our own: the one that was built with us comes first.
+func program(name string) (string, bool) {
 	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), engineName)
+		beside := filepath.Join(filepath.Dir(self), name)
 		if st, err := os.Stat(beside); err == nil && st.Mode().IsRegular() {
-			return beside, nil
+			return beside, true
 		}
 	}
-	p, err := exec.LookPath(engineName)
-	if err != nil {
-		return "", &EngineError{
-			Text: fmt.Sprintf("finding the engine: %s is neither beside waxseal nor on PATH", engineName),
-			Way:  "install both programs into one folder (make install), or use a running BuildKit with --engine buildkit:ADDRESS",
-		}
-	}
-	return p, nil
+	p, err := exec.LookPath(name)
+	return p, err == nil
 }
 
 // engineEnv is the engine's whole environment: where programs are, where

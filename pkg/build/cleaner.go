@@ -14,6 +14,7 @@ const removed = "REMOVED"
 type cleaner struct {
 	values [][]byte // of variables that hold one
 
+	detector *detector
 	// What was found by its shape, see look.
 	found  []string
 	leaks  []leak

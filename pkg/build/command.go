@@ -101,7 +101,10 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	defer stop()
 	deps.clean = newCleaner(env, req.Env)
 	deps.clean.strict = req.StrictSecrets
-	deps.clean.begin(looking, req.argumentTexts())
+	if err := deps.clean.begin(looking, req.argumentTexts()); err != nil {
+		return nil, err
+	}
+	defer deps.clean.close()
 	if deps.CI != nil {
 		// Tokens of a job do not live as long as some commands run.
 		if deps.whose, err = deps.CI(ctx); err != nil {

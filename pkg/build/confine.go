@@ -19,7 +19,7 @@ import (
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
-// confinePlan is what the engine is told of a command that it keeps.
+// confinePlan is what the keeper is told of a command.
 type confinePlan struct {
 	Inputs  InputsPlan `json:"inputs"`
 	Name    string     `json:"name"` // of the step in the record
@@ -78,10 +78,12 @@ type tracedFile struct {
 // noSandbox is a machine, or a user, that no sandbox can be had of.
 type noSandbox struct{ EngineError }
 
-// maxConfined bounds all that the engine says of one command.
+const sandboxName = "waxseal-sandbox"
+
+// maxConfined bounds all that the keeper says of one command.
 const maxConfined = attest.MaxStatement + 64<<20
 
-// confined is one command in the engine's sandbox. The engine's process takes
+// confined is one command in a sandbox. Its keeper, another process, takes
 // the place of the command towards the terminal and signals, and hands its
 // streams on.
 type confined struct {
@@ -92,7 +94,7 @@ type confined struct {
 	start func(confineReady) error
 
 	mu  sync.Mutex
-	out *json.Encoder // to the engine
+	out *json.Encoder // to the keeper
 }
 
 func (c *confined) say(v any) error {
@@ -104,9 +106,12 @@ func (c *confined) say(v any) error {
 // run returns what came of the command. A *noSandbox means that nothing was
 // run; so does whatever start has returned.
 func (c *confined) run(ctx context.Context) (*confineDone, error) {
-	program, err := engineProgram("")
-	if err != nil {
-		return nil, err
+	keeperProgram, ok := program(sandboxName)
+	if !ok {
+		return nil, &EngineError{
+			Text: fmt.Sprintf("finding the sandbox: %s is neither beside waxseal nor on PATH", sandboxName),
+			Way:  "install all programs into one folder (make install)",
+		}
 	}
 	ours, theirs, err := socketPair("channel to the sandbox")
 	if err != nil {
@@ -114,7 +119,7 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 	}
 	defer ours.Close()
 	keeper := c.process
-	keeper.Args = []string{program, "confine"}
+	keeper.Args = []string{keeperProgram, "keep"}
 	keeper.Env = append(engineEnv(os.Environ()), "GOGC=400")
 	keeper.Dir = "/"
 	keeper.Files = []*os.File{theirs}
@@ -128,7 +133,7 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 	stops := make(chan struct{}, 1)
 	keeper.Stops = stops
 	c.out = json.NewEncoder(ours)
-	// Before the command runs the engine reads nothing but whether it may.
+	// Before the command runs the keeper reads nothing but whether it may.
 	var running atomic.Bool
 	keeper.Deliver = func(s syscall.Signal) {
 		if !running.Load() {
@@ -161,7 +166,7 @@ type answerOf[T any] struct {
 	err   error
 }
 
-// talk leads the conversation with the engine to its end.
+// talk leads the conversation with the keeper to its end.
 func (c *confined) talk(conn net.Conn, stops chan<- struct{}, running *atomic.Bool) answerOf[confineDone] {
 	fail := func(err error) answerOf[confineDone] { return answerOf[confineDone]{err: err} }
 	if err := c.say(c.plan); err != nil {
@@ -173,7 +178,7 @@ func (c *confined) talk(conn net.Conn, stops chan<- struct{}, running *atomic.Bo
 		err := in.Decode(&m)
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return fail(errors.New("confining the command: the engine died"))
+			return fail(errors.New("confining the command: the keeper died"))
 		case err != nil:
 			return fail(fmt.Errorf("confining the command: %w", err))
 		case m.Error != "" && m.NoSandbox:

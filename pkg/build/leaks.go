@@ -29,11 +29,16 @@ type leak struct{ where, kind string }
 func (l leak) String() string { return fmt.Sprintf("%s looks like a secret (%s)", l.where, l.kind) }
 
 // begin has texts looked through while other things happen; ready waits for it.
-func (c *cleaner) begin(ctx context.Context, texts []placed) {
-	answer := make(chan answerOf[[]FoundSecret], 1)
+// Call close after it.
+func (c *cleaner) begin(ctx context.Context, texts []placed) error {
+	var err error
+	if c.detector, err = startDetector(); err != nil {
+		return err
+	}
+	answer := make(chan answerOf[[]foundSecret], 1)
 	go func() {
 		found, err := c.findIn(ctx, texts)
-		answer <- answerOf[[]FoundSecret]{&found, err}
+		answer <- answerOf[[]foundSecret]{&found, err}
 	}()
 	c.begun = func() error {
 		a := <-answer
@@ -43,7 +48,10 @@ func (c *cleaner) begin(ctx context.Context, texts []placed) {
 		c.take(texts, *a.value)
 		return nil
 	}
+	return nil
 }
+
+func (c *cleaner) close() { c.detector.close() }
 
 // ready waits for what begin began. From then on text takes out what was found.
 func (c *cleaner) ready() error {
@@ -72,12 +80,12 @@ func (c *cleaner) look(ctx context.Context, texts []placed) error {
 }
 
 // findIn asks gitleaks, and adds what it cannot know.
-func (c *cleaner) findIn(ctx context.Context, texts []placed) ([]FoundSecret, error) {
+func (c *cleaner) findIn(ctx context.Context, texts []placed) ([]foundSecret, error) {
 	whole := make([]string, len(texts))
 	for i, p := range texts {
 		whole[i] = p.before + p.text
 	}
-	found, err := FindSecrets(ctx, whole, "")
+	found, err := c.detector.find(ctx, whole)
 	if err != nil {
 		return nil, err
 	}
@@ -85,12 +93,12 @@ func (c *cleaner) findIn(ctx context.Context, texts []placed) ([]FoundSecret, er
 }
 
 // more adds the values of variables, and the shapes that gitleaks leaves.
-func (c *cleaner) more(texts []string, found []FoundSecret) []FoundSecret {
+func (c *cleaner) more(texts []string, found []foundSecret) []foundSecret {
 	add := func(i int, kind, value string) {
-		if !slices.ContainsFunc(found, func(f FoundSecret) bool {
-			return f.Text == i && (strings.Contains(f.Value, value) || strings.Contains(value, f.Value))
+		if !slices.ContainsFunc(found, func(f foundSecret) bool {
+			return f.text == i && (strings.Contains(f.value, value) || strings.Contains(value, f.value))
 		}) {
-			found = append(found, FoundSecret{i, kind, value})
+			found = append(found, foundSecret{i, kind, value})
 		}
 	}
 	for i, t := range texts {
@@ -107,14 +115,14 @@ func (c *cleaner) more(texts []string, found []FoundSecret) []FoundSecret {
 }
 
 // take remembers what was found, for hide and notes.
-func (c *cleaner) take(texts []placed, found []FoundSecret) {
+func (c *cleaner) take(texts []placed, found []foundSecret) {
 	for _, f := range found {
-		p := texts[f.Text]
-		c.found = append(c.found, f.Value)
-		if len(p.text) >= minSecret && !strings.Contains(p.text, f.Value) && !strings.Contains(p.before, f.Value) {
+		p := texts[f.text]
+		c.found = append(c.found, f.value)
+		if len(p.text) >= minSecret && !strings.Contains(p.text, f.value) && !strings.Contains(p.before, f.value) {
 			c.found = append(c.found, p.text) // it begins in what stands before
 		}
-		if l := (leak{p.where, f.Kind}); !slices.Contains(c.leaks, l) {
+		if l := (leak{p.where, f.kind}); !slices.Contains(c.leaks, l) {
 			c.leaks = append(c.leaks, l)
 		}
 	}

@@ -17,7 +17,7 @@ func TestWhatIsFoundIsTakenOut(t *testing.T) {
 		{`label "B" of "app"`, "B=", "spanning"},
 		{`label "C" of "app"`, "C=", "ab"},
 	}
-	c.take(texts, []FoundSecret{{0, "one", secret}, {1, "two", longer}, {0, "one", secret}, {2, "three", "B=span"}, {3, "four", "C=ab"}})
+	c.take(texts, []foundSecret{{0, "one", secret}, {1, "two", longer}, {0, "one", secret}, {2, "three", "B=span"}, {3, "four", "C=ab"}})
 	if len(c.leaks) != 4 {
 		t.Errorf("leaks %v", c.leaks)
 	}
@@ -61,8 +61,8 @@ func TestWhatIsFoundIsTakenOut(t *testing.T) {
 func TestSecretsThatGitleaksCannotKnow(t *testing.T) {
 	c := newCleaner([]string{"NPM_TOKEN=s3cr3tvalue"}, nil)
 	short := "dckr_" + "pat_7Kq2Zp9Xv4Lm1Tc8Rb"
-	got := c.more([]string{"login s3cr3tvalue", "plain", "login " + short, "known " + short}, []FoundSecret{{3, "known", "known " + short}})
-	want := []FoundSecret{{3, "known", "known " + short}, {0, "the value of a variable that is named like one", "s3cr3tvalue"}, {2, "token", short}}
+	got := c.more([]string{"login s3cr3tvalue", "plain", "login " + short, "known " + short}, []foundSecret{{3, "known", "known " + short}})
+	want := []foundSecret{{3, "known", "known " + short}, {0, "the value of a variable that is named like one", "s3cr3tvalue"}, {2, "token", short}}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
@@ -76,7 +76,7 @@ func TestStrictSecrets(t *testing.T) {
 	}
 	for range 5 {
 		where := strings.Repeat("x", len(c.leaks)+1)
-		c.take([]placed{{where: where, text: "q7Zp9Xv4Lm1T"}}, []FoundSecret{{0, "github-pat", "q7Zp9Xv4Lm1T"}})
+		c.take([]placed{{where: where, text: "q7Zp9Xv4Lm1T"}}, []foundSecret{{0, "github-pat", "q7Zp9Xv4Lm1T"}})
 	}
 	err := c.strictly("do so")
 	if want := "--strict-secrets: x looks like a secret (github-pat); xx looks like a secret (github-pat); xxx looks like a secret (github-pat); and 2 more"; err == nil || err.Error() != want {

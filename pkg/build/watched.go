@@ -29,8 +29,8 @@ const commandLock = "run." + lockName
 // otherwise.
 const evidenceDir = "waxseal-evidence"
 
-// watched is a command whose traffic and files are watched: it runs in the
-// engine's sandbox, where one can be had.
+// watched is a command whose traffic and files are watched: it runs in a
+// sandbox, where one can be had.
 type watched struct {
 	req    *CommandRequest
 	deps   *CommandDeps

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -282,8 +283,11 @@ func (b *bench) startBuildKit(name string, env []string, wrap ...string) (stop f
 		daemon.Wait()
 		log.Close()
 	}
-	for ready := time.Now().Add(20 * time.Second); time.Now().Before(ready); {
-		if _, err = b.run(b.ctl, "--addr", addr, "debug", "workers"); err == nil {
+	// It listens once it can build.
+	for ready := time.Now().Add(20 * time.Second); time.Now().Before(ready); time.Sleep(2 * time.Millisecond) {
+		var c net.Conn
+		if c, err = net.Dial("unix", b.path(name+".sock")); err == nil {
+			c.Close()
 			return stop, addr, nil
 		}
 	}

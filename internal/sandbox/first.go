@@ -1,4 +1,4 @@
-package engine
+package sandbox
 
 import (
 	"errors"
@@ -68,12 +68,12 @@ func ownMap(name string) ([]syscall.SysProcIDMap, error) {
 	return out, nil
 }
 
-// Confined is the first process inside a sandbox: it closes what only a process
+// First is the first process inside a sandbox: it closes what only a process
 // in there can close, starts the command in a user namespace of its own, which
 // keeps it from opening any of that again, waits for whatever ends, and ends
 // with the command. The keeper starts it.
-func Confined() error {
-	f, err := inherited(fdTalk, "channel to the keeper")
+func First() error {
+	f, err := channel("channel to the keeper")
 	if err != nil {
 		return err
 	}
@@ -157,10 +157,10 @@ func installFilter(filter []unix.SockFilter) error {
 
 // run starts the command and returns when it has ended; what it has left
 // running goes with the namespace.
-func (p *insidePlan) run(t talk, stopped func()) (*ConfineDone, error) {
+func (p *insidePlan) run(t talk, stopped func()) (*Done, error) {
 	program, why, code := p.find()
 	if why != "" {
-		return &ConfineDone{NotStarted: why, Exit: code}, nil
+		return &Done{NotStarted: why, Exit: code}, nil
 	}
 	pid, err := syscall.ForkExec(program, p.Args, &syscall.ProcAttr{
 		Dir: p.Dir, Env: p.Env, Files: []uintptr{0, 1, 2},
@@ -171,7 +171,7 @@ func (p *insidePlan) run(t talk, stopped func()) (*ConfineDone, error) {
 	})
 	switch {
 	case errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOENT):
-		return &ConfineDone{NotStarted: fmt.Sprintf("running %q: %v", p.Args[0], err), Exit: 126}, nil
+		return &Done{NotStarted: fmt.Sprintf("running %q: %v", p.Args[0], err), Exit: 126}, nil
 	case err != nil:
 		return nil, fmt.Errorf("starting the command in its own user namespace: %w", err)
 	}
@@ -191,9 +191,9 @@ func (p *insidePlan) run(t talk, stopped func()) (*ConfineDone, error) {
 		case st.Stopped():
 			stopped()
 		case st.Signaled():
-			return &ConfineDone{Exit: 128 + int(st.Signal())}, nil
+			return &Done{Exit: 128 + int(st.Signal())}, nil
 		case st.Exited():
-			return &ConfineDone{Exit: st.ExitStatus()}, nil
+			return &Done{Exit: st.ExitStatus()}, nil
 		}
 	}
 }

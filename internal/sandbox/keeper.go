@@ -1,4 +1,14 @@
-package engine
+// Package sandbox runs one command with its files and its traffic watched: in
+// namespaces of its own whose only way out is the gateway. Call Keep, once a
+// process: it is the command's keeper, outside. First is the first process
+// inside, which the keeper starts itself.
+//
+// The keeper is started by waxseal and speaks to nobody else: file descriptor 3
+// is the socket on which it is told the Plan and says its Messages. It expects
+// to be process 1 of its own pid namespace with its own mounts, as root or in a
+// user namespace; with it goes everything that it started. The streams are the
+// command's.
+package sandbox
 
 import (
 	"context"
@@ -18,6 +28,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/egress"
 )
 
@@ -25,15 +36,15 @@ import (
 // waxseal in the keeper, and with the keeper in the first process inside.
 const fdTalk = 3
 
-// ConfinePlan is a command to run confined, and what it may have.
-type ConfinePlan struct {
-	Inputs InputsPlan `json:"inputs"`
-	Name   string     `json:"name"` // of the step in the record
-	Args   []string   `json:"args"`
-	Env    []string   `json:"env"`
-	Dir    string     `json:"dir"`  // the working folder: the top of what is recorded by waxseal
-	User   int        `json:"user"` // whose command it is, and of what group
-	Group  int        `json:"group"`
+// Plan is a command to run confined, and what it may have.
+type Plan struct {
+	Inputs egress.Plan `json:"inputs"`
+	Name   string      `json:"name"` // of the step in the record
+	Args   []string    `json:"args"`
+	Env    []string    `json:"env"`
+	Dir    string      `json:"dir"`  // the working folder: the top of what is recorded by waxseal
+	User   int         `json:"user"` // whose command it is, and of what group
+	Group  int         `json:"group"`
 	// Hide are files and folders that the command must not see, and Expose
 	// sockets that it may.
 	Hide    []string `json:"hide,omitempty"`
@@ -42,35 +53,41 @@ type ConfinePlan struct {
 	Trace   bool     `json:"trace,omitempty"`
 }
 
-// ConfineMessage is what the keeper says, one after the other: that all is
+// Message is what the keeper says, one after the other: that all is
 // ready, that the command was stopped, what came of it. An Error ends it.
-type ConfineMessage struct {
-	Ready   *ConfineReady `json:"ready,omitempty"`
-	Stopped bool          `json:"stopped,omitempty"`
-	Done    *ConfineDone  `json:"done,omitempty"`
-	Error   string        `json:"error,omitempty"`
-	Hint    string        `json:"hint,omitempty"`
+type Message struct {
+	Ready   *Ready `json:"ready,omitempty"`
+	Stopped bool   `json:"stopped,omitempty"`
+	Done    *Done  `json:"done,omitempty"`
+	Error   string `json:"error,omitempty"`
+	Hint    string `json:"hint,omitempty"`
 	// NoSandbox: the Error is that none can be had here.
 	NoSandbox bool `json:"noSandbox,omitempty"`
 }
 
-// ConfineReady says how well the command will be watched.
-type ConfineReady struct {
+// Ready says how well the command will be watched.
+type Ready struct {
 	// Blind are the file systems that are not traced, in words, and Open what
 	// the sandbox cannot close.
 	Blind []string `json:"blind,omitempty"`
 	Open  []string `json:"open,omitempty"`
 }
 
-// ConfineDone is what came of a command.
-type ConfineDone struct {
+// Done is what came of a command.
+type Done struct {
 	Exit int `json:"exit"` // its exit code, or 128 and the signal
 	// NotStarted says why there was nothing to run; Exit is then what shells
 	// give.
-	NotStarted string        `json:"notStarted,omitempty"`
-	Inputs     *InputsAnswer `json:"inputs"`
-	Violations []string      `json:"violations,omitempty"`
-	Trace      *Trace        `json:"trace,omitempty"`
+	NotStarted string   `json:"notStarted,omitempty"`
+	Inputs     *Inputs  `json:"inputs"`
+	Violations []string `json:"violations,omitempty"`
+	Trace      *Trace   `json:"trace,omitempty"`
+}
+
+// Inputs is what reached the command.
+type Inputs struct {
+	Steps   []attestations.InputStep  `json:"steps"` // one
+	Gateway attestations.InputGateway `json:"gateway"`
 }
 
 // talk carries JSON values over a socket.
@@ -83,6 +100,16 @@ func newTalk(f *os.File, limit int64) talk {
 	return talk{json.NewDecoder(io.LimitReader(f, limit)), json.NewEncoder(f)}
 }
 
+// channel opens the socket that this process was started with.
+func channel(what string) (*os.File, error) {
+	f := os.NewFile(fdTalk, what)
+	if _, err := f.Stat(); err != nil {
+		return nil, fmt.Errorf("opening the %s: file descriptor %d is missing; waxseal starts this program itself", what, fdTalk)
+	}
+	unix.CloseOnExec(fdTalk)
+	return f, nil
+}
+
 // passSignals hands the numbers that come in on to somebody, until none come.
 func (t talk) passSignals(to talk) {
 	for {
@@ -93,23 +120,21 @@ func (t talk) passSignals(to talk) {
 	}
 }
 
-// Confine keeps one command: it opens the gateway, starts the command in a
-// sandbox whose only way out that is, and tells what came in. It expects to be
-// process 1 of its own pid namespace with its own mounts, as root or in a user
-// namespace; with it goes everything that it started. The streams are the
-// command's. The exit code is the command's, too.
-func Confine(ctx context.Context, version string) (int, error) {
-	f, err := inherited(fdTalk, "channel to waxseal")
+// Keep keeps one command: it opens the gateway, starts the command in a sandbox
+// whose only way out that is, and tells what came in. The exit code is the
+// command's.
+func Keep(ctx context.Context, version string) (int, error) {
+	f, err := channel("channel to waxseal")
 	if err != nil {
 		return 1, err
 	}
 	defer f.Close()
-	t := newTalk(f, 2*maxPlan)
-	code, err := confine(ctx, t, version)
+	t := newTalk(f, 2*egress.MaxPlan)
+	code, err := keep(ctx, t, version)
 	if err == nil {
 		return code, nil
 	}
-	m := ConfineMessage{Error: err.Error()}
+	m := Message{Error: err.Error()}
 	var h interface{ Hint() string }
 	if errors.As(err, &h) {
 		m.Hint = h.Hint()
@@ -140,9 +165,9 @@ func keepSignals() {
 	}()
 }
 
-func confine(ctx context.Context, t talk, version string) (int, error) {
+func keep(ctx context.Context, t talk, version string) (int, error) {
 	keepSignals()
-	var plan ConfinePlan
+	var plan Plan
 	if err := t.in.Decode(&plan); err != nil {
 		return 0, fmt.Errorf("reading the plan of the command: %w", err)
 	}
@@ -156,12 +181,16 @@ func confine(ctx context.Context, t talk, version string) (int, error) {
 	if err := ownMounts(); err != nil {
 		return 0, err
 	}
-	w, err := newWatch(plan.Inputs, version)
+	opts, err := plan.Inputs.Options(version)
 	if err != nil {
 		return 0, err
 	}
-	defer w.gateway.Close()
-	step, err := w.gateway.Open(ctx, egress.StepOptions{Name: plan.Name, Secrets: plan.Secrets})
+	gateway, err := egress.New(opts)
+	if err != nil {
+		return 0, err
+	}
+	defer gateway.Close()
+	step, err := gateway.Open(ctx, egress.StepOptions{Name: plan.Name, Secrets: plan.Secrets})
 	if err != nil {
 		return 0, fmt.Errorf("opening the command's network: %w", err)
 	}
@@ -186,11 +215,11 @@ func confine(ctx context.Context, t talk, version string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	ready := ConfineReady{Open: append(open, unknown...)}
+	ready := Ready{Open: append(open, unknown...)}
 	if tr != nil {
 		ready.Blind = tr.blind
 	}
-	if err := t.out.Encode(ConfineMessage{Ready: &ready}); err != nil {
+	if err := t.out.Encode(Message{Ready: &ready}); err != nil {
 		return 0, err
 	}
 	var goOn bool
@@ -202,7 +231,7 @@ func confine(ctx context.Context, t talk, version string) (int, error) {
 		tr.follow(first.pid)
 	}
 	go t.passSignals(first.talk)
-	done, err := first.run(func() { _ = t.out.Encode(ConfineMessage{Stopped: true}) })
+	done, err := first.run(func() { _ = t.out.Encode(Message{Stopped: true}) })
 	if err != nil {
 		return 0, err
 	}
@@ -214,17 +243,16 @@ func confine(ctx context.Context, t talk, version string) (int, error) {
 	for _, v := range step.Violations() {
 		done.Violations = append(done.Violations, v.Text)
 	}
-	done.Inputs = &InputsAnswer{Sources: nil, Gateway: w.gateway.Describe()}
-	done.Inputs.Steps = append(done.Inputs.Steps, *seen)
+	done.Inputs = &Inputs{Steps: []attestations.InputStep{*seen}, Gateway: gateway.Describe()}
 	if tr != nil {
 		done.Trace = tr.finish()
 	}
-	if w.store != nil {
-		if err := w.store.Sync(ctx); err != nil {
+	if opts.Store != nil {
+		if err := opts.Store.Sync(ctx); err != nil {
 			return 0, err
 		}
 	}
-	if err := t.out.Encode(ConfineMessage{Done: done}); err != nil {
+	if err := t.out.Encode(Message{Done: done}); err != nil {
 		return 0, err
 	}
 	return done.Exit, nil
@@ -293,7 +321,7 @@ func (e *sandboxError) Hint() string {
 
 // inside is what the first process of a sandbox is made of.
 type inside struct {
-	plan    ConfinePlan
+	plan    Plan
 	sockets []string
 	files   string // the folder that comes to egress.MountPoint
 	netns   string
@@ -365,7 +393,7 @@ func (in *inside) enter(theirs *os.File) (int, error) {
 	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 		return 0, fmt.Errorf("entering the command's network: %w", err)
 	}
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{"waxseal-engine", "confined"}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"waxseal-sandbox", "first"}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{"GOGC=400"},
 		Files: []uintptr{0, 1, 2, theirs.Fd()},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC},
@@ -378,11 +406,11 @@ func (in *inside) enter(theirs *os.File) (int, error) {
 
 // insideMessage is what the first process says.
 type insideMessage struct {
-	Ready   bool         `json:"ready,omitempty"`
-	Open    []string     `json:"open,omitempty"`
-	Stopped bool         `json:"stopped,omitempty"`
-	Done    *ConfineDone `json:"done,omitempty"`
-	Error   string       `json:"error,omitempty"`
+	Ready   bool     `json:"ready,omitempty"`
+	Open    []string `json:"open,omitempty"`
+	Stopped bool     `json:"stopped,omitempty"`
+	Done    *Done    `json:"done,omitempty"`
+	Error   string   `json:"error,omitempty"`
 }
 
 func (p *firstProcess) next() (insideMessage, error) {
@@ -403,7 +431,7 @@ func (p *firstProcess) ready() ([]string, error) {
 }
 
 // run starts the command and waits for its end.
-func (p *firstProcess) run(stopped func()) (*ConfineDone, error) {
+func (p *firstProcess) run(stopped func()) (*Done, error) {
 	if err := p.talk.out.Encode(true); err != nil {
 		return nil, fmt.Errorf("starting the command: %w", err)
 	}

@@ -1,4 +1,4 @@
-package engine
+package sandbox
 
 import (
 	"bytes"
@@ -81,12 +81,23 @@ type opened struct {
 	into *tracedFile
 }
 
+// traceError is a kernel that traces nothing, or not for this user.
+type traceError struct{ cause error }
+
+func (e *traceError) Error() string {
+	return fmt.Sprintf("tracing the command's files: fanotify: %v", e.cause)
+}
+
+func (e *traceError) Hint() string {
+	return "run waxseal as root, on a kernel with fanotify; or leave out --trace"
+}
+
 // startTrace watches from now on. Files below dir are left out: they are
 // recorded before and after.
 func startTrace(dir string) (*tracer, error) {
 	fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_CLOEXEC|unix.FAN_NONBLOCK, unix.O_RDONLY|unix.O_LARGEFILE|unix.O_CLOEXEC)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
-		return nil, &need{what: "tracing the command's files: fanotify", cause: err, way: "run waxseal as root, on a kernel with fanotify; or leave out --trace"}
+		return nil, &traceError{err}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tracing the command's files: %w", err)
