@@ -165,6 +165,7 @@ func Script(t *testing.T, dir string, update bool) {
 			"tuf":        cmdTUF,
 			"kms":        cmdKMS,
 			"responder":  cmdResponder,
+			"cloud":      cmdCloud,
 			"cluster":    cmdCluster,
 			"privatekey": cmdPrivateKey,
 			"json":       cmdJSON,
