@@ -858,7 +858,7 @@ func (r *run) writeOut(ctx context.Context, p *publisher, in *inputs, s *sealed,
 		}
 	}
 	for _, e := range s.evidence {
-		if err := r.out.write(e.bundle.Raw(), "bundles", e.file+".sigstore.json"); err != nil {
+		if err := r.out.bundle(e); err != nil {
 			return err
 		}
 	}

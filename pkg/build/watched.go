@@ -614,7 +614,9 @@ func (w *watched) write(s *Sealed, statements []statement, signed []evidence) (e
 		put(st.st.Raw(), "statements", st.file+".json")
 	}
 	for _, e := range signed {
-		put(e.bundle.Raw(), "bundles", e.file+".sigstore.json")
+		if err == nil {
+			err = o.bundle(e)
+		}
 	}
 	if err == nil {
 		err = errors.Join(o.stream(w.before.tree.writeManifest, "files-before.jsonl"), o.stream(w.after.tree.writeManifest, "files-after.jsonl"))

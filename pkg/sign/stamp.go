@@ -113,6 +113,9 @@ type StampOptions struct {
 	// Stampers are the addresses of time-stamping authorities (RFC 3161 over
 	// HTTP). Each is asked; at least one is required.
 	Stampers []string
+	// Answers returns the OCSP responses that go beside what is signed now, as
+	// Stapler.Answers does; nil: none.
+	Answers func(context.Context) ([][]byte, error)
 	// Check is asked about every bundle before Sign returns it: would those that
 	// are given to verify it accept it? Required.
 	Check func(*attest.Bundle) error
@@ -134,8 +137,9 @@ type stamped struct {
 // Stamp returns the signer that signs as key does and adds time stamps, and the
 // certificate of the key where there is one. Its bundles are v0.3; but where
 // certificates between the signer's and the root come along they are v0.2, the
-// last version with a place for them that verifiers accept unasked. Closing it
-// closes key. Of a key of OpenLate's, Ready says whether it is the certificate's.
+// last version with a place for them that verifiers accept unasked. OCSP responses
+// are stapled to them. Closing it closes key. Of a key of OpenLate's, Ready says
+// whether it is the certificate's.
 func Stamp(key Signer, opts StampOptions) (Signer, error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -235,6 +239,13 @@ func (s *stamped) complete(ctx context.Context, signed *attest.Bundle) (*attest.
 			pb.MediaType = attest.BundleV02MediaType
 		}
 	}
+	var stapled [][]byte
+	if s.opts.Answers != nil {
+		var err error
+		if stapled, err = s.opts.Answers(ctx); err != nil {
+			return nil, err
+		}
+	}
 	w := &wire{ctx: ctx, base: s.opts.Transport, tell: s.opts.Tell, now: s.opts.Now, flag: "--timestamp-server-url"}
 	material.TimestampVerificationData = &protobundle.TimestampVerificationData{}
 	for _, address := range s.opts.Stampers {
@@ -252,6 +263,7 @@ func (s *stamped) complete(ctx context.Context, signed *attest.Bundle) (*attest.
 	if !bytes.Equal(b.Statement().Raw(), signed.Statement().Raw()) || !Made(s.PublicKey(), b) {
 		return nil, errors.New("the fresh signature does not verify")
 	}
+	b = b.Staple(stapled...)
 	if err := s.opts.Check(b); err != nil {
 		return nil, &KeylessError{"checking what was just signed", err, w.clock("see that the roots are those of this certificate and of this time-stamping authority; nothing was written")}
 	}
