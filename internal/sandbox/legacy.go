@@ -181,8 +181,10 @@ type legacyWatch struct {
 	open   *legacyGateway
 	closed func() (*legacyGateway, error) // of builds that have no network
 
-	mu     sync.Mutex
+	saying sync.Mutex // over out: nobody who listens waits for it
 	out    *json.Encoder
+
+	mu     sync.Mutex
 	builds map[string]*legacyBuild
 }
 
@@ -221,8 +223,8 @@ func (n heldNetwork) close() {
 }
 
 func (s *legacyWatch) say(m LegacyMessage) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.saying.Lock()
+	defer s.saying.Unlock()
 	_ = s.out.Encode(m) // without waxseal there is nobody to tell, and we end
 }
 

@@ -65,8 +65,10 @@ type legacyGateway struct {
 	cmd                   *exec.Cmd
 	talk                  net.Conn
 
-	mu     sync.Mutex
+	saying sync.Mutex // over out: nobody who listens waits for it
 	out    *json.Encoder
+
+	mu     sync.Mutex
 	builds map[string]*legacyNetwork
 	over   error // why that process says nothing more
 }
@@ -203,8 +205,8 @@ func (g *legacyGateway) makeImage(ctx context.Context) (string, error) {
 }
 
 func (g *legacyGateway) say(v any) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.saying.Lock()
+	defer g.saying.Unlock()
 	if err := g.out.Encode(v); err != nil {
 		return fmt.Errorf("telling the gateway: %w", err)
 	}
@@ -337,7 +339,8 @@ func (g *legacyGateway) hold(ctx context.Context, id string, hosts map[string]ne
 	if err := g.note(made.ID); err != nil {
 		return "", err
 	}
-	return made.ID, g.daemon.post(ctx, "/containers/"+made.ID+"/start", struct{}{}, nil)
+	_, err := g.daemon.do(ctx, http.MethodPost, "/containers/"+made.ID+"/start", "", nil)
+	return made.ID, err
 }
 
 // note writes down a container that a killed run leaves to the next.
