@@ -526,7 +526,7 @@ func contextOf(s *clientSolve) attestations.ContainerContext {
 	}
 	if strings.HasPrefix(v, "https://") || strings.HasPrefix(v, "http://") {
 		// buildx serves an archive from standard input to the engine like that.
-		if s.Attrs["contextkey"] != "" {
+		if s.Attrs["contextkey"] != "" || isUpload(v) {
 			return attestations.ContainerContext{Kind: "tar"}
 		}
 		return attestations.ContainerContext{Kind: "url", URI: cleanURL(v)}
