@@ -503,6 +503,10 @@ func (in *inputs) describeSent(rec *record, seen *EngineInputs, form string, kep
 		if err != nil {
 			return fmt.Errorf("what the engine recorded of the context: %w", err)
 		}
+		if src.Kind == "named-context" && src.Tree == "" {
+			add(dependency{Name: src.URI, Digest: map[string]string{"sha256": d.Hex()}}) // an OCI layout
+			continue
+		}
 		about, err := keptContext(kept, src)
 		if err != nil {
 			return fmt.Errorf("what the engine kept of the context: %w", err)
@@ -653,7 +657,7 @@ func namedOf(v string) string {
 	case "input":
 		return otherTarget
 	case "oci-layout":
-		return "oci"
+		return "oci:"
 	}
 	return v
 }
