@@ -100,13 +100,13 @@ func newTalk(f *os.File, limit int64) talk {
 	return talk{json.NewDecoder(io.LimitReader(f, limit)), json.NewEncoder(f)}
 }
 
-// channel opens the socket that this process was started with.
-func channel(what string) (*os.File, error) {
-	f := os.NewFile(fdTalk, what)
+// inherited opens a socket that this process was started with.
+func inherited(fd int, what string) (*os.File, error) {
+	f := os.NewFile(uintptr(fd), what)
 	if _, err := f.Stat(); err != nil {
-		return nil, fmt.Errorf("opening the %s: file descriptor %d is missing; waxseal starts this program itself", what, fdTalk)
+		return nil, fmt.Errorf("opening the %s: file descriptor %d is missing; waxseal starts this program itself", what, fd)
 	}
-	unix.CloseOnExec(fdTalk)
+	unix.CloseOnExec(fd)
 	return f, nil
 }
 
@@ -124,7 +124,7 @@ func (t talk) passSignals(to talk) {
 // whose only way out that is, and tells what came in. The exit code is the
 // command's.
 func Keep(ctx context.Context, version string) (int, error) {
-	f, err := channel("channel to waxseal")
+	f, err := inherited(fdTalk, "channel to waxseal")
 	if err != nil {
 		return 1, err
 	}
@@ -201,7 +201,13 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 		}
 		defer tr.close()
 	}
-	in := inside{plan: plan, sockets: sockets, files: files, netns: step.NetNS(), env: step.Env(plan.Env)}
+	env := step.Env(plan.Env)
+	if plan.User == 0 {
+		if env, err = lendRuntime(files, env); err != nil {
+			return 0, err
+		}
+	}
+	in := inside{plan: plan, sockets: sockets, files: files, netns: step.NetNS(), env: env}
 	first, err := in.start()
 	if err != nil {
 		return 0, err

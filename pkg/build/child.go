@@ -74,6 +74,9 @@ type InputsPlan struct {
 	Clients   *clientsPlan      `json:"clients,omitempty"`
 	// PlainLayers has layers clamped and compressed as BuildKit does it.
 	PlainLayers bool `json:"plainLayers,omitempty"`
+	// Unopened says why steps cannot be given the gateway's certificate: TLS is
+	// then passed on unopened, which leaves a gap. "" opens it.
+	Unopened string `json:"unopened,omitempty"`
 }
 
 // clientsPlan is what goes for builds that other programs ask for.

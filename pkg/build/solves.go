@@ -569,7 +569,7 @@ func (s *sealer) observed(img *clientImage, w *sealedImage) Observed {
 	if img.solve.Policy {
 		miss(unknownPolicy)
 	}
-	if img.legacy() {
+	if e, ok := img.engine.(*legacyEngine); ok && !e.watched {
 		o.Grade = GradeRecordOnly
 	}
 	return o

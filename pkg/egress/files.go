@@ -59,10 +59,13 @@ func trustVars() []string {
 	}
 }
 
-// Env returns env with the variables that make tools use the gateway and trust
-// it. What the image or Dockerfile set of them is overridden. Their values are
-// the same in every build.
-func (s *Step) Env(env []string) []string {
+// Env is Environ.
+func (s *Step) Env(env []string) []string { return Environ(env) }
+
+// Environ returns env with the variables that make tools use the gateway and
+// trust it. What the image or Dockerfile set of them is overridden. Their values
+// are the same in every build.
+func Environ(env []string) []string {
 	old := map[string]string{}
 	for _, kv := range env {
 		if k, v, ok := strings.Cut(kv, "="); ok {
