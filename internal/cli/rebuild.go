@@ -288,7 +288,7 @@ func (f *rebuildFlags) believe(req *rebuild.Request, found *gate.Statements) err
 		}
 		i := slices.IndexFunc(found.Rejected, func(e gate.Evidence) bool { return e.PredicateType == predicateType })
 		if i < 0 {
-			return hinted{fmt.Errorf("the image has no %s", name), "only an image that waxseal build made, and signed, can be built again"}
+			return hinted{fmt.Errorf("the image has no %s", name), "only an image that waxseal build or run made, and signed, can be built again"}
 		}
 		return hinted{fmt.Errorf("the image's %s is not believed: %s", name, found.Rejected[i].Message), "give the key that signed it with --key, or --unverified"}
 	}

@@ -86,7 +86,7 @@ func visible(m []syscall.SysProcIDMap) []syscall.SysProcIDMap {
 // keeps it from opening any of that again, waits for whatever ends, and ends
 // with the command. The keeper starts it.
 func First() error {
-	f, err := channel("channel to the keeper")
+	f, err := inherited(fdTalk, "channel to the keeper")
 	if err != nil {
 		return err
 	}

@@ -100,13 +100,13 @@ func newTalk(f *os.File, limit int64) talk {
 	return talk{json.NewDecoder(io.LimitReader(f, limit)), json.NewEncoder(f)}
 }
 
-// channel opens the socket that this process was started with.
-func channel(what string) (*os.File, error) {
-	f := os.NewFile(fdTalk, what)
+// inherited opens a socket that this process was started with.
+func inherited(fd int, what string) (*os.File, error) {
+	f := os.NewFile(uintptr(fd), what)
 	if _, err := f.Stat(); err != nil {
-		return nil, fmt.Errorf("opening the %s: file descriptor %d is missing; waxseal starts this program itself", what, fdTalk)
+		return nil, fmt.Errorf("opening the %s: file descriptor %d is missing; waxseal starts this program itself", what, fd)
 	}
-	unix.CloseOnExec(fdTalk)
+	unix.CloseOnExec(fd)
 	return f, nil
 }
 
@@ -124,7 +124,7 @@ func (t talk) passSignals(to talk) {
 // whose only way out that is, and tells what came in. The exit code is the
 // command's.
 func Keep(ctx context.Context, version string) (int, error) {
-	f, err := channel("channel to waxseal")
+	f, err := inherited(fdTalk, "channel to waxseal")
 	if err != nil {
 		return 1, err
 	}

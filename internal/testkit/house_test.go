@@ -26,7 +26,7 @@ var rooms = map[string]string{
 	"cmd/waxseal-kms":      "internal/kms",
 	"internal/cli":         "attestations pkg/attest pkg/build pkg/ci pkg/gate pkg/keys pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
 	"internal/engine":      "pkg/egress pkg/lock pkg/catalog pkg/sbom pkg/attest attestations",
-	"internal/sandbox":     "pkg/egress attestations",
+	"internal/sandbox":     "pkg/egress pkg/lock attestations",
 	"internal/conformance": "pkg/attest pkg/sign pkg/verify",
 	"internal/kms":         "pkg/attest pkg/keys pkg/sign",
 	"internal/testkit":     "*",

@@ -350,6 +350,7 @@ func (r *run) startAndGather(ctx context.Context) (engine, *inputs, error) {
 		opts := r.deps.Engine
 		opts.Entitlements = append(slices.Clone(opts.Entitlements), r.req.entitlements()...)
 		opts.Inputs = r.intake.plan()
+		opts.Inputs.PlainLayers = r.req.Source.Sealed.byClient()
 		if opts.Stderr == nil && r.log.file != nil {
 			opts.Stderr = r.log.engine()
 		}
