@@ -317,7 +317,7 @@ func TestTheCertificateOfKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if who, err := ca.Examine(leaf, nil, time.Now()); err != nil || who.SAN != "https://ci.acme.example/release" {
+	if who, err := ca.Examine(leaf, nil, nil, time.Now()); err != nil || who.SAN != "https://ci.acme.example/release" {
 		t.Errorf("%+v, %v", who, err)
 	}
 	var role struct {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -160,6 +161,11 @@ func attestCommit(ctx context.Context, s *Streams, req attestRequest) error {
 	bundle, err := signer.Sign(ctx, st)
 	if err != nil {
 		return err
+	}
+	if stapled := bytes.Join(bundle.Stapled(), nil); stapled != nil {
+		if err := writeNew(store.StapleFile(req.out), stapled, 0o644); err != nil {
+			return err
+		}
 	}
 	if err := writeNew(req.out, bundle.Raw(), 0o644); err != nil {
 		return err

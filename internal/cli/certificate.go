@@ -32,23 +32,25 @@ type caFlags struct {
 	intermediates string
 	crls          []string
 	ocsp          []string
+	told          bool
 }
 
 func (f *caFlags) register(fl *pflag.FlagSet) {
 	fl.StringVar(&f.caRoots, "ca-roots", "", "`FILE` (PEM) with the root certificates of a private CA; the time is proved by a --trusted-root or --timestamp-certificate-chain")
 	fl.StringVar(&f.intermediates, "ca-intermediates", "", "`FILE` (PEM) with intermediate certificates of the --ca-roots, where evidence does not bring them along")
 	fl.StringArrayVar(&f.crls, "ca-crl", nil, "`FILE` (PEM or DER) with certificate revocation lists of the CA: what was signed after its certificate was revoked does not count, nor does what no list or --ocsp-response tells of; repeatable")
-	fl.StringArrayVar(&f.ocsp, "ocsp-response", nil, "`FILE` (DER) with an OCSP responder's answer about one certificate of the CA, beside or in place of --ca-crl; repeatable")
+	fl.StringArrayVar(&f.ocsp, "ocsp-response", nil, "`FILE` (DER) with an OCSP responder's answer about one certificate of the CA, beside or in place of --ca-crl; beside --certificate it is stapled to what is signed; repeatable")
+	fl.BoolVar(&f.told, "require-revocation", false, "take no certificate of the CA of which, or of one between it and the root, no --ca-crl, no --ocsp-response and no OCSP response that was stapled when it signed tells that it had not been revoked; where one of the first two is given that is so anyway")
 }
 
 // given reports whether any of them was.
 func (f *caFlags) given() bool {
-	return f.caRoots != "" || f.intermediates != "" || len(f.crls)+len(f.ocsp) > 0
+	return f.caRoots != "" || f.intermediates != "" || len(f.crls)+len(f.ocsp) > 0 || f.told
 }
 
 // check refuses what leads nowhere.
 func (f *caFlags) check() error {
-	for flag, given := range map[string]bool{"--ca-intermediates": f.intermediates != "", "--ca-crl": len(f.crls) > 0, "--ocsp-response": len(f.ocsp) > 0} {
+	for flag, given := range map[string]bool{"--ca-intermediates": f.intermediates != "", "--ca-crl": len(f.crls) > 0, "--ocsp-response": len(f.ocsp) > 0, "--require-revocation": f.told} {
 		if given && f.caRoots == "" {
 			return fmt.Errorf("%s: it is about the certificates of a CA; give that with --ca-roots FILE", flag)
 		}
@@ -59,7 +61,7 @@ func (f *caFlags) check() error {
 // read reads the CA; roots (PEM) stand in where --ca-roots names none. Nil: there
 // is none.
 func (f *caFlags) read(name string, roots []byte) (*verify.CA, error) {
-	o := verify.CAOptions{Roots: roots}
+	o := verify.CAOptions{Roots: roots, Required: f.told}
 	var err error
 	if f.caRoots != "" {
 		name = f.caRoots
@@ -82,14 +84,22 @@ func (f *caFlags) read(name string, roots []byte) (*verify.CA, error) {
 		}
 		o.CRLs = append(o.CRLs, verify.File{Name: path, Raw: raw})
 	}
+	if o.OCSP, err = f.readOCSP(); err != nil {
+		return nil, err
+	}
+	return verify.ParseCA(name, o)
+}
+
+func (f *caFlags) readOCSP() ([]verify.File, error) {
+	var out []verify.File
 	for _, path := range f.ocsp {
 		raw, err := readSmall(path, attest.MaxOCSP)
 		if err != nil {
 			return nil, fmt.Errorf("reading OCSP response %q: %w", path, err)
 		}
-		o.OCSP = append(o.OCSP, verify.File{Name: path, Raw: raw})
+		out = append(out, verify.File{Name: path, Raw: raw})
 	}
-	return verify.ParseCA(name, o)
+	return out, nil
 }
 
 // stampFlags are the flags of what a signature by a key brings along: whose the
@@ -98,21 +108,25 @@ type stampFlags struct {
 	certificate string
 	chain       string
 	servers     []string
+	ask         bool
+	both        bool // the command judges under the same --ca-roots, too
 }
 
 func (f *stampFlags) register(fl *pflag.FlagSet, keyFlag string) {
 	fl.StringVar(&f.certificate, "certificate", "", "`FILE` (PEM) with the certificate that a CA issued for the --"+keyFlag+"; takes --timestamp-server-url")
 	fl.StringVar(&f.chain, "certificate-chain", "", "`FILE` (PEM) with the certificates of the authorities above it; those between it and the root go into the bundle, which is v0.2 then: cosign takes such from files only, so leave this out for it and give --ca-roots and --ca-intermediates")
 	fl.StringArrayVar(&f.servers, "timestamp-server-url", nil, "`URL` of a time-stamping authority (RFC 3161) that proves when was signed; checked with --timestamp-certificate-chain or --trusted-root; repeatable, each is asked")
+	fl.BoolVar(&f.ask, "ocsp", false, "with --certificate: ask the OCSP responder that it names, and those that the certificates above it name, and staple the answers to what is signed; they say to whoever verifies it later that the certificates had not been revoked")
+	f.both = keyFlag != "key"
 }
 
 // wanted reports whether signatures bring anything along.
-func (f *stampFlags) wanted() bool { return f.certificate != "" || len(f.servers) > 0 }
+func (f *stampFlags) wanted() bool { return f.certificate != "" || len(f.servers) > 0 || f.ask }
 
 // alone refuses a CA where nothing but a --certificate could lead to it.
 func (f *stampFlags) alone(under anchorFlags) error {
 	if f.certificate == "" && under.caFlags.given() {
-		return usagef("--ca-roots, --ca-intermediates, --ca-crl and --ocsp-response are for --certificate")
+		return usagef("--ca-roots, --ca-intermediates, --ca-crl, --ocsp-response and --require-revocation are for --certificate")
 	}
 	return nil
 }
@@ -122,6 +136,8 @@ func (f *stampFlags) check(keyFlag, key string, under anchorFlags) error {
 	switch {
 	case f.chain != "" && f.certificate == "":
 		return usagef("--certificate-chain: give the signer's own certificate with --certificate")
+	case f.ask && f.certificate == "":
+		return usagef("--ocsp: it asks about the signer's certificate; give that with --certificate")
 	case !f.wanted():
 		return nil
 	case key == "":
@@ -136,9 +152,10 @@ func (f *stampFlags) check(keyFlag, key string, under anchorFlags) error {
 
 // stampedBy is the signer that a key becomes with what it brings along.
 type stampedBy struct {
-	chain *sign.Chain
-	ca    *verify.CA
-	roots []*verify.Root
+	chain   *sign.Chain
+	ca      *verify.CA
+	roots   []*verify.Root
+	stapler *sign.Stapler // nil: nothing is stapled
 }
 
 // prepare reads all but the key, and refuses a certificate whose signatures would
@@ -166,16 +183,68 @@ func (f *stampFlags) prepare(ctx context.Context, s *Streams, under anchorFlags)
 	if err != nil {
 		return nil, exitError{ExitUsage, fmt.Errorf("reading certificate %q: %w", f.certificate, err)}
 	}
-	if out.ca, err = under.caFlags.read(f.chain, out.chain.Roots); err != nil {
+	// An answer goes along: it is judged as a verifier will.
+	listed := under.caFlags
+	listed.ocsp = nil
+	if out.ca, err = listed.read(f.chain, out.chain.Roots); err != nil {
 		return nil, exitError{ExitUsage, err}
 	}
 	if out.ca == nil {
 		return nil, usagef("--certificate: what it signs is checked before it is written: give the CA's root certificate with --ca-roots FILE, or at the end of --certificate-chain")
 	}
-	if _, err := out.ca.Examine(out.chain.Leaf, out.chain.Between, time.Now()); err != nil {
+	var answers [][]byte
+	if out.stapler, err = f.staples(s, out, under); err == nil && out.stapler != nil {
+		answers, err = out.stapler.Answers(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := out.ca.Examine(out.chain.Leaf, out.chain.Between, answers, time.Now()); err != nil {
 		return nil, hinted{fmt.Errorf("signing with the certificate %q: %w", f.certificate, err), unusable(err, out.chain.Leaf)}
 	}
 	return out, nil
+}
+
+// staples is what gets the OCSP responses that are stapled to what is signed; nil
+// for none.
+func (f *stampFlags) staples(s *Streams, by *stampedBy, under anchorFlags) (*sign.Stapler, error) {
+	given, err := under.readOCSP()
+	if err != nil {
+		return nil, exitError{ExitUsage, err}
+	}
+	chains := by.ca.Chains(by.chain.Leaf, by.chain.Between, time.Now())
+	if len(chains) == 0 {
+		return nil, nil //nolint:nilnil // what it signed would not count: Examine says why
+	}
+	o := sign.StapleOptions{
+		Chain: chains[0], Ask: f.ask, Check: func(raw []byte) error { return by.checkStaple(raw, time.Now()) },
+		Tell: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) },
+	}
+	for _, file := range given {
+		switch about, err := verify.CheckStaple(file.Raw, o.Chain, time.Now()); {
+		case about:
+			o.Given = append(o.Given, file.Raw)
+		case err != nil:
+			return nil, exitError{ExitUsage, fmt.Errorf("reading OCSP response %q: %w", file.Name, err)}
+		case !f.both:
+			return nil, usagef("--ocsp-response %q: it is about another certificate than the --certificate and those above that", file.Name)
+		}
+	}
+	if !o.Ask && len(o.Given) == 0 {
+		return nil, nil //nolint:nilnil // nothing is stapled
+	}
+	return sign.NewStapler(o)
+}
+
+// checkStaple says why an OCSP response, stapled to what was signed at a moment,
+// would tell a verifier nothing.
+func (b *stampedBy) checkStaple(raw []byte, at time.Time) error {
+	for _, chain := range b.ca.Chains(b.chain.Leaf, b.chain.Between, at) {
+		if about, err := verify.CheckStaple(raw, chain, at); about || err != nil {
+			return err
+		}
+	}
+	return errors.New("it is about another certificate")
 }
 
 // unusable is the way out where a certificate cannot be signed with.
@@ -199,12 +268,16 @@ func unusable(err error, leaf *x509.Certificate) string {
 
 // around decorates the signer with what it brings along.
 func (b *stampedBy) around(s *Streams, key sign.Signer, servers []string) (sign.Signer, error) {
+	var answers func(context.Context) ([][]byte, error)
+	if b.stapler != nil {
+		answers = b.stapler.Answers
+	}
 	check := func(made *attest.Bundle) error { return b.checkKey(key.PublicKey(), made) }
 	if b.ca != nil {
 		check = b.checkCertificate
 	}
 	return sign.Stamp(key, sign.StampOptions{
-		Chain: b.chain, Stampers: servers, Check: check,
+		Chain: b.chain, Stampers: servers, Answers: answers, Check: check,
 		Tell: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) },
 	})
 }
@@ -212,7 +285,7 @@ func (b *stampedBy) around(s *Streams, key sign.Signer, servers []string) (sign.
 // checkCertificate judges what was just signed as verify will, with nothing but
 // the roots.
 func (b *stampedBy) checkCertificate(made *attest.Bundle) error {
-	who, err := b.ca.Examine(b.chain.Leaf, b.chain.Between, time.Now())
+	who, err := b.ca.Examine(b.chain.Leaf, b.chain.Between, made.Stapled(), time.Now())
 	if err != nil {
 		return err
 	}
@@ -220,8 +293,16 @@ func (b *stampedBy) checkCertificate(made *attest.Bundle) error {
 	if err != nil {
 		return err
 	}
-	_, err = judgeMade(verify.Trust{CAs: []*verify.CA{b.ca}, Roots: b.roots, Identities: []verify.Identity{id}}, made, time.Now())
-	return err
+	by, err := judgeMade(verify.Trust{CAs: []*verify.CA{b.ca}, Roots: b.roots, Identities: []verify.Identity{id}}, made, time.Now())
+	if err != nil {
+		return err
+	}
+	for _, raw := range made.Stapled() {
+		if err := b.checkStaple(raw, by.Time); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkKey sees that the roots prove the time of what was just signed.

@@ -50,8 +50,9 @@ then what they would deny is a warning. trust.attesters names who else signs
 SBOMs and scans, and who alone signs OpenVEX. A signer is a key (a file), pem,
 kms (awskms://…, k8s://…; of pkcs11: only what @sha256:… pins), or a san with an
 issuer or ca. A ca can have intermediates, crl and ocsp (files that say which
-certificates are revoked), and a root that proves the time. extends: {file,
-digest} takes over all of another policy.
+certificates are revoked), and a root that proves the time; revocation: required
+counts only what these, or OCSP responses stapled to the evidence, tell of.
+extends: {file, digest} takes over all of another policy.
 
 trust.verifiers names whose verification summaries (VSA) count, for how much,
 made under which policy and up to which maxAge ago; a summary of the image

@@ -17,6 +17,7 @@ import (
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/build"
 	"github.com/waxseal/waxseal/pkg/ci"
+	"github.com/waxseal/waxseal/pkg/sign"
 )
 
 // ExitWrapper is the exit code of run where waxseal itself failed: before the
@@ -128,6 +129,15 @@ func runRun(ctx context.Context, s *Streams, cmd *cobra.Command, f *runFlags, ar
 	if err != nil {
 		return exitError{ExitUsage, err}
 	}
+	var signer sign.Signer
+	if f.sign.wanted() {
+		// Before the command has the terminal, and before the environment is read
+		// that a key may be in.
+		if signer, err = f.sign.openLate(ctx, s, f.roots); err != nil {
+			return ownFailure(err)
+		}
+		defer signer.Close()
+	}
 	deps := build.CommandDeps{
 		Deps: build.Deps{
 			Home: imageHome(s.Env), Store: inputsHome(s.Env), Stdin: s.In, Stdout: s.Out, Env: s.Env, Version: Version(),
@@ -141,18 +151,8 @@ func runRun(ctx context.Context, s *Streams, cmd *cobra.Command, f *runFlags, ar
 	if self, err := os.Executable(); err == nil {
 		deps.Guard = []string{self, guardName}
 	}
-	if f.sign.wanted() {
-		if err := f.sign.check(f.roots); err != nil {
-			return err
-		}
-		// Before the command has the terminal, and before anything runs that
-		// nobody could sign.
-		signer, err := f.sign.open(ctx, s, f.roots)
-		if err != nil {
-			return ownFailure(err)
-		}
-		defer signer.Close()
-		deps.Signer = func(context.Context) (build.Signer, error) { return signer, nil }
+	if signer != nil {
+		deps.Signer, deps.TrySigner = func(context.Context) (build.Signer, error) { return signer, nil }, ready(signer)
 	}
 	res, err := build.RunCommand(ctx, req, deps)
 	if err != nil {

@@ -145,7 +145,10 @@ func survive(reply *keys.Reply) {
 	}
 }
 
-func refusal(err error) keys.Reply { return keys.Reply{Class: classOf(err), Message: err.Error()} }
+func refusal(err error) keys.Reply {
+	err = understood(err)
+	return keys.Reply{Class: classOf(err), Message: said(err)}
+}
 
 // refused is an error whose class is known where it is made.
 type refused struct {
@@ -275,8 +278,10 @@ func classOf(err error) keys.Class {
 		switch code := named.ErrorCode(); {
 		case code == "NotFoundException":
 			return keys.ClassNotFound
-		case strings.HasPrefix(code, "AccessDenied"), code == "UnrecognizedClientException", code == "InvalidSignatureException", code == "ExpiredTokenException":
+		case strings.HasPrefix(code, "AccessDenied"):
 			return keys.ClassPermission
+		case code == "UnrecognizedClientException", code == "InvalidSignatureException", code == "ExpiredTokenException":
+			return keys.ClassLogin
 		case code == "UnsupportedOperationException", code == "InvalidKeyUsageException", code == "InvalidArnException":
 			return keys.ClassReference
 		}
@@ -292,8 +297,10 @@ func classOf(err error) keys.Class {
 	switch status.Code(err) {
 	case codes.NotFound:
 		return keys.ClassNotFound
-	case codes.PermissionDenied, codes.Unauthenticated:
+	case codes.PermissionDenied:
 		return keys.ClassPermission
+	case codes.Unauthenticated:
+		return keys.ClassLogin
 	case codes.InvalidArgument, codes.FailedPrecondition, codes.Unimplemented:
 		return keys.ClassReference
 	}

@@ -33,8 +33,7 @@ type awsError string
 func (e awsError) Error() string     { return "operation error KMS: " + string(e) }
 func (e awsError) ErrorCode() string { return string(e) }
 
-// What no test here can ask, Google's and Azure's services, answers in these
-// forms.
+// The services answer in these forms; a script has them do it.
 func TestClasses(t *testing.T) {
 	for _, c := range []struct {
 		err  error
@@ -45,6 +44,7 @@ func TestClasses(t *testing.T) {
 		{&refused{keys.ClassReference, errors.New("x")}, keys.ClassReference},
 		{awsError("NotFoundException"), keys.ClassNotFound},
 		{awsError("AccessDeniedException"), keys.ClassPermission},
+		{awsError("ExpiredTokenException"), keys.ClassLogin},
 		{awsError("UnsupportedOperationException"), keys.ClassReference},
 		{awsError("ThrottlingException"), keys.ClassUnanswered},
 		{&vault.ResponseError{StatusCode: 403}, keys.ClassPermission},
@@ -54,7 +54,7 @@ func TestClasses(t *testing.T) {
 		{&azcore.ResponseError{StatusCode: 429}, keys.ClassUnanswered},
 		{status.Error(codes.NotFound, "x"), keys.ClassNotFound},
 		{status.Error(codes.PermissionDenied, "x"), keys.ClassPermission},
-		{status.Error(codes.Unauthenticated, "x"), keys.ClassPermission},
+		{status.Error(codes.Unauthenticated, "x"), keys.ClassLogin},
 		{status.Error(codes.InvalidArgument, "x"), keys.ClassReference},
 		{status.Error(codes.Unavailable, "x"), keys.ClassUnanswered},
 		{status.Error(codes.DeadlineExceeded, "x"), keys.ClassUnanswered},

@@ -124,7 +124,9 @@ var guests = map[string]string{
 	"github.com/zricethezav/gitleaks/v8":               "internal/engine",
 	"github.com/miekg/dns":                             "pkg/egress",
 	"github.com/vishvananda/netlink":                   "pkg/egress",
-	"golang.org/x/crypto/ocsp":                         "pkg/verify",
+	"golang.org/x/crypto/ocsp":                         "pkg/sign pkg/verify", // asking responders; what they say
+	"golang.org/x/crypto/nacl/secretbox":               "pkg/sign",            // cosign's encrypted keys, in two steps
+	"golang.org/x/crypto/scrypt":                       "pkg/sign",
 	"golang.org/x/net":                                 "pkg/egress",
 	"software.sslmate.com/src/go-pkcs12":               "pkg/egress", // Java's trust store
 

@@ -109,6 +109,7 @@ func Script(t *testing.T, dir string, update bool) {
 			env.Setenv("WAXSEAL_CACHE", filepath.Join(env.WorkDir, "cache"))
 			env.Values[faultsKey{}] = map[string]*Faults{}
 			env.Values[upstreamsKey{}] = map[string]*Upstream{}
+			env.Values[respondersKey{}] = map[string]*responder{}
 			env.Values[instancesKey{}] = map[string]*Instance{}
 			env.Values[tufKey{}] = map[string]*TUF{}
 			return os.Mkdir(home, 0o755)
@@ -164,6 +165,8 @@ func Script(t *testing.T, dir string, update bool) {
 			"token":      cmdToken,
 			"tuf":        cmdTUF,
 			"kms":        cmdKMS,
+			"responder":  cmdResponder,
+			"cloud":      cmdCloud,
 			"cluster":    cmdCluster,
 			"privatekey": cmdPrivateKey,
 			"json":       cmdJSON,

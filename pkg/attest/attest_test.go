@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -437,6 +438,45 @@ func FuzzParseBundle(f *testing.F) {
 		}
 		if again, err := attest.ParseBundle(raw); err != nil || !bytes.Equal(again.Statement().Raw(), b.Statement().Raw()) {
 			t.Fatalf("its envelope is not accepted: %v", err)
+		}
+	})
+}
+
+func TestStaple(t *testing.T) {
+	b, err := attest.ParseBundle([]byte(sigstoreBundle(envelope(good()))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := b.Staple([]byte{1}, []byte{2})
+	if len(with.Stapled()) != 2 || b.Stapled() != nil || with.Digest() != b.Digest() || with.Statement() != b.Statement() {
+		t.Errorf("stapled: %v, before: %v", with.Stapled(), b.Stapled())
+	}
+}
+
+func TestSplitOCSP(t *testing.T) {
+	one, two := []byte{0x30, 1, 5}, []byte{0x30, 0}
+	if got, err := attest.SplitOCSP(slices.Concat(one, two)); err != nil || len(got) != 2 || !bytes.Equal(got[0], one) || !bytes.Equal(got[1], two) {
+		t.Errorf("%x, %v", got, err)
+	}
+	large := append([]byte{0x30, 0x83, 1, 0, 1}, make([]byte, 0x10001)...)
+	for name, raw := range map[string][]byte{
+		"nothing": nil, "JSON": []byte("{}"), "no sequence": {5, 0}, "cut short": {0x30, 2, 5}, "something after it": append(slices.Clone(one), 0),
+		"large": large, "many": bytes.Repeat(two, attest.MaxStapled+1),
+	} {
+		if got, err := attest.SplitOCSP(raw); err == nil {
+			t.Errorf("%s: %x", name, got)
+		}
+	}
+}
+
+// FuzzParseOCSPFile: a file of OCSP responses comes apart into what it was.
+func FuzzParseOCSPFile(f *testing.F) {
+	f.Add([]byte{0x30, 1, 5, 0x30, 0})
+	f.Add([]byte("{}"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		got, err := attest.SplitOCSP(raw)
+		if err == nil && (!bytes.Equal(bytes.Join(got, nil), raw) || len(got) == 0 || len(got) > attest.MaxStapled) {
+			t.Errorf("%x: %x", raw, got)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package attest
 
 import (
 	"bytes"
+	"encoding/asn1"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type Bundle struct {
 	proto     *protobundle.Bundle
 	bare      bool
 	statement *Statement
+	stapled   [][]byte
 }
 
 // ParseBundle reads a Sigstore bundle or a bare DSSE envelope. It checks the
@@ -203,6 +205,42 @@ func (b *Bundle) Proto() *protobundle.Bundle { return b.proto }
 // bare envelope or a certificate. NOT verified.
 func (b *Bundle) KeyHint() string {
 	return b.proto.GetVerificationMaterial().GetPublicKey().GetHint()
+}
+
+// OCSPMediaType is that of an OCSP response: RFC 6960, appendix C.2.
+const OCSPMediaType = "application/ocsp-response"
+
+// Staple returns the same bundle with OCSP responses (RFC 6960; DER) beside it, in
+// place of those that it had: a Sigstore bundle has no place for them inside.
+func (b *Bundle) Staple(answers ...[]byte) *Bundle {
+	with := *b
+	with.stapled = answers
+	return &with
+}
+
+// Stapled are the OCSP responses beside the bundle, NOT verified. Its bytes never
+// hold any: who read it from somewhere looks there for them as well.
+func (b *Bundle) Stapled() [][]byte { return b.stapled }
+
+// SplitOCSP takes a file of OCSP responses apart: DER, one after the other.
+func SplitOCSP(raw []byte) ([][]byte, error) {
+	var out [][]byte
+	for rest := raw; ; {
+		var one asn1.RawValue
+		var err error
+		rest, err = asn1.Unmarshal(rest, &one)
+		switch {
+		case err != nil || one.Class != asn1.ClassUniversal || one.Tag != asn1.TagSequence:
+			return nil, errors.New("reading OCSP responses: not DER")
+		case len(one.FullBytes) > MaxOCSP:
+			return nil, fmt.Errorf("reading OCSP responses: one is larger than the %d bytes allowed", MaxOCSP)
+		case len(out) == MaxStapled:
+			return nil, fmt.Errorf("reading OCSP responses: more than %d of them", MaxStapled)
+		}
+		if out = append(out, one.FullBytes); len(rest) == 0 {
+			return out, nil
+		}
+	}
 }
 
 // DSSE returns the bare envelope of the bundle, the form that cosign keeps in

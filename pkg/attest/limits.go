@@ -23,6 +23,7 @@ const (
 	MaxTrustedRoot   = 1 << 20   // bytes of a trusted root or a file of certificates
 	MaxCRL           = 16 << 20  // bytes of a file of certificate revocation lists
 	MaxOCSP          = 64 << 10  // bytes of an OCSP response
+	MaxStapled       = 16        // OCSP responses beside one bundle
 	MaxTUF           = 2 << 20   // bytes of one file of a TUF repository's metadata
 	MaxJSONDepth     = 128       // nesting of any JSON document
 	MaxContextFiles  = 1 << 20   // files in a build context

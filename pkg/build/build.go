@@ -49,9 +49,10 @@ type Deps struct {
 	// the request is known to be sound, ends the build at once when it fails,
 	// and closes what it returned. Nil only with Seal.Unsigned.
 	Signer func(context.Context) (Signer, error)
-	// TrySigner, where set, is asked at once whether Signer will open, and ends the
-	// build when not. Signer is then called when there is something to sign: no
-	// key lies in memory while the build's own commands run.
+	// TrySigner, where set, is asked at once whether Signer will open, beside the
+	// start, and ends the build or the wrapped command when not. Signer is then
+	// called when there is something to sign: no key lies in memory while others'
+	// commands run.
 	TrySigner func(context.Context) error
 
 	Home    string // folder of waxseal's own images
@@ -857,7 +858,7 @@ func (r *run) writeOut(ctx context.Context, p *publisher, in *inputs, s *sealed,
 		}
 	}
 	for _, e := range s.evidence {
-		if err := r.out.write(e.bundle.Raw(), "bundles", e.file+".sigstore.json"); err != nil {
+		if err := r.out.bundle(e); err != nil {
 			return err
 		}
 	}

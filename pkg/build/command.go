@@ -83,6 +83,26 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	if err := req.check(deps.Signer != nil); err != nil {
 		return nil, err
 	}
+	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // a signal is the command's
+	defer cancel(nil)
+	if deps.TrySigner != nil {
+		go func() {
+			if err := deps.TrySigner(running); err != nil {
+				cancel(err)
+			}
+		}()
+	}
+	res, err := runCommand(ctx, running, req, deps)
+	var late *CommandFailed
+	if err != nil && running.Err() != nil && !errors.As(err, &late) {
+		err = context.Cause(running)
+	}
+	return res, err
+}
+
+// runCommand is RunCommand with a request that was checked; running ends when
+// what the command makes could not be signed.
+func runCommand(ctx, running context.Context, req CommandRequest, deps CommandDeps) (*CommandResult, error) {
 	env, err := CommandEnv(deps.Environ, req.Env, req.Key)
 	if err != nil {
 		return nil, UsageError{fmt.Errorf("--env: %w", err)}
@@ -98,7 +118,7 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	if err := os.MkdirAll(deps.Home, 0o755); err != nil {
 		return nil, fmt.Errorf("making the image folder: %w", err)
 	}
-	looking, stop := context.WithCancel(context.WithoutCancel(ctx)) // a signal is the command's
+	looking, stop := context.WithCancel(running)
 	defer stop()
 	deps.clean = newCleaner(env, req.Env)
 	deps.clean.strict = req.StrictSecrets
@@ -122,7 +142,7 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 				}
 			}
 			p := Process{Args: req.Args, Env: environ, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
-			if res.Code, err = p.Run(context.WithoutCancel(ctx)); err != nil || res.Code != 0 {
+			if res.Code, err = p.Run(running); err != nil || res.Code != 0 {
 				res.Observed = Together()
 			}
 			return err
@@ -134,11 +154,11 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	}
 	defer w.intake.store.Close()
 	if !req.leads(env) {
-		return res, w.whole(ctx, nil, res)
+		return res, w.whole(running, nil, res)
 	}
 	return res, req.lead(ctx, &deps, res, env, func(l *lead, environ []string) error {
 		w.env = environ
-		return w.whole(ctx, l, res)
+		return w.whole(running, l, res)
 	})
 }
 

@@ -137,7 +137,9 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 	var running atomic.Bool
 	keeper.Deliver = func(s syscall.Signal) {
 		if !running.Load() {
-			ours.Close()
+			if ctx.Err() == nil { // else start refuses
+				ours.Close()
+			}
 			return
 		}
 		_ = c.say(int(s))

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/waxseal/waxseal/pkg/store"
 )
 
 // folderSchema marks a folder that --out wrote, which the next build may
@@ -74,6 +77,17 @@ func (o *outFolder) path(parts ...string) string {
 
 func (o *outFolder) write(raw []byte, parts ...string) error {
 	return os.WriteFile(o.path(parts...), raw, 0o644)
+}
+
+// bundle writes a signed statement, and what is stapled to it.
+func (o *outFolder) bundle(e evidence) error {
+	name := e.file + ".sigstore.json"
+	if stapled := bytes.Join(e.bundle.Stapled(), nil); stapled != nil {
+		if err := o.write(stapled, "bundles", store.StapleFile(name)); err != nil {
+			return err
+		}
+	}
+	return o.write(e.bundle.Raw(), "bundles", name)
 }
 
 func (o *outFolder) stream(write func(io.Writer) error, parts ...string) error {

@@ -41,6 +41,9 @@ type Process struct {
 	Started func(pid int)
 }
 
+// endTime is how long a command may take to end that was told to.
+const endTime = 5 * time.Second
+
 // StartError is a command that could not be started.
 type StartError struct {
 	cause error
@@ -55,8 +58,8 @@ func (e *StartError) Unwrap() error { return e.cause }
 // Run runs the command to its end and returns its exit code, 128 and the
 // signal's number where one ended it. A signal to this process is passed on,
 // once; one from the terminal reaches the command without our help, because
-// while it runs the terminal is the command's. When ctx ends the command is
-// killed. The command is killed, too, when this process is.
+// while it runs the terminal is the command's. When ctx ends the command is told
+// to end, and killed when it does not. It is killed, too, when this process is.
 func (p *Process) Run(ctx context.Context) (code int, err error) {
 	program, err := exec.LookPath(p.Args[0])
 	if err != nil {
@@ -103,7 +106,7 @@ func (p *Process) Run(ctx context.Context) (code int, err error) {
 		defer signal.Reset(unix.SIGTTOU)
 		defer func() {
 			t.take()
-			if code > 128 { // a command that ended by itself has left it as it meant to
+			if code > 128 || err != nil { // a command that ended by itself has left it as it meant to
 				t.restore()
 			}
 		}()
@@ -132,7 +135,16 @@ func (p *Process) Run(ctx context.Context) (code int, err error) {
 			case s := <-signals:
 				deliver(s.(syscall.Signal))
 			case <-ctx.Done():
-				_ = unix.Kill(-pid, unix.SIGKILL)
+				if p.Deliver != nil {
+					p.Deliver(unix.SIGTERM)
+				} else {
+					_ = unix.Kill(-pid, unix.SIGTERM)
+				}
+				select {
+				case <-ended:
+				case <-time.After(endTime):
+					_ = unix.Kill(-pid, unix.SIGKILL)
+				}
 				return
 			case <-ended:
 				return

@@ -68,7 +68,8 @@ func newWatched(req *CommandRequest, deps *CommandDeps, env []string) (*watched,
 
 // whole runs the command and seals what it made: the files that req.Artifacts
 // names and the images that it wrote down or req.Images names. l, which may be
-// nil, is where its builds by docker go.
+// nil, is where its builds by docker go. Signals do not end ctx: they are the
+// command's.
 func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err error) {
 	if res.Code, err = w.run(ctx, l); err != nil {
 		return err
@@ -177,7 +178,6 @@ func (w *watched) hidden() []string {
 // run runs the command, in the sandbox or, where there is none to be had and
 // nothing asks for one, without.
 func (w *watched) run(ctx context.Context, l *lead) (int, error) {
-	ctx = context.WithoutCancel(ctx) // a signal is the command's
 	read := make(chan error, 1)
 	go func() { read <- w.readBefore(ctx) }()
 	var readErr error
@@ -214,6 +214,9 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 	c.start = func(ready confineReady) error {
 		w.observed = w.expect(ready)
 		if err := wait(); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 		return w.enough()
@@ -625,7 +628,9 @@ func (w *watched) write(s *Sealed, statements []statement, signed []evidence) (e
 		put(st.st.Raw(), "statements", st.file+".json")
 	}
 	for _, e := range signed {
-		put(e.bundle.Raw(), "bundles", e.file+".sigstore.json")
+		if err == nil {
+			err = o.bundle(e)
+		}
 	}
 	if err == nil {
 		err = errors.Join(o.stream(w.before.tree.writeManifest, "files-before.jsonl"), o.stream(w.after.tree.writeManifest, "files-after.jsonl"))

@@ -29,6 +29,8 @@ type look struct {
 	source bool
 	// all reads what no decision needs, too: for Inspect and for drafts.
 	all bool
+	// stapled reads OCSP responses about signers' certificates.
+	stapled bool
 	// says puts the content of each piece in a line.
 	says bool
 }
@@ -37,6 +39,9 @@ type look struct {
 func (l look) needs(predicateType string) bool {
 	if l.all || predicateType == "" || verify.IsProvenance(predicateType) {
 		return true
+	}
+	if predicateType == attest.OCSPMediaType {
+		return l.stapled
 	}
 	if l.rule.Needs(policy.FactOf(predicateType)) {
 		return true
@@ -159,8 +164,9 @@ func (f *found) gather(ctx context.Context, place store.Repo, c *check, l look) 
 	if err != nil {
 		return err
 	}
+	stapled := stapledIn(pieces)
 	for i := range pieces {
-		e := f.read(&pieces[i], c, l)
+		e := f.read(&pieces[i], stapled, c, l)
 		pieces[i].Raw = nil // an SBOM is large, and has been read
 		f.evidence = append(f.evidence, e)
 	}
@@ -173,8 +179,23 @@ func (f *found) gather(ctx context.Context, place store.Repo, c *check, l look) 
 	return nil
 }
 
-// read judges one piece on its own.
-func (f *found) read(p *store.Piece, c *check, l look) Evidence {
+// stapledIn are the OCSP responses among pieces. Each speaks of one certificate,
+// whatever was signed with that.
+func stapledIn(pieces []store.Piece) [][]byte {
+	var out [][]byte
+	for _, p := range pieces {
+		if p.Stapled && p.Raw != nil {
+			out = append(out, p.Raw)
+		}
+	}
+	return out
+}
+
+// isStapled is what the list of evidence says of an OCSP response.
+const isStapled = "no evidence by itself: an OCSP response, which says whether a certificate was revoked"
+
+// read judges one piece on its own, with what is stapled to it.
+func (f *found) read(p *store.Piece, stapled [][]byte, c *check, l look) Evidence {
 	e := Evidence{Source: p.Source, Where: p.Where, Bundle: p.Digest, PredicateType: printable(p.PredicateType)}
 	reject := func(code verify.Code, message string) Evidence {
 		e.Code, e.Message = code, printable(message)
@@ -185,6 +206,9 @@ func (f *found) read(p *store.Piece, c *check, l look) Evidence {
 			return reject(CodeNotNeeded, "not read: nothing that was asked depends on it")
 		}
 		return reject(CodeSkipped, p.Skipped)
+	}
+	if p.Stapled {
+		return reject(CodeStapled, isStapled)
 	}
 	e.Bundle = attest.DigestOf(p.Raw)
 	b, err := attest.ParseBundle(p.Raw)
@@ -206,6 +230,7 @@ func (f *found) read(p *store.Piece, c *check, l look) Evidence {
 		}
 		return reject(verify.CodeUnsigned, "it is not signed: worth Build L1 at most, and only when no more is asked than --level 1")
 	}
+	b = b.Staple(stapled...)
 	st := b.Statement()
 	e.PredicateType, e.KeyHint = printable(st.PredicateType), printable(b.KeyHint())
 	if l.all || l.says {

@@ -311,7 +311,7 @@ func (g Gate) judge(ctx context.Context, c *check, v *Verdict) error {
 	if c.Missing != nil {
 		return &missingError{c.Missing}
 	}
-	found, err := g.find(ctx, c, look{rule: c.rule, level: c.weighed(), source: c.asksSource(), says: c.Explain})
+	found, err := g.find(ctx, c, look{rule: c.rule, level: c.weighed(), source: c.asksSource(), stapled: len(c.trust.CAs) > 0, says: c.Explain})
 	if err != nil {
 		if found != nil {
 			v.Digest = found[0].digest // where it got to

@@ -100,11 +100,12 @@ func (g Gate) sources(ctx context.Context, place store.Repo, c *check, l look, a
 				}
 				asked[r.Commit] = pieces
 			}
+			stapled := stapledIn(pieces)
 			for _, p := range pieces {
 				if slices.ContainsFunc(f.evidence, func(e Evidence) bool { return e.Bundle == p.Digest && e.Bundle != "" }) {
 					continue
 				}
-				f.evidence = append(f.evidence, f.read(&p, c, l))
+				f.evidence = append(f.evidence, f.read(&p, stapled, c, l))
 			}
 		}
 		for _, p := range f.pending {

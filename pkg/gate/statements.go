@@ -75,9 +75,9 @@ func (g Gate) statements(ctx context.Context, c *check, unverified bool, types [
 		if err != nil {
 			return nil, err
 		}
-		f := &found{digest: d}
+		f, stapled := &found{digest: d}, stapledIn(pieces)
 		for i := range pieces {
-			e := f.read(&pieces[i], c, look{rule: c.rule, all: true})
+			e := f.read(&pieces[i], stapled, c, look{rule: c.rule, all: true})
 			if !slices.Contains(types, e.PredicateType) {
 				continue
 			}

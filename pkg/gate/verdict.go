@@ -181,6 +181,7 @@ type Evidence struct {
 const (
 	CodeSkipped   verify.Code = "skipped"    // the store did not read it
 	CodeNotNeeded verify.Code = "not-needed" // nothing that was asked depends on it
+	CodeStapled   verify.Code = "stapled"    // an OCSP response, which is no evidence by itself
 )
 
 // conclude draws the decision from the subjects.
@@ -368,7 +369,7 @@ func (f *found) ways(rows []verify.Row, declared verify.Demand) {
 			rows[i].Hint = "if this builder is to be trusted, add it to the policy"
 			return
 		case e.Code == verify.CodeRevocation:
-			rows[i].Hint = "give the CA's newest certificate revocation list, or an OCSP response, for each certificate of the chain"
+			rows[i].Hint = "give the CA's newest certificate revocation list, or an OCSP response, for each certificate of the chain; or sign with --ocsp, which staples answers"
 			return
 		case e.Code == verify.CodeSignature:
 			rows[i].Hint = "give the key that signed it, or have it built by a trusted builder"

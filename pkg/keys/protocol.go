@@ -37,7 +37,8 @@ const (
 	ClassReference   Class = "reference"   // the reference is wrong, or names something that is no public key
 	ClassNotFound    Class = "not-found"   // the service has no such key
 	ClassPermission  Class = "permission"  // it does not tell us, or sign for us
-	ClassPIN         Class = "pin"         // the token wants its PIN; the message is its label
+	ClassLogin       Class = "login"       // it does not know who we are
+	ClassPIN         Class = "pin"         // the token wants its PIN; the message is its label, and how many tries are left
 	ClassPINRefused  Class = "pin-refused" // the PIN is wrong, or the token is locked
 	ClassUnsupported Class = "unsupported" // the helper, or waxseal, cannot do it with this key
 	ClassUntrusted   Class = "untrusted"   // its certificate leads to no authority that this machine trusts
@@ -81,7 +82,14 @@ func (k *Key) refusal(r Reply, signing bool) *Error {
 	e := &Error{Class: r.Class, what: what, err: errors.New(line(r.Message))}
 	scheme, _, _ := strings.Cut(k.name, ":")
 	switch r.Class {
-	case ClassReference, ClassUnsupported, ClassPIN, ClassPINRefused:
+	case ClassReference, ClassUnsupported, ClassPIN:
+	case ClassPINRefused:
+		switch {
+		case strings.Contains(r.Message, " is locked "):
+			e.way = "its security officer can set a new one"
+		case strings.Contains(r.Message, " is wrong"):
+			e.way = "see that it is the PIN of this token: one that is wrong too often locks it"
+		}
 	case ClassNotFound:
 		e.way = "see whether the reference and the account are right: the service has no such key"
 		if scheme == token {
@@ -89,6 +97,8 @@ func (k *Key) refusal(r Reply, signing bool) *Error {
 		}
 	case ClassPermission:
 		e.way = "allow whoever runs this " + k.permission(signing)
+	case ClassLogin:
+		e.way = "log in: " + k.login()
 	case ClassUntrusted:
 		e.way = "trust the authority that issued its certificate (SSL_CERT_FILE), or see who answers there"
 	default:
@@ -99,6 +109,16 @@ func (k *Key) refusal(r Reply, signing bool) *Error {
 		}
 	}
 	return e
+}
+
+// login is how whoever runs this says who they are.
+func (k *Key) login() string {
+	scheme, _, _ := strings.Cut(k.name, ":")
+	return map[string]string{
+		aws:    "AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role of the machine's",
+		azure:  "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, a federated token, a managed identity or az login",
+		google: "GOOGLE_APPLICATION_CREDENTIALS with the file of an account that is still valid, or gcloud auth application-default login",
+	}[scheme]
 }
 
 // permission is what reading a public key takes, or signing.

@@ -43,7 +43,7 @@ func (s signer) line() string {
 func (s signer) String() string {
 	switch {
 	case s.ca != nil && s.ca.Revocable():
-		return fmt.Sprintf("%s under the CA %q, where its revocation lists tell that the certificate counted", s.identity, s.ca.Name())
+		return fmt.Sprintf("%s under the CA %q, where a revocation list or OCSP response tells that the certificate counted", s.identity, s.ca.Name())
 	case s.ca != nil:
 		return fmt.Sprintf("%s under the CA %q", s.identity, s.ca.Name())
 	case s.root != nil:
@@ -85,7 +85,7 @@ func (s signers) trust() verify.Trust {
 }
 
 // signer reads {key: FILE}, {pem: TEXT}, {kms: REFERENCE}, {issuer: URL, san: PATTERN, root: FILE}
-// or {ca: FILE, intermediates: FILE, crl: FILES, ocsp: FILES, san: PATTERN, root: FILE},
+// or {ca: FILE, intermediates: FILE, crl: FILES, ocsp: FILES, revocation: required, san: PATTERN, root: FILE},
 // each with from, until and revoked, the one with an issuer with outages as well.
 func (d *decoder) signer(n *yaml.Node) signer { return d.signerOf(n, verify.IdentityOptions{}) }
 
@@ -125,6 +125,11 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 		},
 		"crl":  func(n *yaml.Node) { ca.CRLs = d.files(n, "crl") },
 		"ocsp": func(n *yaml.Node) { ca.OCSP = d.files(n, "ocsp") },
+		"revocation": func(n *yaml.Node) {
+			if ca.Required = d.text(n, "signer.revocation") == "required"; !ca.Required {
+				d.fail(n, `the signer's "revocation" can be "required" only`)
+			}
+		},
 		"from": func(n *yaml.Node) { window.From = d.moment(n, "signer.from") },
 		"until": func(n *yaml.Node) {
 			window.Until = d.moment(n, "signer.until")
@@ -151,7 +156,7 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 		return s
 	}
 	san = san || o.Regexp != ""
-	certificate := san || o.Issuer != "" || s.root != nil || ca.Roots != nil || ca.Intermediates != nil || ca.CRLs != nil || ca.OCSP != nil
+	certificate := san || o.Issuer != "" || s.root != nil || ca.Roots != nil || ca.Intermediates != nil || ca.CRLs != nil || ca.OCSP != nil || ca.Required
 	switch {
 	case keys+boolean(certificate) != 1:
 		d.fail(n, `the signer must have one of "key", "pem", "kms" and "san"`)
@@ -161,8 +166,8 @@ func (d *decoder) signerOf(n *yaml.Node, o verify.IdentityOptions) signer {
 		d.fail(n, `the signer has no "san"`)
 	case ca.Intermediates != nil && ca.Roots == nil:
 		d.fail(n, `the signer's "intermediates" lead nowhere without "ca"`)
-	case (ca.CRLs != nil || ca.OCSP != nil) && ca.Roots == nil:
-		d.fail(n, `the signer's "crl" and "ocsp" are about the certificates of a "ca", and it has none`)
+	case (ca.CRLs != nil || ca.OCSP != nil || ca.Required) && ca.Roots == nil:
+		d.fail(n, `the signer's "crl", "ocsp" and "revocation" are about the certificates of a "ca", and it has none`)
 	case o.Outages != nil && (!certificate || ca.Roots != nil):
 		d.fail(n, `the signer's "outages" are of a Sigstore instance's log: it has no such log`)
 	case !window.From.IsZero() && !window.Until.IsZero() && !window.From.Before(window.Until):

@@ -1,6 +1,7 @@
 package rebuild
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -439,7 +440,13 @@ func (r *rebuilding) conclude(ctx context.Context, c *attestations.RebuildCompar
 			return nil, fmt.Errorf("signing: %w", err)
 		}
 		if r.req.Out != "" {
-			if err := writeFile(filepath.Join(r.out, "bundles", "rebuild.sigstore.json"), b.Raw()); err != nil {
+			name := filepath.Join(r.out, "bundles", "rebuild.sigstore.json")
+			if stapled := bytes.Join(b.Stapled(), nil); stapled != nil {
+				if err := writeFile(store.StapleFile(name), stapled); err != nil {
+					return nil, err
+				}
+			}
+			if err := writeFile(name, b.Raw()); err != nil {
 				return nil, err
 			}
 		}
@@ -540,7 +547,8 @@ func (r *rebuilding) second(digest string) (*secondBuild, error) {
 		if kind == "provenance" && st.Binds(attest.Digest(digest)) {
 			s.provenance = st
 		}
-		bundle, err := os.ReadFile(filepath.Join(r.out, "bundles", strings.TrimSuffix(filepath.Base(name), ".json")+".sigstore.json"))
+		path := filepath.Join(r.out, "bundles", strings.TrimSuffix(filepath.Base(name), ".json")+".sigstore.json")
+		bundle, err := os.ReadFile(path)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -549,6 +557,16 @@ func (r *rebuilding) second(digest string) (*secondBuild, error) {
 		}
 		b, err := attest.ParseBundle(bundle)
 		if err != nil {
+			return nil, err
+		}
+		switch stapled, err := os.ReadFile(store.StapleFile(path)); {
+		case err == nil:
+			answers, err := attest.SplitOCSP(stapled)
+			if err != nil {
+				return nil, err
+			}
+			b = b.Staple(answers...)
+		case !errors.Is(err, os.ErrNotExist):
 			return nil, err
 		}
 		s.bundles = append(s.bundles, b)

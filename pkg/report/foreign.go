@@ -167,6 +167,8 @@ func became(e gate.Evidence) string {
 		return "not needed"
 	case e.Code == gate.CodeSkipped:
 		return "not read"
+	case e.Code == gate.CodeStapled:
+		return "stapled"
 	case e.Code == verify.CodeUnsigned:
 		return "not signed"
 	}

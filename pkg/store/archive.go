@@ -245,11 +245,15 @@ func (a *Archived) addFiles(ctx context.Context, l *layout, files map[attest.Dig
 				mediaType = cosigntypes.DssePayloadType
 			}
 		}
+		name := "evidence/" + d.Hex()[:16] + ".json"
+		if _, err := attest.SplitOCSP(files[d]); err == nil {
+			mediaType, name = attest.OCSPMediaType, StapleFile(name)
+		}
 		b := bytesBlob(files[d], mediaType)
 		if err := l.PutBlob(ctx, b); err != nil {
 			return err
 		}
-		b.Descriptor.Annotations = map[string]string{fileTitle: "evidence/" + d.Hex()[:16] + ".json"}
+		b.Descriptor.Annotations = map[string]string{fileTitle: name}
 		layers = append(layers, b.Descriptor)
 	}
 	a.Files = len(layers)

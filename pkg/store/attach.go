@@ -34,6 +34,7 @@ const attachTries = 4
 // listed under the fallback tag where a registry lacks the referrers API. It
 // returns the manifest's descriptor, the same for the same bundle: attaching
 // twice changes nothing. The subject must be what the bundle's statement binds.
+// What is stapled to it goes first, each as a referrer of its own.
 func Attach(ctx context.Context, w Writable, subject v1.Descriptor, b *attest.Bundle) (v1.Descriptor, error) {
 	sd, err := digest(subject)
 	if err != nil {
@@ -48,16 +49,46 @@ func Attach(ctx context.Context, w Writable, subject v1.Descriptor, b *attest.Bu
 	if !b.Statement().Binds(sd) {
 		return fail(errors.New("the statement is about something else"))
 	}
-	config, bundle, mediaType := []byte("{}"), b.Raw(), b.Proto().GetMediaType()
-	for _, blob := range []Blob{bytesBlob(config, emptyMediaType), bytesBlob(bundle, types.MediaType(mediaType))} {
-		if err := w.PutBlob(ctx, blob); err != nil {
-			return fail(err)
+	if err := attachStapled(ctx, w, subject, b.Stapled()); err != nil {
+		return fail(err)
+	}
+	desc, err := attachBytes(ctx, w, subject, b.Raw(), b.Proto().GetMediaType(),
+		map[string]string{bundleContent: contentDSSE, bundlePredicateType: b.Statement().PredicateType})
+	if err != nil {
+		return fail(err)
+	}
+	return desc, nil
+}
+
+// attachStapled stores OCSP responses as referrers of their own. cosign reads no
+// bundle from a manifest with a second layer, and passes over other referrers.
+// What several bundles have in common is there once.
+func attachStapled(ctx context.Context, w Writable, subject v1.Descriptor, answers [][]byte) error {
+	for _, a := range answers {
+		if _, err := attachBytes(ctx, w, subject, a, attest.OCSPMediaType, nil); err != nil {
+			return err
 		}
 	}
-	layer := bytesBlob(bundle, types.MediaType(mediaType)).Descriptor
-	if len(bundle) <= maxEmbedded {
+	return nil
+}
+
+// attachBytes stores content as a referrer of subject, in a layer and as an
+// artifact of that type.
+func attachBytes(ctx context.Context, w Writable, subject v1.Descriptor, content []byte, mediaType string, annotations map[string]string) (v1.Descriptor, error) {
+	sd, err := digest(subject)
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	config := []byte("{}")
+	for _, blob := range []Blob{bytesBlob(config, emptyMediaType), bytesBlob(content, types.MediaType(mediaType))} {
+		if err := w.PutBlob(ctx, blob); err != nil {
+			return v1.Descriptor{}, err
+		}
+	}
+	layer := bytesBlob(content, types.MediaType(mediaType)).Descriptor
+	if len(content) <= maxEmbedded {
 		// https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#embedded-content
-		layer.Data = bundle
+		layer.Data = content
 	}
 	raw, err := json.Marshal(v1.Manifest{
 		SchemaVersion: 2,
@@ -66,16 +97,12 @@ func Attach(ctx context.Context, w Writable, subject v1.Descriptor, b *attest.Bu
 		Config:        bytesBlob(config, emptyMediaType).Descriptor,
 		Layers:        []v1.Descriptor{layer},
 		Subject:       &v1.Descriptor{MediaType: subject.MediaType, Size: subject.Size, Digest: subject.Digest},
-		Annotations:   map[string]string{bundleContent: contentDSSE, bundlePredicateType: b.Statement().PredicateType},
+		Annotations:   annotations,
 	})
 	if err != nil {
-		return fail(err)
+		return v1.Descriptor{}, err
 	}
-	desc, err := putReferrer(ctx, w, sd, raw)
-	if err != nil {
-		return fail(err)
-	}
-	return desc, nil
+	return putReferrer(ctx, w, sd, raw)
 }
 
 // bytesBlob is a blob in memory.
@@ -125,7 +152,8 @@ func isListed(ctx context.Context, w Writable, subject attest.Digest, want v1.Ha
 }
 
 // AttachCosign stores b's DSSE envelope under cosign's tag for attestations,
-// beside what is there. Attaching twice changes nothing.
+// beside what is there, and what is stapled to it as referrers. Attaching twice
+// changes nothing.
 func AttachCosign(ctx context.Context, w Writable, subject v1.Descriptor, b *attest.Bundle) error {
 	sd, err := digest(subject)
 	if err != nil {
@@ -139,6 +167,9 @@ func AttachCosign(ctx context.Context, w Writable, subject v1.Descriptor, b *att
 	}
 	envelope, err := b.DSSE()
 	if err != nil {
+		return fail(err)
+	}
+	if err := attachStapled(ctx, w, subject, b.Stapled()); err != nil {
 		return fail(err)
 	}
 	att, err := static.NewAttestation(envelope,

@@ -383,6 +383,9 @@ func (c *copier) sig(ctx context.Context, about, d attest.Digest) error {
 
 // file attaches evidence that so far is a file only.
 func (c *copier) file(ctx context.Context, about v1.Descriptor, p Piece) error {
+	if p.Stapled {
+		return attachStapled(ctx, c.dst, about, [][]byte{p.Raw})
+	}
 	b, err := attest.ParseBundle(p.Raw)
 	if err != nil || !b.Statement().Binds(attest.Digest(about.Digest.String())) {
 		return nil //nolint:nilerr // unsigned, or about something else: it has no place at the destination

@@ -296,6 +296,9 @@ func (c *collector) readTasks(ctx context.Context) error {
 func (c *collector) decline(p *Piece, artifactType string, annotations map[string]string) bool {
 	switch {
 	case strings.HasPrefix(artifactType, bundleMediaPrefix):
+	case artifactType == attest.OCSPMediaType:
+		p.Stapled = true
+		return c.unwanted(p, artifactType)
 	case slices.Contains([]string{
 		// Some registries report nothing, or the configuration's type.
 		"", emptyMediaType, imageConfigMediaType,
@@ -366,12 +369,15 @@ func (c *collector) readLayers(ctx context.Context, p Piece, doc *document) erro
 		p.Digest = attest.Digest(layer.Digest.String())
 		mediaType := string(layer.MediaType)
 		signed := strings.HasPrefix(mediaType, bundleMediaPrefix) || mediaType == cosigntypes.DssePayloadType
+		limit := int64(attest.MaxBundle)
 		if mediaType == cosigntypes.SimpleSigningMediaType {
 			p.Skipped = aSignature
 			c.add(p)
 			continue
 		}
-		if !signed && mediaType != cosigntypes.IntotoPayloadType {
+		if p.Stapled = mediaType == attest.OCSPMediaType; p.Stapled {
+			p.PredicateType, limit = mediaType, attest.MaxOCSP
+		} else if !signed && mediaType != cosigntypes.IntotoPayloadType {
 			p.Skipped = fmt.Sprintf("a layer of type %q is no evidence that waxseal reads", oneLine(mediaType))
 			c.add(p)
 			continue
@@ -380,10 +386,10 @@ func (c *collector) readLayers(ctx context.Context, p Piece, doc *document) erro
 			c.add(p)
 			continue
 		}
-		if layer.Size >= 0 && layer.Size <= attest.MaxBundle && c.bytes.Add(layer.Size) > attest.MaxEvidenceSum {
+		if layer.Size >= 0 && layer.Size <= limit && c.bytes.Add(layer.Size) > attest.MaxEvidenceSum {
 			return &tooMuch{string(c.about)}
 		}
-		raw, err := readBlob(ctx, c, layer, attest.MaxBundle)
+		raw, err := readBlob(ctx, c, layer, limit)
 		if err != nil {
 			if err := c.unreadable(ctx, p, err); err != nil {
 				return err

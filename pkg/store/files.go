@@ -53,8 +53,10 @@ const recheck = time.Second
 type reading struct {
 	docs  []fileDoc
 	about map[string][]int // imageKey or commitKey -> docs
-	notes []*gitNotes
-	stamp attest.Digest // of the files' names, sizes and times
+	// stapled are OCSP responses, by fileDoc.beside of what they are stapled to.
+	stapled map[string][]fileDoc
+	notes   []*gitNotes
+	stamp   attest.Digest // of the files' names, sizes and times
 }
 
 // fileDoc is one document in a file.
@@ -66,6 +68,8 @@ type fileDoc struct {
 	digest       attest.Digest
 	skipped      string // why it is not read
 	commits      bool   // it is about commits only
+	beside       string // what it shares with the OCSP responses that are stapled to it
+	stapled      bool   // it is one of those
 	// part counts the signatures in what Google Cloud says of an image, from 1,
 	// and at is where this one stands; 0: the whole document.
 	part int
@@ -118,7 +122,7 @@ func (n *named) load(ctx context.Context) (*reading, error) {
 	}
 	stamp := stampOf(files)
 	if n.now == nil || n.now.stamp != stamp {
-		fresh := &reading{about: map[string][]int{}, stamp: stamp}
+		fresh := &reading{about: map[string][]int{}, stapled: map[string][]fileDoc{}, stamp: stamp}
 		if err := fresh.all(ctx, n.more, files, repositories); err != nil {
 			return nil, err
 		}
@@ -148,6 +152,10 @@ func (n *reading) all(ctx context.Context, more []fileDoc, files, repositories [
 		}
 		if attest.DigestOf(raw) != d.digest {
 			return &Error{Place: d.path, Action: "reading evidence", Cause: (&mismatch{want: d.digest}).Error(), Way: "the archive was changed; do not use it"}
+		}
+		if d.stapled {
+			n.stapled[d.beside] = append(n.stapled[d.beside], d)
+			continue
 		}
 		if err := n.add(d, raw); err != nil {
 			return err
@@ -184,7 +192,14 @@ func (n *reading) file(ctx context.Context, path string) error {
 		return skip(oneLine(err.Error()))
 	}
 	defer f.Close()
-	if ext := filepath.Ext(path); ext != ".jsonl" && ext != ".ndjson" {
+	switch ext := filepath.Ext(path); ext {
+	case stapleExt:
+		if err := n.staple(path, f); err != nil {
+			return skip(oneLine(err.Error()))
+		}
+		return nil
+	case ".jsonl", ".ndjson":
+	default:
 		head := make([]byte, min(info.Size(), attest.MaxBundle))
 		if _, err := io.ReadFull(f, head); err != nil {
 			return skip(oneLine(err.Error()))
@@ -195,13 +210,53 @@ func (n *reading) file(ctx context.Context, path string) error {
 		case info.Size() > attest.MaxBundle:
 			return skip((&oversize{info.Size(), attest.MaxBundle}).Error())
 		default:
-			return n.add(fileDoc{path: path, size: info.Size()}, head)
+			return n.add(fileDoc{path: path, beside: besideFile(path), size: info.Size()}, head)
 		}
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return skip(oneLine(err.Error()))
 		}
 	}
 	return n.lines(ctx, path, f)
+}
+
+// stapleExt is what a file of OCSP responses has for the extensions of the file of
+// what they are stapled to.
+const stapleExt = ".ocsp"
+
+// besideFile is a file's name without what says its form.
+func besideFile(path string) string {
+	for _, form := range append([]string{stapleExt}, evidenceExts()...) {
+		path = strings.TrimSuffix(path, form)
+	}
+	return path
+}
+
+// evidenceExts are the extensions of files of evidence, the outermost first.
+func evidenceExts() []string {
+	return []string{".json", ".jsonl", ".ndjson", ".sigstore", ".intoto", ".dsse"}
+}
+
+// StapleFile is the name of the file for what is stapled to the bundle in a file
+// of that name: OCSP responses in DER, one after the other.
+func StapleFile(bundle string) string { return besideFile(bundle) + stapleExt }
+
+// staple takes in a file of OCSP responses.
+func (n *reading) staple(path string, f io.Reader) error {
+	raw, err := io.ReadAll(io.LimitReader(f, attest.MaxStapled*attest.MaxOCSP+1))
+	if err != nil {
+		return err
+	}
+	answers, err := attest.SplitOCSP(raw)
+	if err != nil {
+		return err
+	}
+	offset, key := int64(0), besideFile(path)
+	n.stapled[key] = nil // the file may have been named twice
+	for _, a := range answers {
+		n.stapled[key] = append(n.stapled[key], fileDoc{path: path, offset: offset, size: int64(len(a)), digest: attest.DigestOf(a), stapled: true})
+		offset += int64(len(a))
+	}
+	return nil
 }
 
 func (n *reading) lines(ctx context.Context, path string, f io.Reader) error {
@@ -223,7 +278,7 @@ func (n *reading) lines(ctx context.Context, path string, f io.Reader) error {
 		if err != nil && !errors.Is(err, io.EOF) {
 			return n.add(fileDoc{path: path, line: number, skipped: oneLine(err.Error())}, nil)
 		}
-		d := fileDoc{path: path, line: number, offset: offset, size: size}
+		d := fileDoc{path: path, beside: besideFile(path), line: number, offset: offset, size: size}
 		var bad error
 		switch {
 		case size > attest.MaxBundle:
@@ -313,7 +368,7 @@ func (n *reading) enter(key string) {
 
 // piece reads a document again, and checks that it is the same still.
 func (d *fileDoc) piece() Piece {
-	p := Piece{Source: SourceFile, Where: d.where(), Digest: d.digest, Skipped: d.skipped}
+	p := Piece{Source: SourceFile, Where: d.where(), Digest: d.digest, Skipped: d.skipped, Stapled: d.stapled}
 	if p.Skipped != "" {
 		return p
 	}
@@ -325,7 +380,9 @@ func (d *fileDoc) piece() Piece {
 		p.Skipped = "the file was changed while it was read"
 	default:
 		p.Raw = raw
-		if st := statementOf(raw); st != nil {
+		if p.Stapled {
+			p.PredicateType = attest.OCSPMediaType
+		} else if st := statementOf(raw); st != nil {
 			p.PredicateType = st.PredicateType
 		}
 	}
@@ -380,6 +437,7 @@ func (c *collector) readFiles(ctx context.Context) error {
 	if len(mine) > attest.MaxEvidence {
 		return &tooMuch{string(c.about)}
 	}
+	stapled := map[string]bool{}
 	unread, foreign := aside{what: "cannot be read"}, aside{what: "are about something else"}
 	for i := range there.docs {
 		d := &there.docs[i]
@@ -387,6 +445,15 @@ func (c *collector) readFiles(ctx context.Context) error {
 		case mine[i]:
 			if err := c.readFile(d); err != nil {
 				return err
+			}
+			if stapled[d.beside] {
+				continue
+			}
+			stapled[d.beside] = true
+			for _, s := range there.stapled[d.beside] {
+				if err := c.readFile(&s); err != nil {
+					return err
+				}
 			}
 		case others[i], d.commits:
 		case d.skipped != "" && unread.room(d), d.skipped == "" && foreign.room(d):
@@ -463,8 +530,11 @@ func (n *named) commit(ctx context.Context, commit string) ([]Piece, error) {
 		return nil
 	}
 	for _, i := range there.about[commitKey(id)] {
-		if err := take(there.docs[i].piece()); err != nil {
-			return nil, err
+		d := there.docs[i]
+		for _, one := range append([]fileDoc{d}, there.stapled[d.beside]...) {
+			if err := take(one.piece()); err != nil {
+				return nil, err
+			}
 		}
 	}
 	for _, notes := range there.notes {
@@ -516,6 +586,11 @@ func evidenceFiles(path string) ([]string, error) {
 		return nil, pathError("reading evidence", path, err)
 	}
 	if !info.IsDir() {
+		if staple := StapleFile(path); staple != path {
+			if info, err := os.Stat(staple); err == nil && info.Mode().IsRegular() {
+				return []string{path, staple}, nil
+			}
+		}
 		return []string{path}, nil
 	}
 	dir := path
@@ -535,7 +610,7 @@ func evidenceFiles(path string) ([]string, error) {
 			}
 			return nil
 		}
-		if e.Type().IsRegular() && !hidden && slices.Contains([]string{".json", ".jsonl", ".ndjson", ".sigstore", ".intoto", ".dsse"}, filepath.Ext(p)) {
+		if e.Type().IsRegular() && !hidden && slices.Contains(append(evidenceExts(), stapleExt), filepath.Ext(p)) {
 			out = append(out, p)
 		}
 		if len(out) > attest.MaxEvidenceFiles {

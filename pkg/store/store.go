@@ -32,8 +32,9 @@ type Options struct {
 	// of the Docker daemon that was built here is found there by its ID.
 	Images string
 	// Want says which evidence is worth fetching, by the predicate type that
-	// its descriptor states ("" when it states none; it is not verified). Nil
-	// wants all. A piece that is not wanted is listed with Unwanted set.
+	// its descriptor states ("" when it states none; it is not verified), or
+	// attest.OCSPMediaType for what is stapled. Nil wants all. A piece that is not
+	// wanted is listed with Unwanted set.
 	Want func(predicateType string) bool
 	// NoHelpers starts none of docker's credential helpers: credentials are
 	// those that its configuration itself holds.
@@ -86,6 +87,10 @@ type Piece struct {
 	// PredicateType is what the descriptor or annotation says, NOT verified.
 	PredicateType string
 	Unwanted      bool // Options.Want declined it; Raw is nil
+	// Stapled: Raw is an OCSP response (DER), about the certificate of whoever
+	// signed other pieces, and PredicateType its media type. It is no evidence by
+	// itself.
+	Stapled bool
 }
 
 // Where pieces come from.

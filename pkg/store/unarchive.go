@@ -242,6 +242,7 @@ func (a *archive) read(ctx context.Context) error {
 		}
 		a.layout.named.more = append(a.layout.named.more, fileDoc{
 			path: a.layout.dir + ":" + oneLine(f.Annotations[fileTitle]), from: a.layout.tar.f, offset: at.offset, size: at.size, digest: d,
+			beside: a.layout.dir, stapled: f.MediaType == attest.OCSPMediaType,
 		})
 	}
 	return nil

@@ -22,8 +22,9 @@ type CA struct {
 	name        string
 	id          attest.Digest
 	authorities []*authority
-	revoked     *revocations        // nil: nobody asked
+	revoked     *revocations
 	below       cache[[]*authority] // by the certificates that come with a signature
+	stapled     cache[*ocspAnswer]  // by their bytes
 }
 
 // CAOptions is what ParseCA makes a CA of.
@@ -35,9 +36,11 @@ type CAOptions struct {
 	Intermediates []byte
 	// CRLs are certificate revocation lists (RFC 5280, section 5; PEM or DER),
 	// OCSP answers of an OCSP responder (RFC 6960; DER). Where any is given, a
-	// certificate counts only when one of them tells of it and of each between it
-	// and the root.
+	// certificate counts only when one of them, or an answer that is stapled to
+	// what it signed, tells of it and of each between it and the root.
 	CRLs, OCSP []File
+	// Required asks for that where none is given, too.
+	Required bool
 }
 
 // File is bytes, and what the user calls them.
@@ -50,7 +53,7 @@ type File struct {
 func (c *CA) Name() string { return c.name }
 
 // Revocable reports whether something is to tell which certificates count no more.
-func (c *CA) Revocable() bool { return c.revoked != nil }
+func (c *CA) Revocable() bool { return c.revoked.needed }
 
 // ID is the sha256 of the certificates, and of what tells which are revoked.
 func (c *CA) ID() attest.Digest { return c.id }
@@ -82,15 +85,20 @@ func ParseCA(name string, o CAOptions) (*CA, error) {
 		}
 		c.authorities = append(c.authorities, &authority{ca: &root.FulcioCertificateAuthority{Root: top, Intermediates: between, URI: name}})
 	}
-	if len(o.CRLs)+len(o.OCSP) > 0 {
-		if c.revoked, err = parseRevocations(o.CRLs, o.OCSP); err != nil {
-			return nil, err
+	if c.revoked, err = parseRevocations(o.CRLs, o.OCSP); err != nil {
+		return nil, err
+	}
+	for _, told := range []struct {
+		kind  string
+		files []File
+	}{{"crl", o.CRLs}, {"ocsp", o.OCSP}} {
+		for _, f := range told.files {
+			all = append(all, told.kind+string(attest.DigestOf(f.Raw))...)
 		}
-		for kind, files := range map[string][]File{"crl": o.CRLs, "ocsp": o.OCSP} {
-			for _, f := range files {
-				all = append(all, kind+string(attest.DigestOf(f.Raw))...)
-			}
-		}
+	}
+	if o.Required {
+		c.revoked.needed = true
+		all = append(all, "revocation required"...)
 	}
 	c.id = attest.DigestOf(all)
 	return c, nil
@@ -143,9 +151,10 @@ func certificates(raw []byte) ([]*x509.Certificate, error) {
 }
 
 // Examine says whose a signature would be that is made at a moment with the key
-// of leaf, when the bundle brings the certificates between along: who it is, or
-// the *Rejection that every such signature would get.
-func (c *CA) Examine(leaf *x509.Certificate, between []*x509.Certificate, at time.Time) (Signer, error) {
+// of leaf, when the bundle brings the certificates between along, and the OCSP
+// responses are stapled to it: who it is, or the *Rejection that every such
+// signature would get.
+func (c *CA) Examine(leaf *x509.Certificate, between []*x509.Certificate, stapled [][]byte, at time.Time) (Signer, error) {
 	names, err := certificate.SummarizeCertificate(leaf)
 	if err != nil {
 		return Signer{}, rejectf(CodeChain, "%s", namesNobody)
@@ -159,10 +168,69 @@ func (c *CA) Examine(leaf *x509.Certificate, between []*x509.Certificate, at tim
 	if why := m.broken(leaf, at); why != "" {
 		return s, rejectf(CodeChain, "%s", why)
 	}
-	if r := m.standing(c.revoked, leaf, s, at); r != nil {
+	if r := m.standing(c.hearing(stapled), leaf, s, at); r != nil {
 		return s, r
 	}
 	return s, nil
+}
+
+// hearing is what is known of revocations together with what came stapled to a
+// signature. What cannot be read says nothing.
+func (c *CA) hearing(stapled [][]byte) *revocations {
+	if len(stapled) == 0 {
+		return c.revoked
+	}
+	r := *c.revoked
+	for _, raw := range stapled {
+		key := cacheKey(raw)
+		a, ok := c.stapled.get(key)
+		if !ok {
+			var err error
+			if a, err = parseAnswer(raw); err != nil {
+				continue
+			}
+			c.stapled.put(key, a)
+		}
+		r.stapled = append(r.stapled, a)
+	}
+	return &r
+}
+
+// Chains are the ways from leaf to a root, both in them, at a moment; along are
+// the certificates that may stand between.
+func (c *CA) Chains(leaf *x509.Certificate, along []*x509.Certificate, at time.Time) [][]*x509.Certificate {
+	var out [][]*x509.Certificate
+	for _, a := range c.with(along) {
+		if chains, err := a.Verify(leaf, at); err == nil {
+			out = append(out, chains...)
+		}
+	}
+	return out
+}
+
+// CheckStaple reads an OCSP response that is to be stapled to what is signed at a
+// moment. about is whether it speaks of a certificate in chain, which goes from the
+// signer's to the root's; err why it tells nobody that this was not revoked then.
+func CheckStaple(raw []byte, chain []*x509.Certificate, at time.Time) (about bool, err error) {
+	a, err := parseAnswer(raw)
+	if err != nil {
+		return false, err
+	}
+	var s Signer
+	s.at(at)
+	for i, c := range chain[:len(chain)-1] {
+		if !a.is(c, chain[i+1]) {
+			continue
+		}
+		switch _, said, why := a.says(c, chain[i+1], a.spans(s)); {
+		case said != nil:
+			return true, rejectf(CodeRevoked, "the certificate of %q was %s", clip(nameOf(c)), said)
+		case why != "":
+			return true, rejectf(CodeRevocation, "%s", why)
+		}
+		return true, nil
+	}
+	return false, nil
 }
 
 const namesNobody = "its certificate names nobody: the subject alternative name has no URI, no mail address and no name of Sigstore's own kind"

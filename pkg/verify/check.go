@@ -213,7 +213,7 @@ func (c *Checker) byCertificate(b *attest.Bundle, artifact toArtifact) (Signer, 
 	if err != nil {
 		return Signer{}, rejectf(unreadable(b), "reading its verification material: %s", clip(err.Error()))
 	}
-	e := &entity{Bundle: parsed, along: along(b.Proto())}
+	e := &entity{Bundle: parsed, along: along(b.Proto()), stapled: b.Stapled()}
 	var best *Rejection
 	for _, i := range c.instances {
 		signer, r := i.verify(e, artifact)
@@ -300,6 +300,7 @@ func reach(code Code) int {
 type entity struct {
 	*bundle.Bundle
 	along   []*x509.Certificate // certificates that came with the signer's; nobody vouches for them
+	stapled [][]byte            // OCSP responses, likewise
 	entries []*tlog.Entry
 	content sigverify.VerificationContent
 	signed  sigverify.SignatureContent
@@ -383,14 +384,18 @@ func (i *instance) with(e *entity) *material {
 
 // standing says whether a certificate that was verified had been revoked.
 func (i *instance) standing(e *entity, s Signer, now time.Time) *Rejection {
-	if i.ca == nil || i.ca.revoked == nil {
+	if i.ca == nil {
+		return nil
+	}
+	r := i.ca.hearing(e.stapled)
+	if !r.needed && len(r.stapled) == 0 {
 		return nil
 	}
 	leaf, err := e.VerificationContent()
 	if err != nil {
 		return rejectf(CodeUnreadable, "reading its certificate: %v", err)
 	}
-	return i.with(e).standing(i.ca.revoked, leaf.Certificate(), s, now)
+	return i.with(e).standing(r, leaf.Certificate(), s, now)
 }
 
 // unlogged judges what has no entry in a log as if the instance had none. What

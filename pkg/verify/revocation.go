@@ -21,6 +21,8 @@ import (
 type revocations struct {
 	lists   []*crl
 	answers []*ocspAnswer
+	stapled []*ocspAnswer // to the signature in question, by whoever
+	needed  bool          // what none of them tells of does not count
 }
 
 const (
@@ -29,7 +31,7 @@ const (
 )
 
 func parseRevocations(crls, answers []File) (*revocations, error) {
-	r := &revocations{}
+	r := &revocations{needed: len(crls)+len(answers) > 0}
 	for _, f := range crls {
 		lists, err := parseCRLs(f.Raw)
 		if err != nil {
@@ -47,7 +49,7 @@ func parseRevocations(crls, answers []File) (*revocations, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading OCSP response %q: %w", f.Name, err)
 		}
-		a.name = f.Name
+		a.name = fmt.Sprintf("the OCSP response %q", clip(f.Name))
 		if r.answers = append(r.answers, a); len(r.answers) > maxAnswers {
 			return nil, fmt.Errorf("reading OCSP response %q: more than %d of them", f.Name, maxAnswers)
 		}
@@ -313,7 +315,7 @@ func current(c *x509.Certificate, from, until, keeps, now time.Time) string {
 
 // ocspAnswer is that of an OCSP responder about one certificate.
 type ocspAnswer struct {
-	name string
+	name string // what messages call it
 	raw  []byte
 	id   certID
 	said *ocsp.Response  // not verified
@@ -345,7 +347,7 @@ func parseAnswer(raw []byte) (*ocspAnswer, error) {
 	if _, err := asn1.Unmarshal(said.TBSResponseData, &data); err != nil || len(data.Answers) != 1 {
 		return nil, errors.New("it is no answer about one certificate")
 	}
-	return &ocspAnswer{raw: raw, id: data.Answers[0].ID, said: said}, nil
+	return &ocspAnswer{name: "the stapled OCSP response", raw: raw, id: data.Answers[0].ID, said: said}, nil
 }
 
 // is reports whether the answer is about a certificate.
@@ -390,13 +392,36 @@ func (a *ocspAnswer) by(issuer *x509.Certificate) error {
 	return nil
 }
 
-func (a *ocspAnswer) says(c, issuer *x509.Certificate, now time.Time) (about bool, r *revoked, why string) {
+// says is what the answer tells of a certificate by issuer: see crl.says. stale is
+// why what it tells does not tell all; "": it does.
+func (a *ocspAnswer) says(c, issuer *x509.Certificate, stale string) (about bool, r *revoked, why string) {
 	if !a.is(c, issuer) {
 		return false, nil, ""
 	}
 	if err := a.by(issuer); err != nil {
-		return false, nil, fmt.Sprintf("the OCSP response %q %v", clip(a.name), err)
+		return false, nil, fmt.Sprintf("%s %v", a.name, err)
 	}
+	why = stale
+	switch a.said.Status {
+	case ocsp.Good:
+	case ocsp.Revoked:
+		one, err := revocation(a.said.RevokedAt, a.said.RevocationReason, a.said.Extensions)
+		if err != nil {
+			return true, nil, fmt.Sprintf("%s: %v", a.name, err)
+		}
+		r = &one
+	default:
+		why = "says that it does not know the certificate"
+	}
+	if why != "" {
+		why = a.name + " " + why
+	}
+	return true, r, why
+}
+
+// current is why the answer is not the last word on a certificate as of now; "":
+// it is.
+func (a *ocspAnswer) current(c *x509.Certificate, now time.Time) string {
 	var keeps time.Time
 	for _, e := range a.said.Extensions {
 		// RFC 6960, section 4.4.4, the archive cutoff.
@@ -406,29 +431,29 @@ func (a *ocspAnswer) says(c, issuer *x509.Certificate, now time.Time) (about boo
 			}
 		}
 	}
-	switch a.said.Status {
-	case ocsp.Good:
-		why = current(c, a.said.ThisUpdate, a.said.NextUpdate, keeps, now)
-	case ocsp.Revoked:
-		one, err := revocation(a.said.RevokedAt, a.said.RevocationReason, a.said.Extensions)
-		if err != nil {
-			return true, nil, fmt.Sprintf("the OCSP response %q: %v", clip(a.name), err)
-		}
-		r = &one
-		why = current(c, a.said.ThisUpdate, a.said.NextUpdate, keeps, now)
-	default:
-		why = "says that it does not know the certificate"
-	}
-	if why != "" {
-		why = fmt.Sprintf("the OCSP response %q %s", clip(a.name), why)
-	}
-	return true, r, why
+	return current(c, a.said.ThisUpdate, a.said.NextUpdate, keeps, now)
 }
 
-// status is what is known of one certificate. All that is given is listened to:
-// one that says revoked is believed before any that do not.
-func (r *revocations) status(c, issuer *x509.Certificate, now time.Time) (worst *revoked, why string) {
-	known := false
+// spans is why the answer does not tell of the moment at which s signed; "": it
+// does. What it tells of that stays true, however old it becomes; and one of
+// another time tells nothing, however new.
+func (a *ocspAnswer) spans(s Signer) string {
+	switch from, until := a.said.ThisUpdate, a.said.NextUpdate; {
+	case until.IsZero():
+		return "does not say until when it counts"
+	case from.After(s.first.Add(ahead)), until.Before(s.last):
+		return fmt.Sprintf("counted from %s until %s only, and it was signed at %s",
+			from.UTC().Format(time.RFC3339), until.UTC().Format(time.RFC3339), s.first.UTC().Format(time.RFC3339))
+	}
+	return ""
+}
+
+// status is what is known of one certificate, for what s signed. All that is given
+// is listened to: one that says revoked is believed before any that do not. A
+// stapled answer comes from the signer: that nothing was revoked it tells only
+// where the verifier was given nothing about the certificate.
+func (r *revocations) status(c, issuer *x509.Certificate, s Signer, now time.Time) (worst *revoked, why string) {
+	known, own := false, false
 	why = fmt.Sprintf("no list and no answer by %q was given", clip(nameOf(issuer)))
 	hear := func(about bool, said *revoked, lacks string) {
 		if said != nil && (worst == nil || said.from().Before(worst.from())) {
@@ -440,14 +465,27 @@ func (r *revocations) status(c, issuer *x509.Certificate, now time.Time) (worst 
 		}
 	}
 	for _, l := range r.lists {
-		hear(l.says(c, issuer, now))
+		about, said, lacks := l.says(c, issuer, now)
+		own = own || about
+		hear(about, said, lacks)
+	}
+	ask := func(a *ocspAnswer, stale string) (about bool, said *revoked, lacks string) {
+		if by := a.said.Certificate; by != nil && r.listed(by, issuer) {
+			return false, nil, a.name + " is signed with a certificate that was revoked"
+		}
+		return a.says(c, issuer, stale)
 	}
 	for _, a := range r.answers {
-		if by := a.said.Certificate; by != nil && r.listed(by, issuer) {
-			why = fmt.Sprintf("the OCSP response %q is signed with a certificate that was revoked", clip(a.name))
-			continue
+		about, said, lacks := ask(a, a.current(c, now))
+		own = own || about
+		hear(about, said, lacks)
+	}
+	for _, a := range r.stapled {
+		about, said, lacks := ask(a, a.spans(s))
+		if own {
+			about, lacks = false, ""
 		}
-		hear(a.says(c, issuer, now))
+		hear(about, said, lacks)
 	}
 	if known {
 		why = ""
@@ -468,7 +506,7 @@ func (r *revocations) listed(c, issuer *x509.Certificate) bool {
 func (r *revocations) judge(chain []*x509.Certificate, s Signer, now time.Time) *Rejection {
 	var unknown *Rejection
 	for i, c := range chain[:len(chain)-1] {
-		said, why := r.status(c, chain[i+1], now)
+		said, why := r.status(c, chain[i+1], s, now)
 		what := fmt.Sprintf("its certificate (serial number %x)", c.SerialNumber)
 		if i > 0 {
 			what = fmt.Sprintf("the certificate of %q above it", clip(nameOf(c)))
@@ -476,7 +514,7 @@ func (r *revocations) judge(chain []*x509.Certificate, s Signer, now time.Time) 
 		if said != nil && !said.spares(s) {
 			return rejectf(CodeRevoked, "%s was %s, and it was signed at %s", what, said, s.first.UTC().Format(time.RFC3339))
 		}
-		if why != "" && unknown == nil {
+		if why != "" && r.needed && unknown == nil {
 			unknown = rejectf(CodeRevocation, "whether %s was revoked cannot be told: %s", what, why)
 		}
 	}
@@ -486,7 +524,7 @@ func (r *revocations) judge(chain []*x509.Certificate, s Signer, now time.Time) 
 // standing says whether a verified certificate was revoked before it signed. Of
 // several chains one is enough.
 func (m *material) standing(r *revocations, leaf *x509.Certificate, s Signer, now time.Time) *Rejection {
-	if r == nil {
+	if !r.needed && len(r.stapled) == 0 {
 		return nil
 	}
 	worst := rejectf(CodeChain, "its certificate does not lead to a trusted authority")
@@ -510,9 +548,6 @@ func (m *material) standing(r *revocations, leaf *x509.Certificate, s Signer, no
 
 // ends lists when what tells of revocations ends to count.
 func (r *revocations) ends() []time.Time {
-	if r == nil {
-		return nil
-	}
 	var out []time.Time
 	for _, l := range r.lists {
 		out = append(out, l.list.NextUpdate)

@@ -135,7 +135,7 @@ func TestCertificatesOfACompany(t *testing.T) {
 				block, _ := pem.Decode(between)
 				along = append(along, must(x509.ParseCertificate(block.Bytes))(t))
 			}
-			who, err := must(verify.ParseCA("ca.pem", o))(t).Examine(leafOf(t, co.signed), along, time.Now())
+			who, err := must(verify.ParseCA("ca.pem", o))(t).Examine(leafOf(t, co.signed), along, nil, time.Now())
 			if (err == nil) != (c.want == "") || err == nil && who.SAN != san {
 				t.Errorf("examined: %+v, %v", who, err)
 			}
@@ -361,4 +361,72 @@ func FuzzParseOCSP(f *testing.F) {
 			t.Error("an answer of the intermediate authority stood for one of the root")
 		}
 	})
+}
+
+// FuzzParseStaple: what is stapled neither panics nor stands for what the root
+// alone can say.
+func FuzzParseStaple(f *testing.F) {
+	co := newCompany(f, virtual.CAOptions{}, virtual.Options{})
+	roots, _ := co.PEM()
+	ca := must(verify.ParseCA("ca.pem", verify.CAOptions{Roots: roots, Required: true}))(f)
+	checker := must(verify.NewChecker(verify.Trust{
+		CAs: []*verify.CA{ca}, Roots: []*verify.Root{co.root},
+		Identities: []verify.Identity{identity(f, verify.IdentityOptions{SAN: san, Anchor: ca.ID(), AnchorIsCA: true})},
+	}, time.Now()))(f)
+	good := must(co.OCSP(virtual.Revoking{Serial: co.serial}))(f)
+	above := must(co.OCSP(virtual.Revoking{Root: true, Serial: co.Between()}))(f)
+	if _, err := checker.Check(co.signed.Staple(good, above), image); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(above)
+	f.Add(must(co.OCSP(virtual.Revoking{Serial: co.serial, Responder: func(*x509.Certificate) {}}))(f))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if _, err := checker.Check(co.signed.Staple(raw), image); err == nil {
+			t.Error("one answer stood for two certificates")
+		}
+	})
+}
+
+// What is to be stapled is looked at before.
+func TestCheckStaple(t *testing.T) {
+	co := newCompany(t, virtual.CAOptions{}, virtual.Options{})
+	roots, between := co.PEM()
+	ca := must(verify.ParseCA("ca.pem", verify.CAOptions{Roots: roots, Intermediates: between}))(t)
+	now := time.Now()
+	chains := ca.Chains(leafOf(t, co.signed), nil, now)
+	if len(chains) != 1 || len(chains[0]) != 3 {
+		t.Fatalf("chains: %v", chains)
+	}
+	if other := ca.Chains(leafOf(t, newCompany(t, virtual.CAOptions{}, virtual.Options{}).signed), nil, now); other != nil {
+		t.Errorf("chains of a stranger: %v", other)
+	}
+	entry := []x509.RevocationListEntry{{SerialNumber: co.serial, RevocationTime: now.Add(time.Hour), ReasonCode: 4}}
+	for _, c := range []struct {
+		name  string
+		r     virtual.Revoking
+		about bool
+		code  verify.Code
+		says  string
+	}{
+		{"the signer's", virtual.Revoking{Serial: co.serial}, true, "", ""},
+		{"the authority's", virtual.Revoking{Root: true, Serial: co.Between()}, true, "", ""},
+		{"by the wrong one", virtual.Revoking{Root: true, Serial: co.serial}, false, "", ""},
+		{"another's", virtual.Revoking{Serial: big.NewInt(7)}, false, "", ""},
+		{"to come", virtual.Revoking{Serial: co.serial, From: now.Add(10 * time.Minute)}, true, verify.CodeRevocation, "counted from"},
+		{"by a clock that is a little ahead", virtual.Revoking{Serial: co.serial, From: now.Add(time.Minute)}, true, "", ""},
+		{"ended", virtual.Revoking{Serial: co.serial, From: now.Add(-time.Hour), Until: now.Add(-time.Minute)}, true, verify.CodeRevocation, "counted from"},
+		{"endless", virtual.Revoking{Serial: co.serial, Endless: true}, true, verify.CodeRevocation, "until when"},
+		{"unknown", virtual.Revoking{Serial: co.serial, Unknown: true}, true, verify.CodeRevocation, "does not know"},
+		{"to be revoked", virtual.Revoking{Revoked: entry}, true, verify.CodeRevoked, "superseded"},
+	} {
+		about, err := verify.CheckStaple(must(co.OCSP(c.r))(t), chains[0], now)
+		if about != c.about {
+			t.Errorf("%s: about %t", c.name, about)
+		}
+		t.Run(c.name, func(t *testing.T) { wantRejection(t, err, c.code, c.says) })
+	}
+	if _, err := verify.CheckStaple([]byte("no"), chains[0], now); err == nil || !strings.Contains(err.Error(), "no answer about one certificate") {
+		t.Errorf("garbage: %v", err)
+	}
 }

@@ -97,6 +97,7 @@ type Trust struct {
 	CABetween  string         `json:"caIntermediates,omitempty"`
 	CRLs       []string       `json:"caCRLs,omitempty"`        // certificate revocation lists, DER
 	OCSP       []string       `json:"ocspResponses,omitempty"` // OCSP responses, DER
+	Revocation bool           `json:"revocationRequired,omitempty"`
 	Builders   []Builder      `json:"builders,omitempty"`
 	Verifiers  []VSAVerifier  `json:"verifiers,omitempty"`
 	Sources    []SourceSystem `json:"sources,omitempty"`

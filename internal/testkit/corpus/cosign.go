@@ -76,7 +76,7 @@ func authentic(code string) (good, comparable bool) {
 	switch verify.Code(code) {
 	case Accepted, verify.CodeBuilder, gate.CodeRole:
 		return true, true
-	case verify.CodePredicate, gate.CodeNotNeeded:
+	case verify.CodePredicate, gate.CodeNotNeeded, gate.CodeStapled:
 		return false, false
 	}
 	return false, true

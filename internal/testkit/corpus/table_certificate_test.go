@@ -16,6 +16,12 @@ const companySerial = 4711
 // told is what a company's CA says of its certificates, as files of the case.
 type told struct {
 	crls, ocsp []virtual.Revoking
+	// stapled comes with the evidence: of the intermediate authority where Root has
+	// it speak, by another CA where that is stranger, or as it stands.
+	stapled  []virtual.Revoking
+	stranger bool
+	raw      []byte
+	required bool
 }
 
 // company is a case of a signature under a certificate of a company's own CA,
@@ -55,10 +61,42 @@ func companyOf(name, title, stands, code string, o virtual.CAOptions, say told, 
 		default:
 			d.nothing()
 		}
+		staple(d, ca, say)
+		d.c.Trust.Revocation = say.required
 		d.file("provenance.json", d.certified(d.world.ours, d.provenance(), append([]func(*virtual.Options){unlogged, stamped, issuer(""), version("0.2"), func(o *virtual.Options) {
 			o.CA, o.Change = ca, func(x *x509.Certificate) { x.SerialNumber = big.NewInt(companySerial) }
 		}}, changes...)...), code)
 	}}
+}
+
+// staple puts what is stapled beside provenance.json.
+func staple(d *draft, ca *virtual.CA, say told) {
+	const file = "evidence/provenance.ocsp"
+	if say.stranger {
+		var err error
+		ca, err = virtual.NewCA(virtual.CAOptions{Revokes: true})
+		must(d, err)
+	}
+	all := say.raw
+	for _, r := range say.stapled {
+		switch {
+		case r.Root:
+			r.Serial = ca.Between()
+		case r.Serial == nil:
+			r.Serial = big.NewInt(companySerial)
+		}
+		one, err := ca.OCSP(whole(r))
+		must(d, err)
+		all = append(all, one...)
+		d.seen(one, file, "stapled")
+	}
+	if all != nil {
+		d.files[file] = all
+		d.c.Question.Evidence = append(d.c.Question.Evidence, file)
+	}
+	if say.raw != nil {
+		d.seen(nil, file, "unreadable")
+	}
 }
 
 // whole is what counts longer than the certificates that it is about, unless it
@@ -98,6 +136,7 @@ func certificateCases() []entry {
 	answer := func(r virtual.Revoking) told {
 		return told{crls: []virtual.Revoking{authorities}, ocsp: []virtual.Revoking{r}}
 	}
+	stapled := func(r ...virtual.Revoking) told { return told{crls: []virtual.Revoking{authorities}, stapled: r} }
 	permitted := func(domain string) virtual.CAOptions {
 		return virtual.CAOptions{Change: func(x *x509.Certificate) {
 			x.PermittedDNSDomainsCritical, x.PermittedURIDomains = true, []string{domain}
@@ -136,5 +175,31 @@ func certificateCases() []entry {
 		company("answered-by-a-signer", "The OCSP response is signed with a certificate for signing code.", "RFC 6960 4.2.2.2", "revocation", answer(virtual.Revoking{Responder: func(x *x509.Certificate) {
 			x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
 		}})),
+
+		company("stapled-good", "OCSP responses about the certificate and its authority's are stapled, and required.", "RFC 6960 2.2", Accepted, told{stapled: []virtual.Revoking{{}, authorities}, required: true}),
+		company("stapled-none", "It is required, and none is stapled.", "", "revocation", told{required: true}),
+		company("stapled-for-the-signer-alone", "It is required, and the one that is stapled does not speak of the authority.", "", "revocation", told{stapled: []virtual.Revoking{{}}, required: true}),
+		company("stapled-beside-a-list", "The root's list tells of the authority, what is stapled of the signer's certificate.", "", Accepted, stapled(virtual.Revoking{})),
+		company("stapled-by-a-responder", "A responder that the authority named for OCSP answered.", "RFC 6960 4.2.2.2", Accepted, stapled(virtual.Revoking{Responder: func(*x509.Certificate) {}})),
+		company("stapled-by-a-signer", "The response is signed with a certificate for signing code.", "RFC 6960 4.2.2.2", "revocation", stapled(virtual.Revoking{Responder: func(x *x509.Certificate) {
+			x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+		}})),
+		company("stapled-by-another-authority", "The response is about a certificate of that number by another CA.", "RFC 6960 4.1.1", "revocation", told{crls: []virtual.Revoking{authorities}, stapled: []virtual.Revoking{{}}, stranger: true}),
+		company("stapled-for-another", "The response is about another certificate of the CA.", "RFC 6960 4.1.1", "revocation", stapled(virtual.Revoking{Serial: big.NewInt(companySerial + 1)})),
+		company("stapled-before", "The response had ended an hour before it signed.", "RFC 6960 2.4", "revocation", stapled(virtual.Revoking{From: minted().Add(-2 * time.Hour), Until: minted().Add(-time.Hour)})),
+		company("stapled-after", "The response is of an hour after it signed.", "RFC 6960 2.4", "revocation", stapled(virtual.Revoking{From: minted().Add(time.Hour)})),
+		company("stapled-without-end", "The response does not say until when it counts.", "RFC 6960 2.4", "revocation", stapled(virtual.Revoking{Endless: true})),
+		company("stapled-unknown", "The responder does not know the certificate.", "RFC 6960 2.2", "revocation", stapled(virtual.Revoking{Unknown: true})),
+		company("stapled-unknown-unasked", "The responder does not know the certificate, and nobody asks.", "", Accepted, told{stapled: []virtual.Revoking{{Unknown: true}}}),
+		company("stapled-garbage", "What is stapled is no OCSP response.", "", "revocation", told{crls: []virtual.Revoking{authorities}, raw: []byte("0\x82good")}),
+		company("stapled-revoked", "Superseded an hour before it signed, as a stapled response says; nobody asked.", "RFC 6960 2.2", "revoked", told{stapled: []virtual.Revoking{{Revoked: entryAt(-time.Hour, 4)}}}),
+		company("stapled-revoked-later", "Revoked before it signed, says a response of after it, which somebody attached.", "RFC 6960 2.2", "revoked", told{stapled: []virtual.Revoking{{From: minted().Add(2 * time.Hour), Revoked: entryAt(-time.Hour, 4)}}}),
+		company("stapled-revoked-after", "Superseded an hour after it signed: what is older counts on.", "RFC 5280 5.3.1", Accepted, stapled(virtual.Revoking{Revoked: entryAt(time.Hour, 4)})),
+		company("stapled-key-stolen", "Revoked an hour after it signed, for the key was stolen, nobody knows when.", "RFC 5280 5.3.1", "revoked", told{stapled: []virtual.Revoking{{Revoked: entryAt(time.Hour, 1)}}}),
+		company("stapled-key-stolen-after", "The key was stolen half an hour after it signed.", "RFC 5280 5.3.2", Accepted, told{stapled: []virtual.Revoking{{Revoked: entryAt(time.Hour, 1, since(time.Hour/2))}}}),
+		company("stapled-differ", "One response says that it is good, another that it was revoked before.", "", "revoked", stapled(virtual.Revoking{}, virtual.Revoking{Revoked: entryAt(-time.Hour, 4)})),
+		company("stapled-good-listed-revoked", "A stapled response says that it is good, the verifier's list that the key was stolen.", "", "revoked", told{crls: []virtual.Revoking{{Revoked: entryAt(time.Hour, 1)}, authorities}, stapled: []virtual.Revoking{{}}}),
+		company("stapled-good-list-ended", "A stapled response says that it is good; the verifier's own list of the authority has ended, and what is stapled does not stand in for it.", "", "revocation", told{
+			crls: []virtual.Revoking{{From: minted().Add(-2 * time.Hour), Until: minted().Add(-time.Hour)}, authorities}, stapled: []virtual.Revoking{{}}}),
 	}
 }

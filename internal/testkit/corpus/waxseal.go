@@ -83,6 +83,9 @@ func (c *Case) args() []string {
 	for _, f := range t.OCSP {
 		out = append(out, "--ocsp-response", f)
 	}
+	if t.Revocation {
+		out = append(out, "--require-revocation")
+	}
 	return out
 }
 

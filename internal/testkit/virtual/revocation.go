@@ -22,6 +22,9 @@ type Revoking struct {
 	Revoked []x509.RevocationListEntry
 	// Serial is of which certificate OCSP speaks, where none is revoked.
 	Serial *big.Int
+	// Unknown has OCSP say that it knows no such certificate; Endless leaves out
+	// until when the answer counts.
+	Unknown, Endless bool
 	// Extensions are of the list.
 	Extensions []pkix.Extension
 	// Responder changes the certificate of an OCSP responder; default: the
@@ -59,6 +62,12 @@ func (c *CA) OCSP(r Revoking) ([]byte, error) {
 	t := ocsp.Response{Status: ocsp.Good, SerialNumber: r.Serial, ThisUpdate: r.From, NextUpdate: r.Until}
 	for _, e := range r.Revoked {
 		t.Status, t.SerialNumber, t.RevokedAt, t.RevocationReason, t.ExtraExtensions = ocsp.Revoked, e.SerialNumber, e.RevocationTime, e.ReasonCode, e.ExtraExtensions
+	}
+	if r.Unknown {
+		t.Status = ocsp.Unknown
+	}
+	if r.Endless {
+		t.NextUpdate = time.Time{}
 	}
 	if r.Responder == nil {
 		return ocsp.CreateResponse(issuer, issuer, t, key)
