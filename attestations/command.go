@@ -3,6 +3,8 @@ package attestations
 import (
 	_ "embed"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // CommandType names the way in which `waxseal run` makes what a command makes;
@@ -27,6 +29,38 @@ type Command struct {
 	Images    []string         `json:"images,omitempty"`    // references, as given
 	Trace     bool             `json:"trace,omitempty"`
 	Inputs    *ContainerInputs `json:"inputs"`
+}
+
+// CommandLine is a command in one line that no other command has: its words with
+// spaces between them, in quotation marks where they are no plain ones.
+func CommandLine(command []string) string {
+	out := make([]string, len(command))
+	for i, a := range command {
+		if a == "" || strings.ContainsFunc(a, func(r rune) bool { return r <= ' ' || r == '"' || r == 0x7f }) {
+			a = strconv.Quote(a)
+		}
+		out[i] = a
+	}
+	return strings.Join(out, " ")
+}
+
+// UsualVariable reports whether a variable is one that machines set for every
+// command, or GitHub for every job, where nobody else may: that a command had it
+// says nothing of what it does.
+func UsualVariable(name string) bool {
+	switch name {
+	case "PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "OLDPWD", "HOSTNAME", "TMPDIR", "TERM", "COLORTERM", "COLUMNS", "LINES",
+		"NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "LANG", "LANGUAGE", "TZ", "DEBIAN_FRONTEND", "CI",
+		"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
+		"SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE":
+		return true
+	}
+	for _, family := range []string{"LC_", "XDG_", "GITHUB_", "RUNNER_"} {
+		if strings.HasPrefix(name, family) {
+			return true
+		}
+	}
+	return false
 }
 
 // CommandInternal is the internalParameters of CommandType: what was found.

@@ -69,3 +69,20 @@ func TestCommandSchemaRefuses(t *testing.T) {
 		})
 	}
 }
+
+func TestCommandLine(t *testing.T) {
+	if got, want := attestations.CommandLine([]string{"sh", "-c", "a b\n", ""}), `sh -c "a b\n" ""`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestUsualVariable(t *testing.T) {
+	for name, want := range map[string]bool{
+		"PATH": true, "LC_ALL": true, "GITHUB_SHA": true, "CI": true,
+		"CFLAGS": false, "NPM_TOKEN": false, "CI_COMMIT_SHA": false, "BUILD_FLAGS": false, "LD_PRELOAD": false, "": false,
+	} {
+		if attestations.UsualVariable(name) != want {
+			t.Errorf("%q: %t", name, !want)
+		}
+	}
+}

@@ -117,6 +117,7 @@ const (
 	GapNoRecord      = "no-record"      // a step of which there is no record
 	GapForeignEngine = "foreign-engine" // another engine's word for what happened
 	GapSSH           = "ssh"            // the step could ask an ssh agent, and what it answered is not kept
+	GapTLS           = "tls"            // TLS was passed on without being opened: what came in is not known, but from where and how much
 	GapSource        = "source"         // an input of the engine's own that is not known by digest
 )
 
@@ -164,7 +165,7 @@ func knownVerdict(verdict string) bool {
 // gapVerdict is the best verdict that a gap of a kind leaves.
 func gapVerdict(kind string) string {
 	switch kind {
-	case GapCacheMount, GapInsecure, GapWithheld, GapWatchLoss, GapOverflow, GapSSH, GapSource:
+	case GapCacheMount, GapInsecure, GapWithheld, GapWatchLoss, GapOverflow, GapSSH, GapTLS, GapSource:
 		return VerdictGaps
 	}
 	return VerdictUnobserved

@@ -14,7 +14,8 @@ import (
 )
 
 func main() {
-	os.Exit(run(os.Args, cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, LookupEnv: cli.Environment()}))
+	lookup, secret := cli.Environment()
+	os.Exit(run(os.Args, cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, LookupEnv: lookup, Secret: secret}))
 }
 
 // run maps a panic to "not decided": Go's own exit code for one is 2, which a

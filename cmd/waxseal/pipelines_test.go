@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/waxseal/waxseal/internal/testkit"
+	"github.com/waxseal/waxseal/pkg/attest"
 )
 
 // pipelines is examples/pipelines.
@@ -378,10 +379,65 @@ func TestTheTektonTask(t *testing.T) {
 	}
 }
 
+// gitLabSchema is GitLab's own schema of .gitlab-ci.yml, as one version of
+// gitlab-ci-local on npm has it: an object of JavaScript that is YAML, too.
+func gitLabSchema(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	const (
+		name = "gitlab-ci-local-4.58.0"
+		sum  = "ad42eac5b9c372675771c718e1dbccf98069cee47cd9c1f89c3f670496d1b7e1"
+	)
+	dir := t.TempDir()
+	pack := exec.CommandContext(t.Context(), "npm", "pack", "--silent", "gitlab-ci-local@4.58.0")
+	pack.Dir = dir
+	if out, err := pack.CombinedOutput(); err != nil {
+		testkit.Unavailable(t, "GitLab's schema could not be had: %v\n%s", err, out)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, name+".tgz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := attest.DigestOf(raw).Hex(); got != sum {
+		t.Fatalf("%s is %s", name, got)
+	}
+	text, err := exec.CommandContext(t.Context(), "tar", "-xzOf", filepath.Join(dir, name+".tgz"), "package/src/schema/schema.js").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ = bytes.Cut(text, []byte("export const schema = "))
+	text, _, _ = bytes.Cut(text, []byte("\n};"))
+	var schema map[string]any
+	if err := yaml.Unmarshal(append(text, "\n}"...), &schema); err != nil {
+		t.Fatal(err)
+	}
+	return compile(t, schema)
+}
+
+// TestTheGitLabPipeline holds the pipeline to GitLab's schema.
+func TestTheGitLabPipeline(t *testing.T) {
+	schema := gitLabSchema(t)
+	doc := yamlFile(t, filepath.Join(pipelines(t), "gitlab/.gitlab-ci.yml"))
+	if err := schema.Validate(asJSON(t, doc)); err != nil {
+		t.Error(err)
+	}
+	job := doc["build-image"].(map[string]any)
+	for name, bad := range map[string]any{"id_tokens": map[string]any{"X": map[string]any{"audience": "x"}}, "scripts": []any{"true"}, "timeout": []any{"1h"}} {
+		good := job[name]
+		job[name] = bad
+		if schema.Validate(asJSON(t, doc)) == nil {
+			t.Errorf("the schema takes %s: %v", name, bad)
+		}
+		delete(job, name)
+		if good != nil {
+			job[name] = good
+		}
+	}
+}
+
 // TestTheShellOfThePipelines: what GitLab and Jenkins hand to a shell is one.
 func TestTheShellOfThePipelines(t *testing.T) {
 	doc := yamlFile(t, filepath.Join(pipelines(t), "gitlab/.gitlab-ci.yml"))
-	job := doc["image"].(map[string]any)
+	job := doc["build-image"].(map[string]any)
 	for _, line := range job["script"].([]any) {
 		checkShell(t, line.(string))
 	}

@@ -98,24 +98,17 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 		Engine: build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.sign.wanted() {
-		if err := errors.Join(f.sign.check(f.roots), guard()); err != nil {
-			return err
-		}
 		if err := f.sign.alone(f.roots); err != nil {
 			return err
 		}
-		open := func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.roots) }
-		deps.Signer, deps.TrySigner = open, f.sign.try(s)
-		if f.sign.early() || !s.has(passwordVariable) {
-			// A password that is typed is asked for before the progress takes
-			// the terminal; that there is no token is known before anything runs.
-			signer, err := open(ctx)
-			if err != nil {
-				return err
-			}
-			defer signer.Close()
-			deps.Signer = func(context.Context) (build.Signer, error) { return signer, nil }
+		// A password that is typed is asked for before the progress takes the
+		// terminal; that there is no token is known before anything runs.
+		signer, err := f.sign.openLate(ctx, s, f.roots)
+		if err != nil {
+			return err
 		}
+		defer signer.Close()
+		deps.Signer, deps.TrySigner = func(context.Context) (build.Signer, error) { return signer, nil }, ready(signer)
 	}
 	res, err := build.Run(ctx, req, deps)
 	if err != nil {

@@ -81,7 +81,6 @@ func (f *buildFlags) register(fs *pflag.FlagSet) {
 	f.registerSeal(fs)
 	fs.StringVar(&f.engine, "engine", "embedded", "`ENGINE` that runs the steps: embedded, or buildkit:ADDRESS for a BuildKit that is running")
 	fs.StringVar(&f.lock, "lock", "", "lock `FILE` (default: waxseal.lock beside the Dockerfile)")
-	fs.BoolVar(&f.pushInputs, "push-inputs", false, "with --push: put the bytes beside the image, for rebuild")
 	f.registerIntake(fs)
 
 	for _, r := range dockerOnly() {
@@ -110,6 +109,7 @@ func (f *buildFlags) registerSeal(fs *pflag.FlagSet) {
 // registerIntake defines the flags of what may reach the steps, and where it is
 // kept.
 func (f *buildFlags) registerIntake(fs *pflag.FlagSet) {
+	fs.BoolVar(&f.pushInputs, "push-inputs", false, "with --push: put the bytes beside the image, for rebuild")
 	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` of the engine's build cache (default: ~/.cache/waxseal)")
 	fs.StringVar(&f.inputs, "inputs", "record", "`MODE` of what comes from outside: record all of it and write the lock; locked, only what the lock lists, byte for byte; offline, the same and all from the store; none, nothing but base images, which are pulled and recorded")
 	fs.StringVar(&f.store, "store", "", "`DIR` of the bytes that builds took in (default: ~/.local/share/waxseal/store)")

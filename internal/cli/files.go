@@ -1,11 +1,15 @@
 package cli
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/waxseal/waxseal/pkg/store"
 )
@@ -30,12 +34,33 @@ func readSmall(path string, limit int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, limit))
 }
 
-// writeNew writes a file that must not exist yet; an error leaves none.
+// writeNew writes a file that must not exist yet, all at once; an error leaves
+// none.
 func writeNew(path string, data []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("writing %q: it is there already; move it away or choose another name", path)
+	there := fmt.Errorf("writing %q: it is there already; move it away or choose another name", path)
+	if _, err := os.Lstat(path); err == nil {
+		return there
 	}
+	err := writeBeside(path, data, mode, func(f *os.File) error {
+		err := unix.Renameat2(unix.AT_FDCWD, f.Name(), unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // NFS, for one
+			if err = os.Link(f.Name(), path); err == nil {
+				err = os.Remove(f.Name())
+			}
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrExist) {
+		return there
+	}
+	return err
+}
+
+// writeBeside writes data to a file of its own in the folder of path, and has put
+// give it that name. Nothing is left of it where that fails.
+func writeBeside(path string, data []byte, mode os.FileMode, put func(*os.File) error) error {
+	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"-"+rand.Text()[:8])
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return fmt.Errorf("writing %q: %w", path, errors.Unwrap(err))
 	}
@@ -43,8 +68,25 @@ func writeNew(path string, data []byte, mode os.FileMode) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return errors.Join(fmt.Errorf("writing %q: %w", path, err), os.Remove(path))
+	if err == nil {
+		err = put(f)
+	}
+	err = errors.Join(err, f.Close())
+	if err != nil {
+		os.Remove(temporary)
+		// The path in them is not the one that the user knows.
+		var pe *fs.PathError
+		var le *os.LinkError
+		if errors.As(err, &pe) {
+			err = pe.Err
+		} else if errors.As(err, &le) {
+			err = le.Err
+		}
+		return fmt.Errorf("writing %q: %w", path, err)
+	}
+	if d, err := os.Open(filepath.Dir(path)); err == nil {
+		_ = d.Sync() // some systems cannot sync folders
+		d.Close()
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -34,8 +35,8 @@ is asked for, or taken from COSIGN_PASSWORD. Nothing is overwritten.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&prefix, "output-prefix", "waxseal", "write `PREFIX`.key and PREFIX.pub")
-	cmd.RunE = func(*cobra.Command, []string) error {
-		return makeKey(s, prefix, sign.GenerateKeyPair)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return makeKey(cmd.Context(), s, prefix, sign.GenerateKeyPair)
 	}
 	return cmd
 }
@@ -54,8 +55,8 @@ overwritten, and FILE stays as it is: remove it once the new one works.`,
 		Args: cobra.ExactArgs(1),
 	}
 	cmd.Flags().StringVar(&prefix, "output-prefix", "waxseal", "write `PREFIX`.key and PREFIX.pub")
-	cmd.RunE = func(_ *cobra.Command, args []string) error {
-		return makeKey(s, prefix, func(password []byte) (private, public []byte, err error) {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return makeKey(cmd.Context(), s, prefix, func(password []byte) (private, public []byte, err error) {
 			return sign.ImportKeyPair(args[0], password)
 		})
 	}
@@ -63,8 +64,8 @@ overwritten, and FILE stays as it is: remove it once the new one works.`,
 }
 
 // makeKey writes the pair that pair returns for a password.
-func makeKey(s *Streams, prefix string, pair func(password []byte) (private, public []byte, err error)) error {
-	made, err := newPair(s, prefix, pair)
+func makeKey(ctx context.Context, s *Streams, prefix string, pair func(password []byte) (private, public []byte, err error)) error {
+	made, err := newPair(ctx, s, prefix, pair)
 	if err != nil {
 		return err
 	}
@@ -83,7 +84,7 @@ type keyPair struct {
 }
 
 // newPair makes a pair for files that are not there.
-func newPair(s *Streams, prefix string, pair func(password []byte) (private, public []byte, err error)) (*keyPair, error) {
+func newPair(ctx context.Context, s *Streams, prefix string, pair func(password []byte) (private, public []byte, err error)) (*keyPair, error) {
 	made := &keyPair{private: prefix + ".key", public: prefix + ".pub"}
 	// Said before the password is asked for; writeNew is what holds.
 	for _, path := range []string{made.private, made.public} {
@@ -94,7 +95,7 @@ func newPair(s *Streams, prefix string, pair func(password []byte) (private, pub
 	if err := guard(); err != nil {
 		return nil, err
 	}
-	password, err := newPassword(s)
+	password, err := newPassword(ctx, s)
 	if err != nil {
 		return nil, err
 	}

@@ -224,7 +224,7 @@ func (f *rotateFlags) successor(ctx context.Context, s *Streams, old *shownKey, 
 		_, public, err := sign.GenerateKeyPair(nil)
 		return nil, &policy.Rotation{New: f.beside(prefix + ".pub"), PEM: public}, err
 	}
-	pair, err := newPair(s, prefix, sign.GenerateKeyPair)
+	pair, err := newPair(ctx, s, prefix, sign.GenerateKeyPair)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -263,8 +263,10 @@ func replaceFile(path string, text []byte) error {
 	if err != nil {
 		return fmt.Errorf("writing %q: %w", path, errors.Unwrap(err))
 	}
-	if err := writeWhole(real, text); err != nil {
-		return err
-	}
-	return os.Chmod(real, info.Mode().Perm())
+	return writeBeside(real, text, 0o600, func(f *os.File) error {
+		if err := f.Chmod(info.Mode().Perm()); err != nil {
+			return err
+		}
+		return os.Rename(f.Name(), real)
+	})
 }

@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"runtime"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
@@ -80,23 +76,26 @@ func (f *signFlags) secretFile() string {
 	return f.key
 }
 
-// early reports whether there is more to sign with than a key file: whether it
-// can be had is to be known before anything runs, and a variable with a key in it
-// is to be gone by then.
-func (f *signFlags) early() bool {
-	return f.keyless || f.stampFlags.wanted() || keys.IsRef(f.key)
-}
-
 // open opens the signer. roots are what it must verify under.
 func (f *signFlags) open(ctx context.Context, s *Streams, roots anchorFlags) (sign.Signer, error) {
+	return f.openBy(ctx, s, roots, openSigner)
+}
+
+// openLate is open where the key is read when there is something to sign, see
+// sign.OpenLate.
+func (f *signFlags) openLate(ctx context.Context, s *Streams, roots anchorFlags) (sign.Signer, error) {
+	return f.openBy(ctx, s, roots, openLate)
+}
+
+func (f *signFlags) openBy(ctx context.Context, s *Streams, roots anchorFlags, open openFunc) (sign.Signer, error) {
 	if err := f.check(roots); err != nil {
 		return nil, err
 	}
 	if f.stampFlags.wanted() {
-		return f.openStamped(ctx, s, roots)
+		return f.openStamped(ctx, s, roots, open)
 	}
 	if !f.keyless {
-		return openSigner(ctx, s, f.key)
+		return open(ctx, s, f.key)
 	}
 	if err := guard(); err != nil {
 		return nil, err
@@ -120,14 +119,17 @@ func (f *signFlags) open(ctx context.Context, s *Streams, roots anchorFlags) (si
 	})
 }
 
+// openFunc opens the key that ref names.
+type openFunc func(ctx context.Context, s *Streams, ref string) (sign.Signer, error)
+
 // openStamped opens a key whose signatures bring a certificate or time stamps
 // along.
-func (f *signFlags) openStamped(ctx context.Context, s *Streams, roots anchorFlags) (sign.Signer, error) {
+func (f *signFlags) openStamped(ctx context.Context, s *Streams, roots anchorFlags, open openFunc) (sign.Signer, error) {
 	by, err := f.prepare(ctx, s, roots)
 	if err != nil {
 		return nil, err
 	}
-	key, err := openSigner(ctx, s, f.key)
+	key, err := open(ctx, s, f.key)
 	if err != nil {
 		return nil, err
 	}
@@ -140,8 +142,7 @@ func (f *signFlags) openStamped(ctx context.Context, s *Streams, roots anchorFla
 
 // person is who sits at the terminal, nil for nobody.
 func person(s *Streams) *sign.Person {
-	in, ok := s.In.(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) || s.Env("CI") != "" {
+	if _, there := s.terminal(); !there || s.Env("CI") != "" {
 		return nil
 	}
 	return &sign.Person{Browse: browser(s), Say: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }}
@@ -166,8 +167,6 @@ func browser(s *Streams) func(address string) error {
 	}
 	return func(address string) error {
 		cmd := exec.Command(program[0], append(program[1:], address)...)
-		// A browser lives long, and a password is none of its business.
-		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, passwordVariable+"=") })
 		if err := cmd.Start(); err != nil {
 			return err
 		}

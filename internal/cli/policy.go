@@ -24,7 +24,9 @@ prints its schema with a description of each field; "policy init" drafts one.
 Builders are trusted by id, idPattern or idFromSigner, or taken from the library
 with use ("waxseal builders list"); each can have buildTypes, parameters, events,
 runners: hosted|any, a name of who signs, and a window of its signer. source of
-an entry can have a ref, such as refs/tags/v*, and a workflow.
+an entry can have a ref, such as refs/tags/v*, and a workflow. parameters names
+what else may be set, as any or a list: {buildArgs: [VERSION]} of build's, and
+{command: [make all], variables: [CFLAGS]} of run's.
 
 level is {build: N, source: N}. Beside it, and source, buildTypes and parameters,
 an entry can have:

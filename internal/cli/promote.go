@@ -64,14 +64,12 @@ func promoteImage(ctx context.Context, s *Streams, flags promoteFlags, source, d
 		return err
 	}
 	if !flags.dryRun {
-		// Opened before anything is read, so that a wrong password costs
-		// nothing.
-		signer, err := flags.sign.open(ctx, s, flags.judge.anchorFlags)
+		signer, err := flags.sign.openLate(ctx, s, flags.judge.anchorFlags)
 		if err != nil {
 			return err
 		}
 		defer signer.Close()
-		req.Signer = signer
+		req.Signer, req.TrySigner = signer, ready(signer)
 		if output == "text" {
 			req.Progress = func(step promote.Step) { printStep(s.Err, "", step) }
 		}

@@ -193,6 +193,14 @@ func rebuildImage(ctx context.Context, s *Streams, f *rebuildFlags, image string
 	if err := f.believe(&req, found); err != nil {
 		return exitError{ExitUndecided, err}
 	}
+	if f.sign.wanted() {
+		signer, err := f.sign.openLate(ctx, s, f.judge.anchorFlags)
+		if err != nil {
+			return undecided(ctx, err)
+		}
+		defer signer.Close()
+		req.Deps.Signer, req.Deps.TrySigner = func(context.Context) (build.Signer, error) { return signer, nil }, ready(signer)
+	}
 	if req.Deps.Signer != nil && !f.noAttach {
 		if req.Attach, err = attachTo(ctx, greq); err != nil {
 			return undecided(ctx, err)
@@ -258,11 +266,7 @@ func (f *rebuildFlags) request(s *Streams) (rebuild.Request, error) {
 		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.sign.wanted() {
-		if err := errors.Join(f.sign.check(f.judge.anchorFlags), guard()); err != nil {
-			return req, err
-		}
-		req.Deps.TrySigner = f.sign.try(s)
-		req.Deps.Signer = func(ctx context.Context) (build.Signer, error) { return f.sign.open(ctx, s, f.judge.anchorFlags) }
+		return req, errors.Join(f.sign.check(f.judge.anchorFlags), guard())
 	}
 	return req, nil
 }
@@ -288,7 +292,7 @@ func (f *rebuildFlags) believe(req *rebuild.Request, found *gate.Statements) err
 		}
 		i := slices.IndexFunc(found.Rejected, func(e gate.Evidence) bool { return e.PredicateType == predicateType })
 		if i < 0 {
-			return hinted{fmt.Errorf("the image has no %s", name), "only an image that waxseal build made, and signed, can be built again"}
+			return hinted{fmt.Errorf("the image has no %s", name), "only an image that waxseal build or run made, and signed, can be built again"}
 		}
 		return hinted{fmt.Errorf("the image's %s is not believed: %s", name, found.Rejected[i].Message), "give the key that signed it with --key, or --unverified"}
 	}

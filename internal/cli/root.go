@@ -31,6 +31,9 @@ type Streams struct {
 	Out       io.Writer
 	Err       io.Writer
 	LookupEnv func(string) (string, bool)
+	// Secret is LookupEnv for what opens a key, whose bytes the caller overwrites;
+	// nil: LookupEnv has them.
+	Secret func(name string) ([]byte, bool)
 }
 
 // Env is the variable's value, empty when it is not set.
@@ -171,7 +174,7 @@ func addCommands(root *cobra.Command, s *Streams, asked string) {
 		}
 	}
 	if !one {
-		root.AddCommand(newManCmd(), newCompareLayoutsCmd(s), newGuardCmd(s))
+		root.AddCommand(newManCmd(), newCompareLayoutsCmd(s), newGuardCmd(s), newTryKeyCmd(s))
 	}
 }
 

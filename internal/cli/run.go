@@ -17,6 +17,7 @@ import (
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/build"
 	"github.com/waxseal/waxseal/pkg/ci"
+	"github.com/waxseal/waxseal/pkg/sign"
 )
 
 // ExitWrapper is the exit code of run where waxseal itself failed: before the
@@ -53,7 +54,10 @@ everything is written to a folder as well.
 
 Any other command runs in a sandbox whose only way out is waxseal's gateway. What
 it makes is named by --artifact and --image, or found by its own --iidfile,
---digestfile and --metadata-file; the evidence goes to waxseal-evidence, or --out.
+--digestfile, --metadata-file and --image-refs; the evidence goes to
+waxseal-evidence, or --out, and to the images in a registry that --image or
+--image-refs names. podman and buildah as root are given the sandbox's network,
+and runc or crun in it; a registry on this machine takes --upstream.
 
 How much was seen is computed, said at the end and in the provenance: full (all
 traffic, and all files by digest), partial (but for the parts that are named) or
@@ -68,6 +72,8 @@ well, 64 wrong usage.`,
 		Example: `  waxseal run --key waxseal.key -- docker buildx build --push -t registry.example/app:1.0 .
   waxseal run --key waxseal.key --require full -- docker buildx bake --push
   waxseal run --key waxseal.key --artifact 'dist/*' -- make
+  waxseal run --key waxseal.key --image registry.example/app:1.0 -- sh build-with-podman.sh
+  waxseal run --keyless -- ko build --bare --image-refs refs .
   waxseal run --keyless --env NPM_TOKEN --out evidence -- make image`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return runRun(cmd.Context(), s, cmd, &f, args) },
@@ -122,6 +128,15 @@ func runRun(ctx context.Context, s *Streams, cmd *cobra.Command, f *runFlags, ar
 	if err != nil {
 		return exitError{ExitUsage, err}
 	}
+	var signer sign.Signer
+	if f.sign.wanted() {
+		// Before the command has the terminal, and before the environment is read
+		// that a key may be in.
+		if signer, err = f.sign.openLate(ctx, s, f.roots); err != nil {
+			return ownFailure(err)
+		}
+		defer signer.Close()
+	}
 	deps := build.CommandDeps{
 		Deps: build.Deps{
 			Home: imageHome(s.Env), Store: inputsHome(s.Env), Stdin: s.In, Stdout: s.Out, Env: s.Env, Version: Version(),
@@ -135,18 +150,8 @@ func runRun(ctx context.Context, s *Streams, cmd *cobra.Command, f *runFlags, ar
 	if self, err := os.Executable(); err == nil {
 		deps.Guard = []string{self, guardName}
 	}
-	if f.sign.wanted() {
-		if err := f.sign.check(f.roots); err != nil {
-			return err
-		}
-		// Before the command has the terminal, and before anything runs that
-		// nobody could sign.
-		signer, err := f.sign.open(ctx, s, f.roots)
-		if err != nil {
-			return ownFailure(err)
-		}
-		defer signer.Close()
-		deps.Signer = func(context.Context) (build.Signer, error) { return signer, nil }
+	if signer != nil {
+		deps.Signer, deps.TrySigner = func(context.Context) (build.Signer, error) { return signer, nil }, ready(signer)
 	}
 	res, err := build.RunCommand(ctx, req, deps)
 	if err != nil {

@@ -8,8 +8,6 @@ import (
 	"os"
 	"strings"
 
-	"golang.org/x/term"
-
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/policy"
@@ -28,13 +26,13 @@ func readKeyPEM(ctx context.Context, s *Streams, name string) ([]byte, error) {
 	case inEnv:
 		return []byte(s.Env(variable)), nil
 	case keys.IsRef(name):
-		return trust.PublicKey(ctx, name, publicKeyOptions(s))
+		return trust.PublicKey(ctx, name, publicKeyOptions(ctx, s))
 	}
 	return readSmall(name, attest.MaxKey)
 }
 
-func publicKeyOptions(s *Streams) trust.KeyOptions {
-	return trust.KeyOptions{Cache: xdgDir(s.Env, "XDG_CACHE_HOME", ".cache"), Keys: keyOptions(s)}
+func publicKeyOptions(ctx context.Context, s *Streams) trust.KeyOptions {
+	return trust.KeyOptions{Cache: xdgDir(s.Env, "XDG_CACHE_HOME", ".cache"), Keys: keyOptions(ctx, s)}
 }
 
 // The variables about PKCS#11 are cosign's, too.
@@ -44,11 +42,11 @@ const (
 )
 
 // keyOptions is how keys are asked for that something else holds.
-func keyOptions(s *Streams) keys.Options {
+func keyOptions(ctx context.Context, s *Streams) keys.Options {
 	return keys.Options{
 		Environ: os.Environ(),
 		Module:  s.Env(moduleVariable),
-		PIN:     func(token string) ([]byte, error) { return askPIN(s, token) },
+		PIN:     func(token string) ([]byte, error) { return askPIN(ctx, s, token) },
 		Tell:    func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) },
 	}
 }
@@ -73,7 +71,7 @@ func loadPolicy(ctx context.Context, s *Streams, path string) (*policy.Policy, e
 // for.
 func loadOptions(ctx context.Context, s *Streams) policy.LoadOptions {
 	fetched := map[string][]byte{}
-	opts := publicKeyOptions(s)
+	opts := publicKeyOptions(ctx, s)
 	opts.InFile = true
 	return policy.LoadOptions{ReadKMS: func(ref string) ([]byte, error) {
 		if raw, ok := fetched[ref]; ok {
@@ -105,45 +103,77 @@ func openSigner(ctx context.Context, s *Streams, ref string) (sign.Signer, error
 	if err := guard(); err != nil {
 		return nil, err
 	}
-	return sign.Open(ctx, ref, sign.OpenOptions{
-		Password: func() ([]byte, error) { return askPassword(s, fmt.Sprintf("Password of %s: ", ref)) },
-		Take:     s.take,
-		Keys:     keyOptions(s),
-	})
+	return sign.Open(ctx, ref, openOptions(ctx, s, ref))
 }
 
-// take is the value of a variable, which is taken out of the environment of what
-// this process starts from now on.
-func (s *Streams) take(name string) ([]byte, bool) {
-	v, ok := s.LookupEnv(name)
-	if ok {
-		os.Unsetenv(name)
+// openLate is openSigner for a key that signs much later. Whoever types a
+// password or a PIN is told at once that it is wrong; everybody else is not kept
+// waiting, see ready.
+func openLate(ctx context.Context, s *Streams, ref string) (sign.Signer, error) {
+	if err := guard(); err != nil {
+		return nil, err
 	}
-	return []byte(v), ok
+	opts := openOptions(ctx, s, ref)
+	if self, err := os.Executable(); err == nil {
+		opts.Apart = []string{self, tryKeyName}
+	}
+	asks := strings.HasPrefix(ref, "pkcs11:") && s.asksPIN()
+	password := opts.Password
+	opts.Password = func() ([]byte, error) {
+		asks = !s.hasSecret(passwordVariable)
+		return password()
+	}
+	signer, err := sign.OpenLate(ctx, ref, opts)
+	if err != nil || !asks {
+		return signer, err
+	}
+	if err := ready(signer)(ctx); err != nil {
+		return nil, errors.Join(err, signer.Close())
+	}
+	return signer, nil
+}
+
+func openOptions(ctx context.Context, s *Streams, ref string) sign.OpenOptions {
+	return sign.OpenOptions{
+		Password: func() ([]byte, error) { return askPassword(ctx, s, fmt.Sprintf("Password of %s: ", ref)) },
+		Take:     s.take,
+		Keys:     keyOptions(ctx, s),
+	}
+}
+
+// asksPIN reports whether a person may be asked for the PIN of a token.
+func (s *Streams) asksPIN() bool {
+	_, there := s.terminal()
+	return there && !s.hasSecret(pinVariable)
 }
 
 // askPIN takes the PIN of a token from the environment, else from a person at a
 // terminal.
-func askPIN(s *Streams, token string) ([]byte, error) {
-	if s.has(pinVariable) {
-		return []byte(s.Env(pinVariable)), nil
+func askPIN(ctx context.Context, s *Streams, token string) ([]byte, error) {
+	if pin, set := s.secret(pinVariable); set {
+		return pin, nil
 	}
-	return askSecret(s, "the token's PIN", fmt.Sprintf("PIN of the token %s: ", token),
+	return askSecret(ctx, s, "the token's PIN", fmt.Sprintf("PIN of the token %s: ", token),
 		"set "+pinVariable+" in the environment, or give a file that has it, with pin-source= in the URI")
 }
 
 // newPassword asks for the password of a key that is being made, twice where
 // a person types it.
-func newPassword(s *Streams) ([]byte, error) {
-	first, err := askPassword(s, "Password for the new key (empty for none): ")
-	if err != nil || s.has(passwordVariable) {
-		return first, err
+func newPassword(ctx context.Context, s *Streams) ([]byte, error) {
+	if password, set := s.secret(passwordVariable); set {
+		return password, nil
 	}
-	again, err := askPassword(s, "The same again: ")
+	first, err := askPassword(ctx, s, "Password for the new key (empty for none): ")
 	if err != nil {
 		return nil, err
 	}
+	again, err := askPassword(ctx, s, "The same again: ")
+	if err != nil {
+		return nil, err
+	}
+	defer clear(again)
 	if !bytes.Equal(first, again) {
+		clear(first)
 		return nil, errors.New("reading the password: the two are not the same")
 	}
 	return first, nil
@@ -151,26 +181,11 @@ func newPassword(s *Streams) ([]byte, error) {
 
 // askPassword takes the password from the environment, else from a person at
 // a terminal. It never reads one from a pipe: stdin may be a build context.
-func askPassword(s *Streams, prompt string) ([]byte, error) {
-	if s.has(passwordVariable) {
-		return []byte(s.Env(passwordVariable)), nil
+func askPassword(ctx context.Context, s *Streams, prompt string) ([]byte, error) {
+	if password, set := s.secret(passwordVariable); set {
+		return password, nil
 	}
-	return askSecret(s, "the key's password", prompt, "set "+passwordVariable+" in the environment (to nothing for a key without a password)")
-}
-
-// askSecret reads at a terminal what is not shown there.
-func askSecret(s *Streams, what, prompt, otherwise string) ([]byte, error) {
-	in, ok := s.In.(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return nil, hinted{fmt.Errorf("reading %s: there is no terminal to ask at", what), otherwise}
-	}
-	fmt.Fprint(s.Err, prompt)
-	secret, err := term.ReadPassword(int(in.Fd()))
-	fmt.Fprintln(s.Err)
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", what, err)
-	}
-	return secret, nil
+	return askSecret(ctx, s, "the key's password", prompt, "set "+passwordVariable+" in the environment (to nothing for a key without a password)")
 }
 
 // hinted is an error with the way out of it.

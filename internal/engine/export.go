@@ -95,8 +95,7 @@ func (w *layerWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp
 
 func (w *layerWorker) Exporter(name string, sm *session.Manager) (exporter.Exporter, error) {
 	e, err := w.Worker.Exporter(name, sm)
-	if err != nil || (name != client.ExporterOCI && name != client.ExporterDocker) || w.rec.plan.Clients != nil {
-		// What another program asked for is byte for byte what BuildKit gives it.
+	if err != nil || (name != client.ExporterOCI && name != client.ExporterDocker) || w.rec.plan.plainLayers() {
 		return e, err
 	}
 	return &layerExporter{Exporter: e, layers: w.layers, rec: w.rec}, nil

@@ -33,6 +33,7 @@ type InputsAnswer struct {
 	Gaps    []attestations.InputGap    `json:"gaps,omitempty"`
 	Sources []attestations.InputSource `json:"sources"`
 	Gateway attestations.InputGateway  `json:"gateway"`
+	Unkept  []string                   `json:"unkept,omitempty"` // what the store could not be given, and why
 }
 
 // errNoInputs is answered for a build or platform that nobody solved.
@@ -366,9 +367,12 @@ func (r *recorder) contexts(ctx context.Context, a *InputsAnswer, out *inputsRes
 		return err
 	}
 	for _, s := range sent {
-		src := attestations.InputSource{Kind: "context", URI: s.name, Digest: string(s.digest), Size: s.size}
+		src := attestations.InputSource{Kind: "context", URI: s.name, Digest: string(s.manifest), Tree: string(s.archive), Size: s.size}
 		if s.name != attestations.DependencyContext {
 			src.Kind, src.URI = "named-context", attestations.DependencyNamedContext+":"+s.name
+		}
+		if src.Stored = s.unkept == nil; !src.Stored {
+			a.Unkept = append(a.Unkept, fmt.Sprintf("the %s: %v", src.URI, s.unkept))
 		}
 		a.Sources = append(a.Sources, src)
 	}

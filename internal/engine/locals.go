@@ -1,18 +1,12 @@
 package engine
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -24,8 +18,6 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"golang.org/x/sys/unix"
 
-	"github.com/waxseal/waxseal/attestations"
-	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/lock"
 )
 
@@ -37,13 +29,15 @@ type sentFolders struct {
 	tasks sync.WaitGroup
 }
 
+// dockerfileLocal is the name under which clients send the Dockerfile.
+const dockerfileLocal = "dockerfile"
+
 // sentFolder is one of them: the rest is set before done is closed.
 type sentFolder struct {
-	name   string
-	done   chan struct{}
-	digest attest.Digest
-	size   int64
-	err    error
+	name string
+	done chan struct{}
+	packed
+	err error
 }
 
 // sourceKey tells one source of a definition from another: what is asked for
@@ -83,7 +77,11 @@ func (f *sentFolders) received(ctx context.Context, v solver.Vertex, ref cache.I
 		ctx := context.WithoutCancel(ctx)
 		defer close(s.done)
 		defer func() { _ = own.Release(ctx) }()
-		s.digest, s.size, s.err = hashFolder(ctx, own, g, keep())
+		store := keep()
+		if name == dockerfileLocal {
+			store = nil // its bytes are kept by themselves
+		}
+		s.packed, s.err = hashFolder(ctx, own, g, store)
 	})
 }
 
@@ -123,106 +121,23 @@ func (f *sentFolders) of(ctx context.Context, def *pb.Definition) (sent []*sentF
 	return sent, missing, nil
 }
 
-func hashFolder(ctx context.Context, ref cache.ImmutableRef, g session.Group, keep *lock.Store) (attest.Digest, int64, error) {
+func hashFolder(ctx context.Context, ref cache.ImmutableRef, g session.Group, keep *lock.Store) (p packed, err error) {
 	m, err := ref.Mount(ctx, true, g)
 	if err != nil {
-		return "", 0, err
+		return p, err
 	}
 	lm := snapshot.LocalMounter(m)
 	dir, err := lm.Mount()
 	if err != nil {
-		return "", 0, err
+		return p, err
 	}
-	d, size, err := writeContext(dir, keep)
-	return d, size, errors.Join(err, lm.Unmount())
-}
-
-// writeContext returns the digest of the context manifest of a folder, which it
-// keeps in the store unless that is nil, and the bytes of all its files.
-func writeContext(dir string, keep *lock.Store) (attest.Digest, int64, error) {
-	sum := sha256.New()
-	var out io.Writer = sum
-	var kept *lock.Writer
-	if keep != nil {
-		var err error
-		if kept, err = keep.NewWriter(); err != nil {
-			return "", 0, err
-		}
-		defer kept.Abort()
-		out = io.MultiWriter(sum, kept)
-	}
-	buf := bufio.NewWriterSize(out, 64<<10)
-	enc := json.NewEncoder(buf)
-	enc.SetEscapeHTML(false)
-	var total int64
-	files := 0
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil || name == dir {
-			return err
-		}
-		if files++; files > attest.MaxContextFiles {
-			return fmt.Errorf("more than %d files", attest.MaxContextFiles)
-		}
-		line, err := contextFile(dir, name)
-		if err != nil {
-			return err
-		}
-		total += line.Size
-		return enc.Encode(line)
-	})
-	if err == nil {
-		err = buf.Flush()
-	}
-	if err == nil && kept != nil {
-		_, err = kept.Commit()
-	}
-	return attest.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil))), total, err
-}
-
-func contextFile(dir, name string) (attestations.ContextFile, error) {
-	var line attestations.ContextFile
-	rel, err := filepath.Rel(dir, name)
-	if err != nil {
-		return line, err
-	}
-	var st unix.Stat_t
-	if err := unix.Lstat(name, &st); err != nil {
-		return line, err
-	}
-	line.Path, line.Mode = filepath.ToSlash(rel), fmt.Sprintf("%07o", st.Mode)
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		line.Size = st.Size
-		if line.SHA256, err = hashFile(name); err != nil {
-			return line, err
-		}
-	case unix.S_IFLNK:
-		if line.Link, err = os.Readlink(name); err != nil {
-			return line, err
-		}
-	case unix.S_IFCHR, unix.S_IFBLK:
-		line.Device = fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
-	}
-	line.Xattrs, err = xattrsOf(name)
-	return line, err
-}
-
-func hashFile(name string) (string, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	p, err = packFolder(dir, keep)
+	return p, errors.Join(err, lm.Unmount())
 }
 
 // xattrsOf are the extended attributes that a client sent; those of the file
 // system are not among them.
-func xattrsOf(name string) (map[string]string, error) {
+func xattrsOf(name string) (map[string][]byte, error) {
 	buf := make([]byte, 64<<10)
 	n, err := unix.Llistxattr(name, buf)
 	if errors.Is(err, unix.ENOTSUP) {
@@ -231,7 +146,7 @@ func xattrsOf(name string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out map[string]string
+	var out map[string][]byte
 	for key := range strings.SplitSeq(string(buf[:n]), "\x00") {
 		if key == "" || strings.HasPrefix(key, "trusted.overlay.") {
 			continue
@@ -242,9 +157,9 @@ func xattrsOf(name string) (map[string]string, error) {
 			return nil, err
 		}
 		if out == nil {
-			out = map[string]string{}
+			out = map[string][]byte{}
 		}
-		out[key] = hex.EncodeToString(value[:n])
+		out[key] = value[:n]
 	}
 	return out, nil
 }

@@ -16,6 +16,8 @@ type InputsPlan struct {
 	egress.Plan
 	// Clients is set where other programs ask for the builds.
 	Clients *ClientsPlan `json:"clients,omitempty"`
+	// PlainLayers is set where a build of another program is repeated.
+	PlainLayers bool `json:"plainLayers,omitempty"`
 }
 
 // readPlan reads the plan to its end; an empty pipe is the zero plan.
@@ -36,6 +38,10 @@ func readPlan(r io.Reader) (InputsPlan, error) {
 	}
 	return p, p.Check()
 }
+
+// plainLayers reports whether layers are clamped and compressed as BuildKit does
+// it, byte for byte: other programs expect that.
+func (p *InputsPlan) plainLayers() bool { return p.Clients != nil || p.PlainLayers }
 
 // watch is the gateway with what it works with.
 type watch struct {

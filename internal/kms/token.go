@@ -163,13 +163,24 @@ func (t *tokenKey) login(pin []byte) error {
 	case info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
 		return t.pinRefused(pkcs11.Error(pkcs11.CKR_PIN_LOCKED))
 	case len(pin) == 0 && info.Flags&pkcs11.CKF_PROTECTED_AUTHENTICATION_PATH == 0: // else the reader asks
-		return &refused{keys.ClassPIN, errors.New(t.label)}
+		return &refused{keys.ClassPIN, errors.New(t.label + left(info.Flags))}
 	}
 	err = t.module.Login(t.session, pkcs11.CKU_USER, string(pin))
 	if errors.Is(err, pkcs11.Error(pkcs11.CKR_USER_ALREADY_LOGGED_IN)) {
 		return nil
 	}
 	return t.pinRefused(err)
+}
+
+// left says how near a token is to being locked, for the question for its PIN.
+func left(flags uint) string {
+	switch {
+	case flags&pkcs11.CKF_USER_PIN_FINAL_TRY != 0:
+		return " (one try is left before it is locked)"
+	case flags&pkcs11.CKF_USER_PIN_COUNT_LOW != 0:
+		return " (few tries are left before it is locked)"
+	}
+	return ""
 }
 
 // pinRefused says why a login failed, and how often it may fail yet.
@@ -186,7 +197,7 @@ func (t *tokenKey) pinRefused(err error) error {
 	case err == nil:
 		return nil
 	case code == pkcs11.CKR_PIN_LOCKED || flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
-		return no("the PIN of the token %q is locked after too many wrong ones: its security officer can set a new one", t.label)
+		return no("the PIN of the token %q is locked after too many wrong ones", t.label)
 	case code == pkcs11.CKR_PIN_EXPIRED || flags&pkcs11.CKF_USER_PIN_TO_BE_CHANGED != 0:
 		return no("the PIN of the token %q has to be changed first", t.label)
 	case code == pkcs11.CKR_USER_PIN_NOT_INITIALIZED:

@@ -65,7 +65,20 @@ func ownMap(name string) ([]syscall.SysProcIDMap, error) {
 		}
 		out = append(out, syscall.SysProcIDMap{ContainerID: first, HostID: first, Size: size})
 	}
-	return out, nil
+	return visible(out), nil
+}
+
+// visible says the same map in two lines where it has one. Programs that see all
+// ids in one line take their root for the machine's, and fail at what a root in
+// a user namespace may not do, as podman does at an image's device files.
+func visible(m []syscall.SysProcIDMap) []syscall.SysProcIDMap {
+	if len(m) != 1 || m[0].Size < 2 {
+		return m
+	}
+	low, high := m[0], m[0]
+	low.Size /= 2
+	high.ContainerID, high.HostID, high.Size = high.ContainerID+low.Size, high.HostID+low.Size, high.Size-low.Size
+	return []syscall.SysProcIDMap{low, high}
 }
 
 // First is the first process inside a sandbox: it closes what only a process
@@ -73,7 +86,7 @@ func ownMap(name string) ([]syscall.SysProcIDMap, error) {
 // keeps it from opening any of that again, waits for whatever ends, and ends
 // with the command. The keeper starts it.
 func First() error {
-	f, err := channel("channel to the keeper")
+	f, err := inherited(fdTalk, "channel to the keeper")
 	if err != nil {
 		return err
 	}

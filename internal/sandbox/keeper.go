@@ -100,13 +100,13 @@ func newTalk(f *os.File, limit int64) talk {
 	return talk{json.NewDecoder(io.LimitReader(f, limit)), json.NewEncoder(f)}
 }
 
-// channel opens the socket that this process was started with.
-func channel(what string) (*os.File, error) {
-	f := os.NewFile(fdTalk, what)
+// inherited opens a socket that this process was started with.
+func inherited(fd int, what string) (*os.File, error) {
+	f := os.NewFile(uintptr(fd), what)
 	if _, err := f.Stat(); err != nil {
-		return nil, fmt.Errorf("opening the %s: file descriptor %d is missing; waxseal starts this program itself", what, fdTalk)
+		return nil, fmt.Errorf("opening the %s: file descriptor %d is missing; waxseal starts this program itself", what, fd)
 	}
-	unix.CloseOnExec(fdTalk)
+	unix.CloseOnExec(fd)
 	return f, nil
 }
 
@@ -124,7 +124,7 @@ func (t talk) passSignals(to talk) {
 // whose only way out that is, and tells what came in. The exit code is the
 // command's.
 func Keep(ctx context.Context, version string) (int, error) {
-	f, err := channel("channel to waxseal")
+	f, err := inherited(fdTalk, "channel to waxseal")
 	if err != nil {
 		return 1, err
 	}
@@ -190,11 +190,7 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 		return 0, err
 	}
 	defer gateway.Close()
-	step, err := gateway.Open(ctx, egress.StepOptions{Name: plan.Name, Secrets: plan.Secrets})
-	if err != nil {
-		return 0, fmt.Errorf("opening the command's network: %w", err)
-	}
-	files, err := stepFiles(step, plan.Env)
+	step, files, err := open(ctx, gateway, &plan)
 	if err != nil {
 		return 0, err
 	}
@@ -205,17 +201,23 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 		}
 		defer tr.close()
 	}
-	in := inside{plan: plan, sockets: sockets, files: files, netns: step.NetNS(), env: step.Env(plan.Env)}
+	env := step.Env(plan.Env)
+	if plan.User == 0 {
+		if env, err = lendRuntime(files, env); err != nil {
+			return 0, err
+		}
+	}
+	in := inside{plan: plan, sockets: sockets, files: files, netns: step.NetNS(), env: env}
 	first, err := in.start()
 	if err != nil {
 		return 0, err
 	}
 	defer first.end()
-	open, err := first.ready()
+	left, err := first.ready()
 	if err != nil {
 		return 0, err
 	}
-	ready := Ready{Open: append(open, unknown...)}
+	ready := Ready{Open: append(left, unknown...)}
 	if tr != nil {
 		ready.Blind = tr.blind
 	}
@@ -258,14 +260,25 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 	return done.Exit, nil
 }
 
-// stepFiles writes the trust bundles of a command: made of the machine's own.
-func stepFiles(step *egress.Step, env []string) (string, error) {
+// open opens the command's network, and makes the files by which it trusts the
+// gateway out of the machine's own.
+func open(ctx context.Context, gateway *egress.Gateway, plan *Plan) (*egress.Step, string, error) {
 	root, err := os.OpenRoot("/")
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	defer root.Close()
-	return step.Files(root, env)
+	trusted := make(chan error, 1)
+	go func() { trusted <- gateway.Trust(root, plan.Env) }()
+	step, err := gateway.Open(ctx, egress.StepOptions{Name: plan.Name, Secrets: plan.Secrets})
+	if err := <-trusted; err != nil {
+		return nil, "", err
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("opening the command's network: %w", err)
+	}
+	files, err := step.Files(root, plan.Env)
+	return step, files, err
 }
 
 // keeperTemporary are folders that every machine has and the keeper has no use

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"encoding/binary"
 	"maps"
+	"syscall"
 	"testing"
 
 	"golang.org/x/net/bpf"
@@ -121,6 +122,24 @@ func TestIdentityMaps(t *testing.T) {
 		if r.ContainerID != r.HostID {
 			t.Errorf("root's users are others inside: %+v", r)
 		}
+	}
+}
+
+// No map is the one by which programs know the machine's own root.
+func TestVisibleMaps(t *testing.T) {
+	all := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1<<32 - 1}}
+	got := visible(all)
+	if len(got) != 2 || got[0].ContainerID != 0 || got[1].ContainerID != got[0].Size || got[0].Size+got[1].Size != all[0].Size {
+		t.Errorf("%+v", got)
+	}
+	for _, m := range got {
+		if m.ContainerID != m.HostID {
+			t.Errorf("ids are others inside: %+v", m)
+		}
+	}
+	one := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
+	if got := visible(one); len(got) != 1 || got[0] != one[0] {
+		t.Errorf("%+v", got)
 	}
 }
 

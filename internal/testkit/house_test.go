@@ -26,7 +26,7 @@ var rooms = map[string]string{
 	"cmd/waxseal-kms":      "internal/kms",
 	"internal/cli":         "attestations pkg/attest pkg/build pkg/ci pkg/gate pkg/keys pkg/lock pkg/policy pkg/promote pkg/rebuild pkg/report pkg/sbom pkg/sign pkg/store pkg/trust pkg/verify",
 	"internal/engine":      "pkg/egress pkg/lock pkg/catalog pkg/sbom pkg/attest attestations",
-	"internal/sandbox":     "pkg/egress attestations",
+	"internal/sandbox":     "pkg/egress pkg/lock attestations",
 	"internal/conformance": "pkg/attest pkg/sign pkg/verify",
 	"internal/kms":         "pkg/attest pkg/keys pkg/sign",
 	"internal/testkit":     "*",
@@ -125,6 +125,8 @@ var guests = map[string]string{
 	"github.com/miekg/dns":                             "pkg/egress",
 	"github.com/vishvananda/netlink":                   "pkg/egress",
 	"golang.org/x/crypto/ocsp":                         "pkg/sign pkg/verify", // asking responders; what they say
+	"golang.org/x/crypto/nacl/secretbox":               "pkg/sign",            // cosign's encrypted keys, in two steps
+	"golang.org/x/crypto/scrypt":                       "pkg/sign",
 	"golang.org/x/net":                                 "pkg/egress",
 	"software.sslmate.com/src/go-pkcs12":               "pkg/egress", // Java's trust store
 

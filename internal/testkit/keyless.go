@@ -122,7 +122,7 @@ func StartInstance(ctx context.Context, peers, dir string, opts InstanceOptions)
 	if opts.Faults == nil {
 		opts.Faults = new(Faults)
 	}
-	open, err := serve(opts.Faults.Around(front))
+	open, err := serve(opts.Faults.Around(front), "127.0.0.1")
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 )
 
-// Registry is a registry on loopback. Addr is its "127.0.0.1:port".
+// Registry is a registry, on loopback unless it was told another. Addr is its
+// "127.0.0.1:port".
 type Registry struct {
 	Addr  string
 	Close func()
@@ -31,6 +33,8 @@ type Registry struct {
 type RegistryOptions struct {
 	// NoReferrers leaves the referrers API out, as registries before OCI 1.1 do.
 	NoReferrers bool
+	// Host is the address to listen at; "" is loopback.
+	Host string
 	// Dir keeps blobs in a folder and not in memory.
 	Dir string
 	// Faults, where set, is asked about every request first.
@@ -58,12 +62,12 @@ func NewRegistry(opts RegistryOptions) (*Registry, error) {
 	if opts.Around != nil {
 		handler = opts.Around(handler)
 	}
-	return serve(handler)
+	return serve(handler, cmp.Or(opts.Host, "127.0.0.1"))
 }
 
-// serve runs handler on a free loopback port until Close.
-func serve(handler http.Handler) (*Registry, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// serve runs handler on a free port of host until Close.
+func serve(handler http.Handler, host string) (*Registry, error) {
+	ln, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,8 @@ import (
 // Beside testscript's own commands, a script may say:
 //
 //	code N COMMAND...                     runs COMMAND, which must exit with N
-//	registry VAR [noreferrers|distribution]   starts a registry; VAR is its host:port
+//	registry VAR [noreferrers|distribution|outside]   starts a registry; VAR is its host:port, on loopback
+//	                                      or at an address that programs do not take for their own
 //	serve VAR DIR [outside]               a web server over DIR and the git repositories in it, on loopback
 //	                                      or on an address that others can reach
 //	upstream VAR DIR NAME...              servers with TLS for those names over DIR, see Upstream; VAR is flags
@@ -182,7 +183,7 @@ func Script(t *testing.T, dir string, update bool) {
 func movesMuch(workDir string) bool {
 	name := strings.TrimPrefix(filepath.Base(workDir), "script-")
 	return strings.HasPrefix(name, "rebuild") || strings.HasPrefix(name, "inputs_") && name != "inputs_store" ||
-		slices.Contains([]string{"run_buildah", "run_buildx", "run_docker", "run_npm_go"}, name)
+		slices.Contains([]string{"run_buildah", "run_buildx", "run_docker", "run_docker_legacy", "run_ko", "run_npm_go", "run_podman"}, name)
 }
 
 type faultsKey struct{}
@@ -211,15 +212,18 @@ func cmdCode(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, (len(args) == 1 || len(args) == 2) && !neg, "registry VAR [noreferrers|distribution]")
+	usage(ts, (len(args) == 1 || len(args) == 2) && !neg, "registry VAR [noreferrers|distribution|outside]")
 	kind := append(args, "")[1]
 	var reg *Registry
 	var err error
 	switch kind {
-	case "", "noreferrers":
-		faults := new(Faults)
-		ts.Value(faultsKey{}).(map[string]*Faults)[args[0]] = faults
-		reg, err = NewRegistry(RegistryOptions{NoReferrers: kind == "noreferrers", Faults: faults})
+	case "", "noreferrers", "outside":
+		opts := RegistryOptions{NoReferrers: kind == "noreferrers", Faults: new(Faults)}
+		ts.Value(faultsKey{}).(map[string]*Faults)[args[0]] = opts.Faults
+		if kind == "outside" {
+			opts.Host = outside(ts)
+		}
+		reg, err = NewRegistry(opts)
 	case "distribution":
 		dir := ts.MkAbs(".registry-" + args[0])
 		ts.Check(os.Mkdir(dir, 0o755))

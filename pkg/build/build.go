@@ -49,9 +49,10 @@ type Deps struct {
 	// the request is known to be sound, ends the build at once when it fails,
 	// and closes what it returned. Nil only with Seal.Unsigned.
 	Signer func(context.Context) (Signer, error)
-	// TrySigner, where set, is asked at once whether Signer will open, and ends the
-	// build when not. Signer is then called when there is something to sign: no
-	// key lies in memory while the build's own commands run.
+	// TrySigner, where set, is asked at once whether Signer will open, beside the
+	// start, and ends the build or the wrapped command when not. Signer is then
+	// called when there is something to sign: no key lies in memory while others'
+	// commands run.
 	TrySigner func(context.Context) error
 
 	Home    string // folder of waxseal's own images
@@ -350,6 +351,7 @@ func (r *run) startAndGather(ctx context.Context) (engine, *inputs, error) {
 		opts := r.deps.Engine
 		opts.Entitlements = append(slices.Clone(opts.Entitlements), r.req.entitlements()...)
 		opts.Inputs = r.intake.plan()
+		opts.Inputs.PlainLayers = r.req.Source.Sealed.byClient()
 		if opts.Stderr == nil && r.log.file != nil {
 			opts.Stderr = r.log.engine()
 		}

@@ -72,6 +72,11 @@ type InputsPlan struct {
 	// Upstreams maps "name" or "name:port" to the address to dial instead.
 	Upstreams map[string]string `json:"upstreams,omitempty"`
 	Clients   *clientsPlan      `json:"clients,omitempty"`
+	// PlainLayers has layers clamped and compressed as BuildKit does it.
+	PlainLayers bool `json:"plainLayers,omitempty"`
+	// Unopened says why steps cannot be given the gateway's certificate: TLS is
+	// then passed on unopened, which leaves a gap. "" opens it.
+	Unopened string `json:"unopened,omitempty"`
 }
 
 // clientsPlan is what goes for builds that other programs ask for.
@@ -85,6 +90,7 @@ type EngineInputs struct {
 	Gaps    []attestations.InputGap    `json:"gaps,omitempty"`
 	Sources []attestations.InputSource `json:"sources"`
 	Gateway attestations.InputGateway  `json:"gateway"`
+	Unkept  []string                   `json:"unkept,omitempty"` // what the store could not be given, and why
 }
 
 // Engine is a running engine child. Close ends it; nothing it started

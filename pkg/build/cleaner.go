@@ -3,7 +3,6 @@ package build
 import (
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -110,16 +109,4 @@ func (c *cleaner) hide(s string) string {
 		s = strings.ReplaceAll(s, string(v), removed)
 	}
 	return s
-}
-
-// commandLine writes arguments in one line.
-func commandLine(args []string) string {
-	out := make([]string, len(args))
-	for i, a := range args {
-		if a == "" || strings.ContainsFunc(a, func(r rune) bool { return r <= ' ' || r == '"' || r == 0x7f }) {
-			a = strconv.Quote(a)
-		}
-		out[i] = a
-	}
-	return strings.Join(out, " ")
 }

@@ -34,9 +34,3 @@ func TestCleanerTakesSecretsOutOfCommandLines(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
-
-func TestCommandLine(t *testing.T) {
-	if got, want := commandLine([]string{"sh", "-c", "a b\n", ""}), `sh -c "a b\n" ""`; got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
-}

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -82,6 +83,26 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	if err := req.check(deps.Signer != nil); err != nil {
 		return nil, err
 	}
+	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // a signal is the command's
+	defer cancel(nil)
+	if deps.TrySigner != nil {
+		go func() {
+			if err := deps.TrySigner(running); err != nil {
+				cancel(err)
+			}
+		}()
+	}
+	res, err := runCommand(ctx, running, req, deps)
+	var late *CommandFailed
+	if err != nil && running.Err() != nil && !errors.As(err, &late) {
+		err = context.Cause(running)
+	}
+	return res, err
+}
+
+// runCommand is RunCommand with a request that was checked; running ends when
+// what the command makes could not be signed.
+func runCommand(ctx, running context.Context, req CommandRequest, deps CommandDeps) (*CommandResult, error) {
 	env, err := CommandEnv(deps.Environ, req.Env, req.Key)
 	if err != nil {
 		return nil, UsageError{fmt.Errorf("--env: %w", err)}
@@ -97,7 +118,7 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	if err := os.MkdirAll(deps.Home, 0o755); err != nil {
 		return nil, fmt.Errorf("making the image folder: %w", err)
 	}
-	looking, stop := context.WithCancel(context.WithoutCancel(ctx)) // a signal is the command's
+	looking, stop := context.WithCancel(running)
 	defer stop()
 	deps.clean = newCleaner(env, req.Env)
 	deps.clean.strict = req.StrictSecrets
@@ -121,7 +142,7 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 				}
 			}
 			p := Process{Args: req.Args, Env: environ, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
-			if res.Code, err = p.Run(context.WithoutCancel(ctx)); err != nil || res.Code != 0 {
+			if res.Code, err = p.Run(running); err != nil || res.Code != 0 {
 				res.Observed = Together()
 			}
 			return err
@@ -133,11 +154,11 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	}
 	defer w.intake.store.Close()
 	if !req.leads(env) {
-		return res, w.whole(ctx, nil, res)
+		return res, w.whole(running, nil, res)
 	}
 	return res, req.lead(ctx, &deps, res, env, func(l *lead, environ []string) error {
 		w.env = environ
-		return w.whole(ctx, l, res)
+		return w.whole(running, l, res)
 	})
 }
 
@@ -189,9 +210,12 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 	if err := l.watch(opts, r.isDocker(), deps.Tell); err != nil {
 		return err
 	}
-	legacy, environ, err := r.legacy(l, env, &deps.Deps)
+	legacy, environ, note, err := r.legacy(ctx, l, env, &deps.Deps, in.plan())
 	if err != nil {
 		return err
+	}
+	if note != "" {
+		res.Notes = append(res.Notes, note)
 	}
 	if legacy != nil {
 		defer legacy.close()
@@ -274,27 +298,55 @@ func (r *CommandRequest) isDocker() bool {
 }
 
 // legacy puts a proxy before the Docker daemon where docker would build by
-// itself: it has no buildx, or was told so. It returns the environment of the
-// command.
-func (r *CommandRequest) legacy(l *lead, env []string, deps *Deps) (*legacyProxy, []string, error) {
-	by := deps.env("DOCKER_BUILDKIT")
-	told := by == "0" || by == "false"
-	environ := l.env(env)
-	if hasBuildx(env) && !told {
-		return nil, environ, nil
+// itself. It returns the environment of the command.
+func (r *CommandRequest) legacy(ctx context.Context, l *lead, env []string, deps *Deps, plan InputsPlan) (_ *legacyProxy, environ []string, note string, err error) {
+	environ = l.env(env)
+	if !buildsItself(env) {
+		return nil, environ, "", nil
 	}
-	daemon, ok := legacyDaemon(deps.env)
-	if !ok {
-		return nil, environ, nil
-	}
-	p, host, err := newLegacyProxy(l.dir, daemon)
+	daemon, err := findDaemon(deps.env)
 	if err != nil {
-		return nil, nil, err
+		if r.Require != "" && r.isDocker() {
+			return nil, nil, "", fmt.Errorf("--require %s: %w", r.Require, err)
+		}
+		return nil, environ, fmt.Sprintf("builds by docker itself are not seen: %v", err), nil
+	}
+	p, host, err := newLegacyProxy(l.dir, daemon, plan)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	if r.Require != "" && r.isDocker() {
+		if err := p.gateway.try(ctx); err != nil {
+			p.close()
+			return nil, nil, "", hinted(fmt.Errorf("--require %s: docker builds by itself here, and its steps cannot be watched: %w", r.Require, err), wayToBuildx(env))
+		}
 	}
 	environ = slices.DeleteFunc(environ, func(kv string) bool {
-		return strings.HasPrefix(kv, "DOCKER_HOST=") || strings.HasPrefix(kv, "DOCKER_BUILDKIT=") || strings.HasPrefix(kv, "DOCKER_CONTEXT=")
+		name, _, _ := strings.Cut(kv, "=")
+		return slices.Contains([]string{"DOCKER_HOST", "DOCKER_BUILDKIT", "DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"}, name)
 	})
-	return p, append(environ, "DOCKER_HOST="+host, "DOCKER_BUILDKIT=0"), nil
+	return p, append(environ, "DOCKER_HOST="+host, "DOCKER_BUILDKIT=0"), "", nil
+}
+
+// buildsItself reports whether docker would build with its daemon's legacy
+// builder: it has no buildx, or was told so.
+func buildsItself(env []string) bool { return !hasBuildx(env) || toldToBuild(env) }
+
+func toldToBuild(env []string) bool {
+	i := slices.IndexFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "DOCKER_BUILDKIT=") })
+	if i < 0 {
+		return false
+	}
+	buildKit, err := strconv.ParseBool(strings.TrimPrefix(env[i], "DOCKER_BUILDKIT="))
+	return err == nil && !buildKit
+}
+
+// wayToBuildx is how all of docker's builds would be seen.
+func wayToBuildx(env []string) string {
+	if hasBuildx(env) {
+		return "unset DOCKER_BUILDKIT"
+	}
+	return "install the plugin: docker-buildx in /usr/libexec/docker/cli-plugins"
 }
 
 func (r *CommandRequest) check(signed bool) error {
@@ -306,6 +358,7 @@ func (r *CommandRequest) check(signed bool) error {
 			"use --inputs record or none here")}
 	}
 	whole := Request{Seal: r.Seal, Steps: Steps{Allow: r.Allow}, Inputs: r.Inputs}
+	whole.Inputs.Push = false // who pushes is the command's business
 	return whole.check(signed)
 }
 
@@ -314,9 +367,9 @@ func (r *CommandRequest) reachable(env []string) error {
 	if os.Geteuid() != 0 && r.isDocker() {
 		return hinted(errors.New("builds need root"), "run waxseal run with sudo")
 	}
-	if filepath.Base(r.Args[0]) == "docker" && r.Require != "" && !hasBuildx(env) {
-		return hinted(fmt.Errorf("--require %s: docker has no buildx here, and its legacy builder cannot be watched", r.Require),
-			"install the plugin: docker-buildx in /usr/libexec/docker/cli-plugins")
+	if filepath.Base(r.Args[0]) == "docker" && r.Require == GradeFull && buildsItself(env) {
+		return hinted(errors.New("--require full: docker builds by itself here, and what its daemon does with a step is its own word"),
+			wayToBuildx(env)+", or take what is seen with --require partial")
 	}
 	if r.Require == GradeFull && len(r.Allow) > 0 {
 		return hinted(fmt.Errorf("--require full: a step that asks for %s could not be watched", strings.Join(slices.Sorted(slices.Values(r.Allow)), " or ")),

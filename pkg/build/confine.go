@@ -137,7 +137,9 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 	var running atomic.Bool
 	keeper.Deliver = func(s syscall.Signal) {
 		if !running.Load() {
-			ours.Close()
+			if ctx.Err() == nil { // else start refuses
+				ours.Close()
+			}
 			return
 		}
 		_ = c.say(int(s))
@@ -150,7 +152,7 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 		ours.Close()
 		var start *StartError
 		if errors.As(err, &start) && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES)) {
-			err = &noSandbox{EngineError{Text: fmt.Sprintf("making namespaces: %v", lastCause(err)), Way: "run waxseal as root, or where user namespaces are allowed"}}
+			err = &noSandbox{EngineError{Text: noNamespaces(err), Way: "run waxseal as root, or where user namespaces are allowed (sysctl user.max_user_namespaces; on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0; in a container: a privileged one)"}}
 		}
 		return nil, err
 	}
@@ -159,6 +161,18 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 		return nil, got.err
 	}
 	return got.value, nil
+}
+
+// noNamespaces says why there are none.
+func noNamespaces(err error) string {
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return "making namespaces: user.max_user_namespaces allows no more"
+	case errors.As(err, &errno):
+		return "making namespaces: " + errno.Error()
+	}
+	return fmt.Sprintf("making namespaces: %v", lastCause(err))
 }
 
 type answerOf[T any] struct {

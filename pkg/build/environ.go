@@ -42,6 +42,7 @@ func commandVariables() []string {
 		"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
 		"SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE",
 		"DOCKER_*", "BUILDKIT_*", "BUILDX_*", "COMPOSE_*", "MOBY_*",
+		"BUILDAH_*", "CONTAINERS_*", "STORAGE_DRIVER", "STORAGE_OPTS", "KO_*",
 		"CC", "CXX", "AR", "LD", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "PKG_CONFIG_PATH",
 		"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "GOROOT", "GOPATH", "GOBIN", "GOCACHE", "GOMODCACHE", "GOFLAGS", "GOPROXY",
 		"GOPRIVATE", "GONOSUMDB", "GOOS", "GOARCH", "GOTOOLCHAIN", "CGO_ENABLED", "JAVA_HOME", "NODE_ENV", "NODE_OPTIONS",
@@ -53,12 +54,12 @@ func commandVariables() []string {
 	}
 }
 
-// neverMeant are variables among the above that hold a credential or let a
-// command change what runs after it.
+// neverMeant are variables among the above that hold a credential, let a command
+// change what runs after it, or are for a machine without our sandbox.
 func neverMeant() []string {
 	return []string{
 		"GITHUB_ENV", "GITHUB_PATH", "CI_REPOSITORY_URL", "CI_JOB_JWT*", "CI_JOB_TOKEN", "DOCKER_AUTH_CONFIG",
-		"BUILDX_BUILDER", "BUILDX_CONFIG", "CODEBUILD_WEBHOOK_*",
+		"BUILDX_BUILDER", "BUILDX_CONFIG", "BUILDAH_ISOLATION", "CODEBUILD_WEBHOOK_*",
 	}
 }
 

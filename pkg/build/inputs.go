@@ -145,7 +145,7 @@ func (p *preparer) givenEpoch() error {
 
 func (p *preparer) mainContext(ctx context.Context) error {
 	if p.req.Source.Sealed != nil {
-		if done, err := p.sealedContext(); done || err != nil {
+		if done, err := p.sealedContext(ctx); done || err != nil {
 			return err
 		}
 	}
@@ -312,7 +312,7 @@ func (p *preparer) state(l *layer, name, shown string) (llb.State, error) {
 func (p *preparer) gitContext(arg string, ref *dfgitutil.GitRef) error {
 	p.in.described = attestations.ContainerContext{Kind: "git", URI: cleanURL(arg)}
 	p.in.attrs["context"] = arg
-	if ref.SubDir != "" {
+	if ref.SubDir != "" && !p.req.Source.Sealed.byClient() {
 		// BuildKit v0.33 cannot date the files of a git subfolder by their commit.
 		// The whole repository as the context, narrowed afterwards, is the same.
 		p.in.attrs["context"] = withoutSubdir(arg)
@@ -686,7 +686,7 @@ func cleanNamed(v string) string {
 			out += "@" + d.String()
 		}
 		return out
-	case ok && (scheme == "docker" || scheme == "docker-image"):
+	case ok && (scheme == "docker" || scheme == "docker-image"), v == otherTarget:
 		return v
 	case strings.Contains(v, "://") || strings.HasPrefix(v, "git@"):
 		return cleanURL(v)

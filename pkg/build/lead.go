@@ -115,6 +115,7 @@ func sweep(runs string) {
 			continue // in the making, or gone already
 		}
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			forgetDaemon(dir, true)
 			os.RemoveAll(dir)
 		}
 		f.Close()
@@ -423,6 +424,7 @@ func Guard(in io.Reader, dir string) error {
 	if group > 1 {
 		_ = unix.Kill(-group, unix.SIGKILL)
 	}
+	forgetDaemon(dir, true)
 	return os.RemoveAll(dir)
 }
 

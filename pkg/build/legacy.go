@@ -2,7 +2,6 @@ package build
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -20,11 +19,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/docker/cli/cli/config"
 	"github.com/moby/buildkit/identity"
 
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -39,11 +38,12 @@ const (
 
 // legacyProxy stands before the Docker daemon where there is no buildx: it
 // passes everything on, and notes what its legacy builder is asked and what it
-// answers. What the builder's steps do it cannot see.
+// answers. Where the daemon allows it, it has the steps run where the gateway
+// is the only way out.
 type legacyProxy struct {
-	daemon string // the daemon's socket
-	server *http.Server
-	local  *http.Client // to the daemon
+	daemon  *dockerDaemon
+	server  *http.Server
+	gateway *legacyGateway
 
 	mu     sync.Mutex
 	builds []*legacyBuild
@@ -54,55 +54,44 @@ type legacyProxy struct {
 // legacyBuild is one build by the legacy builder.
 type legacyBuild struct {
 	id       string
-	query    url.Values
+	query    url.Values // as the client asked
 	started  time.Time
 	finished time.Time
+
+	network   *legacyNetwork // that its steps run in; nil where unwatched says why
+	unwatched string
 
 	context    hash.Hash // of the archive as it was sent
 	size       int64
 	dockerfile []byte // nil where it was not found in the archive
-	steps      []string
+	total      string // how many steps there are, in the builder's words
+	steps      []legacyStep
+	confused   bool // which step something was said of is not known
 	froms      []legacyFrom
 	image      string // "" where the build failed
+}
+
+// legacyStep is a step as it was announced.
+type legacyStep struct {
+	text   string
+	ran    bool // a container was made for it
+	cached bool // its result was there
 }
 
 // legacyFrom is a base image as the builder named and found it.
 type legacyFrom struct{ step, id string }
 
-// legacyDaemon is the socket of the Docker daemon that a command with this
-// environment reaches; false where that is no socket of this machine.
-func legacyDaemon(env func(string) string) (string, bool) {
-	if host := env("DOCKER_HOST"); host != "" {
-		return strings.CutPrefix(host, "unix://")
-	}
-	if c := env("DOCKER_CONTEXT"); c != "" && c != "default" {
-		return "", false
-	}
-	folder := env("DOCKER_CONFIG")
-	if folder == "" {
-		folder = config.Dir()
-	}
-	if c, err := config.Load(folder); err != nil || c.CurrentContext != "" && c.CurrentContext != "default" {
-		return "", false
-	}
-	return "/var/run/docker.sock", true
-}
-
-// newLegacyProxy serves the daemon's API on a socket in dir and returns what
-// DOCKER_HOST must be.
-func newLegacyProxy(dir, daemon string) (*legacyProxy, string, error) {
+// newLegacyProxy serves the daemon's API on a socket in dir, the run's own
+// folder, and returns what DOCKER_HOST must be.
+func newLegacyProxy(dir string, daemon *dockerDaemon, plan InputsPlan) (*legacyProxy, string, error) {
 	name := filepath.Join(dir, "d")
 	l, err := net.Listen("unix", name)
 	if err != nil {
 		return nil, "", fmt.Errorf("opening a socket before the Docker daemon: %w", err)
 	}
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", daemon)
-	}
-	p := &legacyProxy{daemon: daemon, pushed: map[string]attest.Digest{}, local: &http.Client{Transport: &http.Transport{DialContext: dial}}}
+	p := &legacyProxy{daemon: daemon, pushed: map[string]attest.Digest{}, gateway: newLegacyGateway(daemon, dir, plan)}
 	forward := &httputil.ReverseProxy{
-		Transport:      &http.Transport{DialContext: dial, DisableCompression: true},
+		Transport:      daemon.transport(),
 		FlushInterval:  -1,
 		ModifyResponse: p.answered,
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -124,7 +113,8 @@ func (p *legacyProxy) built() bool {
 
 func (p *legacyProxy) close() {
 	_ = p.server.Close()
-	p.local.CloseIdleConnections()
+	p.gateway.close()
+	p.daemon.close()
 }
 
 type legacyKey struct{}
@@ -146,24 +136,68 @@ func call(r *http.Request) (what, name string) {
 	return "", ""
 }
 
-// asked notes a build as it is asked for.
+// asked notes a build as it is asked for, and leads its steps.
 func (p *legacyProxy) asked(r *http.Request) *http.Request {
 	what, _ := call(r)
 	if what != "build" {
 		return r
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	q := r.URL.Query()
-	if q.Get("version") == "2" || len(p.builds) >= maxLegacyBuilds {
+	b := &legacyBuild{id: identity.NewID(), query: q, started: time.Now(), context: sha256.New()}
+	p.mu.Lock()
+	known := q.Get("version") != "2" && len(p.builds) < maxLegacyBuilds
+	if known {
+		p.builds = append(p.builds, b)
+	} else {
 		p.blind++
+	}
+	p.mu.Unlock()
+	if !known {
 		return r
 	}
-	b := &legacyBuild{id: identity.NewID(), query: q, started: time.Now(), context: sha256.New()}
-	p.builds = append(p.builds, b)
 	r = r.WithContext(context.WithValue(r.Context(), legacyKey{}, b))
+	p.lead(r, b)
 	r.Body = newContextTee(r.Body, b)
 	return r
+}
+
+// lead changes the request of a build so that its steps run in a network of
+// ours.
+func (p *legacyProxy) lead(r *http.Request, b *legacyBuild) {
+	q := r.URL.Query()
+	mode := q.Get("networkmode")
+	if mode != "" && mode != "default" && mode != "none" {
+		b.unwatched = fmt.Sprintf("the build asked for the network %q", clipLine(mode))
+		return
+	}
+	hosts, err := parseExtraHosts(q["extrahosts"])
+	if err == nil {
+		b.network, err = p.gateway.open(r.Context(), b.id, hosts, mode == "none")
+	}
+	if err != nil {
+		b.unwatched = err.Error()
+		return
+	}
+	q.Set("networkmode", "container:"+b.network.container)
+	q.Del("extrahosts") // the container that holds the network has them
+	r.URL.RawQuery = q.Encode()
+}
+
+// parseExtraHosts reads a build's additions to /etc/hosts, "NAME:ADDRESS".
+func parseExtraHosts(list []string) (map[string]net.IP, error) {
+	hosts := map[string]net.IP{}
+	for _, h := range list {
+		name, addr, _ := strings.Cut(h, ":")
+		ip := net.ParseIP(strings.Trim(addr, "[]"))
+		if name == "" || ip == nil {
+			return nil, fmt.Errorf("which address the host %q has only docker knows", clipLine(h))
+		}
+		if hosts[name] != nil {
+			return nil, fmt.Errorf("the host %q has two addresses", clipLine(name))
+		}
+		hosts[name] = ip
+	}
+	return hosts, nil
 }
 
 // contextTee hashes the context as it passes, and picks the Dockerfile out of
@@ -237,17 +271,23 @@ func (p *legacyProxy) answered(resp *http.Response) error {
 	switch what, name := call(resp.Request); what {
 	case "build":
 		if b, ok := resp.Request.Context().Value(legacyKey{}).(*legacyBuild); ok {
-			resp.Body = newLineTee(resp.Body, func(line []byte) { p.said(b, line) }, func() {
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				b.finished = time.Now()
-			})
+			resp.Body = newLineTee(resp.Body, func(line []byte) { p.said(b, line) }, func() { p.ended(b) })
 		}
 	case "push":
 		tag := resp.Request.URL.Query().Get("tag")
 		resp.Body = newLineTee(resp.Body, func(line []byte) { p.pushedTo(name, tag, line) }, func() {})
 	}
 	return nil
+}
+
+// ended notes that a build is over: its containers are gone.
+func (p *legacyProxy) ended(b *legacyBuild) {
+	p.mu.Lock()
+	b.finished = time.Now()
+	p.mu.Unlock()
+	if b.network != nil {
+		p.gateway.end(b.id)
+	}
 }
 
 // said takes in one message of a build.
@@ -268,17 +308,57 @@ func (p *legacyProxy) said(b *legacyBuild, line []byte) {
 	} else if d, err := attest.ParseDigest(strings.TrimSpace(m.Stream)); err == nil && b.query.Get("q") != "" {
 		b.image = string(d) // all that a quiet build says
 	}
-	if _, step, ok := strings.Cut(m.Stream, " : "); ok && strings.HasPrefix(m.Stream, "Step ") && len(b.steps) < maxLegacySteps {
-		b.steps = append(b.steps, strings.TrimSpace(step))
+	if step, ok := b.announced(m.Stream); ok && b.network != nil {
+		p.gateway.step(b.id, step)
 	}
-	if id, ok := strings.CutPrefix(m.Stream, " ---> "); ok && len(b.steps) > 0 {
-		last := b.steps[len(b.steps)-1]
-		id = strings.TrimSpace(id)
-		isFrom := strings.HasPrefix(strings.ToUpper(last), "FROM ")
-		if isHex(id) && isFrom && !slices.ContainsFunc(b.froms, func(f legacyFrom) bool { return f.step == last }) {
-			b.froms = append(b.froms, legacyFrom{last, id})
-		}
+	id, ok := strings.CutPrefix(m.Stream, " ---> ")
+	if !ok || len(b.steps) == 0 {
+		return
 	}
+	last := &b.steps[len(b.steps)-1]
+	switch id = strings.TrimSpace(id); {
+	case id == "Using cache":
+		// What a step writes itself comes after its container is made.
+		last.cached = last.cached || !last.ran || last.is("FROM")
+	case strings.HasPrefix(id, "Running in "):
+		last.ran = true
+	case isHex(id) && last.is("FROM") && !slices.ContainsFunc(b.froms, func(f legacyFrom) bool { return f.step == last.text }):
+		b.froms = append(b.froms, legacyFrom{last.text, id})
+	}
+}
+
+// announced takes in the line by which the builder begins a step. A step can
+// write such a line itself: then the builder's own comes twice.
+func (b *legacyBuild) announced(line string) (string, bool) {
+	m := announcement().FindStringSubmatch(line)
+	if m == nil {
+		return "", false
+	}
+	if b.total == "" {
+		b.total = m[2]
+	}
+	number, err := strconv.Atoi(m[1])
+	switch {
+	case err != nil || m[2] != b.total || number > maxLegacySteps:
+		return "", false
+	case number == len(b.steps) && number > 0:
+		b.confused = true
+		return "", false
+	case number != len(b.steps)+1:
+		return "", false
+	}
+	b.steps = append(b.steps, legacyStep{text: strings.TrimSpace(m[3])})
+	return clipLine(b.steps[len(b.steps)-1].text), true
+}
+
+func announcement() *regexp.Regexp {
+	return regexp.MustCompile(`(?s)^Step ([0-9]{1,5})/([0-9]{1,5}) : (.+)$`)
+}
+
+// is reports whether a step is of an instruction.
+func (st *legacyStep) is(verb string) bool {
+	first, _, _ := strings.Cut(st.text, " ")
+	return strings.EqualFold(first, verb)
 }
 
 // pushedTo takes in one message of a push.
@@ -340,34 +420,6 @@ func (t *lineTee) Read(p []byte) (int, error) {
 func (t *lineTee) Close() error {
 	t.once.Do(t.end)
 	return t.ReadCloser.Close()
-}
-
-// inspected is what the daemon knows of an image.
-type inspected struct {
-	ID          string   `json:"Id"`          //nolint:tagliatelle // Docker's own
-	RepoTags    []string `json:"RepoTags"`    //nolint:tagliatelle // Docker's own
-	RepoDigests []string `json:"RepoDigests"` //nolint:tagliatelle // Docker's own
-}
-
-// get asks the daemon itself.
-func (p *legacyProxy) get(ctx context.Context, where string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker"+where, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := p.local.Do(req)
-	if err != nil {
-		return fmt.Errorf("asking the Docker daemon: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("asking the Docker daemon for %s: %s", where, resp.Status)
-	}
-	raw, err := readAtMost(bufio.NewReader(resp.Body), attest.MaxManifest)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(raw, v)
 }
 
 // list returns the builds that gave an image, and says of the others.

@@ -19,14 +19,22 @@ import (
 	"github.com/waxseal/waxseal/pkg/store"
 )
 
-// unwatched is what the record of every step of the legacy builder says.
-const unwatched = "docker's legacy builder ran it, where nobody watches"
+// What the record says of what the legacy builder does by itself.
+const (
+	unwatchedStep  = "docker's legacy builder ran it, where nobody watches"
+	cachedStep     = "docker's legacy builder took its result from the cache: what it fetched when it ran is not known"
+	fetchedByAdd   = "docker's legacy builder fetched it by itself, where nobody watches"
+	confusedSteps  = "a step wrote what docker's legacy builder writes: which step fetched what, and which came from the cache, is not known"
+	unwatchedBuild = "docker's legacy builder made it: what its steps fetched, and what it took from its cache, nobody saw"
+	daemonsWord    = "docker's legacy builder made it: that each step ran where waxseal watches, and which base images it had, is the daemon's word, as is that nobody else with its socket had a hand in it"
+)
 
 // legacyEngine answers for a build of the legacy builder what an engine
 // answers for its own.
 type legacyEngine struct {
 	version string
 	seen    *EngineInputs
+	watched bool // the steps that ran, or one of them
 }
 
 func (e *legacyEngine) Dial(context.Context) (*client.Client, error) {
@@ -54,17 +62,17 @@ func (e *legacyEngine) Close() error            { return nil }
 func (s *sealer) legacyImages(ctx context.Context, p *legacyProxy) (images []clientImage, notes []string, err error) {
 	builds, notes := p.list()
 	for _, b := range builds {
-		seen, err := p.observe(ctx, b)
+		seen, watched, err := p.observe(ctx, b)
 		if err != nil {
 			return images, notes, err
 		}
 		var info struct{ Version string }
-		if err := p.get(ctx, "/version", &info); err != nil {
+		if err := p.daemon.get(ctx, "/version", &info); err != nil {
 			return images, notes, err
 		}
 		solve := b.solve()
 		img := clientImage{
-			solve: &solve, engine: &legacyEngine{info.Version, seen},
+			solve: &solve, engine: &legacyEngine{info.Version, seen, watched},
 			records: &records{platforms: map[string]*record{"": b.record(seen)}, total: int32(len(b.steps))},
 		}
 		names := solve.Exports[0].names()
@@ -210,14 +218,59 @@ func (b *legacyBuild) solve() clientSolve {
 	}
 }
 
+// inspected is what the daemon knows of an image.
+type inspected struct {
+	ID          string   `json:"Id"`          //nolint:tagliatelle // Docker's own
+	RepoTags    []string `json:"RepoTags"`    //nolint:tagliatelle // Docker's own
+	RepoDigests []string `json:"RepoDigests"` //nolint:tagliatelle // Docker's own
+}
+
 // observe is what could be seen of a build: the context as it was sent, base
-// images as the daemon had them, and that nobody watched the steps.
-func (p *legacyProxy) observe(ctx context.Context, b *legacyBuild) (*EngineInputs, error) {
-	seen := &EngineInputs{
-		Sources: []attestations.InputSource{}, Steps: []attestations.InputStep{},
-		Gaps: []attestations.InputGap{{Kind: attestations.GapForeignEngine, Detail: "docker's legacy builder made it: what its steps fetched, and what it took from its cache, nobody saw"}},
-	}
+// images as the daemon had them, and what reached the steps; watched where one
+// of them ran in a network of ours, or there was none to run.
+func (p *legacyProxy) observe(ctx context.Context, b *legacyBuild) (seen *EngineInputs, watched bool, err error) {
+	seen = &EngineInputs{Sources: []attestations.InputSource{}, Steps: []attestations.InputStep{}}
 	seen.Sources = append(seen.Sources, attestations.InputSource{Kind: "context", URI: attestations.DependencyContext, Digest: string(b.digest()), Size: b.size})
+	bases, err := p.bases(ctx, b)
+	if err != nil {
+		return nil, false, err
+	}
+	seen.Sources = append(seen.Sources, bases...)
+	gap := func(kind, detail string) {
+		seen.Gaps = append(seen.Gaps, attestations.InputGap{Kind: kind, Detail: detail})
+	}
+	var net *legacySeen
+	why := b.unwatched
+	if b.network != nil {
+		if net, err = b.network.wait(ctx); err != nil {
+			why = err.Error()
+		} else if len(net.Steps) != len(b.steps)+1 {
+			net, why = nil, "the gateway's record has other steps"
+		}
+	}
+	if net == nil {
+		gap(attestations.GapForeignEngine, unwatchedBuild+" ("+why+")")
+	} else {
+		seen.Gateway = net.Gateway
+		gap(attestations.GapSource, daemonsWord)
+	}
+	seen.Steps = b.judge(net)
+	watched = net != nil && (len(seen.Steps) == 0 || slices.ContainsFunc(seen.Steps, func(st attestations.InputStep) bool { return st.Verdict != attestations.VerdictUnobserved }))
+	if b.query.Get("remote") != "" {
+		gap(attestations.GapSource, "the daemon fetched the context itself, from "+cleanURL(b.query.Get("remote")))
+	}
+	if b.dockerfile == nil {
+		gap(attestations.GapSource, "the Dockerfile was not found in what was sent")
+	}
+	if len(b.steps) == 0 {
+		gap(attestations.GapSource, "the build was quiet: which base images it took, and which results of its cache, is not known")
+	}
+	return seen, watched, nil
+}
+
+// bases are the base images, by the digest that their registry has for them.
+func (p *legacyProxy) bases(ctx context.Context, b *legacyBuild) ([]attestations.InputSource, error) {
+	var out []attestations.InputSource
 	stages := map[string]bool{}
 	for _, f := range b.froms {
 		words := strings.Fields(f.step)
@@ -229,7 +282,7 @@ func (p *legacyProxy) observe(ctx context.Context, b *legacyBuild) (*EngineInput
 			continue
 		}
 		var img inspected
-		if err := p.get(ctx, "/images/"+f.id+"/json", &img); err != nil {
+		if err := p.daemon.get(ctx, "/images/"+f.id+"/json", &img); err != nil {
 			return nil, err
 		}
 		src := attestations.InputSource{Kind: "image", URI: "pkg:docker/unknown", Digest: img.ID}
@@ -243,23 +296,59 @@ func (p *legacyProxy) observe(ctx context.Context, b *legacyBuild) (*EngineInput
 		if _, err := attest.ParseDigest(src.Digest); err != nil {
 			return nil, fmt.Errorf("reading the base image of %q: %w", clipLine(f.step), err)
 		}
-		seen.Sources = append(seen.Sources, src)
+		out = append(out, src)
 	}
-	for i, step := range b.steps {
-		verb, _, _ := strings.Cut(step, " ")
-		if !slices.Contains([]string{"RUN", "ADD"}, strings.ToUpper(verb)) {
+	return out, nil
+}
+
+// judge is the record of the steps; net is nil where nobody watched.
+func (b *legacyBuild) judge(net *legacySeen) []attestations.InputStep {
+	out := []attestations.InputStep{}
+	add := func(i int, name string, st attestations.InputStep, gaps ...string) {
+		st.ID, st.Name = string(attest.DigestOf(fmt.Appendf(nil, "%s %d %s", b.id, i, name))), clipLine(name)
+		st.Gaps = slices.Clone(st.Gaps)
+		for _, g := range gaps {
+			st.Gaps = append(st.Gaps, attestations.InputGap{Kind: attestations.GapForeignEngine, Detail: g})
+		}
+		st.Verdict = attestations.WorstVerdict([]attestations.InputStep{st}, nil)
+		out = append(out, st)
+	}
+	if net != nil {
+		if first := net.Steps[0]; len(b.steps) == 0 {
+			add(0, "all steps of a quiet build", first)
+		} else if !silent(&first) {
+			add(0, "before the first step", first, confusedSteps)
+		}
+	}
+	for i := range b.steps {
+		st := &b.steps[i]
+		fetches := st.is("ADD") && (strings.Contains(st.text, "://") || strings.Contains(st.text, "$"))
+		runs := st.is("RUN") || st.is("FROM") && (st.ran || st.cached) // a base image can have steps for those who use it
+		var rec attestations.InputStep
+		if net != nil {
+			rec = net.Steps[i+1]
+		}
+		if !runs && !fetches && silent(&rec) {
 			continue
 		}
-		seen.Steps = append(seen.Steps, attestations.InputStep{
-			ID: string(attest.DigestOf(fmt.Appendf(nil, "%s %d %s", b.id, i, step))), Name: clipLine(step), Verdict: attestations.VerdictUnobserved,
-			Gaps: []attestations.InputGap{{Kind: attestations.GapForeignEngine, Detail: unwatched}},
-		})
+		var gaps []string
+		switch {
+		case fetches:
+			gaps = append(gaps, fetchedByAdd)
+		case net == nil:
+			gaps = append(gaps, unwatchedStep)
+		case st.cached:
+			gaps = append(gaps, cachedStep)
+		}
+		if b.confused && net != nil {
+			gaps = append(gaps, confusedSteps)
+		}
+		add(i+1, st.text, rec, gaps...)
 	}
-	if b.dockerfile == nil {
-		seen.Gaps = append(seen.Gaps, attestations.InputGap{Kind: attestations.GapSource, Detail: "the Dockerfile was not found in what was sent"})
-	}
-	if len(b.steps) == 0 {
-		seen.Gaps = append(seen.Gaps, attestations.InputGap{Kind: attestations.GapSource, Detail: "the build was quiet: which base images it took is not known"})
-	}
-	return seen, nil
+	return out
+}
+
+// silent reports whether nothing came from a step, nor was tried by it.
+func silent(st *attestations.InputStep) bool {
+	return len(st.Requests)+len(st.Refusals)+len(st.Names)+len(st.Gaps) == 0
 }

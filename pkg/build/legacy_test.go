@@ -36,7 +36,7 @@ func daemonSays(t *testing.T, says string) (*legacyProxy, *http.Client) {
 	})}}
 	srv.Start()
 	t.Cleanup(srv.Close)
-	p, host, err := newLegacyProxy(dir, filepath.Join(dir, "daemon"))
+	p, host, err := newLegacyProxy(dir, newDockerDaemon("unix", filepath.Join(dir, "daemon"), nil), InputsPlan{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,9 +92,9 @@ func TestLegacyBuildIsSeenAsItPasses(t *testing.T) {
 	if s := b.solve(); s.Attrs["build-arg:A"] != "1" || s.Attrs["filename"] != "./sub/Dockerfile" || !slices.Equal(s.Exports[0].names(), []string{"app:1"}) {
 		t.Errorf("as a solve: %+v", s)
 	}
-	seen, err := p.observe(t.Context(), b)
-	if err != nil {
-		t.Fatal(err)
+	seen, watched, err := p.observe(t.Context(), b)
+	if err != nil || watched {
+		t.Fatal(watched, err)
 	}
 	if len(seen.Sources) != 2 || seen.Sources[1].Digest != "sha256:"+strings.Repeat("b", 64) {
 		t.Errorf("sources %+v", seen.Sources)

@@ -168,6 +168,7 @@ func (w *watched) subjects(ctx context.Context) ([]attest.Subject, error) {
 			return nil, err
 		}
 		out = append(out, some...)
+		w.pushes = append(w.pushes, w.pushedTo(some)...)
 	}
 	for _, name := range w.req.Images {
 		s, err := w.image(ctx, name)
@@ -202,18 +203,20 @@ func (w *watched) image(ctx context.Context, name string) (attest.Subject, error
 		return attest.Subject{}, fmt.Errorf("--image %q: %w", name, err)
 	}
 	d := attest.Digest(desc.Digest.String())
-	if ref.Kind == store.Registry && w.done != nil && !w.pushed(d) {
+	if ref.Kind == store.Registry && w.done != nil && !w.pushed(d, "") {
 		return attest.Subject{}, hinted(fmt.Errorf("--image %q: the gateway saw nobody push %s", name, d), "the command must push it itself, in this run")
 	}
 	return attest.Subject{Name: name, Digest: sha256Hex(d)}, nil
 }
 
 // pushed reports whether the record has the command put that manifest
-// somewhere.
-func (w *watched) pushed(d attest.Digest) bool {
+// somewhere, or into the repository HOST/REPO.
+func (w *watched) pushed(d attest.Digest, repository string) bool {
+	host, repo, _ := strings.Cut(repository, "/")
 	for _, st := range w.done.Inputs.Steps {
 		for _, q := range st.Requests {
-			if q.Method == http.MethodPut && q.RequestDigest == string(d) && q.Status/100 == 2 {
+			if q.Method == http.MethodPut && q.RequestDigest == string(d) && q.Status/100 == 2 &&
+				(repository == "" || strings.Contains(q.URI, "://"+host+"/v2/"+repo+"/manifests/")) {
 				return true
 			}
 		}
@@ -221,17 +224,36 @@ func (w *watched) pushed(d attest.Digest) bool {
 	return false
 }
 
-// attach puts the evidence beside the images that were named.
+// pushedTo are the references among what a command wrote down of its images
+// with which it pushed them.
+func (w *watched) pushedTo(images []attest.Subject) []store.Reference {
+	var out []store.Reference
+	for _, s := range images {
+		d := attest.Digest("sha256:" + s.Digest["sha256"])
+		ref, err := store.Parse(s.Name)
+		if err == nil && ref.Kind == store.Registry && w.done != nil && w.pushed(d, ref.Place) {
+			out = append(out, ref.At(d))
+		}
+	}
+	return out
+}
+
+// attach puts the evidence beside the images that were named, or that the
+// command wrote down that it pushed.
 func (w *watched) attach(ctx context.Context, signed []evidence) ([]string, error) {
 	if len(signed) == 0 {
 		return nil, nil
 	}
-	var out []string
+	refs := slices.Clone(w.pushes)
 	for _, name := range w.req.Images {
 		ref, err := store.Parse(name)
 		if err != nil {
 			return nil, err
 		}
+		refs = append(refs, ref)
+	}
+	var out []string
+	for _, ref := range refs {
 		if ref.Kind != store.Registry && ref.Kind != store.Layout {
 			continue
 		}
@@ -243,12 +265,16 @@ func (w *watched) attach(ctx context.Context, signed []evidence) ([]string, erro
 		if err != nil {
 			return nil, err
 		}
+		at := ref.At(attest.Digest(desc.Digest.String())).String()
+		if slices.Contains(out, at) {
+			continue
+		}
 		for _, e := range signed {
 			if _, err := store.Attach(ctx, place, desc, e.bundle); err != nil {
 				return nil, err
 			}
 		}
-		out = append(out, ref.At(attest.Digest(desc.Digest.String())).String())
+		out = append(out, at)
 	}
 	return out, nil
 }

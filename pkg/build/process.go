@@ -41,6 +41,9 @@ type Process struct {
 	Started func(pid int)
 }
 
+// endTime is how long a command may take to end that was told to.
+const endTime = 5 * time.Second
+
 // StartError is a command that could not be started.
 type StartError struct {
 	cause error
@@ -55,9 +58,9 @@ func (e *StartError) Unwrap() error { return e.cause }
 // Run runs the command to its end and returns its exit code, 128 and the
 // signal's number where one ended it. A signal to this process is passed on,
 // once; one from the terminal reaches the command without our help, because
-// while it runs the terminal is the command's. When ctx ends the command is
-// killed. The command is killed, too, when this process is.
-func (p *Process) Run(ctx context.Context) (int, error) {
+// while it runs the terminal is the command's. When ctx ends the command is told
+// to end, and killed when it does not. It is killed, too, when this process is.
+func (p *Process) Run(ctx context.Context) (code int, err error) {
 	program, err := exec.LookPath(p.Args[0])
 	if err != nil {
 		code := 127
@@ -101,7 +104,12 @@ func (p *Process) Run(ctx context.Context) (int, error) {
 		// before the start: the command would inherit it.
 		signal.Ignore(unix.SIGTTOU)
 		defer signal.Reset(unix.SIGTTOU)
-		defer t.take()
+		defer func() {
+			t.take()
+			if code > 128 || err != nil { // a command that ended by itself has left it as it meant to
+				t.restore()
+			}
+		}()
 		go t.followStops(pid)
 	}
 	deliver := p.Deliver
@@ -127,7 +135,16 @@ func (p *Process) Run(ctx context.Context) (int, error) {
 			case s := <-signals:
 				deliver(s.(syscall.Signal))
 			case <-ctx.Done():
-				_ = unix.Kill(-pid, unix.SIGKILL)
+				if p.Deliver != nil {
+					p.Deliver(unix.SIGTERM)
+				} else {
+					_ = unix.Kill(-pid, unix.SIGTERM)
+				}
+				select {
+				case <-ended:
+				case <-time.After(endTime):
+					_ = unix.Kill(-pid, unix.SIGKILL)
+				}
 				return
 			case <-ended:
 				return
@@ -153,7 +170,10 @@ func (p *Process) Run(ctx context.Context) (int, error) {
 }
 
 // terminal is the one that this process is in the foreground of.
-type terminal struct{ *os.File }
+type terminal struct {
+	*os.File
+	was *unix.Termios // its settings when it was found; nil where it does not say
+}
 
 // controlling finds the terminal among streams; nil where there is none, or
 // where somebody else has it.
@@ -163,12 +183,22 @@ func controlling(streams ...any) *terminal {
 		if !ok || !term.IsTerminal(int(f.Fd())) {
 			continue
 		}
-		t := &terminal{f}
+		t := &terminal{File: f}
 		if front, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCGPGRP); err == nil && front == unix.Getpgrp() {
+			t.was, _ = unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 			return t
 		}
 	}
 	return nil
+}
+
+// restore gives the terminal the settings that it had, which a program that was
+// killed could not.
+func (t *terminal) restore() {
+	if t.was != nil {
+		// The terminal may be gone; then there is nothing to restore.
+		_ = unix.IoctlSetTermios(int(t.Fd()), unix.TCSETSW, t.was)
+	}
 }
 
 // take puts this process in the foreground.

@@ -92,6 +92,34 @@ func TestProcessEndsWithItsContext(t *testing.T) {
 	t.Error("the command's child is still there")
 }
 
+// A command that is told to end may tidy up first.
+func TestProcessIsToldToEnd(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("no longer wanted")
+	read, written, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	go func() {
+		line := make([]byte, 6)
+		_, _ = read.Read(line)
+		cancel(why)
+	}()
+	dir := t.TempDir()
+	p := Process{
+		Args: []string{"sh", "-c", "trap 'touch tidied; exit 3' TERM; echo ready; while :; do sleep 0.05; done"},
+		Env:  []string{"PATH=" + os.Getenv("PATH")}, Dir: dir, Stdout: written,
+	}
+	if _, err := p.Run(ctx); !errors.Is(err, why) {
+		t.Errorf("error %v", err)
+	}
+	written.Close()
+	if _, err := os.Stat(filepath.Join(dir, "tidied")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestGuard(t *testing.T) {
 	made := func() string {
 		dir := filepath.Join(t.TempDir(), "waxseal-run-0", "run-1")

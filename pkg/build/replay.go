@@ -361,7 +361,7 @@ func (r *Replay) Request(o ReplayOptions) (Request, error) {
 	}
 	req := Request{
 		Source: Source{
-			Context: a.Context.URI, Dockerfile: a.Dockerfile, Named: a.BuildContexts, Target: a.Target,
+			Context: a.Context.URI, Dockerfile: a.Dockerfile, Named: r.named(), Target: a.Target,
 			Platforms: a.Platforms, Args: a.BuildArgs, Sealed: &again,
 		},
 		Image:   Image{Labels: a.Labels, Annotations: annotations},
@@ -438,6 +438,9 @@ func (r *Replay) ImportContext(ctx context.Context, st *lock.Store, dir string) 
 	if src == nil {
 		return fmt.Errorf("the context was %q, not a folder", cmp.Or(r.Asked.Context.URI, r.Asked.Context.Kind))
 	}
+	if r.byClient() {
+		return errors.New("the build was given a part of its folder, by another program, with the times that it had: only the store has that")
+	}
 	name := dockerfilePath(dir, strings.TrimPrefix(r.Asked.Dockerfile, "-"))
 	ignore, ignoreName, err := readIgnore(dir, name)
 	if err != nil {
@@ -481,14 +484,18 @@ func (r *Replay) ImportContext(ctx context.Context, st *lock.Store, dir string) 
 
 // sealedContext gives the engine the context of an earlier build. It reports
 // false for one that the engine fetches itself, as it did then.
-func (p *preparer) sealedContext() (done bool, err error) {
+func (p *preparer) sealedContext(ctx context.Context) (done bool, err error) {
 	r := p.req.Source.Sealed
 	src := r.source("context", "")
-	fetched := src == nil
+	nothing := src == nil && r.byClient() && r.Asked.Context.Kind == "directory" // was taken of it, and so nothing was sent
+	fetched := src == nil && !nothing
 	// An epoch among the arguments was read with them. That of a commit is
 	// known by now, where the engine had to find it out.
 	if r.Chosen.EpochFrom != "build-arg" {
 		p.in.epoch = epoch{r.Chosen.SourceDateEpoch, r.Chosen.EpochFrom}
+	}
+	if r.byClient() && p.in.epoch == (epoch{}) {
+		p.in.epoch.from = "build-arg" // another program chose none
 	}
 	file := r.source("dockerfile", "")
 	if file == nil && fetched {
@@ -511,6 +518,13 @@ func (p *preparer) sealedContext() (done bool, err error) {
 	}
 	if d, ok := r.dependency(attestations.DependencyDockerignore); ok {
 		p.in.dependencies = append(p.in.dependencies, d)
+	}
+	if nothing {
+		l, err := newLayer(ctx, &tree{}, p.in.epoch.time(), nil)
+		if err != nil {
+			return true, err
+		}
+		return true, p.useContext(l, nil)
 	}
 	l, err := r.layer(src, attestations.DependencyContext)
 	if err != nil {

@@ -387,12 +387,16 @@ func (r *Request) redact() *strings.Replacer {
 func publicArgs(args map[string]string) map[string]string {
 	out := maps.Clone(args)
 	for name, v := range args {
-		switch strings.ToLower(name) {
-		case "http_proxy", "https_proxy", "ftp_proxy", "all_proxy":
+		if isProxy(name) {
 			out[name] = cleanURL(v)
 		}
 	}
 	return out
+}
+
+// isProxy reports whether a build argument names a proxy.
+func isProxy(name string) bool {
+	return slices.Contains([]string{"http_proxy", "https_proxy", "ftp_proxy", "all_proxy"}, strings.ToLower(name))
 }
 
 // external is what the provenance says was asked for.

@@ -26,6 +26,7 @@ import (
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/lock"
 	"github.com/waxseal/waxseal/pkg/store"
 )
 
@@ -77,6 +78,7 @@ type sealer struct {
 	signer Signer         // nil: nothing is signed
 	intake *intake        // where what came in is kept
 	legacy *legacyProxy   // nil where docker has buildx
+	repos  func() *repositories
 	// aside names what was not seen of the command around the builds.
 	aside []string
 }
@@ -159,6 +161,7 @@ func (s *sealer) seal(ctx context.Context, images []clientImage) ([]*Result, Obs
 		}
 	}()
 	folders := s.outFolders(images)
+	s.repos = sync.OnceValue(func() *repositories { return findRepositories(ctx, s.req.Args) })
 	all, gctx := errgroup.WithContext(ctx)
 	all.SetLimit(4)
 	var mu sync.Mutex
@@ -214,6 +217,7 @@ type sealedImage struct {
 	described attestations.ContainerEngine
 	observed  Observed
 	layers    bool // the layers of the image are here, too
+	log       *clientLog
 }
 
 // outFolders names the --out folder of each image: the one that was asked for
@@ -297,6 +301,8 @@ func (s *sealer) prepare(ctx context.Context, img *clientImage, out string) (*se
 		r.req.Seal.Out = out
 		r.undo = append(r.undo, r.out.abandon)
 	}
+	log := s.beginLog(ctx, img, w)
+	defer func() { w.log = log() }()
 	if w.described, err = img.engine.describe(ctx); err != nil {
 		return w, img.engine.Explain(err)
 	}
@@ -311,7 +317,10 @@ func (s *sealer) prepare(ctx context.Context, img *clientImage, out string) (*se
 	if err := s.takeIn(ctx, img, w); err != nil {
 		return w, err
 	}
-	return w, r.getSBOMs(ctx, img.engine, w.built, w.sealed)
+	git := s.beginSource(ctx, img, w)
+	err = r.getSBOMs(ctx, img.engine, w.built, w.sealed)
+	w.in.git = git()
+	return w, err
 }
 
 // state writes the statements of all images, without secrets.
@@ -333,6 +342,11 @@ func (s *sealer) state(ctx context.Context, images []clientImage, work []*sealed
 	}
 	if err := clean.look(ctx, texts); err != nil {
 		return err
+	}
+	for i, w := range work {
+		if err := clean.look(ctx, w.log.texts(images[i].solve)); err != nil {
+			return err
+		}
 	}
 	for sv := range solves {
 		sv.clean(clean)
@@ -362,10 +376,14 @@ func (s *sealer) stateOne(img *clientImage, w *sealedImage) error {
 		s.deps.clean.steps(t.record)
 	}
 	w.observed = s.observed(img, w)
+	log, err := w.log.clean(s.deps.clean, w.run.out)
+	if err != nil {
+		return err
+	}
 	a := &account{
 		req: req, in: w.in, engine: w.described, records: w.sealed.records, epoch: w.sealed.epoch, id: img.solve.Ref,
 		started: img.solve.StartedOn, finished: img.solve.FinishedOn, version: s.deps.Version, intake: s.intake, ci: s.deps.whose,
-		attrs: img.solve.otherAttrs(), observed: &w.observed,
+		attrs: img.solve.otherAttrs(), observed: &w.observed, log: log,
 	}
 	return w.run.state(a, w.built, w.sealed)
 }
@@ -424,7 +442,10 @@ func (s *sealer) takeIn(ctx context.Context, img *clientImage, w *sealedImage) e
 		if err != nil {
 			return img.engine.Explain(err)
 		}
-		if err := w.in.describeSent(rec, seen, form); err != nil {
+		for _, u := range seen.Unkept {
+			w.run.notes.add("the image cannot be rebuilt: what the command sent is not in the store: %s", clipLine(u))
+		}
+		if err := w.in.describeSent(rec, seen, form, s.intake.store); err != nil {
 			return err
 		}
 		for _, id := range rec.Secrets {
@@ -451,7 +472,7 @@ func (s *sealer) takeIn(ctx context.Context, img *clientImage, w *sealedImage) e
 
 // describeSent makes dependencies of what a client sent: its folders by the
 // digest of what the engine received, and the Dockerfile by its bytes.
-func (in *inputs) describeSent(rec *record, seen *EngineInputs, form string) error {
+func (in *inputs) describeSent(rec *record, seen *EngineInputs, form string, kept *lock.Store) error {
 	add := func(d dependency) {
 		if !slices.ContainsFunc(in.dependencies, func(x dependency) bool { return x.Name == d.Name && maps.Equal(x.Digest, d.Digest) }) {
 			in.dependencies = append(in.dependencies, d)
@@ -473,7 +494,8 @@ func (in *inputs) describeSent(rec *record, seen *EngineInputs, form string) err
 		}
 		add(d)
 	}
-	for _, src := range seen.Sources {
+	for i := range seen.Sources {
+		src := &seen.Sources[i]
 		if src.Kind != "context" && src.Kind != "named-context" {
 			continue
 		}
@@ -481,10 +503,11 @@ func (in *inputs) describeSent(rec *record, seen *EngineInputs, form string) err
 		if err != nil {
 			return fmt.Errorf("what the engine recorded of the context: %w", err)
 		}
-		add(dependency{
-			Name: src.URI, MediaType: form,
-			Digest: map[string]string{"sha256": d.Hex()}, Annotations: map[string]any{"bytes": src.Size},
-		})
+		about, err := keptContext(kept, src)
+		if err != nil {
+			return fmt.Errorf("what the engine kept of the context: %w", err)
+		}
+		add(dependency{Name: src.URI, MediaType: form, Digest: map[string]string{"sha256": d.Hex()}, Annotations: about})
 		name := strings.TrimPrefix(src.URI, attestations.DependencyNamedContext+":")
 		rec.Locals = slices.DeleteFunc(rec.Locals, func(l string) bool { return l == name })
 	}
@@ -540,9 +563,9 @@ func (s *sealer) observed(img *clientImage, w *sealedImage) Observed {
 		}
 	}
 	if img.solve.Policy {
-		miss("a source policy of the client chose what the build took; which one is not recorded")
+		miss(unknownPolicy)
 	}
-	if img.legacy() {
+	if e, ok := img.engine.(*legacyEngine); ok && !e.watched {
 		o.Grade = GradeRecordOnly
 	}
 	return o
@@ -615,6 +638,9 @@ func (s *sealer) request(img *clientImage) *Request {
 			}
 		}
 	}
+	if o.Layers["oci-mediatypes"] == "" && strings.HasPrefix(img.root.MediaType, "application/vnd.docker.") {
+		o.Layers["oci-mediatypes"] = "false" // what the engine does for some outputs
+	}
 	r.Outputs = []Output{o}
 	return r
 }
@@ -625,7 +651,7 @@ func namedOf(v string) string {
 	case "local":
 		return "directory"
 	case "input":
-		return "another target of the same command"
+		return otherTarget
 	case "oci-layout":
 		return "oci"
 	}
@@ -659,7 +685,7 @@ func (s *clientSolve) otherAttrs() map[string]string {
 		switch head {
 		case "build-arg", "label", "context", "filename", "target", "platform", "no-cache", "image-resolve-mode",
 			"force-network-mode", "add-hosts", "shm-size", "ulimit",
-			"local-sessionid", "local-sharedkeyhint", "legacy-builder", "input-metadata", "frontend.caps", "cmdline", "vcs", "contextkey", "dockerfilekey":
+			"local-sessionid", "local-sharedkeyhint", "sharedkey", "legacy-builder", "input-metadata", "frontend.caps", "cmdline", "vcs", "contextkey", "dockerfilekey":
 		default:
 			out[k] = cleanURL(v)
 		}
@@ -777,6 +803,9 @@ func (s *sealer) deliver(ctx context.Context, img *clientImage, w *sealedImage) 
 			}
 			if !done[to] {
 				if err := attachAll(ctx, to, opts, w.sealed.evidence); err != nil {
+					return nil, err
+				}
+				if err := s.pushInputs(ctx, to, opts, w); err != nil {
 					return nil, err
 				}
 			}

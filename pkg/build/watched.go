@@ -20,6 +20,7 @@ import (
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/store"
 )
 
 // commandLock is the name of the lock of what a command takes in.
@@ -40,6 +41,7 @@ type watched struct {
 	intake *intake
 	notes  *notes
 	images []imageFile
+	pushes []store.Reference // by digest, to where the command wrote down that it pushed
 
 	began         time.Time
 	before, after *workFolder
@@ -66,7 +68,8 @@ func newWatched(req *CommandRequest, deps *CommandDeps, env []string) (*watched,
 
 // whole runs the command and seals what it made: the files that req.Artifacts
 // names and the images that it wrote down or req.Images names. l, which may be
-// nil, is where its builds by docker go.
+// nil, is where its builds by docker go. Signals do not end ctx: they are the
+// command's.
 func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err error) {
 	if res.Code, err = w.run(ctx, l); err != nil {
 		return err
@@ -175,7 +178,6 @@ func (w *watched) hidden() []string {
 // run runs the command, in the sandbox or, where there is none to be had and
 // nothing asks for one, without.
 func (w *watched) run(ctx context.Context, l *lead) (int, error) {
-	ctx = context.WithoutCancel(ctx) // a signal is the command's
 	read := make(chan error, 1)
 	go func() { read <- w.readBefore(ctx) }()
 	var readErr error
@@ -214,6 +216,9 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		if err := wait(); err != nil {
 			return err
 		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		return w.enough()
 	}
 	done, err := c.run(ctx)
@@ -242,7 +247,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 
 // name is what the record calls the command.
 func (w *watched) name() string {
-	name := commandLine(w.deps.clean.args(w.req.Args))
+	name := attestations.CommandLine(w.deps.clean.args(w.req.Args))
 	return name[:min(len(name), attest.MaxInputText/2)]
 }
 
@@ -321,6 +326,7 @@ func (w *watched) without(none *noSandbox) error {
 		return hinted(fmt.Errorf("--trace: %s", none.Text), none.Way)
 	}
 	w.observed = Observed{Grade: GradeRecordOnly, Unobserved: []string{fmt.Sprintf(unseenAll, none.Text)}}
+	w.notes.add("nothing of the command is watched here; so that it is, %s", none.Way)
 	return nil
 }
 

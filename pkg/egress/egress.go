@@ -45,6 +45,11 @@ type Options struct {
 	// link-local or metadata address, or one of this machine's own.
 	Upstreams map[string]string
 	Version   string
+	// Unopened says why TLS cannot be opened: what steps cannot be given a
+	// certificate. It is then handed on as it is to the server that is named, and
+	// a gap of the step says so. "" opens it. Only for what is recorded: no lock
+	// can hold what is not seen.
+	Unopened string
 	// Dial opens connections to upstream; nil: net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -93,6 +98,9 @@ func New(opts Options) (*Gateway, error) {
 		}
 	default:
 		return nil, fmt.Errorf("making the gateway: unknown mode %q", g.mode)
+	}
+	if opts.Unopened != "" && g.mode != attestations.InputsRecord && g.mode != attestations.InputsNone {
+		return nil, fmt.Errorf("making the gateway: mode %s needs TLS opened, and it cannot be: %s", g.mode, opts.Unopened)
 	}
 	if opts.Lock != nil {
 		for _, st := range opts.Lock.Steps {
@@ -148,6 +156,9 @@ func (g *Gateway) Close() error {
 
 // Describe is what the record says of this gateway.
 func (g *Gateway) Describe() attestations.InputGateway {
+	if g.opts.Unopened != "" {
+		return attestations.InputGateway{Name: attestations.GatewayName, Version: g.opts.Version} // its authority has signed nothing
+	}
 	return attestations.InputGateway{
 		Name: attestations.GatewayName, Version: g.opts.Version,
 		CA: attest.DigestOf(g.ca.cert.Raw).String(), NotAfter: g.ca.cert.NotAfter,
@@ -175,6 +186,9 @@ func (g *Gateway) Refuses(st *attestations.InputStep) []string {
 	}
 	return why
 }
+
+// listens reports whether anything may pass at all.
+func (g *Gateway) listens() bool { return g.mode != attestations.InputsNone }
 
 // Allows reports whether the allowed hosts have this one: for what the engine
 // fetches by other means than the gateway. port is 0 for the protocol's own.

@@ -59,10 +59,13 @@ func trustVars() []string {
 	}
 }
 
-// Env returns env with the variables that make tools use the gateway and trust
-// it. What the image or Dockerfile set of them is overridden. Their values are
-// the same in every build.
-func (s *Step) Env(env []string) []string {
+// Env is Environ.
+func (s *Step) Env(env []string) []string { return Environ(env) }
+
+// Environ returns env with the variables that make tools use the gateway and
+// trust it. What the image or Dockerfile set of them is overridden. Their values
+// are the same in every build.
+func Environ(env []string) []string {
 	old := map[string]string{}
 	for _, kv := range env {
 		if k, v, ok := strings.Cut(kv, "="); ok {
@@ -114,6 +117,29 @@ func (s *Step) Env(env []string) []string {
 	return out
 }
 
+// Trust makes ready what the Files of steps with that root and those variables
+// give, which takes tens of milliseconds, and may be done while Open runs.
+func (g *Gateway) Trust(rootfs *os.Root, env []string) error {
+	_, _, err := g.trust(rootfs, variables(env))
+	return err
+}
+
+func (g *Gateway) trust(rootfs *os.Root, vars map[string]string) (bundle, java []byte, err error) {
+	bundle = g.bundle(imageBundles(rootfs, vars))
+	java, err = g.javaStore(bundle)
+	return bundle, java, err
+}
+
+func variables(env []string) map[string]string {
+	vars := map[string]string{}
+	for _, kv := range env {
+		if k, v, ok := strings.Cut(kv, "="); ok {
+			vars[k] = v
+		}
+	}
+	return vars
+}
+
 // Files returns a folder with the trust bundles and configuration files for
 // the step, made of the image's own and the gateway's CA; rootfs is the step's
 // root, which is only read, and env its variables.
@@ -122,14 +148,8 @@ func (s *Step) Files(rootfs *os.Root, env []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	vars := map[string]string{}
-	for _, kv := range env {
-		if k, v, ok := strings.Cut(kv, "="); ok {
-			vars[k] = v
-		}
-	}
-	bundle := s.g.bundle(imageBundles(rootfs, vars))
-	java, err := s.g.javaStore(bundle)
+	vars := variables(env)
+	bundle, java, err := s.g.trust(rootfs, vars)
 	if err != nil {
 		return "", err
 	}

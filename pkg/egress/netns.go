@@ -37,10 +37,10 @@ type namespace struct {
 	packets            *packetSocket
 }
 
-// newNamespace makes a namespace; without listen only its name server listens.
-// It is made on a thread of its own, which dies, so no other goroutine is ever
-// in it.
-func newNamespace(listen bool) (*namespace, error) {
+// newNamespace makes a namespace, or opens given where that is not nil; without
+// listen only its name server listens. It is done on a thread of its own, which
+// dies, so no other goroutine is ever in it.
+func newNamespace(given *os.File, listen bool) (*namespace, error) {
 	type result struct {
 		n   *namespace
 		err error
@@ -49,7 +49,7 @@ func newNamespace(listen bool) (*namespace, error) {
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
 		n := &namespace{}
-		err := n.open(listen)
+		err := n.open(given, listen)
 		if err != nil {
 			n.close()
 			n = nil
@@ -57,14 +57,21 @@ func newNamespace(listen bool) (*namespace, error) {
 		ch <- result{n, err}
 	}()
 	r := <-ch
+	if r.err != nil && given != nil {
+		return nil, fmt.Errorf("opening a network namespace: %w", r.err)
+	}
 	if r.err != nil {
 		return nil, fmt.Errorf("making a network namespace: %w", r.err)
 	}
 	return r.n, nil
 }
 
-func (n *namespace) open(listen bool) error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+func (n *namespace) open(given *os.File, listen bool) error {
+	if given != nil {
+		if err := enter(given); err != nil {
+			return err
+		}
+	} else if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("unsharing: %w", err)
 	}
 	var err error

@@ -26,6 +26,7 @@ type Plan struct {
 	AllowHosts []string          `json:"allowHosts,omitempty"`
 	UpstreamCA []byte            `json:"upstreamCA,omitempty"`
 	Upstreams  map[string]string `json:"upstreams,omitempty"`
+	Unopened   string            `json:"unopened,omitempty"` // see Options
 }
 
 // Check refuses a plan whose mode there is not.
@@ -51,7 +52,7 @@ func (p *Plan) Offline() bool { return p.Mode == attestations.InputsOffline }
 // Options opens what a gateway of this plan works with: New takes them. version
 // is whose gateway it is.
 func (p *Plan) Options(version string) (Options, error) {
-	o := Options{Mode: p.Mode, AllowHosts: p.AllowHosts, Proxy: http.ProxyFromEnvironment, Upstreams: p.Upstreams, Version: version}
+	o := Options{Mode: p.Mode, AllowHosts: p.AllowHosts, Proxy: http.ProxyFromEnvironment, Upstreams: p.Upstreams, Version: version, Unopened: p.Unopened}
 	var err error
 	if p.Store != "" {
 		if o.Store, err = lock.OpenStore(p.Store); err != nil {

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,7 +15,8 @@ import (
 
 // record is what a step's evidence is made of. Safe for concurrent use.
 type record struct {
-	scrub func(string) string // takes secrets out of what the step said
+	scrub    func(string) string // takes secrets out of what the step said
+	unopened string              // why TLS is not opened
 
 	mu         sync.Mutex
 	requests   []attestations.InputRequest
@@ -22,6 +24,7 @@ type record struct {
 	refusals   map[refusal]int
 	more       map[string]int // by kind: refusals beyond the bound
 	gaps       []attestations.InputGap
+	passed     map[string]passage // by "host:port"
 	violations []Violation
 	unsettled  map[string]Violation // by exchange: taken back when it succeeds after all
 	order      []string             // of unsettled
@@ -33,7 +36,7 @@ type refusal struct {
 }
 
 func newRecord(scrub func(string) string) *record {
-	return &record{scrub: scrub, refusals: map[refusal]int{}, more: map[string]int{}, unsettled: map[string]Violation{}}
+	return &record{scrub: scrub, refusals: map[refusal]int{}, more: map[string]int{}, passed: map[string]passage{}, unsettled: map[string]Violation{}}
 }
 
 // next returns the ordinal of a request that begins.
@@ -73,6 +76,35 @@ func (r *record) gap(kind, format string, args ...any) {
 	if !slices.Contains(r.gaps, g) && len(r.gaps) < 256 {
 		r.gaps = append(r.gaps, g)
 	}
+}
+
+// pass counts a connection that was not opened.
+func (r *record) pass(dest string, p passage) {
+	dest = r.scrub(dest)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.passed[dest]; !ok && len(r.passed) >= maxPassed {
+		dest = "further places"
+	}
+	all := r.passed[dest]
+	all.conns += p.conns
+	all.toStep += p.toStep
+	all.toAll += p.toAll
+	r.passed[dest] = all
+}
+
+// maxPassed is how many places the record names to which TLS was not opened.
+const maxPassed = 256
+
+// passages are the gaps that such connections leave.
+func (r *record) passages() []attestations.InputGap {
+	var out []attestations.InputGap
+	for _, dest := range slices.Sorted(maps.Keys(r.passed)) {
+		p := r.passed[dest]
+		out = append(out, attestations.InputGap{Kind: attestations.GapTLS, Detail: fmt.Sprintf(
+			"TLS to %s was not opened: %s; connections: %d, bytes in: %d, bytes out: %d", dest, r.unopened, p.conns, p.toStep, p.toAll)})
+	}
+	return out
 }
 
 // violate notes what must fail the build.
@@ -123,7 +155,7 @@ func (r *record) fill(st *attestations.InputStep) {
 	for i := range st.Requests {
 		st.Requests[i].Ordinal = i + 1 // what was refused after it had begun leaves no hole
 	}
-	st.Gaps = slices.Clone(r.gaps)
+	st.Gaps = append(slices.Clone(r.gaps), r.passages()...)
 	knocks := map[string]map[string]bool{}
 	for x := range r.refusals {
 		if x.kind == "tcp" || x.kind == "udp" {

@@ -34,6 +34,9 @@ type StepOptions struct {
 	Hosts                 map[string]net.IP // the step's own additions to /etc/hosts
 	// Fetch makes no namespace: only Transport is used.
 	Fetch bool
+	// In is the namespace that the step runs in, after others: the last of them
+	// is closed. nil makes one for it.
+	In *Shared
 }
 
 // Step is an open step.
@@ -89,6 +92,7 @@ func (g *Gateway) Open(ctx context.Context, opts StepOptions) (*Step, error) {
 	// The step outlives the call that opens it; Close ends it.
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.rec = newRecord(s.needles.scrub)
+	s.rec.unopened = g.opts.Unopened
 	for name, ip := range opts.Hosts {
 		host, err := cleanHost(name)
 		addr, ok := netip.AddrFromSlice(ip)
@@ -104,7 +108,12 @@ func (g *Gateway) Open(ctx context.Context, opts StepOptions) (*Step, error) {
 	}
 	if !opts.Fetch {
 		var err error
-		if s.ns, err = newNamespace(s.listens()); err != nil {
+		if opts.In != nil {
+			s.ns, err = opts.In.ns.again()
+		} else {
+			s.ns, err = newNamespace(nil, s.listens())
+		}
+		if err != nil {
 			s.cancel()
 			return nil, fmt.Errorf("opening step %q: %w", opts.Name, err)
 		}
@@ -121,8 +130,7 @@ func (g *Gateway) Open(ctx context.Context, opts StepOptions) (*Step, error) {
 	return s, nil
 }
 
-// listens reports whether anything may pass at all.
-func (s *Step) listens() bool { return s.g.mode != attestations.InputsNone }
+func (s *Step) listens() bool { return s.g.listens() }
 
 // serve starts everything that listens.
 func (s *Step) serve() {

@@ -268,7 +268,7 @@ func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (
 				continue // said once for the whole image
 			}
 			r := Reason{Code: p.Code, Requirement: verify.RowExpectations, Message: p.Message,
-				Bundle: res.Candidate.Bundle, Pointer: p.Pointer}
+				Bundle: res.Candidate.Bundle, Pointer: p.Pointer, Hint: p.Hint}
 			if c.waived(&s, p.Code, &r) {
 				s.excused = true
 				continue

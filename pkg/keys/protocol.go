@@ -38,7 +38,7 @@ const (
 	ClassNotFound    Class = "not-found"   // the service has no such key
 	ClassPermission  Class = "permission"  // it does not tell us, or sign for us
 	ClassLogin       Class = "login"       // it does not know who we are
-	ClassPIN         Class = "pin"         // the token wants its PIN; the message is its label
+	ClassPIN         Class = "pin"         // the token wants its PIN; the message is its label, and how many tries are left
 	ClassPINRefused  Class = "pin-refused" // the PIN is wrong, or the token is locked
 	ClassUnsupported Class = "unsupported" // the helper, or waxseal, cannot do it with this key
 	ClassUntrusted   Class = "untrusted"   // its certificate leads to no authority that this machine trusts
@@ -82,7 +82,14 @@ func (k *Key) refusal(r Reply, signing bool) *Error {
 	e := &Error{Class: r.Class, what: what, err: errors.New(line(r.Message))}
 	scheme, _, _ := strings.Cut(k.name, ":")
 	switch r.Class {
-	case ClassReference, ClassUnsupported, ClassPIN, ClassPINRefused:
+	case ClassReference, ClassUnsupported, ClassPIN:
+	case ClassPINRefused:
+		switch {
+		case strings.Contains(r.Message, " is locked "):
+			e.way = "its security officer can set a new one"
+		case strings.Contains(r.Message, " is wrong"):
+			e.way = "see that it is the PIN of this token: one that is wrong too often locks it"
+		}
 	case ClassNotFound:
 		e.way = "see whether the reference and the account are right: the service has no such key"
 		if scheme == token {

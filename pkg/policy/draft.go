@@ -166,11 +166,11 @@ func buildTypes(all []*verify.Provenance) []string {
 func draftParameters(p func(string, ...any), all []*verify.Provenance, sourced bool) {
 	need := map[string][]string{}
 	for _, v := range all {
-		w := walk{allow: known(v.BuildType.Value, sourced)}
+		w := walk{kind: v.BuildType.Value, allow: known(v.BuildType.Value, sourced)}
 		for name, raw := range v.External {
 			var value any
 			if json.Unmarshal(raw, &value) == nil {
-				w.collect(name, value, need)
+				w.collect(name, spelled(w.kind, name, value), need)
 			}
 		}
 	}

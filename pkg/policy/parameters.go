@@ -7,11 +7,15 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
 
 // maxProblems bounds what one piece of evidence can make us say.
 const maxProblems = 20
+
+// maxShown bounds a value that a hint shows whole.
+const maxShown = 1000
 
 // unexpected returns the external parameters that are set and that no entry
 // allows, each with its pointer.
@@ -21,7 +25,7 @@ const maxProblems = 20
 // What an entry says of a parameter holds before what its builder's entry does,
 // and that before what is checked elsewhere.
 func (e image) unexpected(p *verify.Provenance, echoes []string, builder map[string]allowed) []verify.Problem {
-	w := walk{allow: known(p.BuildType.Value, e.repository != "")}
+	w := walk{kind: p.BuildType.Value, allow: known(p.BuildType.Value, e.repository != "")}
 	if w.allow == nil {
 		w.allow = map[string]allowed{}
 	}
@@ -37,6 +41,7 @@ func (e image) unexpected(p *verify.Provenance, echoes []string, builder map[str
 }
 
 type walk struct {
+	kind     string // the build type
 	allow    map[string]allowed
 	problems []verify.Problem
 }
@@ -52,7 +57,29 @@ func (w *walk) value(name, pointer string, raw json.RawMessage) {
 		w.refuse(name, pointer, "cannot be read")
 		return
 	}
-	w.decoded(name, pointer, v)
+	w.decoded(name, pointer, spelled(w.kind, name, v))
+}
+
+// spelled is the value of a parameter as a policy names it. The words of a command
+// are one line, for in another order they are another command, and of variables
+// only those count that not every command has.
+func spelled(buildType, name string, v any) any {
+	list, ok := v.([]any)
+	if !ok || buildType != attestations.CommandType || name != "command" && name != "variables" {
+		return v
+	}
+	var words []string
+	for _, item := range list {
+		word, ok := item.(string)
+		if !ok {
+			return text(v) // as nobody spells it
+		}
+		words = append(words, word)
+	}
+	if name == "command" {
+		return attestations.CommandLine(words)
+	}
+	return slices.DeleteFunc(list, func(item any) bool { return attestations.UsualVariable(item.(string)) })
 }
 
 func (w *walk) decoded(name, pointer string, v any) {
@@ -80,12 +107,12 @@ func (w *walk) decoded(name, pointer string, v any) {
 		for i, item := range v {
 			s, named := itemName(item)
 			if !listed || !named || !a.has(s) {
-				w.refuse(name, fmt.Sprintf("%s/%d", pointer, i), "is set to "+show(item)+", which the policy does not allow")
+				w.notAllowed(name, fmt.Sprintf("%s/%d", pointer, i), item, s)
 			}
 		}
 	default:
 		if !listed || !a.has(text(v)) {
-			w.refuse(name, pointer, "is set to "+show(v)+", which the policy does not allow")
+			w.notAllowed(name, pointer, v, text(v))
 		}
 	}
 }
@@ -94,6 +121,16 @@ func (w *walk) refuse(name, pointer, why string) {
 	if len(w.problems) < maxProblems {
 		w.problems = append(w.problems, verify.Problem{Code: CodeParameter, Pointer: pointer,
 			Message: fmt.Sprintf("build parameter %q %s", clip(name), why)})
+	}
+}
+
+// notAllowed refuses a value. Of a command it says how it would be allowed:
+// nobody guesses how a command is written.
+func (w *walk) notAllowed(name, pointer string, v any, s string) {
+	at := len(w.problems)
+	w.refuse(name, pointer, "is set to "+show(v)+", which the policy does not allow")
+	if w.kind == attestations.CommandType && len(w.problems) > at && len(s) <= maxShown {
+		w.problems[at].Hint = fmt.Sprintf("if it is meant, add to the image's entry: parameters: {%s: [%s]}", quote(name), quote(s))
 	}
 }
 

@@ -374,10 +374,20 @@ func changed(files []string) string {
 // it may lie outside of the context. Where no "source" is expected (sourced is
 // false), a context that is fetched has to be listed like anything else.
 func known(buildType string, sourced bool) map[string]allowed {
-	if buildType != attestations.ContainerBuildType {
-		return nil
-	}
 	out := map[string]allowed{}
+	switch buildType {
+	default:
+		return nil
+	case attestations.CommandType:
+		// What of all that it makes is named, and how closely it is watched.
+		for _, n := range []string{"artifacts", "images", "trace"} {
+			out[n] = allowed{any: true}
+		}
+		out["folder"] = allowed{any: sourced}
+		knownInputs(out)
+		return out
+	case attestations.ContainerBuildType:
+	}
 	for _, n := range []string{
 		"platforms",       // the platforms are judged one by one
 		"sbom",            // what was asked for is not what is there: see "sbom"
@@ -391,17 +401,21 @@ func known(buildType string, sourced bool) map[string]allowed {
 		out[n] = allowed{any: true}
 	}
 	out["network"] = allowed{values: []string{"none", "default"}}
-	// Each mode lets in less than a build without one. Where a lock or hosts
-	// were given they only narrowed it further; other upstreams than the names'
-	// own do not.
-	out["inputs/mode"] = allowed{values: []string{attestations.InputsRecord, attestations.InputsLocked, attestations.InputsOffline, attestations.InputsNone}}
-	out["inputs/lock"] = allowed{any: true}
-	out["inputs/allowHosts"] = allowed{any: true}
+	knownInputs(out)
 	out["context/kind"] = allowed{values: []string{"directory", "tar", "none"}}
 	if sourced {
 		out["context"] = allowed{any: true}
 	}
 	return out
+}
+
+// knownInputs adds how inputs are taken: each mode lets in less than a build
+// without one. Where a lock or hosts were given they only narrowed it further;
+// other upstreams than the names' own do not.
+func knownInputs(out map[string]allowed) {
+	out["inputs/mode"] = allowed{values: []string{attestations.InputsRecord, attestations.InputsLocked, attestations.InputsOffline, attestations.InputsNone}}
+	out["inputs/lock"] = allowed{any: true}
+	out["inputs/allowHosts"] = allowed{any: true}
 }
 
 func list(values []string) string {

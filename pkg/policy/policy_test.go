@@ -395,6 +395,40 @@ func TestExpect(t *testing.T) {
 	}
 }
 
+// A command is expected whole; what waxseal run's every command has is not asked
+// for.
+func TestExpectOfACommand(t *testing.T) {
+	const at = "parameter /predicate/buildDefinition/externalParameters/"
+	for _, c := range []struct{ name, parameters, external, want, hint string }{
+		{"nothing listed", `{}`, `{"command":["sh","-c","make all"],"variables":["PATH","GITHUB_SHA"],"artifacts":["dist/*"],"trace":true,"inputs":{"mode":"record"}}`,
+			at + "command", `if it is meant, add to the image's entry: parameters: {command: ["sh -c \"make all\""]}`},
+		{"the command", `{command: ['sh -c "make all"', make]}`, `{"command":["sh","-c","make all"],"variables":["PATH"],"inputs":{"mode":"locked","lock":"sha256:00"}}`, "", ""},
+		{"the same words apart", `{command: [sh, -c, make all]}`, `{"command":["sh","-c","make all"],"inputs":{"mode":"record"}}`, at + "command", ""},
+		{"more words", `{command: [make]}`, `{"command":["make","evil"],"inputs":{"mode":"record"}}`, at + "command", ""},
+		{"another variable", `{command: any}`, `{"command":["make"],"variables":["CFLAGS","HOME"],"inputs":{"mode":"record"}}`,
+			at + "variables/0", "if it is meant, add to the image's entry: parameters: {variables: [CFLAGS]}"},
+		{"a listed variable", `{command: any, variables: [CFLAGS]}`, `{"command":["make"],"variables":["CFLAGS","HOME"],"inputs":{"mode":"record"}}`, "", ""},
+		{"another upstream", `{command: any}`, `{"command":["make"],"inputs":{"mode":"record","upstreams":["up.example"]}}`, at + "inputs/upstreams/0", ""},
+		{"a folder of no known source", `{command: any}`, `{"command":["make"],"folder":"sub","inputs":{"mode":"record"}}`, at + "folder", ""},
+		{"no words", `{command: [make]}`, `{"command":[{"name":"make"}],"inputs":{"mode":"record"}}`, at + "command", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, _ := parse(t, "  - {match: \"**\", level: {build: 1}, parameters: "+c.parameters+"}\n").For("x")
+			var got []string
+			hints := ""
+			for _, b := range r.Expect(provenanceOf(t, attestations.CommandType, c.external, ""), verify.Signer{}) {
+				got, hints = append(got, b.Code+" "+b.Pointer), hints+b.Hint
+			}
+			if s := strings.Join(got, "; "); s != c.want {
+				t.Errorf("got %q, want %q", s, c.want)
+			}
+			if c.hint != "" && hints != c.hint {
+				t.Errorf("hint %q, want %q", hints, c.hint)
+			}
+		})
+	}
+}
+
 // A build type that waxseal does not know has no parameters that may be set
 // without being listed.
 func TestUnknownBuildTypeMustListAll(t *testing.T) {

@@ -34,6 +34,9 @@ type Request struct {
 	Judge gate.Request
 	// Signer signs the VSAs; needed unless DryRun.
 	Signer sign.Signer
+	// TrySigner, where set, is asked at once whether Signer will open, beside the
+	// rest; when not, the promotion ends.
+	TrySigner func(context.Context) error
 	// VerifierID is verifier.id of the VSAs. Default:
 	// attestations.UnhostedVerifierID.
 	VerifierID      string
@@ -88,6 +91,24 @@ func Run(ctx context.Context, req Request) (*Result, error) {
 	if err := req.check(); err != nil {
 		return nil, &UsageError{err}
 	}
+	asked, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if req.TrySigner != nil {
+		go func() {
+			if err := req.TrySigner(asked); err != nil {
+				cancel(err)
+			}
+		}()
+	}
+	res, err := run(asked, req)
+	if ctx.Err() == nil && asked.Err() != nil {
+		return nil, context.Cause(asked) // a verdict that was cut short is none
+	}
+	return res, err
+}
+
+// run is Run with a request that was checked.
+func run(ctx context.Context, req Request) (*Result, error) {
 	res := &Result{Source: req.Source.String(), Destination: req.Destination.String(), DryRun: req.DryRun, Steps: []Step{}}
 	judge := req.Judge
 	judge.Reference, judge.Name = req.Source.String(), gate.Name(req.Destination)

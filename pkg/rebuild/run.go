@@ -99,7 +99,8 @@ type rebuilding struct {
 
 	replay *build.Replay
 	used   []attestations.RebuildEvidence
-	name   string // of the image, as the first build had it
+	name   string        // of the image, as the first build had it
+	index  attest.Digest // that the original was taken from; "" for none
 	lock   []byte
 	tmp    string
 	out    string
@@ -113,6 +114,9 @@ func (r *rebuilding) cleanup() {
 }
 
 func (r *rebuilding) do(ctx context.Context) (*Result, error) {
+	if err := r.chooseImage(ctx); err != nil {
+		return nil, UndecidedError{err: err}
+	}
 	if err := r.chooseEvidence(); err != nil {
 		return nil, UndecidedError{err: err}
 	}
@@ -144,8 +148,42 @@ func (r *rebuilding) do(ctx context.Context) (*Result, error) {
 	return r.conclude(ctx, c)
 }
 
+// chooseImage takes the one image of an index that holds BuildKit's own
+// attestations besides: those have times of their own, which no second build
+// writes again.
+func (r *rebuilding) chooseImage(ctx context.Context) error {
+	place := r.req.Image.Place
+	raw, top, err := place.Manifest(ctx, r.req.Image.Digest)
+	if err != nil || !top.MediaType.IsIndex() {
+		return err
+	}
+	platforms, err := store.Platforms(ctx, place, top)
+	if err != nil {
+		return err
+	}
+	var index struct {
+		Manifests []json.RawMessage `json:"manifests"`
+	}
+	if err := attest.UnmarshalStrict(raw, &index); err != nil {
+		return fmt.Errorf("reading index %s: %w", r.req.Image.Digest, err)
+	}
+	switch {
+	case len(index.Manifests) <= len(platforms):
+		return nil
+	case len(platforms) != 1:
+		return UndecidedError{
+			err: fmt.Errorf("the image cannot be built again: its index holds BuildKit's own attestations of %d platforms, with times of their own", len(platforms)),
+			way: "build it with --provenance=false, or BUILDX_NO_DEFAULT_ATTESTATIONS=1: waxseal's evidence stands beside the index, not in it",
+		}
+	}
+	r.index = r.req.Image.Digest
+	r.req.Image.Digest = attest.Digest(platforms[0].Descriptor.Digest.String())
+	return nil
+}
+
 // chooseEvidence finds a provenance whose records of inputs are all there. One
-// of a build from the network comes first: others are rebuilds of it.
+// that can be repeated comes first, and one of a build from the network: others
+// are rebuilds of it.
 func (r *rebuilding) chooseEvidence() error {
 	var inputs []*attest.Statement
 	for _, c := range r.req.Inputs {
@@ -163,7 +201,8 @@ func (r *rebuilding) chooseEvidence() error {
 			}
 			continue
 		}
-		if r.replay == nil || mode(r.replay) == attestations.InputsOffline && mode(replay) != attestations.InputsOffline {
+		if r.replay == nil || len(r.replay.Unrepeatable()) > 0 && len(replay.Unrepeatable()) == 0 ||
+			mode(r.replay) == attestations.InputsOffline && mode(replay) != attestations.InputsOffline {
 			r.replay = replay
 			r.used = r.evidence(c, replay)
 			r.name = c.Statement.Subject[0].Name
@@ -198,6 +237,12 @@ func (r *rebuilding) evidence(prov Claim, replay *build.Replay) []attestations.R
 
 // gather sees to it that the store has every byte, before anything runs.
 func (r *rebuilding) gather(ctx context.Context) error {
+	if reasons := r.replay.Unrepeatable(); len(reasons) > 0 {
+		return UndecidedError{
+			err: fmt.Errorf("the image cannot be built again:\n  %s", strings.Join(reasons, "\n  ")),
+			way: "build it without that; attestations/container-build says what a rebuild needs",
+		}
+	}
 	if withheld := r.replay.Withheld(); len(withheld) > 0 {
 		return UndecidedError{
 			err: fmt.Errorf("the image cannot be built again: steps were sent what holds a secret, and that was not kept:\n  %s", strings.Join(withheld, "\n  ")),
@@ -380,7 +425,7 @@ func (r *rebuilding) conclude(ctx context.Context, c *attestations.RebuildCompar
 		Mode: attestations.InputsOffline, Lock: string(attest.DigestOf(r.lock)),
 		Builder: cmp.Or(r.req.BuilderID, attestations.UnhostedBuilderID), Version: r.req.Deps.Version,
 		Provenance: string(second.provenance.Digest()), Engine: second.engine, Evidence: r.used, Unverified: r.req.Unverified,
-		Changed:   changed(r.replay, second.engine, r.req.Deps.Version),
+		Changed:   r.changed(second.engine),
 		StartedOn: r.started.UTC().Truncate(time.Second), FinishedOn: time.Now().UTC().Truncate(time.Second),
 	}}
 	res.Statement, err = attest.NewStatement(attestations.RebuildV1,
@@ -542,11 +587,12 @@ func (r *rebuilding) second(digest string) (*secondBuild, error) {
 }
 
 // changed lists what was not the same for the second build.
-func changed(first *build.Replay, now attestations.ContainerEngine, version string) []attestations.RebuildCircumstance {
-	then := first.Chosen.Engine
+func (r *rebuilding) changed(now attestations.ContainerEngine) []attestations.RebuildCircumstance {
+	then := r.replay.Chosen.Engine
 	var out []attestations.RebuildCircumstance
 	for _, c := range []attestations.RebuildCircumstance{
-		{Name: "waxseal", Original: first.Version, Rebuilt: version},
+		{Name: "index", Original: string(r.index)},
+		{Name: "waxseal", Original: r.replay.Version, Rebuilt: r.req.Deps.Version},
 		{Name: "engine.name", Original: then.Name, Rebuilt: now.Name},
 		{Name: "engine.buildkit", Original: then.BuildKit, Rebuilt: now.BuildKit},
 		{Name: "engine.runc", Original: then.Runc, Rebuilt: now.Runc},

@@ -78,20 +78,31 @@ func openFile(path string, opts OpenOptions) (*keySigner, error) {
 	return openPEM(path, raw, opts)
 }
 
+// variableScheme begins a reference to a variable.
+const variableScheme = "env://"
+
 // openVariable opens the key in an environment variable, which it empties.
-func openVariable(ref, name string, opts OpenOptions) (*keySigner, error) {
-	if opts.Take == nil {
-		return nil, fmt.Errorf("opening key %q: no environment is looked at here", ref)
-	}
-	raw, ok := opts.Take(name)
-	switch {
-	case !ok || len(raw) == 0:
-		return nil, fmt.Errorf("opening key %q: the variable is not set; put the PEM of a private key into it", ref)
-	case len(raw) > attest.MaxKey:
-		clear(raw)
-		return nil, fmt.Errorf("opening key %q: larger than the %d bytes a key may have; not a key", ref, attest.MaxKey)
+func openVariable(ref string, opts OpenOptions) (*keySigner, error) {
+	raw, err := takeVariable(ref, opts)
+	if err != nil {
+		return nil, fmt.Errorf("opening key %q: %w", ref, err)
 	}
 	return openPEM(ref, raw, opts)
+}
+
+func takeVariable(ref string, opts OpenOptions) ([]byte, error) {
+	if opts.Take == nil {
+		return nil, errors.New("no environment is looked at here")
+	}
+	raw, ok := opts.Take(strings.TrimPrefix(ref, variableScheme))
+	switch {
+	case !ok || len(raw) == 0:
+		return nil, errors.New("the variable is not set; put the PEM of a private key into it")
+	case len(raw) > attest.MaxKey:
+		clear(raw)
+		return nil, fmt.Errorf("larger than the %d bytes a key may have; not a key", attest.MaxKey)
+	}
+	return raw, nil
 }
 
 // openPEM opens the key in raw, which it overwrites.
@@ -124,12 +135,14 @@ func readKey(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("not a regular file")
 	}
-	raw, err := io.ReadAll(io.LimitReader(f, attest.MaxKey+1))
-	if err != nil {
-		return nil, cause(err)
-	}
-	if len(raw) > attest.MaxKey {
+	if info.Size() > attest.MaxKey {
 		return nil, fmt.Errorf("larger than the %d bytes a key file may have; not a key", attest.MaxKey)
+	}
+	// A buffer that grew would leave pieces of the key behind.
+	raw := make([]byte, info.Size())
+	if _, err := io.ReadFull(f, raw); err != nil {
+		clear(raw)
+		return nil, cause(err)
 	}
 	// A public key may be read by anybody; that it is none to sign with is
 	// said later.
@@ -161,64 +174,91 @@ func quote(path string) string {
 // that of OpenOptions. What it returns is an *ecdsa.PrivateKey, *rsa.PrivateKey or
 // ed25519.PrivateKey.
 func ParsePrivateKey(raw []byte, password func() ([]byte, error)) (crypto.Signer, error) {
-	block, rest := pem.Decode(raw)
-	if block == nil {
-		return nil, errors.New(`not a PEM private key (want a file that starts with "-----BEGIN …PRIVATE KEY-----", as "waxseal key generate" and cosign write it)`)
+	block, err := privateBlock(raw)
+	if err != nil {
+		return nil, err
 	}
 	defer clear(block.Bytes)
-	if block.Type == "EC PARAMETERS" { // openssl ecparam puts it before the key
+	if !isSealed(block) {
+		return parseDER(block.Type, block.Bytes)
+	}
+	der, err := decrypt(block.Bytes, password)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(der)
+	return parseDER(plainKey, der)
+}
+
+// privateBlock is the one private key in raw, encrypted or plain. The caller
+// overwrites its bytes.
+func privateBlock(raw []byte) (*pem.Block, error) {
+	block, rest := pem.Decode(raw)
+	if block != nil && block.Type == "EC PARAMETERS" { // openssl ecparam puts it before the key
 		if block, rest = pem.Decode(rest); block == nil {
 			return nil, errors.New("curve parameters without a key")
 		}
-		defer clear(block.Bytes)
 	}
+	if block == nil {
+		return nil, errors.New(`not a PEM private key (want a file that starts with "-----BEGIN …PRIVATE KEY-----", as "waxseal key generate" and cosign write it)`)
+	}
+	err := checkBlock(block)
 	if len(bytes.TrimSpace(rest)) > 0 {
-		return nil, errors.New("data after the key; one file holds one key")
+		err = errors.New("data after the key; one file holds one key")
 	}
-	der := block.Bytes
-	switch block.Type {
-	case sealedKey, sealedKeyOld:
-		plain, err := decrypt(der, password)
-		if err != nil {
-			return nil, err
-		}
-		defer clear(plain)
-		der = plain
-	case plainKey, plainEC, plainRSA:
-		if block.Headers["DEK-Info"] != "" {
-			return nil, errors.New("encrypted in openssl's old way; rewrite it with: openssl pkey -in KEY -out PLAIN.pem")
-		}
-	case "PUBLIC KEY", "RSA PUBLIC KEY":
-		return nil, errors.New("this is a public key; signing needs the private half, the .key file")
-	case "ENCRYPTED PRIVATE KEY":
-		return nil, errors.New("encrypted in openssl's way, which cosign cannot read either; rewrite it with: openssl pkey -in KEY -out PLAIN.pem")
-	case "OPENSSH PRIVATE KEY":
-		return nil, errors.New("this is an SSH key; rewrite a copy of it with: ssh-keygen -p -m PKCS8 -f COPY")
-	case "CERTIFICATE":
-		return nil, errors.New("this is a certificate; signing needs a private key")
-	default:
-		return nil, fmt.Errorf("PEM block %q is not a private key", block.Type)
+	if err != nil {
+		clear(block.Bytes)
+		return nil, err
 	}
-	return parseDER(block.Type, der)
+	return block, nil
 }
 
-func decrypt(der []byte, password func() ([]byte, error)) ([]byte, error) {
-	if password == nil {
-		return nil, errors.New("the key is encrypted and no password was given")
+func checkBlock(block *pem.Block) error {
+	switch block.Type {
+	case sealedKey, sealedKeyOld:
+	case plainKey, plainEC, plainRSA:
+		if block.Headers["DEK-Info"] != "" {
+			return errors.New("encrypted in openssl's old way; rewrite it with: openssl pkey -in KEY -out PLAIN.pem")
+		}
+	case "PUBLIC KEY", "RSA PUBLIC KEY":
+		return errors.New("this is a public key; signing needs the private half, the .key file")
+	case "ENCRYPTED PRIVATE KEY":
+		return errors.New("encrypted in openssl's way, which cosign cannot read either; rewrite it with: openssl pkey -in KEY -out PLAIN.pem")
+	case "OPENSSH PRIVATE KEY":
+		return errors.New("this is an SSH key; rewrite a copy of it with: ssh-keygen -p -m PKCS8 -f COPY")
+	case "CERTIFICATE":
+		return errors.New("this is a certificate; signing needs a private key")
+	default:
+		return fmt.Errorf("PEM block %q is not a private key", clip(block.Type))
+	}
+	return nil
+}
+
+func isSealed(block *pem.Block) bool {
+	return block.Type == sealedKey || block.Type == sealedKeyOld
+}
+
+var errNoPassword = errors.New("the key is encrypted and no password was given")
+
+func decrypt(raw []byte, password func() ([]byte, error)) ([]byte, error) {
+	b, err := parseBox(raw)
+	switch {
+	case err != nil:
+		return nil, err
+	case password == nil:
+		return nil, errNoPassword
 	}
 	pass, err := password()
 	if err != nil {
 		return nil, err
 	}
 	defer clear(pass)
-	plain, err := encrypted.Decrypt(der, pass)
+	opener, err := b.opener(pass)
 	if err != nil {
-		if strings.Contains(err.Error(), "decryption failed") {
-			return nil, fmt.Errorf("%w; the password is asked for on a terminal or taken from COSIGN_PASSWORD", ErrPassword)
-		}
-		return nil, fmt.Errorf("the encrypted part is damaged: %w", err)
+		return nil, err
 	}
-	return plain, nil
+	defer clear(opener)
+	return b.open(opener)
 }
 
 func parseDER(typ string, der []byte) (crypto.Signer, error) {

@@ -59,28 +59,3 @@ func readKeyFile(path string) (*KeyFile, error) {
 	forget(priv)
 	return k, err
 }
-
-// Try reports whether a key file would open, and keeps nothing of it: for one who
-// signs much later, and would rather not hold the key until then.
-func Try(path string, opts OpenOptions) error {
-	raw, err := readKey(path)
-	if err != nil {
-		return fmt.Errorf("opening key %q: %w", path, err)
-	}
-	defer clear(raw)
-	// Reading what is inside would leave copies of it.
-	if block, _ := pem.Decode(raw); block != nil && (block.Type == sealedKey || block.Type == sealedKeyOld) {
-		plain, err := decrypt(block.Bytes, opts.Password)
-		clear(plain)
-		if err != nil {
-			return fmt.Errorf("opening key %q: %w", path, err)
-		}
-		return nil
-	}
-	priv, err := ParsePrivateKey(raw, opts.Password)
-	if err != nil {
-		return fmt.Errorf("opening key %q: %w", path, err)
-	}
-	forget(priv)
-	return nil
-}

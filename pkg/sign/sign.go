@@ -1,6 +1,7 @@
 // Package sign turns a statement into a signed bundle. Call Open with a
-// reference to a key, then Signer.Sign. A Signer verifies what it signed
-// before it returns it. Close forgets the key.
+// reference to a key, or OpenLate where there is nothing to sign yet, then
+// Signer.Sign. A Signer verifies what it signed before it returns it. Close
+// forgets the key.
 package sign
 
 import (
@@ -32,6 +33,10 @@ type OpenOptions struct {
 	// Take returns the value of an environment variable, and takes it out of the
 	// environment, so that no child has it. Open overwrites the bytes.
 	Take func(name string) (value []byte, ok bool)
+	// Apart is the command line of a program that calls TryKey. OpenLate's signer
+	// tries a key there, so that no copy of it stays in this process; without one
+	// it is tried here.
+	Apart []string
 	// Keys is how a key is asked for that something else holds.
 	Keys keys.Options
 }
@@ -54,10 +59,9 @@ func openKey(ctx context.Context, ref string, opts OpenOptions) (*keySigner, err
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	name, inEnv := strings.CutPrefix(ref, "env://")
 	switch {
-	case inEnv:
-		return openVariable(ref, name, opts)
+	case strings.HasPrefix(ref, variableScheme):
+		return openVariable(ref, opts)
 	case keys.IsRef(ref):
 		opts.Keys.Sign = true
 		k, err := keys.Open(ctx, ref, opts.Keys)

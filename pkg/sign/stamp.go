@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/keys"
 )
 
 // maxChain bounds the certificates of one file.
@@ -129,14 +130,16 @@ type StampOptions struct {
 // stamped is a signer whose bundles say when, and by whose certificate.
 type stamped struct {
 	Signer
-	opts StampOptions
+	opts      StampOptions
+	certified []byte // the key of the certificate, PEM; nil: there is none
 }
 
 // Stamp returns the signer that signs as key does and adds time stamps, and the
 // certificate of the key where there is one. Its bundles are v0.3; but where
 // certificates between the signer's and the root come along they are v0.2, the
 // last version with a place for them that verifiers accept unasked. OCSP responses
-// are stapled to them. Closing it closes key.
+// are stapled to them. Closing it closes key. Of a key of OpenLate's, Ready says
+// whether it is the certificate's.
 func Stamp(key Signer, opts StampOptions) (Signer, error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -156,16 +159,42 @@ func Stamp(key Signer, opts StampOptions) (Signer, error) {
 			return nil, fmt.Errorf("%q is no address of a time-stamping authority", clip(address))
 		}
 	}
-	if opts.Chain != nil {
-		of, err := cryptoutils.MarshalPublicKeyToPEM(opts.Chain.Leaf.PublicKey)
-		if err != nil {
+	made := &stamped{Signer: key, opts: opts}
+	if c := opts.Chain; c != nil {
+		var err error
+		if made.certified, err = cryptoutils.MarshalPublicKeyToPEM(c.Leaf.PublicKey); err != nil {
 			return nil, fmt.Errorf("the certificate's key is of a kind that does not sign here: %w", err)
 		}
-		if !bytes.Equal(of, key.PublicKey()) {
-			return nil, fmt.Errorf("the certificate (serial number %x) is another key's: it certifies %s, and this is %s", opts.Chain.Leaf.SerialNumber, keyID(of), keyID(key.PublicKey()))
+	}
+	if _, later := key.(*late); !later {
+		if err := made.owns(key.PublicKey()); err != nil {
+			return nil, err
 		}
 	}
-	return &stamped{key, opts}, nil
+	return made, nil
+}
+
+// owns refuses a key that the certificate is not about.
+func (s *stamped) owns(public []byte) error {
+	if s.certified == nil || bytes.Equal(s.certified, public) {
+		return nil
+	}
+	return fmt.Errorf("the certificate (serial number %x) is another key's: it certifies %s, and this is %s", s.opts.Chain.Leaf.SerialNumber, keyID(s.certified), keyID(public))
+}
+
+// Ready is that of OpenLate's signer.
+func (s *stamped) Ready(ctx context.Context) error {
+	l, ok := s.Signer.(*late)
+	if !ok {
+		return nil
+	}
+	if err := l.Ready(ctx); err != nil {
+		return err
+	}
+	if err := s.owns(l.tried()); err != nil {
+		return fmt.Errorf("signing with %q: %w", keys.Name(l.ref), err)
+	}
+	return nil
 }
 
 // keyID is the sha256 of a key's PKIX form, as verifiers name it, cut short.
@@ -178,6 +207,9 @@ func keyID(public []byte) string {
 }
 
 func (s *stamped) Sign(ctx context.Context, st *attest.Statement) (*attest.Bundle, error) {
+	if err := s.Ready(ctx); err != nil {
+		return nil, err
+	}
 	b, err := s.Signer.Sign(ctx, st)
 	if err != nil {
 		return nil, err

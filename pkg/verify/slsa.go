@@ -150,6 +150,7 @@ type Problem struct {
 	Code    string // stable, for programs
 	Pointer string
 	Message string
+	Hint    string // what to do; "" for what goes for all
 	// Unsaid: the provenance does not say the branch or tag. Evidence about the
 	// commit that counts says it as well.
 	Unsaid bool

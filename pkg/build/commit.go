@@ -1,0 +1,491 @@
+package build
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha1" //nolint:gosec // git's
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/lock"
+)
+
+// maxPlaces bounds the places in which the repository of a command's builds is
+// looked for.
+const maxPlaces = 16
+
+// repositories are the git repositories that what a command built can be from:
+// that of its working folder, and those of the files and folders that it was
+// given by name.
+type repositories struct {
+	list []*repository
+	err  error // git would not answer for one of them
+}
+
+// repository is one of them, with the commit that is checked out.
+type repository struct {
+	root string // folder, free of links
+	head GitState
+	at   []string // places in it that the command has to do with
+	tree func() (map[string]gitFile, error)
+}
+
+// gitFile is a file of a commit, or one in the same form.
+type gitFile struct{ mode, id string }
+
+func findRepositories(ctx context.Context, args []string) *repositories {
+	out := &repositories{}
+	places := []string{"."}
+	for _, a := range args[1:] {
+		_, value, _ := strings.Cut(a, "=")
+		for _, name := range []string{a, value} {
+			if st, err := os.Stat(name); err == nil && name != "" && len(places) < maxPlaces {
+				if !st.IsDir() {
+					name = filepath.Dir(name)
+				}
+				places = append(places, name)
+			}
+		}
+	}
+	for _, dir := range places {
+		if err := out.add(ctx, dir); err != nil {
+			out.err = errors.Join(out.err, err)
+		}
+	}
+	return out
+}
+
+func (r *repositories) add(ctx context.Context, dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return err
+	}
+	for _, known := range r.list {
+		// One in it would have a .git of its own.
+		if rel, err := filepath.Rel(known.root, dir); err == nil && filepath.IsLocal(rel) && !hasOwnGit(dir, known.root) {
+			known.at = append(known.at, slashed(rel))
+			return nil
+		}
+	}
+	head, err := gitHead(ctx, dir)
+	if err != nil || head == nil {
+		return err
+	}
+	repo := &repository{root: dir, head: *head, at: []string{head.Subdir}}
+	for range strings.Count(head.Subdir, "/") + min(len(head.Subdir), 1) {
+		repo.root = filepath.Dir(repo.root)
+	}
+	repo.head.Subdir = ""
+	repo.tree = sync.OnceValues(func() (map[string]gitFile, error) { return listCommit(ctx, repo.root, head.Commit) })
+	r.list = append(r.list, repo)
+	return nil
+}
+
+// hasOwnGit reports whether there is a repository at dir or above it, below
+// root.
+func hasOwnGit(dir, root string) bool {
+	for ; dir != root; dir = filepath.Dir(dir) {
+		if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// slashed is a path in a repository, "" for its root.
+func slashed(rel string) string {
+	if rel = filepath.ToSlash(filepath.Clean(rel)); rel == "." {
+		return ""
+	}
+	return rel
+}
+
+// listCommit lists the files of a commit.
+func listCommit(ctx context.Context, dir, commit string) (map[string]gitFile, error) {
+	raw, err := runGit(ctx, dir, "ls-tree", "-r", "-z", "--full-tree", commit)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]gitFile{}
+	for rec := range strings.SplitSeq(string(raw), "\x00") {
+		about, name, ok := strings.Cut(rec, "\t")
+		fields := strings.Fields(about)
+		if !ok || len(fields) != 3 {
+			continue
+		}
+		out[name] = gitFile{fields[0], fields[2]}
+	}
+	return out, nil
+}
+
+// sentFiles are the files that a client sent for an image, as git would name
+// them.
+type sentFiles struct {
+	context    map[string]gitFile
+	folders    map[string]bool
+	dockerfile map[string]gitFile // by the name that the frontend asked for
+	buf        []byte
+}
+
+// beginSource finds out which commit an image was made of while other things
+// happen; the function that it returns waits for it.
+func (s *sealer) beginSource(ctx context.Context, img *clientImage, w *sealedImage) func() *GitState {
+	if img.legacy() || w.in.described.Kind != "directory" {
+		return func() *GitState { return nil }
+	}
+	ready := make(chan *GitState, 1)
+	go func() {
+		g, err := s.sourceOf(ctx, img, w)
+		if err != nil {
+			w.run.notes.add("git state unknown: %v", err)
+			g = nil
+		}
+		ready <- g
+	}()
+	return func() *GitState { return <-ready }
+}
+
+// sourceOf compares what a client sent with the commits that are checked out,
+// file by file. What the client says of its repository is no more than a hint
+// where to look.
+func (s *sealer) sourceOf(ctx context.Context, img *clientImage, w *sealedImage) (*GitState, error) {
+	repos := s.repos()
+	sent := map[int]*sentFiles{} // by the length of a name
+	hint, hinted := localHint(img.solve.Attrs, attestations.DependencyContext)
+	var likely *candidate
+	for _, repo := range repos.list {
+		files := sent[len(repo.head.Commit)]
+		if files == nil {
+			var err error
+			if files, err = s.sentFiles(ctx, w, len(repo.head.Commit)); err != nil {
+				return nil, err
+			}
+			sent[len(repo.head.Commit)] = files
+		}
+		tree, err := repo.tree()
+		if err != nil {
+			return nil, err
+		}
+		places := slices.Concat(repo.at, []string{""})
+		if hinted {
+			places = []string{hint}
+		}
+		for i, sub := range places {
+			if slices.Contains(places[:i], sub) {
+				continue
+			}
+			c := &candidate{repo: repo, sub: sub, sent: files}
+			c.compare(tree, img.solve.Attrs)
+			if len(c.differ) == 0 && c.same > 0 {
+				return c.state(ctx)
+			}
+			if likely == nil && c.there > 0 && (hinted || c.dockerfile) {
+				likely = c
+			}
+		}
+	}
+	switch {
+	case likely != nil:
+		return likely.state(ctx)
+	case repos.err != nil:
+		return nil, repos.err
+	case img.solve.Attrs["vcs:revision"] != "":
+		return nil, fmt.Errorf("what %s was made of is not from the repository of the working folder, nor from one that the command names", img.solve.label())
+	}
+	return nil, nil
+}
+
+// localHint is where a client says that one of its folders lies in its
+// repository.
+func localHint(attrs map[string]string, name string) (string, bool) {
+	v, ok := attrs["vcs:localdir:"+name]
+	if !ok || !filepath.IsLocal(v) {
+		return "", false
+	}
+	return slashed(v), true
+}
+
+// candidate is a place in a repository that a context can be from.
+type candidate struct {
+	repo *repository
+	sub  string
+	sent *sentFiles
+
+	same       int             // files that are as in the commit
+	there      int             // files that the commit has, whatever is in them
+	differ     map[string]bool // paths of the context
+	dockerfile bool            // the Dockerfile is the commit's
+}
+
+// compare holds what was sent against the commit.
+func (c *candidate) compare(tree map[string]gitFile, attrs map[string]string) {
+	c.differ = map[string]bool{}
+	known := func(at string) gitFile {
+		f, ok := tree[at]
+		if ok {
+			c.there++
+		}
+		return f
+	}
+	for p, f := range c.sent.context {
+		if known(path.Join(c.sub, p)) == f {
+			c.same++
+		} else {
+			c.differ[p] = true
+		}
+	}
+	c.dockerfile = true
+	dir, ok := localHint(attrs, "dockerfile")
+	if !ok {
+		dir = c.sub
+	}
+	for name, f := range c.sent.dockerfile {
+		at := path.Join(dir, name)
+		if known(at).id == f.id {
+			c.same++
+			continue
+		}
+		c.dockerfile = false
+		rel, err := filepath.Rel(filepath.Join("/", c.sub), filepath.Join("/", at))
+		if err != nil {
+			rel = at
+		}
+		c.differ[filepath.ToSlash(rel)] = true
+	}
+}
+
+// state is the commit, and which paths of the context are not as in it: those
+// that differ, and those that git says are missing.
+func (c *candidate) state(ctx context.Context) (*GitState, error) {
+	g := c.repo.head
+	g.Subdir = c.sub
+	dir := filepath.Join(c.repo.root, filepath.FromSlash(c.sub))
+	has := func(p string) bool { return c.differ[p] || c.sent.folders[p] }
+	if err := g.details(ctx, dir, has); err != nil {
+		return nil, err
+	}
+	// What was sent counts, and not what has become of the folder since.
+	g.Changed = slices.DeleteFunc(g.Changed, func(p string) bool {
+		_, sent := c.sent.context[p]
+		return sent && !c.differ[p]
+	})
+	told := map[string]bool{}
+	for _, p := range g.Changed {
+		told[strings.TrimSuffix(p, "/")] = true
+	}
+	hidden, err := hiddenFiles(ctx, dir, len(c.differ) > 0)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, plainPathError(err)
+	}
+	defer root.Close()
+	for _, p := range sortedKeys(c.differ) {
+		if covered(told, p) || !hidden[p] && c.asInFolder(root, p) {
+			continue
+		}
+		if len(g.Changed) >= maxChanged {
+			g.More++
+			continue
+		}
+		g.Changed = append(g.Changed, p)
+	}
+	slices.Sort(g.Changed)
+	return &g, nil
+}
+
+// covered reports whether a path, or a folder above it, is in a set.
+func covered(set map[string]bool, p string) bool {
+	for ; p != "." && p != "/"; p = path.Dir(p) {
+		if set[p] {
+			return true
+		}
+	}
+	return false
+}
+
+// asInFolder reports whether a file that was sent is that of the folder. Where
+// git says that the folder's is the commit's, it differs from it by a filter of
+// git's alone, as that of git-lfs or of line ends.
+func (c *candidate) asInFolder(root *os.Root, p string) bool {
+	f, ok := c.sent.context[p]
+	if !ok {
+		return false
+	}
+	st, err := root.Lstat(p)
+	if err != nil || !st.Mode().IsRegular() {
+		return false
+	}
+	in, err := root.Open(p)
+	if err != nil {
+		return false
+	}
+	defer in.Close()
+	id, err := blobID(in, st.Size(), len(f.id), c.sent.buf)
+	return err == nil && id == f.id && gitMode(uint32(st.Mode().Perm())) == f.mode
+}
+
+// hiddenFiles are the files that git was told to take for unchanged without a
+// look.
+func hiddenFiles(ctx context.Context, dir string, wanted bool) (map[string]bool, error) {
+	if !wanted {
+		return nil, nil
+	}
+	raw, err := runGit(ctx, dir, "ls-files", "-v", "-z", "--", ".")
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for rec := range strings.SplitSeq(string(raw), "\x00") {
+		if tag, name, ok := strings.Cut(rec, " "); ok && tag != "H" {
+			out[name] = true
+		}
+	}
+	return out, nil
+}
+
+// sentFiles reads the archives of the contexts that were sent for an image.
+func (s *sealer) sentFiles(ctx context.Context, w *sealedImage, idLength int) (*sentFiles, error) {
+	out := &sentFiles{context: map[string]gitFile{}, folders: map[string]bool{}, dockerfile: map[string]gitFile{}, buf: make([]byte, 128<<10)}
+	read := map[string]bool{}
+	for _, t := range w.sealed.taken {
+		for _, src := range t.record.Sources {
+			if src.Kind != "context" || read[src.Tree] {
+				continue
+			}
+			if !src.Stored {
+				return nil, errors.New("what was sent of the context is not in the store")
+			}
+			read[src.Tree] = true
+			if err := out.read(ctx, s.intake.store, attest.Digest(src.Tree), idLength); err != nil {
+				return nil, fmt.Errorf("reading the context in the store: %w", err)
+			}
+		}
+		rec, err := w.sealed.recordOf(t.platform)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range rec.Dockerfiles {
+			id, err := blobID(bytes.NewReader(f.Data), int64(len(f.Data)), idLength, out.buf)
+			if err != nil {
+				return nil, err
+			}
+			putSent(out.dockerfile, f.Filename, gitFile{id: id})
+		}
+	}
+	return out, nil
+}
+
+func (f *sentFiles) read(ctx context.Context, st *lock.Store, d attest.Digest, idLength int) error {
+	b, err := st.Open(d)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	sum := sha256.New()
+	all := io.TeeReader(b, sum)
+	for in := tar.NewReader(all); ; {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if len(f.context)+len(f.folders) > attest.MaxContextFiles {
+			return fmt.Errorf("more than %d files", attest.MaxContextFiles)
+		}
+		if err := f.add(h, in, idLength); err != nil {
+			return err
+		}
+	}
+	if _, err := io.Copy(io.Discard, all); err != nil {
+		return err
+	}
+	if got := attest.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil))); got != d {
+		return fmt.Errorf("%w: its bytes are %s", lock.ErrCorrupt, got)
+	}
+	return nil
+}
+
+// putSent adds a file. Two of one name, of builds that are one image, are as in no
+// commit.
+func putSent(files map[string]gitFile, name string, f gitFile) {
+	if had, ok := files[name]; ok && had != f {
+		f = gitFile{mode: "several"}
+	}
+	files[name] = f
+}
+
+func (f *sentFiles) add(h *tar.Header, in io.Reader, idLength int) error {
+	name := strings.TrimSuffix(h.Name, "/")
+	if h.Typeflag == tar.TypeDir {
+		f.folders[name] = true
+		return nil
+	}
+	g := gitFile{mode: gitMode(uint32(h.Mode))}
+	var err error
+	switch h.Typeflag {
+	case tar.TypeReg:
+		g.id, err = blobID(in, h.Size, idLength, f.buf)
+	case tar.TypeLink:
+		g = f.context[h.Linkname]
+	case tar.TypeSymlink:
+		g.mode = "120000"
+		g.id, err = blobID(strings.NewReader(h.Linkname), int64(len(h.Linkname)), idLength, f.buf)
+	default:
+		g.mode = "none of git's"
+	}
+	putSent(f.context, name, g)
+	return err
+}
+
+// gitMode is the mode of a regular file in a commit.
+func gitMode(perm uint32) string {
+	if perm&0o100 != 0 {
+		return "100755"
+	}
+	return "100644"
+}
+
+// blobID is the name that git gives to the content of a file, in a repository
+// whose names have that length.
+func blobID(in io.Reader, size int64, length int, buf []byte) (string, error) {
+	var h hash.Hash
+	switch length {
+	case 2 * sha1.Size:
+		h = sha1.New() //nolint:gosec // git's
+	case 2 * sha256.Size:
+		h = sha256.New()
+	default:
+		return "", fmt.Errorf("git names its objects by %d digits", length)
+	}
+	fmt.Fprintf(h, "blob %d\x00", size)
+	n, err := io.CopyBuffer(h, struct{ io.Reader }{in}, buf)
+	if err == nil && n != size {
+		err = fmt.Errorf("%w: %d bytes, not %d", fs.ErrInvalid, n, size)
+	}
+	return hex.EncodeToString(h.Sum(nil)), err
+}
