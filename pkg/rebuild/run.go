@@ -436,7 +436,7 @@ func (r *rebuilding) conclude(ctx context.Context, c *attestations.RebuildCompar
 		}
 		if r.req.Out != "" {
 			name := filepath.Join(r.out, "bundles", "rebuild.sigstore.json")
-			if stapled := bytes.Join(b.Stapled(), nil); stapled != nil {
+			if stapled := bytes.Join(b.Stapled(), nil); len(stapled) > 0 {
 				if err := writeFile(store.StapleFile(name), stapled); err != nil {
 					return nil, err
 				}
