@@ -515,10 +515,13 @@ func (r *recorder) sources(ctx context.Context, a *InputsAnswer, out *inputsResu
 	}
 	src := out.capture.Sources
 	for _, img := range src.Images {
-		if img.Local {
+		if img.Local && r.plan.Clients == nil {
 			continue // waxseal's own content: the context
 		}
 		s := attestations.InputSource{Kind: "image", URI: imageURI(img.Ref, img.Platform), Ref: imageRef(img.Ref), Digest: img.Digest.String()}
+		if img.Local {
+			s.Kind, s.URI, s.Ref = "named-context", attestations.DependencyNamedContext+":"+layoutName(img.Ref), ""
+		}
 		if img.Platform != nil {
 			s.Platform = platforms.Format(platforms.Normalize(*img.Platform))
 		}

@@ -99,3 +99,13 @@ func imageRef(ref string) string {
 	}
 	return named.String()
 }
+
+// layoutName is the name under which a client offers an OCI layout: that of the
+// build context.
+func layoutName(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ref
+	}
+	return reference.FamiliarName(named)
+}

@@ -62,12 +62,9 @@ func (r *Replay) Unrepeatable() []string {
 	if r.Asked.Context.Kind == "tar" && r.source("context", "") == nil {
 		add("its context came over standard input, and was not kept")
 	}
-	for _, rec := range r.Records {
-		for _, s := range rec.Sources {
-			if strings.HasPrefix(s.URI, "pkg:oci/") && !s.Stored {
-				add("an OCI layout was a build context, and was not kept")
-			}
-		}
+	if slices.ContainsFunc(r.deps, func(d dependency) bool { return strings.HasPrefix(d.URI, "pkg:oci/") }) &&
+		!slices.ContainsFunc(r.folders(), func(s attestations.InputSource) bool { return s.Kind == "named-context" && s.Tree == "" }) {
+		add("an OCI layout was a build context, and was not kept")
 	}
 	for _, name := range sortedKeys(r.Asked.Attrs) {
 		if !harmless(name) {
@@ -76,7 +73,7 @@ func (r *Replay) Unrepeatable() []string {
 	}
 	for _, s := range r.folders() {
 		switch {
-		case s.Tree == "" || !s.Stored:
+		case !s.Stored:
 			add("the files of its %s were not kept", cmp.Or(s.URI, s.Kind))
 		case r.source(s.Kind, s.URI).Tree != s.Tree:
 			add("its platforms took different files of the %s", s.URI)
@@ -86,12 +83,12 @@ func (r *Replay) Unrepeatable() []string {
 	return out
 }
 
-// folders are the folders that a client sent.
+// folders are the folders, and OCI layouts, that a client sent.
 func (r *Replay) folders() []attestations.InputSource {
 	var out []attestations.InputSource
 	for _, rec := range r.Records {
 		for _, s := range rec.Sources {
-			if s.Kind == "context" || s.Kind == "named-context" && !strings.HasPrefix(s.URI, "pkg:") {
+			if s.Kind == "context" || s.Kind == "named-context" {
 				out = append(out, s)
 			}
 		}

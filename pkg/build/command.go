@@ -367,6 +367,10 @@ func (r *CommandRequest) reachable(env []string) error {
 	if os.Geteuid() != 0 && r.isDocker() {
 		return hinted(errors.New("builds need root"), "run waxseal run with sudo")
 	}
+	if program := filepath.Base(r.Args[0]); os.Geteuid() != 0 && (program == "podman" || program == "buildah") &&
+		slices.ContainsFunc(r.Args, func(a string) bool { return a == "build" || a == "bud" }) {
+		return hinted(fmt.Errorf("%s build needs root here: images have files of several users, and in the sandbox you are the only one", program), "run waxseal run with sudo")
+	}
 	if filepath.Base(r.Args[0]) == "docker" && r.Require == GradeFull && buildsItself(env) {
 		return hinted(errors.New("--require full: docker builds by itself here, and what its daemon does with a step is its own word"),
 			wayToBuildx(env)+", or take what is seen with --require partial")

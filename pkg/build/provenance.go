@@ -280,7 +280,7 @@ func (a *account) resolved(d recordedInput) dependency {
 		}
 		return dep
 	}
-	if context.Kind == "url" && context.URI == dep.URI {
+	if context.Kind == "url" && context.URI == dep.URI || context.Kind == "tar" && isUpload(dep.URI) {
 		dep.Name = attestations.DependencyContext
 	}
 	return dep

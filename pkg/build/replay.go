@@ -381,7 +381,11 @@ func (r *Replay) Request(o ReplayOptions) (Request, error) {
 
 func (r *Replay) checkSecrets(o ReplayOptions) error {
 	var lacking []string
+	fetched := r.source("git", "") != nil
 	for _, id := range r.Asked.Secrets {
+		if fetched && strings.HasPrefix(id, "GIT_AUTH_") {
+			continue // it was for fetching, which nobody does again
+		}
 		if !slices.ContainsFunc(o.Secrets, func(s Secret) bool { return s.ID == id }) {
 			lacking = append(lacking, "--secret id="+id)
 		}

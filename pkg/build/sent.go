@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -46,6 +47,10 @@ func keptContext(st *lock.Store, src *attestations.InputSource) (map[string]any,
 	})
 	return map[string]any{"files": files, "bytes": size, "layer": src.Tree}, err
 }
+
+// isUpload reports whether a URL stands for what a client sends over its
+// session, under a name that is another each time.
+func isUpload(uri string) bool { return strings.HasPrefix(uri, "http://buildkit-session/") }
 
 // pushInputs puts the bytes that a rebuild needs beside an image that a command
 // pushed, where that was asked for.

@@ -503,6 +503,10 @@ func (in *inputs) describeSent(rec *record, seen *EngineInputs, form string, kep
 		if err != nil {
 			return fmt.Errorf("what the engine recorded of the context: %w", err)
 		}
+		if src.Kind == "named-context" && src.Tree == "" {
+			add(dependency{Name: src.URI, Digest: map[string]string{"sha256": d.Hex()}}) // an OCI layout
+			continue
+		}
 		about, err := keptContext(kept, src)
 		if err != nil {
 			return fmt.Errorf("what the engine kept of the context: %w", err)
@@ -526,7 +530,7 @@ func contextOf(s *clientSolve) attestations.ContainerContext {
 	}
 	if strings.HasPrefix(v, "https://") || strings.HasPrefix(v, "http://") {
 		// buildx serves an archive from standard input to the engine like that.
-		if s.Attrs["contextkey"] != "" {
+		if s.Attrs["contextkey"] != "" || isUpload(v) {
 			return attestations.ContainerContext{Kind: "tar"}
 		}
 		return attestations.ContainerContext{Kind: "url", URI: cleanURL(v)}
@@ -653,7 +657,7 @@ func namedOf(v string) string {
 	case "input":
 		return otherTarget
 	case "oci-layout":
-		return "oci"
+		return "oci:"
 	}
 	return v
 }
