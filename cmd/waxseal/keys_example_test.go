@@ -153,10 +153,11 @@ func TestThePermissionsOfKeys(t *testing.T) {
 		if err := hcl.Unmarshal(keysExample(t, "vault/policy.hcl"), &policy); err != nil {
 			t.Fatal(err)
 		}
-		if len(policy.Path) != 2 {
+		if len(policy.Path) != 3 {
 			t.Errorf("paths %v", policy.Path)
 		}
 		same(t, "signing", policy.Path["transit/sign/release/*"].Capabilities, "update")
+		same(t, "signing with Ed25519", policy.Path["transit/sign/release"].Capabilities, "update")
 		same(t, "reading", policy.Path["transit/keys/release"].Capabilities, "read")
 		var role struct {
 			Type      string            `json:"role_type"`

@@ -261,7 +261,7 @@ func unusable(err error, leaf *x509.Certificate) string {
 	case r.Code == verify.CodeRevoked:
 		return "have the CA issue a new one, for a new key"
 	case r.Code == verify.CodeRevocation:
-		return "give the CA's newest certificate revocation lists with --ca-crl"
+		return "give the CA's newest certificate revocation lists with --ca-crl, or have its OCSP responder asked with --ocsp"
 	}
 	return "have the CA issue one that has a URI or a mail address as subject alternative name, the key usage digitalSignature and the extended key usage codeSigning, and give all certificates between it and the root with --certificate-chain"
 }

@@ -55,9 +55,10 @@ everything is written to a folder as well.
 Any other command runs in a sandbox whose only way out is waxseal's gateway. What
 it makes is named by --artifact and --image, or found by its own --iidfile,
 --digestfile, --metadata-file and --image-refs; the evidence goes to
-waxseal-evidence, or --out, and to the images in a registry that --image or
---image-refs names. podman and buildah as root are given the sandbox's network,
-and runc or crun in it; a registry on this machine takes --upstream.
+waxseal-evidence, or --out, and beside each image where it was pushed. podman and
+buildah need root, and runc or crun; their steps go the same way. A registry on
+this machine is reached by an address that is not its loopback's, which
+--upstream ADDRESS=ADDRESS allows.
 
 How much was seen is computed, said at the end and in the provenance: full (all
 traffic, and all files by digest), partial (but for the parts that are named) or

@@ -172,7 +172,10 @@ func TestUsage(t *testing.T) {
 }
 
 // TestSignBundle signs with the real Fulcio, time-stamping authority and log,
-// in the order of options that the suite uses; we and the real cosign verify it.
+// with the options that the suite gives, in its order (_sign_for_bundle in
+// test/client.py of sigstore-conformance 03662d5); we and the real cosign verify
+// it. The suite itself fetches its identity token from GitHub, and names no
+// instance but Sigstore's own.
 func TestSignBundle(t *testing.T) {
 	var peers string
 	for _, name := range []string{"fulcio", "timestamp-server", "rekor-server-posix"} {

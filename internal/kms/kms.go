@@ -225,10 +225,17 @@ func (s *service) Sign(ctx context.Context, input []byte) ([]byte, error) {
 		return s.client.SignMessage(bytes.NewReader(input), opts...)
 	}
 	sig, err := s.client.SignMessage(nil, append(opts, options.WithDigest(input))...)
-	if pub, ok := s.public.(*rsa.PublicKey); ok && err == nil && strings.HasPrefix(s.ref, "azurekms://") {
+	pub, ok := s.public.(*rsa.PublicKey)
+	switch {
+	case err != nil || !ok:
+		return sig, err
+	case strings.HasPrefix(s.ref, "azurekms://"):
 		return whole(sig, pub.Size())
+	case rsa.VerifyPSS(pub, s.hash, input, sig, nil) == nil:
+		// Google fixes the padding with the key, and the client does not say it.
+		return nil, &refused{keys.ClassUnsupported, errors.New("it signs RSA-PSS, which who verifies bundles does not expect; use one for RSA_SIGN_PKCS1, or ECDSA")}
 	}
-	return sig, err
+	return sig, nil
 }
 
 // whole puts an RSA signature of Azure's together again: the client takes every

@@ -54,6 +54,9 @@ type LegacyMessage struct {
 	Ready bool         `json:"ready,omitempty"`
 	Error string       `json:"error,omitempty"`
 	Seen  *LegacyInput `json:"seen,omitempty"`
+	// Env is what leads a step's tools to the gateway on any port, by build
+	// arguments that Docker knows of itself and keeps out of images.
+	Env map[string]string `json:"env,omitempty"`
 	// Libraries are the files that this program needs to run: a
 	// container that runs it has no others.
 	Libraries []string `json:"libraries,omitempty"`
@@ -178,8 +181,10 @@ type legacyWatch struct {
 	open   *legacyGateway
 	closed func() (*legacyGateway, error) // of builds that have no network
 
-	mu     sync.Mutex
+	saying sync.Mutex // over out: nobody who listens waits for it
 	out    *json.Encoder
+
+	mu     sync.Mutex
 	builds map[string]*legacyBuild
 }
 
@@ -218,8 +223,8 @@ func (n heldNetwork) close() {
 }
 
 func (s *legacyWatch) say(m LegacyMessage) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.saying.Lock()
+	defer s.saying.Unlock()
 	_ = s.out.Encode(m) // without waxseal there is nobody to tell, and we end
 }
 
@@ -283,6 +288,9 @@ func receiveNetwork(c *net.UnixConn) (string, heldNetwork, error) {
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil || len(fds) != 1 {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
 		return "", heldNetwork{}, errors.New("receiving a namespace: none came")
 	}
 	unix.CloseOnExec(fds[0])
@@ -323,7 +331,7 @@ func (s *legacyWatch) see(id string, b *legacyBuild) (*LegacyInput, error) {
 	if err := steps.next(s.ctx, "before the first step"); err != nil {
 		return nil, err
 	}
-	s.say(LegacyMessage{Build: id, Ready: true})
+	s.say(LegacyMessage{Build: id, Ready: true, Env: proxies(steps.open.Env(nil))})
 	for o := range b.orders {
 		if o.End {
 			break
@@ -342,6 +350,18 @@ func (s *legacyWatch) see(id string, b *legacyBuild) (*LegacyInput, error) {
 		return seen, g.store.Sync(s.ctx)
 	}
 	return seen, nil
+}
+
+// proxies are those of a step's variables that name the gateway.
+func proxies(env []string) map[string]string {
+	out := map[string]string{}
+	for _, kv := range env {
+		name, value, _ := strings.Cut(kv, "=")
+		if strings.HasSuffix(strings.ToUpper(name), "_PROXY") {
+			out[name] = value
+		}
+	}
+	return out
 }
 
 // network waits for the namespace of the build.

@@ -64,6 +64,7 @@ type Cloud struct {
 type cloudKey struct {
 	private crypto.Signer // nil: it is symmetric
 	enabled bool
+	pss     bool // at Google
 }
 
 // Who may do what: the first all, the second all but sign, the third nothing, and
@@ -289,7 +290,10 @@ func (k cloudKey) version(name string) *kmspb.CryptoKeyVersion {
 		}
 	case *rsa.PublicKey:
 		v.Algorithm = kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_2048_SHA256
-		if pub.Size() == 384 {
+		switch {
+		case k.pss:
+			v.Algorithm = kmspb.CryptoKeyVersion_RSA_SIGN_PSS_2048_SHA256
+		case pub.Size() == 384:
 			v.Algorithm = kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_3072_SHA256
 		}
 	default:
@@ -364,7 +368,11 @@ func (c *Cloud) AsymmetricSign(ctx context.Context, r *kmspb.AsymmetricSignReque
 	case r.GetDigestCrc32C() != nil && r.GetDigestCrc32C().GetValue() != castagnoli(digest):
 		return nil, rpc.Error(codes.InvalidArgument, "The checksum in field digest_crc32c did not match the data in field digest.")
 	}
-	sig, err := key.private.Sign(rand.Reader, digest, hash)
+	opts := crypto.SignerOpts(hash)
+	if key.pss {
+		opts = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: hash}
+	}
+	sig, err := key.private.Sign(rand.Reader, digest, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -484,7 +492,7 @@ func (c *Cloud) signVault(w http.ResponseWriter, r *http.Request, key cloudKey, 
 }
 
 // cmdCloud starts a Cloud with keys of a KIND, which after - are disabled; without
-// one a key is symmetric. VAR is the program to run commands under, VAR_DIR has
+// one a key is symmetric. rsa2048-pss is of another padding. VAR is the program to run commands under, VAR_DIR has
 // the accounts' files, and VAR can be broken.
 func cmdCloud(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, len(args) >= 2 && !neg, "cloud VAR NAME=[+KIND|-KIND]...")
@@ -499,7 +507,8 @@ func cmdCloud(ts *testscript.TestScript, neg bool, args []string) {
 		var key cloudKey
 		if kind != "" {
 			key.enabled = kind[0] == '+'
-			key.private, err = MakeKey(kind[1:])
+			kind, key.pss = strings.CutSuffix(kind[1:], "-pss")
+			key.private, err = MakeKey(kind)
 			ts.Check(err)
 		}
 		c.keys[name] = key

@@ -207,7 +207,7 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 	opts.Entitlements = append(slices.Clone(opts.Entitlements), r.Allow...)
 	opts.Inputs = in.plan()
 	opts.Inputs.Clients = &clientsPlan{SBOM: r.Seal.SBOM}
-	if err := l.watch(opts, r.isDocker(), deps.Tell); err != nil {
+	if err := l.watch(opts, r.isDocker() && !buildsItself(env), deps.Tell); err != nil {
 		return err
 	}
 	legacy, environ, note, err := r.legacy(ctx, l, env, &deps.Deps, in.plan())
@@ -366,6 +366,10 @@ func (r *CommandRequest) check(signed bool) error {
 func (r *CommandRequest) reachable(env []string) error {
 	if os.Geteuid() != 0 && r.isDocker() {
 		return hinted(errors.New("builds need root"), "run waxseal run with sudo")
+	}
+	if program := filepath.Base(r.Args[0]); os.Geteuid() != 0 && (program == "podman" || program == "buildah") &&
+		slices.ContainsFunc(r.Args, func(a string) bool { return a == "build" || a == "bud" }) {
+		return hinted(fmt.Errorf("%s build needs root here: images have files of several users, and in the sandbox you are the only one", program), "run waxseal run with sudo")
 	}
 	if filepath.Base(r.Args[0]) == "docker" && r.Require == GradeFull && buildsItself(env) {
 		return hinted(errors.New("--require full: docker builds by itself here, and what its daemon does with a step is its own word"),

@@ -2,6 +2,7 @@ package build
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -34,6 +35,7 @@ const (
 	maxLegacyBuilds = 1024
 	maxLegacyLine   = 1 << 20 // bytes of one message of the daemon
 	maxLegacySteps  = 4096
+	maxAhead        = 4 << 20 // bytes of a context in which its Dockerfile is looked for before it is sent
 )
 
 // legacyProxy stands before the Docker daemon where there is no buildx: it
@@ -171,16 +173,57 @@ func (p *legacyProxy) lead(r *http.Request, b *legacyBuild) {
 		return
 	}
 	hosts, err := parseExtraHosts(q["extrahosts"])
-	if err == nil {
-		b.network, err = p.gateway.open(r.Context(), b.id, hosts, mode == "none")
-	}
 	if err != nil {
 		b.unwatched = err.Error()
 		return
 	}
-	q.Set("networkmode", "container:"+b.network.container)
+	ahead := bufio.NewReaderSize(r.Body, maxAhead)
+	r.Body = &aheadBody{ahead, r.Body}
+	// An error comes again to who reads on.
+	head, _ := ahead.Peek(maxAhead)
+	dockerfile := dockerfileIn(bytes.NewReader(head), q.Get("dockerfile"))
+	args := map[string]*string{}
+	_ = json.Unmarshal([]byte(q.Get("buildargs")), &args) // what is wrong the daemon refuses
+	free := dockerfile != nil && !bytes.Contains(bytes.ToLower(dockerfile), []byte("_proxy"))
+	if namesProxy(args) && !(free && p.gateway.proxied()) {
+		b.unwatched = "its build arguments name a proxy, which it can reach only without waxseal"
+		return
+	}
+	n, err := p.gateway.open(r.Context(), b.id, hosts, mode == "none")
+	if err != nil {
+		b.unwatched = err.Error()
+		return
+	}
+	b.network = n
+	if free {
+		for name, value := range n.env {
+			args[name] = &value
+		}
+		if raw, err := json.Marshal(args); err == nil {
+			q.Set("buildargs", string(raw))
+		}
+	}
+	q.Set("networkmode", "container:"+n.container)
 	q.Del("extrahosts") // the container that holds the network has them
 	r.URL.RawQuery = q.Encode()
+}
+
+// aheadBody is a request's body of which the first part has been looked at.
+type aheadBody struct {
+	io.Reader
+	io.Closer
+}
+
+// namesProxy reports whether build arguments name a proxy. Docker's client adds
+// those of its configuration to every build.
+func namesProxy(args map[string]*string) bool {
+	for name, value := range args {
+		upper := strings.ToUpper(name)
+		if strings.HasSuffix(upper, "_PROXY") && upper != "NO_PROXY" && value != nil && *value != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // parseExtraHosts reads a build's additions to /etc/hosts, "NAME:ADDRESS".

@@ -139,3 +139,21 @@ func TestLegacyPush(t *testing.T) {
 		t.Errorf("pushed: %v", p.pushed)
 	}
 }
+
+func TestBuildArgumentsThatNameAProxy(t *testing.T) {
+	text := func(s string) *string { return &s }
+	for _, x := range []struct {
+		args map[string]*string
+		want bool
+	}{
+		{nil, false},
+		{map[string]*string{"A": text("1"), "NO_PROXY": text("localhost"), "no_proxy": text("*")}, false},
+		{map[string]*string{"HTTP_PROXY": text(""), "http_proxy": nil}, false},
+		{map[string]*string{"https_proxy": text("http://proxy.example")}, true},
+		{map[string]*string{"ALL_PROXY": text("socks5://proxy.example")}, true},
+	} {
+		if got := namesProxy(x.args); got != x.want {
+			t.Errorf("%v: %t", x.args, got)
+		}
+	}
+}

@@ -63,11 +63,12 @@ type legacyGateway struct {
 	label, image, program string
 	libraries             []string // that the program needs
 	cmd                   *exec.Cmd
-	tail                  *tail
 	talk                  net.Conn
 
-	mu     sync.Mutex
+	saying sync.Mutex // over out: nobody who listens waits for it
 	out    *json.Encoder
+
+	mu     sync.Mutex
 	builds map[string]*legacyNetwork
 	over   error // why that process says nothing more
 }
@@ -75,9 +76,10 @@ type legacyGateway struct {
 // legacyNetwork is the namespace of one build.
 type legacyNetwork struct {
 	container string
-	ready     chan struct{} // closed when the gateway listens
-	done      chan struct{} // closed when it is over
-	seen      *legacySeen   // set before done is closed; nil where err says why
+	env       map[string]string // that names the gateway; set before ready is closed
+	ready     chan struct{}     // closed when the gateway listens
+	done      chan struct{}     // closed when it is over
+	seen      *legacySeen       // set before done is closed; nil where err says why
 	err       error
 }
 
@@ -102,6 +104,8 @@ type legacyMessage struct {
 	Error     string      `json:"error"`
 	Seen      *legacySeen `json:"seen"`
 	Libraries []string    `json:"libraries"`
+
+	Env map[string]string `json:"env"`
 }
 
 // newLegacyGateway prepares a gateway; nothing is started before the first
@@ -117,7 +121,7 @@ func newLegacyGateway(daemon *dockerDaemon, dir string, plan InputsPlan) *legacy
 func (g *legacyGateway) start() (err error) {
 	switch {
 	case !g.daemon.local():
-		return errors.New("the daemon is not of this machine")
+		return errors.New("the daemon is reached over the network, and its steps are not of this machine")
 	case os.Geteuid() != 0:
 		return errors.New("waxseal does not run as root")
 	}
@@ -151,24 +155,24 @@ func (g *legacyGateway) start() (err error) {
 	if err := os.WriteFile(filepath.Join(g.dir, daemonNotes), []byte(g.daemon.address+"\n"+g.label+"\n"), 0o600); err != nil {
 		return fmt.Errorf("noting the daemon: %w", err)
 	}
-	g.tail = &tail{}
-	g.cmd = exec.Command(g.program, "legacy")
-	g.cmd.Env, g.cmd.Dir = append(engineEnv(os.Environ()), "GOGC=400"), "/"
-	g.cmd.Stdout, g.cmd.Stderr = g.tail, g.tail
-	g.cmd.ExtraFiles = []*os.File{theirs, socket} // 3, 4
-	g.cmd.WaitDelay = time.Second
-	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := g.cmd.Start(); err != nil {
+	said := &tail{}
+	cmd := exec.Command(g.program, "legacy")
+	cmd.Env, cmd.Dir = append(engineEnv(os.Environ()), "GOGC=400"), "/"
+	cmd.Stdout, cmd.Stderr = said, said
+	cmd.ExtraFiles = []*os.File{theirs, socket} // 3, 4
+	cmd.WaitDelay = time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is the command's
+	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting %s: %w", sandboxName, err)
 	}
-	g.talk, g.out = talk, json.NewEncoder(talk)
+	g.cmd, g.talk, g.out = cmd, talk, json.NewEncoder(talk)
 	if err := g.say(g.plan); err != nil {
 		return err
 	}
 	in := json.NewDecoder(io.LimitReader(talk, maxLegacyBuilds*maxConfined))
 	var first legacyMessage
 	if err := in.Decode(&first); err != nil {
-		return fmt.Errorf("starting %s: it died: %s", sandboxName, clipLine(g.tail.text()))
+		return fmt.Errorf("starting %s: it died: %s", sandboxName, clipLine(said.text()))
 	}
 	if !first.Ready {
 		return errors.New(first.Error)
@@ -201,8 +205,8 @@ func (g *legacyGateway) makeImage(ctx context.Context) (string, error) {
 }
 
 func (g *legacyGateway) say(v any) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.saying.Lock()
+	defer g.saying.Unlock()
 	if err := g.out.Encode(v); err != nil {
 		return fmt.Errorf("telling the gateway: %w", err)
 	}
@@ -229,6 +233,7 @@ func (g *legacyGateway) listen(in *json.Decoder) {
 		switch {
 		case n == nil:
 		case m.Ready:
+			n.env = m.Env
 			close(n.ready)
 		default:
 			if n.seen = m.Seen; n.seen == nil {
@@ -334,7 +339,8 @@ func (g *legacyGateway) hold(ctx context.Context, id string, hosts map[string]ne
 	if err := g.note(made.ID); err != nil {
 		return "", err
 	}
-	return made.ID, g.daemon.post(ctx, "/containers/"+made.ID+"/start", struct{}{}, nil)
+	_, err := g.daemon.do(ctx, http.MethodPost, "/containers/"+made.ID+"/start", "", nil)
+	return made.ID, err
 }
 
 // note writes down a container that a killed run leaves to the next.
@@ -350,6 +356,14 @@ func (g *legacyGateway) note(id string) error {
 // step says that the next step of a build begins, and end that all are over.
 func (g *legacyGateway) step(id, name string) { _ = g.say(legacyOrder{Build: id, Step: &name}) }
 func (g *legacyGateway) end(id string)        { _ = g.say(legacyOrder{Build: id, End: true}) }
+
+// proxied reports whether the gateway itself asks a proxy.
+func (g *legacyGateway) proxied() bool {
+	return slices.ContainsFunc(engineEnv(os.Environ()), func(kv string) bool {
+		name, value, _ := strings.Cut(kv, "=")
+		return namesProxy(map[string]*string{name: &value})
+	})
+}
 
 // close ends the gateway's process and removes what is in the daemon.
 func (g *legacyGateway) close() {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -203,78 +204,106 @@ func (w *watched) image(ctx context.Context, name string) (attest.Subject, error
 		return attest.Subject{}, fmt.Errorf("--image %q: %w", name, err)
 	}
 	d := attest.Digest(desc.Digest.String())
-	if ref.Kind == store.Registry && w.done != nil && !w.pushed(d, "") {
+	if ref.Kind == store.Registry && w.done != nil && !w.pushed(d) {
 		return attest.Subject{}, hinted(fmt.Errorf("--image %q: the gateway saw nobody push %s", name, d), "the command must push it itself, in this run")
 	}
 	return attest.Subject{Name: name, Digest: sha256Hex(d)}, nil
 }
 
 // pushed reports whether the record has the command put that manifest
-// somewhere, or into the repository HOST/REPO.
-func (w *watched) pushed(d attest.Digest, repository string) bool {
-	host, repo, _ := strings.Cut(repository, "/")
+// somewhere.
+func (w *watched) pushed(d attest.Digest) bool { return len(w.pushesOf(d)) > 0 }
+
+// pushesOf are the URIs to which the record has the command put a manifest.
+func (w *watched) pushesOf(d attest.Digest) []string {
+	var out []string
+	if w.done == nil {
+		return nil
+	}
 	for _, st := range w.done.Inputs.Steps {
 		for _, q := range st.Requests {
-			if q.Method == http.MethodPut && q.RequestDigest == string(d) && q.Status/100 == 2 &&
-				(repository == "" || strings.Contains(q.URI, "://"+host+"/v2/"+repo+"/manifests/")) {
-				return true
+			if q.Method == http.MethodPut && q.RequestDigest == string(d) && q.Status/100 == 2 {
+				out = append(out, q.URI)
 			}
-		}
-	}
-	return false
-}
-
-// pushedTo are the references among what a command wrote down of its images
-// with which it pushed them.
-func (w *watched) pushedTo(images []attest.Subject) []store.Reference {
-	var out []store.Reference
-	for _, s := range images {
-		d := attest.Digest("sha256:" + s.Digest["sha256"])
-		ref, err := store.Parse(s.Name)
-		if err == nil && ref.Kind == store.Registry && w.done != nil && w.pushed(d, ref.Place) {
-			out = append(out, ref.At(d))
 		}
 	}
 	return out
 }
 
-// attach puts the evidence beside the images that were named, or that the
-// command wrote down that it pushed.
+// pushedTo is where the record has the command put images that it wrote down.
+func (w *watched) pushedTo(images []attest.Subject) []store.Reference {
+	var out []store.Reference
+	for _, s := range images {
+		d := attest.Digest("sha256:" + s.Digest["sha256"])
+		for _, uri := range w.pushesOf(d) {
+			u, err := url.Parse(uri)
+			if err != nil {
+				continue
+			}
+			repo, _, ok := strings.Cut(strings.TrimPrefix(u.Path, "/v2/"), "/manifests/")
+			host := u.Host
+			if host == "registry-1.docker.io" {
+				host = "docker.io" // by which its credentials are known
+			}
+			if ref, err := store.Parse(host + "/" + repo); ok && err == nil && ref.Kind == store.Registry {
+				out = append(out, ref.At(d))
+			}
+		}
+	}
+	return out
+}
+
+// attach puts the evidence beside the images that were named, and beside those
+// that the command pushed and wrote down. That it cannot be put there, where
+// nobody named it, is told and no more: it is in the folder.
 func (w *watched) attach(ctx context.Context, signed []evidence) ([]string, error) {
 	if len(signed) == 0 {
 		return nil, nil
 	}
-	refs := slices.Clone(w.pushes)
+	var out []string
 	for _, name := range w.req.Images {
 		ref, err := store.Parse(name)
 		if err != nil {
 			return nil, err
 		}
-		refs = append(refs, ref)
-	}
-	var out []string
-	for _, ref := range refs {
 		if ref.Kind != store.Registry && ref.Kind != store.Layout {
 			continue
 		}
-		place, err := store.OpenWritable(ctx, ref, store.Options{Insecure: w.req.Seal.Insecure})
+		at, err := w.attachTo(ctx, ref, signed)
 		if err != nil {
 			return nil, err
 		}
-		desc, err := place.Resolve(ctx)
-		if err != nil {
-			return nil, err
-		}
-		at := ref.At(attest.Digest(desc.Digest.String())).String()
-		if slices.Contains(out, at) {
+		out = append(out, at)
+	}
+	for _, ref := range w.pushes {
+		if slices.Contains(out, ref.String()) {
 			continue
 		}
-		for _, e := range signed {
-			if _, err := store.Attach(ctx, place, desc, e.bundle); err != nil {
-				return nil, err
-			}
+		at, err := w.attachTo(ctx, ref, signed)
+		if err != nil {
+			w.notes.add("the evidence is not attached to %s, and stands in %s: %v", ref, w.out(), err)
+			continue
 		}
 		out = append(out, at)
 	}
 	return out, nil
+}
+
+// attachTo puts the evidence beside one image, and returns its reference by
+// digest.
+func (w *watched) attachTo(ctx context.Context, ref store.Reference, signed []evidence) (string, error) {
+	place, err := store.OpenWritable(ctx, ref, store.Options{Insecure: w.req.Seal.Insecure})
+	if err != nil {
+		return "", err
+	}
+	desc, err := place.Resolve(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, e := range signed {
+		if _, err := store.Attach(ctx, place, desc, e.bundle); err != nil {
+			return "", err
+		}
+	}
+	return ref.At(attest.Digest(desc.Digest.String())).String(), nil
 }

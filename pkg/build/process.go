@@ -229,8 +229,14 @@ func (t *terminal) followStops(pid int) {
 // pause stops this process for a command that has been stopped, and has both
 // go on together.
 func (t *terminal) pause(pid int) {
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, unix.SIGCONT)
+	defer signal.Stop(again)
 	t.take()
-	_ = unix.Kill(0, unix.SIGSTOP)
+	// Another thread may be the first to stop: this one would run on for a moment.
+	if unix.Kill(0, unix.SIGSTOP) == nil {
+		<-again
+	}
 	// We are running again. Where that is in the foreground, so is the command.
 	if front, err := unix.IoctlGetInt(int(t.Fd()), unix.TIOCGPGRP); err == nil && front == unix.Getpgrp() {
 		t.give(pid)

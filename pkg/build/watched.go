@@ -41,7 +41,7 @@ type watched struct {
 	intake *intake
 	notes  *notes
 	images []imageFile
-	pushes []store.Reference // by digest, to where the command wrote down that it pushed
+	pushes []store.Reference // by digest: images that the command wrote down, where it pushed them
 
 	began         time.Time
 	before, after *workFolder
@@ -190,7 +190,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 	}
 	defer func() { _ = wait() }()
 	plain := Process{Args: w.req.Args, Env: w.env, Stdin: w.deps.Stdin, Stdout: w.deps.Stdout, Stderr: w.deps.Stderr}
-	var expose []string
+	expose := registryLogins(w.deps.env)
 	if l != nil {
 		plain.Started = l.started
 		names, err := os.ReadDir(l.dir)
@@ -243,6 +243,20 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		w.observed = Together(w.observed, done.Trace.observed())
 	}
 	return done.Exit, nil
+}
+
+// registryLogins are the files below /run in which podman, buildah and skopeo
+// keep how they log in to registries. As those of docker are, they are the
+// command's.
+func registryLogins(env func(string) string) []string {
+	names := []string{fmt.Sprintf("/run/containers/%d/auth.json", os.Geteuid())}
+	if dir := env("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		names = append(names, filepath.Join(dir, "containers/auth.json"))
+	}
+	return slices.DeleteFunc(names, func(name string) bool {
+		info, err := os.Lstat(name)
+		return err != nil || !info.Mode().IsRegular()
+	})
 }
 
 // name is what the record calls the command.

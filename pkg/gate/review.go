@@ -49,9 +49,22 @@ func (g Gate) Reviewable(ctx context.Context, req Request) (*Reviewable, error) 
 		}
 	}
 	if r.Commit == "" {
-		return nil, fmt.Errorf("no commit to review is known: %s", all[0].why())
+		return nil, fmt.Errorf("no commit to review is known: %s", all[0].whyNoRevision())
 	}
 	return r, nil
+}
+
+// whyNoRevision says what there is instead of provenance that names a revision.
+func (f *found) whyNoRevision() string {
+	for _, c := range f.candidates {
+		if len(c.Problems) > 0 {
+			return c.Problems[0].Message
+		}
+	}
+	if len(f.candidates) > 0 {
+		return "the provenance names no source repository and commit"
+	}
+	return f.why()
 }
 
 // Weigh says which reviewer of the policy signed a review of the image, by the

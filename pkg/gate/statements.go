@@ -40,7 +40,9 @@ func (g Gate) Statements(ctx context.Context, req Request, unverified bool, type
 	if c.trustedBy == TrustedByNobody && !unverified {
 		return nil, usagef("nothing to believe the evidence of %s by: give --policy FILE or --key PUB", c.ref)
 	}
-	c.Store.Want = func(predicateType string) bool { return predicateType == "" || slices.Contains(types, predicateType) }
+	c.Store.Want = func(predicateType string) bool {
+		return predicateType == "" || predicateType == attest.OCSPMediaType || slices.Contains(types, predicateType)
+	}
 	var out *Statements
 	err = contain(func() error {
 		out, err = g.statements(ctx, c, unverified, types)

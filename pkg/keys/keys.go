@@ -3,6 +3,14 @@
 // waxseal-kms: it has the clients, the credentials and the token's library, and
 // none of waxseal's own keys. Call Open, then Key.Sign; a Key that only verifies
 // is its public half.
+//
+// A public half is kept on disk only under the digest that a reference pins it
+// by: a version of a key has one digest, and the copy proves itself. That a
+// reference names a version which its service can never change, as an ARN or
+// cryptoKeyVersions/1 does, is not enough: who can write the folder of copies,
+// as whoever fills a CI cache, would choose whose signatures count, and there is
+// no secret to seal a copy with. What is not pinned is asked for once by a
+// process.
 package keys
 
 import (

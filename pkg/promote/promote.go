@@ -35,7 +35,7 @@ type Request struct {
 	// Signer signs the VSAs; needed unless DryRun.
 	Signer sign.Signer
 	// TrySigner, where set, is asked at once whether Signer will open, beside the
-	// rest; when not, the promotion ends.
+	// verdict; when not, the promotion ends, and has written nothing.
 	TrySigner func(context.Context) error
 	// VerifierID is verifier.id of the VSAs. Default:
 	// attestations.UnhostedVerifierID.
@@ -93,22 +93,26 @@ func Run(ctx context.Context, req Request) (*Result, error) {
 	}
 	asked, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if req.TrySigner != nil {
-		go func() {
-			if err := req.TrySigner(asked); err != nil {
-				cancel(err)
-			}
-		}()
-	}
-	res, err := run(asked, req)
+	tried := make(chan struct{})
+	go func() {
+		defer close(tried)
+		if req.TrySigner == nil {
+			return
+		}
+		if err := req.TrySigner(asked); err != nil {
+			cancel(err)
+		}
+	}()
+	res, err := run(asked, req, tried)
 	if ctx.Err() == nil && asked.Err() != nil {
 		return nil, context.Cause(asked) // a verdict that was cut short is none
 	}
 	return res, err
 }
 
-// run is Run with a request that was checked.
-func run(ctx context.Context, req Request) (*Result, error) {
+// run is Run with a request that was checked. Nothing is written before tried is
+// closed.
+func run(ctx context.Context, req Request, tried <-chan struct{}) (*Result, error) {
 	res := &Result{Source: req.Source.String(), Destination: req.Destination.String(), DryRun: req.DryRun, Steps: []Step{}}
 	judge := req.Judge
 	judge.Reference, judge.Name = req.Source.String(), gate.Name(req.Destination)
@@ -119,6 +123,9 @@ func run(ctx context.Context, req Request) (*Result, error) {
 	res.Digest = res.Verdict.Digest
 	if res.Verdict.Decision != gate.Pass {
 		return res, nil
+	}
+	if <-tried; ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
 	p := &promotion{Request: req, res: res}
 	if err := p.run(ctx); err != nil {

@@ -128,18 +128,13 @@ func (r *rebuilding) do(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	// The signer is asked for before anything runs: a wrong password should
-	// not cost a build.
-	if r.req.Deps.TrySigner == nil {
-		if err := r.openSigner(ctx); err != nil {
-			return nil, err
-		}
+	// not cost a build. It signs what both say, the build and the comparison.
+	if err := r.openSigner(ctx); err != nil {
+		return nil, err
 	}
 	built, err := build.Run(ctx, breq, r.deps())
 	if err != nil {
 		return nil, buildError(err)
-	}
-	if err := r.openSigner(ctx); err != nil {
-		return nil, err
 	}
 	c, err := r.compare(ctx, breq.Outputs[0].Dest, built.Digest)
 	if err != nil {
@@ -367,7 +362,7 @@ func removeAll(dir string) {
 }
 
 func (r *rebuilding) openSigner(ctx context.Context) error {
-	if r.req.Deps.Signer == nil || r.signer != nil {
+	if r.req.Deps.Signer == nil {
 		return nil
 	}
 	s, err := r.req.Deps.Signer(ctx)

@@ -273,7 +273,7 @@ func parseDER(typ string, der []byte) (crypto.Signer, error) {
 		key, err = x509.ParsePKCS8PrivateKey(der)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the key inside is damaged or of an unknown kind: %w", err)
+		return nil, fmt.Errorf("the key inside is damaged or of a kind that does not sign here: %w; use ECDSA P-256, as \"waxseal key generate\" makes it", err)
 	}
 	switch k := key.(type) {
 	case *ecdsa.PrivateKey:

@@ -73,15 +73,16 @@ func (e *KeylessError) Unwrap() error { return e.err }
 func (e *KeylessError) Hint() string { return e.way }
 
 // keyless signs with a key that lives in memory, and a certificate that names
-// whose key it is. It asks for the certificate when it signs first, so that a
-// long build does not outlive it, and shares it among all that it signs.
+// whose key it is. It makes the key and asks for the certificate when it signs
+// first, so that a long build does not outlive it, and shares both among all that
+// it signs.
 type keyless struct {
 	opts   KeylessOptions
 	fulcio root.Service
 	stamps []root.Service
 	logs   []root.Service
-	issuer string // of identity tokens, where a person is asked for one
-	key    *keySigner
+	issuer string                     // of identity tokens, where a person is asked for one
+	key    func() (*keySigner, error) // the same each time
 
 	mu       sync.Mutex // one certificate, however many ask
 	cert     []byte     // DER
@@ -107,12 +108,14 @@ func OpenKeyless(opts KeylessOptions) (Signer, error) {
 	if err := s.services(); err != nil {
 		return nil, fmt.Errorf("reading the signing config: %w", err)
 	}
-	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	s.key, err = newKeySigner(priv)
-	return s, err
+	s.key = sync.OnceValues(func() (*keySigner, error) {
+		priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		return newKeySigner(priv)
+	})
+	return s, nil
 }
 
 // services picks whom to ask, of the newest API version that we speak.
@@ -177,18 +180,39 @@ func (s *keyless) services() error {
 	return nil
 }
 
-func (s *keyless) PublicKey() []byte { return s.key.PublicKey() }
-func (s *keyless) Close() error      { return s.key.Close() }
+func (s *keyless) PublicKey() []byte {
+	key, err := s.key()
+	if err != nil {
+		return nil
+	}
+	return key.PublicKey()
+}
+
+func (s *keyless) Close() error {
+	key, err := s.key()
+	if err != nil {
+		return err
+	}
+	return key.Close()
+}
 
 func (s *keyless) Sign(ctx context.Context, st *attest.Statement) (*attest.Bundle, error) {
 	b, err := s.again(ctx, &sgsign.DSSEData{Data: st.Raw(), PayloadType: attest.PayloadType})
 	if err == nil {
-		err = s.key.verify(b, st)
+		err = s.made(b, st)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("signing statement %q: %w", st.PredicateType, err)
 	}
 	return b, nil
+}
+
+func (s *keyless) made(b *attest.Bundle, st *attest.Statement) error {
+	key, err := s.key()
+	if err != nil {
+		return err
+	}
+	return key.verify(b, st)
 }
 
 // SignArtifact implements ArtifactSigner.
@@ -216,9 +240,13 @@ func (s *keyless) sign(ctx context.Context, content sgsign.Content) (*attest.Bun
 	if err != nil {
 		return nil, err
 	}
-	s.key.mu.RLock()
-	defer s.key.mu.RUnlock()
-	if s.key.priv == nil {
+	key, err := s.key()
+	if err != nil {
+		return nil, err
+	}
+	key.mu.RLock()
+	defer key.mu.RUnlock()
+	if key.priv == nil {
 		return nil, errClosed
 	}
 	w := &wire{ctx: ctx, base: s.opts.Transport, tell: s.opts.Tell, now: s.opts.Now}
@@ -232,7 +260,7 @@ func (s *keyless) sign(ctx context.Context, content sgsign.Content) (*attest.Bun
 		writer := &logWriter{ctx: ctx, address: log.URL, http: &http.Client{Transport: w.to(theLog)}}
 		opts.TransparencyLogs = append(opts.TransparencyLogs, sgsign.NewRekor(&sgsign.RekorOptions{Version: log.MajorAPIVersion, Client: writer, ClientV2: writer}))
 	}
-	pb, err := sgsign.Bundle(content, fresh{keypair{s.key}}, opts)
+	pb, err := sgsign.Bundle(content, fresh{keypair{key}}, opts)
 	if err != nil {
 		return nil, w.explain(err, "")
 	}
@@ -262,14 +290,18 @@ func (s *keyless) certificate(ctx context.Context) ([]byte, Identity, error) {
 	if err != nil {
 		return nil, Identity{}, err
 	}
-	s.key.mu.RLock()
-	defer s.key.mu.RUnlock()
-	if s.key.priv == nil {
+	key, err := s.key()
+	if err != nil {
+		return nil, Identity{}, err
+	}
+	key.mu.RLock()
+	defer key.mu.RUnlock()
+	if key.priv == nil {
 		return nil, Identity{}, errClosed
 	}
 	w := &wire{ctx: ctx, base: s.opts.Transport, tell: s.opts.Tell, now: s.opts.Now}
 	fulcio := sgsign.NewFulcio(&sgsign.FulcioOptions{BaseURL: s.fulcio.URL, Timeout: -1, Transport: w.to("the certificate authority")})
-	der, err := fulcio.GetCertificate(ctx, fresh{keypair{s.key}}, &sgsign.CertificateProviderOptions{IDToken: token})
+	der, err := fulcio.GetCertificate(ctx, fresh{keypair{key}}, &sgsign.CertificateProviderOptions{IDToken: token})
 	if err != nil {
 		return nil, Identity{}, w.explain(err, s.opts.Token.refused(said))
 	}

@@ -3,6 +3,11 @@ path "transit/sign/release/*" {
   capabilities = ["update"]
 }
 
+# The same of an Ed25519 key, which is asked for without a hash.
+path "transit/sign/release" {
+  capabilities = ["update"]
+}
+
 path "transit/keys/release" {
   capabilities = ["read"]
 }

@@ -1,0 +1,105 @@
+package build
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/waxseal/waxseal/attestations"
+)
+
+// says lets a build hear what a builder would say.
+func says(p *legacyProxy, b *legacyBuild, lines ...string) {
+	for _, l := range lines {
+		p.said(b, []byte(`{"stream":"`+strings.ReplaceAll(l, `"`, `\"`)+`\n"}`))
+	}
+}
+
+func TestLegacyStepsAreJudged(t *testing.T) {
+	fetched := attestations.InputStep{Verdict: attestations.VerdictRecorded, Requests: []attestations.InputRequest{{Ordinal: 1, URI: "http://files.example/"}}}
+	quiet := attestations.InputStep{Verdict: attestations.VerdictRecorded}
+	run := []string{" ---> Running in 0123456789ab"}
+	cached := []string{" ---> Using cache"}
+	for name, x := range map[string]struct {
+		said []string
+		seen []attestations.InputStep // after the first; nil: nobody watched
+		want []string                 // name and verdict of each step
+		gap  string
+	}{
+		"watched": {
+			slices.Concat([]string{"Step 1/3 : FROM base", " ---> 0123456789ab", "Step 2/3 : RUN a"}, run, []string{"Step 3/3 : CMD b"}, run),
+			[]attestations.InputStep{quiet, fetched, quiet}, []string{"RUN a recorded"}, "",
+		},
+		"cached": {
+			slices.Concat([]string{"Step 1/2 : FROM base", " ---> 0123456789ab", "Step 2/2 : RUN a"}, cached),
+			[]attestations.InputStep{quiet, quiet}, []string{"RUN a unobserved"}, cachedStep,
+		},
+		"cached, it says itself": {
+			slices.Concat([]string{"Step 1/2 : FROM base", " ---> 0123456789ab", "Step 2/2 : RUN a"}, run, cached),
+			[]attestations.InputStep{quiet, fetched}, []string{"RUN a recorded"}, "",
+		},
+		"nobody watched": {
+			slices.Concat([]string{"Step 1/2 : FROM base", " ---> 0123456789ab", "Step 2/2 : RUN a"}, run), nil, []string{"RUN a unobserved"}, unwatchedStep,
+		},
+		"a file from elsewhere": {
+			[]string{"Step 1/3 : FROM base", "Step 2/3 : ADD https://files.example/f /", "Step 3/3 : ADD f /"},
+			[]attestations.InputStep{quiet, quiet, quiet}, []string{"ADD https://files.example/f / unobserved"}, fetchedByAdd,
+		},
+		"a step of the base image": {
+			slices.Concat([]string{"Step 1/1 : FROM base", "# Executing 1 build trigger"}, run),
+			[]attestations.InputStep{fetched}, []string{"FROM base recorded"}, "",
+		},
+		"a step that announces the next": {
+			slices.Concat([]string{"Step 1/3 : FROM base", "Step 2/3 : RUN a"}, run, []string{"Step 3/3 : RUN b", "Step 3/3 : RUN c"}, run),
+			[]attestations.InputStep{quiet, quiet, fetched}, []string{"RUN a unobserved", "RUN b unobserved"}, confusedSteps,
+		},
+		"a step that shows another build": {
+			slices.Concat([]string{"Step 1/2 : FROM base", "Step 2/2 : RUN a"}, run, []string{"Step 1/7 : FROM other", "Step 3/7 : RUN x", "Step 1/2 : FROM x"}),
+			[]attestations.InputStep{quiet, fetched}, []string{"RUN a recorded"}, "",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, b := &legacyProxy{}, &legacyBuild{id: "b"}
+			says(p, b, x.said...)
+			var net *legacySeen
+			if x.seen != nil {
+				net = &legacySeen{Steps: append([]attestations.InputStep{quiet}, x.seen...)}
+				if len(net.Steps) != len(b.steps)+1 {
+					t.Fatalf("%d steps were announced", len(b.steps))
+				}
+			}
+			var got []string
+			gaps := ""
+			for _, st := range b.judge(net) {
+				got = append(got, st.Name+" "+st.Verdict)
+				for _, g := range st.Gaps {
+					gaps += g.Detail
+				}
+			}
+			if !slices.Equal(got, x.want) || (x.gap == "") != (gaps == "") || !strings.Contains(gaps, x.gap) {
+				t.Errorf("got %q, gaps %q", got, gaps)
+			}
+		})
+	}
+}
+
+func TestExtraHosts(t *testing.T) {
+	for _, x := range []struct {
+		in  []string
+		ok  bool
+		has string
+	}{
+		{nil, true, ""},
+		{[]string{"db.example:10.1.1.1", "six.example:::1"}, true, "db.example"},
+		{[]string{"six.example:[::1]"}, true, "six.example"},
+		{[]string{"me.example:host-gateway"}, false, ""},
+		{[]string{"db.example"}, false, ""},
+		{[]string{":10.1.1.1"}, false, ""},
+		{[]string{"db.example:10.1.1.1", "db.example:10.1.1.2"}, false, ""},
+	} {
+		got, err := parseExtraHosts(x.in)
+		if (err == nil) != x.ok || x.has != "" && got[x.has] == nil {
+			t.Errorf("%q: %v, %v", x.in, got, err)
+		}
+	}
+}
