@@ -162,7 +162,7 @@ func attestCommit(ctx context.Context, s *Streams, req attestRequest) error {
 	if err != nil {
 		return err
 	}
-	if stapled := bytes.Join(bundle.Stapled(), nil); stapled != nil {
+	if stapled := bytes.Join(bundle.Stapled(), nil); len(stapled) > 0 {
 		if err := writeNew(store.StapleFile(req.out), stapled, 0o644); err != nil {
 			return err
 		}

@@ -82,7 +82,7 @@ func (o *outFolder) write(raw []byte, parts ...string) error {
 // bundle writes a signed statement, and what is stapled to it.
 func (o *outFolder) bundle(e evidence) error {
 	name := e.file + ".sigstore.json"
-	if stapled := bytes.Join(e.bundle.Stapled(), nil); stapled != nil {
+	if stapled := bytes.Join(e.bundle.Stapled(), nil); len(stapled) > 0 {
 		if err := o.write(stapled, "bundles", store.StapleFile(name)); err != nil {
 			return err
 		}
