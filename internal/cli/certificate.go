@@ -32,25 +32,25 @@ type caFlags struct {
 	intermediates string
 	crls          []string
 	ocsp          []string
-	told          bool
+	required      bool
 }
 
 func (f *caFlags) register(fl *pflag.FlagSet) {
 	fl.StringVar(&f.caRoots, "ca-roots", "", "`FILE` (PEM) with the root certificates of a private CA; the time is proved by a --trusted-root or --timestamp-certificate-chain")
 	fl.StringVar(&f.intermediates, "ca-intermediates", "", "`FILE` (PEM) with intermediate certificates of the --ca-roots, where evidence does not bring them along")
-	fl.StringArrayVar(&f.crls, "ca-crl", nil, "`FILE` (PEM or DER) with certificate revocation lists of the CA: what was signed after its certificate was revoked does not count, nor does what no list or --ocsp-response tells of; repeatable")
+	fl.StringArrayVar(&f.crls, "ca-crl", nil, "`FILE` (PEM or DER) with certificate revocation lists of the CA: what was signed after its certificate was revoked does not count, nor does what no list and no OCSP response tells of; repeatable")
 	fl.StringArrayVar(&f.ocsp, "ocsp-response", nil, "`FILE` (DER) with an OCSP responder's answer about one certificate of the CA, beside or in place of --ca-crl; beside --certificate it is stapled to what is signed; repeatable")
-	fl.BoolVar(&f.told, "require-revocation", false, "take no certificate of the CA of which, or of one between it and the root, no --ca-crl, no --ocsp-response and no OCSP response that was stapled when it signed tells that it had not been revoked; where one of the first two is given that is so anyway")
+	fl.BoolVar(&f.required, "require-revocation", false, "let a certificate of the CA count only when a --ca-crl, an --ocsp-response, or an OCSP response stapled to the evidence tells that it and each between it and the root had not been revoked; so it is anyway where one of the first two is given")
 }
 
 // given reports whether any of them was.
 func (f *caFlags) given() bool {
-	return f.caRoots != "" || f.intermediates != "" || len(f.crls)+len(f.ocsp) > 0 || f.told
+	return f.caRoots != "" || f.intermediates != "" || len(f.crls)+len(f.ocsp) > 0 || f.required
 }
 
 // check refuses what leads nowhere.
 func (f *caFlags) check() error {
-	for flag, given := range map[string]bool{"--ca-intermediates": f.intermediates != "", "--ca-crl": len(f.crls) > 0, "--ocsp-response": len(f.ocsp) > 0, "--require-revocation": f.told} {
+	for flag, given := range map[string]bool{"--ca-intermediates": f.intermediates != "", "--ca-crl": len(f.crls) > 0, "--ocsp-response": len(f.ocsp) > 0, "--require-revocation": f.required} {
 		if given && f.caRoots == "" {
 			return fmt.Errorf("%s: it is about the certificates of a CA; give that with --ca-roots FILE", flag)
 		}
@@ -61,7 +61,7 @@ func (f *caFlags) check() error {
 // read reads the CA; roots (PEM) stand in where --ca-roots names none. Nil: there
 // is none.
 func (f *caFlags) read(name string, roots []byte) (*verify.CA, error) {
-	o := verify.CAOptions{Roots: roots, Required: f.told}
+	o := verify.CAOptions{Roots: roots, Required: f.required}
 	var err error
 	if f.caRoots != "" {
 		name = f.caRoots

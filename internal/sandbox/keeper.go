@@ -1,7 +1,8 @@
 // Package sandbox runs one command with its files and its traffic watched: in
 // namespaces of its own whose only way out is the gateway. Call Keep, once a
 // process: it is the command's keeper, outside. First is the first process
-// inside, which the keeper starts itself.
+// inside, which the keeper starts itself. Legacy watches steps that docker's own
+// builder runs, in networks that processes calling Hold keep.
 //
 // The keeper is started by waxseal and speaks to nobody else: file descriptor 3
 // is the socket on which it is told the Plan and says its Messages. It expects

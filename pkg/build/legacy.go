@@ -183,8 +183,11 @@ func (p *legacyProxy) lead(r *http.Request, b *legacyBuild) {
 	head, _ := ahead.Peek(maxAhead)
 	dockerfile := dockerfileIn(bytes.NewReader(head), q.Get("dockerfile"))
 	args := map[string]*string{}
-	_ = json.Unmarshal([]byte(q.Get("buildargs")), &args) // what is wrong the daemon refuses
-	free := dockerfile != nil && !bytes.Contains(bytes.ToLower(dockerfile), []byte("_proxy"))
+	wrong := false
+	if raw := q.Get("buildargs"); raw != "" {
+		wrong = json.Unmarshal([]byte(raw), &args) != nil || args == nil // the daemon's to refuse
+	}
+	free := !wrong && dockerfile != nil && !bytes.Contains(bytes.ToLower(dockerfile), []byte("_proxy"))
 	if namesProxy(args) && !(free && p.gateway.proxied()) {
 		b.unwatched = "its build arguments name a proxy, which it can reach only without waxseal"
 		return

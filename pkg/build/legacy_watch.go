@@ -105,7 +105,7 @@ type legacyMessage struct {
 	Seen      *legacySeen `json:"seen"`
 	Libraries []string    `json:"libraries"`
 
-	Env map[string]string `json:"env"`
+	Env map[string]string `json:"env"` // see legacyNetwork
 }
 
 // newLegacyGateway prepares a gateway; nothing is started before the first
