@@ -267,6 +267,13 @@ func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error
 		return nothing
 	}
 	res.Builds, res.Observed, err = s.seal(ctx, images)
+	for _, b := range res.Builds {
+		for _, n := range b.Notes {
+			if !slices.Contains(res.Notes, n) {
+				res.Notes = append(res.Notes, n)
+			}
+		}
+	}
 	if !s.req.isDocker() {
 		res.Observed = Together(around, res.Observed)
 	}

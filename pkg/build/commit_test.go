@@ -111,6 +111,8 @@ func testSourceOf(t *testing.T, format string) {
 		{name: "changed only in what was sent", at: app, files: with(map[string]string{"f": "other"}), changed: []string{"f"}},
 		{name: "changed only in the folder, afterwards", at: app, files: with(nil),
 			prepare: func() { write(t, filepath.Join(app, "f"), "other") }},
+		{name: "removed from the folder, afterwards", at: app, files: with(nil),
+			prepare: func() { os.Remove(filepath.Join(app, "f")) }},
 		{name: "not in the commit", at: app, files: with(map[string]string{"new": "n"}), changed: []string{"new"}},
 		{name: "a link elsewhere", at: app, files: with(map[string]string{"link": "-> /etc/passwd"}), changed: []string{"link"}},
 		{name: "missing from the folder", at: app, files: with(map[string]string{"f": ""}), changed: []string{"f"},

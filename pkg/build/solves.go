@@ -74,11 +74,11 @@ type sealer struct {
 	req    *CommandRequest
 	deps   *CommandDeps
 	engine *ownEngine
-	client *client.Client // of engine; both nil where nobody connected
-	signer Signer         // nil: nothing is signed
-	intake *intake        // where what came in is kept
-	legacy *legacyProxy   // nil where docker has buildx
-	repos  func() *repositories
+	client *client.Client       // of engine; both nil where nobody connected
+	signer Signer               // nil: nothing is signed
+	intake *intake              // where what came in is kept
+	legacy *legacyProxy         // nil where docker has buildx
+	repos  func() *repositories // where commits are looked for
 	// aside names what was not seen of the command around the builds.
 	aside []string
 }
