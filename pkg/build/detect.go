@@ -61,6 +61,7 @@ func startDetector() (*detector, error) {
 	if err := d.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("looking for secrets: %w", err)
 	}
+	giveWay(d.cmd.Process.Pid)
 	return d, nil
 }
 

@@ -383,6 +383,7 @@ func (l *lead) guarded(command []string) error {
 		w.Close()
 		return fmt.Errorf("starting the command's guard: %w", err)
 	}
+	giveWay(l.guard.Process.Pid)
 	l.leash = w
 	return nil
 }

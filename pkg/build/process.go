@@ -244,6 +244,13 @@ func (t *terminal) pause(pid int) {
 	_ = unix.Kill(-pid, unix.SIGCONT)
 }
 
+// giveWay lets others go before a child that leads a process group of its own:
+// nobody waits for what it does.
+func giveWay(pid int) {
+	// Without it the child is in the way, and that is all.
+	_ = unix.Setpriority(unix.PRIO_PGRP, pid, 10)
+}
+
 // startMapped starts a child. One that gets a user namespace shares our memory
 // until it is another program, and while that is closed to others, as that of who
 // holds a key is, nobody but root may write its maps: it is opened for the moment
