@@ -52,7 +52,7 @@ fuzz: ## what reads evidence, policies and locks against made-up input, FUZZTIME
 	@bash internal/testkit/fuzz.sh '$(FUZZ_NAMES)' $(FUZZ)
 
 bench: build ## waxseal against sigstore-go, slsa-verifier, cosign and buildctl, the gateway and waxseal run against none, as ratios
-	@$(DEPS) $(TEST_PACKAGES) dpkg-dev strace
+	@$(DEPS) $(TEST_PACKAGES) dpkg-dev autoconf automake libtool libonig-dev flex bison
 	@$(KIT) bench
 
 lint: ## go vet and gofmt always, golangci-lint where it is installed
