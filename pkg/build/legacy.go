@@ -101,6 +101,9 @@ func newLegacyProxy(dir string, daemon *dockerDaemon, plan InputsPlan) (*legacyP
 		},
 	}
 	p.server = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Else the server takes the rest of a request away as soon as an answer
+		// begins, and what is being passed on breaks off.
+		_ = http.NewResponseController(w).EnableFullDuplex()
 		forward.ServeHTTP(w, p.asked(r))
 	})}
 	go func() { _ = p.server.Serve(l) }()
