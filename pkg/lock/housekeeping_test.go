@@ -308,6 +308,7 @@ func FuzzImport(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	f.Cleanup(func() { s.Close() })
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if _, err := s.Import(context.Background(), bytes.NewReader(raw)); err != nil {
 			return
@@ -329,6 +330,11 @@ func FuzzReplay(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	f.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			f.Error(err)
+		}
+	})
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		d, err := s.Put(raw)
 		if err != nil {
