@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/moby/patternmatcher"
 
@@ -39,7 +38,10 @@ func newArtifactPattern(p string) (*patternmatcher.PatternMatcher, error) {
 }
 
 // imageFile is a file in which a command writes which image it made.
-type imageFile struct{ flag, path string }
+type imageFile struct {
+	flag, path string
+	was        mark // before the command
+}
 
 // imageFiles finds them among the arguments of the tools that have such flags.
 func imageFiles(args []string, dir string) []imageFile {
@@ -59,18 +61,32 @@ func imageFiles(args []string, dir string) []imageFile {
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(dir, path)
 		}
-		out = append(out, imageFile{flag, path})
+		out = append(out, imageFile{flag: flag, path: path, was: markOf(path)})
 	}
 	return out
 }
 
+// mark tells whether somebody has written to a file since; the zero mark is that
+// of one that is not there.
+type mark struct {
+	node    uint64
+	changed syscall.Timespec
+}
+
+func markOf(name string) mark {
+	var st syscall.Stat_t
+	if syscall.Stat(name, &st) != nil {
+		return mark{}
+	}
+	return mark{st.Ino, st.Ctim}
+}
+
 // subjects reads the digests in the file: the command must have written it.
-func (f imageFile) subjects(began time.Time) ([]attest.Subject, error) {
-	info, err := os.Stat(f.path)
-	if err != nil {
+func (f imageFile) subjects() ([]attest.Subject, error) {
+	if _, err := os.Stat(f.path); err != nil {
 		return nil, fmt.Errorf("reading what image was made, from %s: %w", f.flag, plainPathError(err))
 	}
-	if st, ok := info.Sys().(*syscall.Stat_t); !ok || time.Unix(st.Ctim.Unix()).Before(began.Add(-time.Second)) {
+	if markOf(f.path) == f.was {
 		return nil, fmt.Errorf("reading what image was made, from %s: %q is older than the command", f.flag, f.path)
 	}
 	raw, err := readSmall(f.path, maxImageFile)
@@ -164,7 +180,7 @@ func (w *watched) subjects(ctx context.Context) ([]attest.Subject, error) {
 		out = append(out, attest.Subject{Name: a.path, Digest: map[string]string{"sha256": hex.EncodeToString(a.sum[:])}})
 	}
 	for _, f := range w.images {
-		some, err := f.subjects(w.began)
+		some, err := f.subjects()
 		if err != nil {
 			return nil, err
 		}

@@ -152,7 +152,7 @@ func FuzzParseImageFile(f *testing.F) {
 
 func TestImageFiles(t *testing.T) {
 	got := imageFiles([]string{"buildah", "bud", "--iidfile", "iid", "--digestfile=/d", "--iidfile"}, "/src")
-	if want := []imageFile{{"--iidfile", "/src/iid"}, {"--digestfile", "/d"}}; !slices.Equal(got, want) {
+	if want := []imageFile{{flag: "--iidfile", path: "/src/iid"}, {flag: "--digestfile", path: "/d"}}; !slices.Equal(got, want) {
 		t.Errorf("%v", got)
 	}
 }
