@@ -26,7 +26,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
@@ -191,8 +190,7 @@ func (i *Instance) start(ctx context.Context, peers string, args []string, addr 
 	}
 	child := exec.Command(filepath.Join(peers, args[0]), args[1:]...)
 	child.Dir, child.Stdout, child.Stderr = i.dir, said, said
-	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := child.Start(); err != nil {
+	if err := startLeashed(child); err != nil {
 		return err
 	}
 	ended := make(chan struct{})

@@ -14,11 +14,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	"golang.org/x/sys/unix"
 )
 
 // Registry is a registry, on loopback unless it was told another. Addr is its
@@ -108,16 +110,37 @@ func StartDistribution(path, dir string) (*Registry, error) {
 	return &Registry{Addr: found[1], Close: stop}, nil
 }
 
+// startLeashed starts a child that ends with this process. The kernel sends the
+// signal when the thread ends that started it, and threads that have been in
+// another network do end: so that one is kept for as long as the child runs.
+func startLeashed(child *exec.Cmd) error {
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := child.Start(); err != nil {
+			started <- err
+			return
+		}
+		pid := child.Process.Pid
+		started <- nil
+		// Not reaped: that is for whoever waits for it.
+		for errors.Is(unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
+		}
+	}()
+	return <-started
+}
+
 // startUntil starts child and waits until a line that it writes to standard
 // error matches ready, whose submatches it returns. stop kills it; so does the
 // death of this process.
 func startUntil(child *exec.Cmd, ready *regexp.Regexp) (found []string, stop func(), err error) {
-	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stderr, err := child.StderrPipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := child.Start(); err != nil {
+	if err := startLeashed(child); err != nil {
 		return nil, nil, err
 	}
 	match := make(chan []string, 1)

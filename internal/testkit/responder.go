@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"strings"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -51,11 +50,10 @@ func cmdResponder(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	child := exec.Command("openssl", append([]string{"ocsp", "-port", ports[0]}, args[1:]...)...)
 	child.Dir = ts.MkAbs(".")
-	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, in, err := os.Pipe()
 	ts.Check(err)
 	child.Stdout, child.Stderr = in, in
-	err = child.Start()
+	err = startLeashed(child)
 	in.Close()
 	ts.Check(err)
 	ended := make(chan struct{})

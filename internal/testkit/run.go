@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -40,10 +39,9 @@ func RunImage(ctx context.Context, path, tag, dir string, env []string, ready *r
 	}
 	const id = "waxseal-test"
 	child := runc("run", "--bundle", dir, id)
-	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, in := io.Pipe()
 	child.Stdout, child.Stderr = in, in
-	if err := child.Start(); err != nil {
+	if err := startLeashed(child); err != nil {
 		return nil, nil, err
 	}
 	ended := make(chan struct{})
