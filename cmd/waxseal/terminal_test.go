@@ -106,8 +106,14 @@ func TestRunAtATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
+	// It waits without a child: a shell that is stopped while it starts one is not
+	// stopped before that one is another program, which the stopped one never is.
+	gate := filepath.Join(t.TempDir(), "gate")
+	if err := unix.Mkfifo(gate, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, text := range map[string]string{
-		"job.sh":   "trap 'echo on again' CONT\ntrap 'echo resized to $(stty size)' WINCH\necho ready\nwhile ! test -e go; do sleep 0.1; done\necho on >made\nexit 7\n",
+		"job.sh":   "exec 3<>" + gate + "\ntrap 'echo on again' CONT\ntrap 'echo resized to $(stty size)' WINCH\necho ready\nuntil read -r line <&3; do :; done\necho on >made\nexit 7\n",
 		"raw.sh":   "stty -echo -icanon\necho disordered\nkill -KILL $$\n",
 		"quiet.sh": "stty -echo\necho quiet >made\n",
 		"long.sh":  "echo long\nsleep 600\n",
@@ -135,7 +141,12 @@ func TestRunAtATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.sees("resized to 31 117")
-	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+	pass, err := os.OpenFile(gate, os.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err == nil {
+		_, err = pass.WriteString("go\n")
+		pass.Close()
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	p.sees("exit code 7")
