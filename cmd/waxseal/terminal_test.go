@@ -106,7 +106,7 @@ func TestRunAtATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	// It waits without a child: a shell that is stopped while it starts one is not
+	// They wait without a child: a shell that is stopped while it starts one is not
 	// stopped before that one is another program, which the stopped one never is.
 	gate := filepath.Join(t.TempDir(), "gate")
 	if err := unix.Mkfifo(gate, 0o600); err != nil {
@@ -116,7 +116,7 @@ func TestRunAtATerminal(t *testing.T) {
 		"job.sh":   "exec 3<>" + gate + "\ntrap 'echo on again' CONT\ntrap 'echo resized to $(stty size)' WINCH\necho ready\nuntil read -r line <&3; do :; done\necho on >made\nexit 7\n",
 		"raw.sh":   "stty -echo -icanon\necho disordered\nkill -KILL $$\n",
 		"quiet.sh": "stty -echo\necho quiet >made\n",
-		"long.sh":  "echo long\nsleep 600\n",
+		"long.sh":  "echo long\nexec sleep 600\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
