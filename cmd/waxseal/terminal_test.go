@@ -130,7 +130,7 @@ func TestRunAtATerminal(t *testing.T) {
 	p.sees("prompt> ")
 
 	p.types(run + "job.sh\n")
-	p.sees(`\nready`)
+	p.sees(`ready\r`)
 	p.types("\x1a")
 	p.sees(`(?s)Stopped.*prompt> `)
 	p.types("echo free\n")
@@ -155,7 +155,7 @@ func TestRunAtATerminal(t *testing.T) {
 	p.sees("code=7")
 
 	p.types(run + "long.sh\n")
-	p.sees(`\nlong`)
+	p.sees(`long\r`)
 	p.types("\x03")
 	p.sees("prompt> ")
 	p.types("echo code=$?\n")
@@ -170,7 +170,7 @@ func TestRunAtATerminal(t *testing.T) {
 	}
 	before := settings()
 	p.types(run + "raw.sh\n")
-	p.sees(`\ndisordered`)
+	p.sees(`disordered\r`)
 	p.sees("prompt> ")
 	if after := settings(); after != before {
 		t.Errorf("a killed command leaves the terminal with %+v, before %+v", after, before)
