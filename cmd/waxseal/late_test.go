@@ -34,29 +34,6 @@ import (
 	"github.com/waxseal/waxseal/internal/testkit"
 )
 
-// terminal is a terminal whose other end this process has.
-func terminal(t *testing.T) (person, its *os.File) {
-	t.Helper()
-	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		testkit.Unavailable(t, "%v", err)
-	}
-	t.Cleanup(func() { person.Close() })
-	if err := unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	its, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { its.Close() })
-	return person, its
-}
-
 // opener is what opens an encrypted key in the place of its password.
 func opener(t *testing.T, file string) []byte {
 	t.Helper()
@@ -220,7 +197,7 @@ func TestKeysAreReadLate(t *testing.T) {
 			var said bytes.Buffer
 			child.Stdout, child.Stderr = &said, &said
 			if c.typed {
-				person, its := terminal(t)
+				person, its := testkit.Terminal(t)
 				child.Stdin, child.SysProcAttr = its, &syscall.SysProcAttr{Setsid: true, Setctty: true}
 				io.WriteString(person, password+"\n")
 			}

@@ -4,37 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// newTerminal is a terminal, and the end of it at which a person sits.
-func newTerminal(t *testing.T) (person, its *os.File) {
-	t.Helper()
-	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip(err)
-	}
-	t.Cleanup(func() { person.Close() })
-	if err := unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	its, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { its.Close() })
-	return person, its
-}
+	"github.com/waxseal/waxseal/internal/testkit"
+)
 
 func echoes(t *testing.T, tty *os.File) bool {
 	t.Helper()
@@ -55,7 +33,7 @@ func TestAskSecret(t *testing.T) {
 		"end of input": {"\x04", "", "nothing was typed"}, "interrupted": {"", "", "context canceled"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			person, its := newTerminal(t)
+			person, its := testkit.Terminal(t)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			var asked bytes.Buffer

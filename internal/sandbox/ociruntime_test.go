@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/waxseal/waxseal/internal/testkit"
 	"github.com/waxseal/waxseal/pkg/egress"
 )
 
@@ -67,7 +68,7 @@ func TestBundleOf(t *testing.T) {
 // What somebody has configured for podman stays in force.
 func TestLendRuntime(t *testing.T) {
 	if _, err := ociRuntime(); err != nil {
-		t.Skip(err)
+		testkit.Unavailable(t, "%v", err)
 	}
 	home := t.TempDir()
 	env, err := lendRuntime(t.TempDir(), []string{"HOME=" + home, "BUILDAH_RUNTIME=/theirs"})

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/internal/testkit"
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/lock"
 )
@@ -59,7 +60,7 @@ func TestSourceOfWhatWasSent(t *testing.T) {
 
 func testSourceOf(t *testing.T, format string) {
 	if _, err := exec.LookPath("git"); err != nil {
-		t.Skip("git is not installed")
+		testkit.Unavailable(t, "git is not installed")
 	}
 	committed := map[string]string{"Dockerfile": "FROM scratch\n", "f": "f\n", "sub/g": "g\n", "run.sh": "run\n", "eol.txt": "one\r\ntwo\r\n"}
 	dir := folder(t, map[string]string{"README": "r", ".gitattributes": "eol.txt text eol=crlf\n"})
