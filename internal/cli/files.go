@@ -1,13 +1,16 @@
 package cli
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +35,19 @@ func readSmall(path string, limit int64) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+// uninterrupted runs write, which is short and leaves half of something when it is
+// broken off: the second Ctrl-C, which ends everything else at once, waits for its
+// end as the first does. A context that is done already is an error instead.
+func uninterrupted(ctx context.Context, write func() error) error {
+	held := make(chan os.Signal, 1)
+	signal.Notify(held, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(held)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return write()
 }
 
 // writeNew writes a file that must not exist yet, all at once; an error leaves

@@ -69,7 +69,7 @@ func makeKey(ctx context.Context, s *Streams, prefix string, pair func(password 
 	if err != nil {
 		return err
 	}
-	if err := made.write(); err != nil {
+	if err := uninterrupted(ctx, made.write); err != nil {
 		return err
 	}
 	made.tell(s)

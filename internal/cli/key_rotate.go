@@ -149,23 +149,12 @@ func (f *rotateFlags) rotate(ctx context.Context, s *Streams, name string) error
 		_, err := s.Out.Write(text)
 		return err
 	}
-	// From here on it is quick, and an interrupt finds all of it done or nothing.
-	if err := ctx.Err(); err != nil {
+	// An interrupt finds all of it done or nothing.
+	if err := uninterrupted(ctx, func() error { return f.write(pair, text) }); err != nil {
 		return err
 	}
 	if pair != nil {
-		if err := pair.write(); err != nil {
-			return err
-		}
 		out.PrivateKey, out.PublicKey = pair.private, pair.public
-	}
-	if f.policy != "" {
-		if err := replaceFile(f.policy, text); err != nil {
-			if pair != nil {
-				err = errors.Join(err, pair.remove())
-			}
-			return err
-		}
 	}
 	if f.output == "json" {
 		return printJSON(s, out)
@@ -174,6 +163,24 @@ func (f *rotateFlags) rotate(ctx context.Context, s *Streams, name string) error
 		pair.tell(s)
 	}
 	return out.print(s)
+}
+
+// write writes the new pair, where there is one, and then the policy, where one was
+// given; an error leaves neither.
+func (f *rotateFlags) write(pair *keyPair, text []byte) error {
+	if pair != nil {
+		if err := pair.write(); err != nil {
+			return err
+		}
+	}
+	if f.policy == "" {
+		return nil
+	}
+	err := replaceFile(f.policy, text)
+	if err != nil && pair != nil {
+		err = errors.Join(err, pair.remove())
+	}
+	return err
 }
 
 // print says what is different now, and what is left to do.
