@@ -187,6 +187,80 @@ func TestGitRunsNothingOfTheRepository(t *testing.T) {
 	}
 }
 
+// An object that is missing must stay missing: where the repository says that
+// it is a part of another, git would fetch it, by a program that it names.
+func TestGitFetchesNothing(t *testing.T) {
+	ran := filepath.Join(t.TempDir(), "ran")
+	program := filepath.Join(t.TempDir(), "program")
+	write(t, program, "#!/bin/sh\necho \"$0 $* $VAULT_TOKEN\" >>"+ran+"\nexit 1\n")
+	if err := os.Chmod(program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("VAULT_TOKEN", "hunter2")
+	local := "file://" + t.TempDir()
+	for name, config := range map[string][][2]string{
+		"upload-pack": {{"remote.origin.url", local}, {"remote.origin.uploadpack", program}},
+		"ssh":         {{"remote.origin.url", "ssh://git.test/a"}, {"core.sshCommand", program}},
+		"git":         {{"remote.origin.url", "git://git.test/a"}, {"core.gitProxy", program}},
+		"ext":         {{"remote.origin.url", "ext::" + program}, {"protocol.ext.allow", "always"}},
+		"bundles":     {{"remote.origin.url", local}, {"remote.origin.uploadpack", program}, {"fetch.bundleURI", local}, {"core.alternateRefsCommand", program}},
+		"allowed":     {{"remote.origin.url", local}, {"remote.origin.uploadpack", program}, {"protocol.allow", "always"}, {"protocol.file.allow", "always"}},
+	} {
+		for _, missing := range []string{"HEAD", "HEAD^{tree}", "the submodule's HEAD^{tree}"} {
+			t.Run(name+" "+missing, func(t *testing.T) {
+				dir := folder(t, map[string]string{"x": "x", "d/y": "y", "sub/z": "z"})
+				hurt := dir
+				repository := func(dir string) {
+					git(t, dir, "init", "-q")
+					git(t, dir, "add", "-A")
+					git(t, dir, "commit", "-qm", "x")
+				}
+				repository(filepath.Join(dir, "sub"))
+				repository(dir)
+				what, inSub := strings.CutPrefix(missing, "the submodule's ")
+				if inSub {
+					hurt = filepath.Join(dir, "sub")
+				}
+				commit := strings.TrimSpace(gitOut(t, dir, "", "rev-parse", "HEAD"))
+				id := strings.TrimSpace(gitOut(t, hurt, "", "rev-parse", what))
+				for _, kv := range append([][2]string{{"core.repositoryFormatVersion", "1"}, {"extensions.partialClone", "origin"}, {"remote.origin.promisor", "true"}}, config...) {
+					git(t, hurt, "config", kv[0], kv[1])
+				}
+				if err := os.Remove(filepath.Join(hurt, ".git/objects", id[:2], id[2:])); err != nil {
+					t.Fatal(err)
+				}
+				if g, err := gitHead(t.Context(), dir); err == nil {
+					_ = g.details(t.Context(), dir, func(string) bool { return true })
+				}
+				_, _ = listCommit(t.Context(), dir, commit)
+				_, _ = hiddenFiles(t.Context(), dir, true)
+				_, _ = ReadHistory(t.Context(), dir, "", commit)
+				if raw, err := os.ReadFile(ran); err == nil {
+					t.Errorf("ran:\n%s", raw)
+					os.Remove(ran)
+				}
+			})
+		}
+	}
+}
+
+func TestGitEnv(t *testing.T) {
+	got := gitEnv([]string{
+		"PATH=/bin", "HOME=/root", "GIT_CONFIG_GLOBAL=/g", "GIT_CONFIG_COUNT=0", "SUDO_UID=7",
+		"COSIGN_PASSWORD=x", "VAULT_TOKEN=x", "AWS_SECRET_ACCESS_KEY=x", "GITHUB_TOKEN=x", "GIT_PASSWORD=x", "GIT_AUTH_TOKEN=x", "SSH_AUTH_SOCK=/s",
+		"GIT_DIR=/d", "GIT_WORK_TREE=/w", "GIT_INDEX_FILE=/i", "GIT_EXTERNAL_DIFF=/e", "GIT_TRACE=/t", "GIT_ALLOW_PROTOCOL=ext",
+	})
+	want := []string{"PATH=/bin", "HOME=/root", "GIT_CONFIG_GLOBAL=/g", "GIT_CONFIG_COUNT=0", "SUDO_UID=7"}
+	if !reflect.DeepEqual(got[:min(len(want), len(got))], want) {
+		t.Errorf("got %q", got)
+	}
+	for _, kv := range got[len(want):] {
+		if name, _, _ := strings.Cut(kv, "="); !reflect.DeepEqual(gitEnv([]string{name + "=x"}), gitEnv(nil)) {
+			t.Errorf("%s can be set from outside", name)
+		}
+	}
+}
+
 func gitOut(t *testing.T, dir, in string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("git", append([]string{"-C", dir}, args...)...)
