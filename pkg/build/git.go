@@ -72,7 +72,7 @@ func (g *GitState) details(ctx context.Context, dir string, inContext func(strin
 	}
 	// Ignored files are asked for too: a build output that git ignores and the
 	// context holds is not in the commit either.
-	status, err := runGit(ctx, dir, append(filters, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignored=traditional", "--no-renames", "--", ".")...)
+	status, err := runGit(ctx, dir, append(filters, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignored=traditional", "--ignore-submodules=none", "--no-renames", "--", ".")...)
 	if err != nil {
 		return err
 	}
@@ -216,6 +216,9 @@ func runGit(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	safe := []string{"-C", dir, "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false", "-c", "log.showSignature=false",
+		// So that it looks at files as closely as it can.
+		"-c", "core.trustctime=true", "-c", "core.checkStat=default", "-c", "core.untrackedCache=false",
+		"-c", "core.fileMode=true", "-c", "core.symlinks=true", "-c", "core.ignoreCase=false",
 		// A fetch asks for bundles before it asks which protocols are allowed.
 		"-c", "fetch.bundleURI=",
 		// A repository in the files of another, without a .git, is none.

@@ -233,7 +233,6 @@ func TestGitFetchesNothing(t *testing.T) {
 					_ = g.details(t.Context(), dir, func(string) bool { return true })
 				}
 				_, _ = listCommit(t.Context(), dir, commit)
-				_, _ = hiddenFiles(t.Context(), dir, true)
 				_, _ = ReadHistory(t.Context(), dir, "", commit)
 				if raw, err := os.ReadFile(ran); err == nil {
 					t.Errorf("ran:\n%s", raw)
