@@ -45,8 +45,19 @@ type CommandDeps struct {
 	Tell    func(error) // is told what goes wrong of ours while the command runs
 	Guard   []string    // the command line that calls Guard with one argument more; none leaves a killed run to the next
 
-	whose *attestations.CI // what CI answered
-	clean *cleaner
+	whose   *attestations.CI // what CI answered
+	clean   *cleaner
+	started func() // from now on a signal is the command's
+}
+
+// startedBy is for the Started of the command's Process; l may be nil.
+func (d *CommandDeps) startedBy(l *lead) func(pid int) {
+	return func(pid int) {
+		d.started()
+		if l != nil {
+			l.started(pid)
+		}
+	}
 }
 
 // CommandResult is what came of a wrapped command.
@@ -83,8 +94,11 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	if err := req.check(deps.Signer != nil); err != nil {
 		return nil, err
 	}
-	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // a signal is the command's
+	// A signal is the command's, once there is one.
+	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
+	own := context.AfterFunc(ctx, func() { cancel(ctx.Err()) })
+	deps.started = func() { own() }
 	if deps.TrySigner != nil {
 		go func() {
 			if err := deps.TrySigner(running); err != nil {
@@ -101,7 +115,7 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 }
 
 // runCommand is RunCommand with a request that was checked; running ends when
-// what the command makes could not be signed.
+// what the command makes could not be signed, and with ctx before it starts.
 func runCommand(ctx, running context.Context, req CommandRequest, deps CommandDeps) (*CommandResult, error) {
 	env, err := CommandEnv(deps.Environ, req.Env, req.Key)
 	if err != nil {
@@ -141,7 +155,7 @@ func runCommand(ctx, running context.Context, req CommandRequest, deps CommandDe
 					return err
 				}
 			}
-			p := Process{Args: req.Args, Env: environ, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
+			p := Process{Args: req.Args, Env: environ, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: deps.startedBy(l)}
 			if res.Code, err = p.Run(running); err != nil || res.Code != 0 {
 				res.Observed = Together()
 			}

@@ -219,7 +219,11 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		return w.enough()
+		if err := w.enough(); err != nil {
+			return err
+		}
+		w.deps.started()
+		return nil
 	}
 	done, err := c.run(ctx)
 	var none *noSandbox
@@ -230,6 +234,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		if err := wait(); err != nil {
 			return 0, err
 		}
+		plain.Started = w.deps.startedBy(l)
 		return plain.Run(ctx)
 	}
 	if err != nil {
