@@ -1,11 +1,13 @@
 package build
 
 import (
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -134,14 +136,14 @@ func FuzzGit(f *testing.F) {
 }
 
 // What a repository configures for itself must not run: a context can come
-// from anywhere, and the signing key's password is in our environment.
+// from anywhere, and a wrapped command has written what it likes.
 func TestGitRunsNothingOfTheRepository(t *testing.T) {
 	ran := filepath.Join(t.TempDir(), "ran")
 	program := filepath.Join(t.TempDir(), "program")
 	if err := os.WriteFile(program, []byte("#!/bin/sh\necho \"$0 $*\" >>"+ran+"\ncat\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	repository := func(dir string) {
+	commit := func(dir string) {
 		git(t, dir, "init", "-q")
 		git(t, dir, "add", "-A")
 		git(t, dir, "commit", "-qm", "x")
@@ -153,9 +155,16 @@ func TestGitRunsNothingOfTheRepository(t *testing.T) {
 		for _, kv := range [][2]string{
 			{"filter.evil.clean", program}, {"filter.a=b.process", program}, {"filter.a=b.required", "true"},
 			{"core.fsmonitor", program}, {"gpg.program", program}, {"log.showSignature", "true"},
+			{"include.path", "more"}, {"core.hooksPath", filepath.Dir(program)}, {"hook.evil.command", program}, {"hook.evil.event", "post-index-change"},
+			{"core.pager", program}, {"pager.log", "true"}, {"core.editor", program}, {"alias.log", "!" + program}, {"trailer.x.cmd", program},
+			{"diff.external", program}, {"diff.evil.command", program}, {"diff.evil.textconv", program}, {"merge.evil.driver", program},
+			{"core.sshCommand", program}, {"core.gitProxy", program}, {"core.askPass", program}, {"credential.helper", program},
+			{"core.alternateRefsCommand", program}, {"uploadpack.packObjectsHook", program}, {"submodule.sub.update", "!" + program},
+			{"lfs.extension.evil.clean", program},
 		} {
 			git(t, dir, "config", kv[0], kv[1])
 		}
+		write(t, filepath.Join(dir, ".git/more"), "[filter \"included\"]\n\tclean = "+program+"\n[status]\n\tsubmoduleSummary = true\n")
 	}
 	stale := func(names ...string) {
 		for _, name := range names {
@@ -164,14 +173,31 @@ func TestGitRunsNothingOfTheRepository(t *testing.T) {
 			}
 		}
 	}
-	files := map[string]string{".gitattributes": "x filter=evil\ny filter=a=b\n", "x": "x", "y": "y"}
+	if err := os.Symlink(program, filepath.Join(filepath.Dir(program), "post-index-change")); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{".gitattributes": "x filter=evil diff=evil\ny filter=a=b\nz filter=included\n", "x": "x", "y": "y", "z": "z"}
 	dir, sub := folder(t, files), folder(t, files)
-	repository(sub)
+	commit(sub)
 	if err := os.Rename(sub, filepath.Join(dir, "sub")); err != nil {
 		t.Fatal(err)
 	}
-	repository(dir)
-	stale(filepath.Join(dir, "x"), filepath.Join(dir, "y"), filepath.Join(dir, "sub/x"), filepath.Join(dir, "sub/y"))
+	commit(dir)
+	// Its own configuration can be elsewhere.
+	apart := filepath.Join(t.TempDir(), "git")
+	if err := os.Rename(filepath.Join(dir, "sub/.git"), apart); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "sub/.git"), "gitdir: "+apart+"\n")
+	c := &candidate{repo: &repository{root: dir}, sent: &sentFiles{context: map[string]gitFile{}, buf: make([]byte, 1024)}, differ: map[string]bool{}}
+	tree, err := listCommit(t.Context(), dir, strings.TrimSpace(gitOut(t, dir, "", "rev-parse", "HEAD")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"x", "y", "z", "sub/x", "sub/y", "sub/z"} {
+		stale(filepath.Join(dir, name))
+		c.sent.context[name], c.differ[name] = tree[name], true
+	}
 	g, err := gitHead(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
@@ -181,6 +207,20 @@ func TestGitRunsNothingOfTheRepository(t *testing.T) {
 	}
 	if len(g.Changed) != 0 {
 		t.Errorf("changed: %q", g.Changed)
+	}
+	if same, err := c.filtered(t.Context(), tree); err != nil || !maps.Equal(same, c.differ) {
+		t.Errorf("as committed: %v, %v", same, err)
+	}
+	if off, err := localFilters(t.Context(), dir, 0); err != nil || !slices.Contains(off, "--config-env=lfs.extension.evil.clean="+emptyVar) {
+		t.Errorf("switched off: %q, %v", off, err)
+	}
+	// Nor is one believed that is no more than files of this one.
+	git(t, dir, "clone", "-q", "--bare", ".", "bare")
+	if g, err := gitHead(t.Context(), filepath.Join(dir, "bare")); err == nil {
+		t.Errorf("of a repository in the files of another: %+v", g)
+	}
+	if _, err := ReadHistory(t.Context(), dir, "", g.Commit); err != nil {
+		t.Error(err)
 	}
 	if raw, err := os.ReadFile(ran); err == nil {
 		t.Errorf("ran:\n%s", raw)
