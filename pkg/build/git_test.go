@@ -283,6 +283,37 @@ func TestGitFetchesNothing(t *testing.T) {
 	}
 }
 
+// A clone that left the content of old files where it was has all that is asked.
+func TestGitOfAPartialClone(t *testing.T) {
+	dir := folder(t, map[string]string{"old": strings.Repeat("line\n", 100)})
+	git(t, dir, "init", "-q")
+	git(t, dir, "config", "uploadpack.allowFilter", "true")
+	git(t, dir, "add", "-A")
+	git(t, dir, "commit", "-qm", "x")
+	base := strings.TrimSpace(gitOut(t, dir, "", "rev-parse", "HEAD"))
+	git(t, dir, "mv", "old", "new")
+	write(t, filepath.Join(dir, "new"), strings.Repeat("line\n", 101))
+	git(t, dir, "commit", "-qam", "y")
+	clone := filepath.Join(t.TempDir(), "clone")
+	git(t, dir, "clone", "-q", "--filter=blob:none", "file://"+dir, clone)
+	if err := os.Chtimes(filepath.Join(clone, "new"), time.Unix(1, 0), time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	g, err := gitHead(t.Context(), clone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.details(t.Context(), clone, func(string) bool { return true }); err != nil || len(g.Changed) > 0 {
+		t.Errorf("changed: %q, %v", g.Changed, err)
+	}
+	if tree, err := listCommit(t.Context(), clone, g.Commit); err != nil || len(tree) != 1 {
+		t.Errorf("files: %v, %v", tree, err)
+	}
+	if h, err := ReadHistory(t.Context(), clone, base, g.Commit); err != nil || len(h.Commits) != 1 || h.Files != 2 {
+		t.Errorf("history: %+v, %v", h, err)
+	}
+}
+
 func TestGitEnv(t *testing.T) {
 	got := gitEnv([]string{
 		"PATH=/bin", "HOME=/root", "GIT_CONFIG_GLOBAL=/g", "GIT_CONFIG_COUNT=0", "SUDO_UID=7",
