@@ -108,6 +108,9 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
 		if err := req.sign.alone(req.roots); err != nil {
 			return err
 		}
+		if err := req.sign.hold(s); err != nil {
+			return err
+		}
 		if req.commit != "" || req.out != "" || len(req.refs) > 0 {
 			return attestCommit(cmd.Context(), s, req)
 		}
