@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -189,7 +188,7 @@ func localFilters(ctx context.Context, dir string, depth int) ([]string, error) 
 const emptyVar = "WAXSEAL_NOTHING"
 
 // runGit runs git so that nothing the repository configures is executed, and
-// without the password of the signing key in its environment.
+// without what signs in its environment.
 func runGit(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -197,8 +196,7 @@ func runGit(ctx context.Context, dir string, args ...string) ([]byte, error) {
 		// A replacement would show another commit than the one that is named.
 		"-c", "core.useReplaceRefs=false"}
 	cmd := exec.CommandContext(ctx, "git", append(safe, args...)...)
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "COSIGN_PASSWORD=") })
-	cmd.Env = append(cmd.Env, emptyVar+"=", "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
+	cmd.Env = append(helperEnv(os.Environ()), emptyVar+"=", "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &limitedBuffer{&out, maxGitOutput}, &limitedBuffer{&errs, 4 << 10}
 	if err := cmd.Run(); err != nil {

@@ -161,13 +161,22 @@ func (w *watched) hidden() []string {
 			out = append(out, filepath.Join(home, d))
 		}
 	}
-	for _, name := range []string{"AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_FEDERATED_TOKEN_FILE", "SOFTHSM2_CONF"} {
-		if file := w.deps.env(name); file != "" && w.req.Key != "" {
-			out = append(out, file)
+	if w.req.Key != "" {
+		for _, name := range keyFileVariables() {
+			switch {
+			case slices.Contains(w.req.Env, name): // the command's own: CommandEnv refuses the signer's
+			case name == "KUBECONFIG":
+				out = append(out, filepath.SplitList(w.deps.env(name))...)
+			default:
+				out = append(out, w.deps.env(name))
+			}
 		}
 	}
 	var abs []string
 	for _, name := range out {
+		if name == "" {
+			continue // else it were the working folder
+		}
 		if a, err := filepath.Abs(name); err == nil {
 			abs = append(abs, a)
 		}
