@@ -161,6 +161,11 @@ func (w *watched) hidden() []string {
 			out = append(out, filepath.Join(home, d))
 		}
 	}
+	if strings.HasPrefix(w.req.Key, "pkcs11:") {
+		for _, conf := range []string{w.deps.env("SOFTHSM2_CONF"), filepath.Join(home, ".config/softhsm2/softhsm2.conf"), "/etc/softhsm/softhsm2.conf"} {
+			out = append(out, softTokens(conf))
+		}
+	}
 	if w.req.Key != "" {
 		for _, name := range keyFileVariables() {
 			switch {
@@ -182,6 +187,18 @@ func (w *watched) hidden() []string {
 		}
 	}
 	return abs
+}
+
+// softTokens is the folder in which SoftHSM keeps its tokens, by its
+// configuration; "" for none. Who has a copy may try PINs as often as they like.
+func softTokens(conf string) string {
+	raw, _ := os.ReadFile(conf) // mostly there is none
+	for line := range strings.Lines(string(raw)) {
+		if name, folder, _ := strings.Cut(line, "="); strings.TrimSpace(name) == "directories.tokendir" {
+			return strings.TrimSpace(folder)
+		}
+	}
+	return ""
 }
 
 // run runs the command, in the sandbox or, where there is none to be had and
