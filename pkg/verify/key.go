@@ -139,9 +139,8 @@ func verifiersFor(pub crypto.PublicKey) ([]signature.Verifier, error) {
 		if k.N.BitLen() < 2048 {
 			return nil, fmt.Errorf("RSA of %d bits is too weak; use 2048 or more", k.N.BitLen())
 		}
-		// A huge modulus makes every check slow.
-		if k.N.BitLen() > 8192 {
-			return nil, fmt.Errorf("RSA of %d bits is not supported; use 8192 or fewer", k.N.BitLen())
+		if k.N.BitLen() > maxRSA {
+			return nil, fmt.Errorf("RSA of %d bits is not supported; use %d or fewer", k.N.BitLen(), maxRSA)
 		}
 		// A service has one of them by the key's size.
 		hashes = append(hashes, crypto.SHA384, crypto.SHA512)

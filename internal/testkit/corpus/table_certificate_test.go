@@ -22,6 +22,9 @@ type told struct {
 	stranger bool
 	raw      []byte
 	required bool
+	// large has the intermediate authority have a key larger than a verifier
+	// should bear, largeResponder a responder that answers.
+	large, largeResponder bool
 }
 
 // company is a case of a signature under a certificate of a company's own CA,
@@ -34,6 +37,9 @@ func company(name, title, stands, code string, say told, changes ...func(*virtua
 func companyOf(name, title, stands, code string, o virtual.CAOptions, say told, changes ...func(*virtual.Options)) entry {
 	return entry{"certificate/" + name, title, stands, func(d *draft) {
 		o.Revokes = true
+		if say.large {
+			o.Key = d.large
+		}
 		ca, err := virtual.NewCA(o)
 		must(d, err)
 		private(d, ca, Identity{SAN: ciSAN})
@@ -84,6 +90,9 @@ func staple(d *draft, ca *virtual.CA, say told) {
 			r.Serial = ca.Between()
 		case r.Serial == nil:
 			r.Serial = big.NewInt(companySerial)
+		}
+		if say.largeResponder {
+			r.Key = d.large
 		}
 		one, err := ca.OCSP(whole(r))
 		must(d, err)
@@ -150,6 +159,7 @@ func certificateCases() []entry {
 		company("any-extended-key-usage", "A certificate for anyExtendedKeyUsage.", "RFC 5280 4.2.1.12", "chain", told{}, alter(func(x *x509.Certificate) { x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} })),
 		company("an-authority-signs", "The certificate of an authority, with the name of the signer.", "RFC 5280 4.2.1.9", "chain", told{}, alter(func(x *x509.Certificate) { x.IsCA, x.BasicConstraintsValid = true, true })),
 		company("name-for-dns", "The name is one for DNS, which no identity is.", "", "chain", told{}, alter(func(x *x509.Certificate) { x.URIs, x.DNSNames = nil, []string{"ci.example"} })),
+		company("authority-with-a-large-key", "The intermediate certificate that the bundle brings has an RSA key of 9216 bits; one of some millions would take hours.", "", "chain", told{large: true}),
 		companyOf("name-permitted", "The authority may give names of ci.example only, and did.", "RFC 5280 4.2.1.10", Accepted, permitted("ci.example"), told{}),
 		companyOf("name-not-permitted", "The authority may give names of other.example only.", "RFC 5280 4.2.1.10", "chain", permitted("other.example"), told{}),
 		company("ended-before", "The certificate had ended an hour before the time stamp.", "", "time", told{}, from(-2*time.Hour)),
@@ -181,6 +191,7 @@ func certificateCases() []entry {
 		company("stapled-for-the-signer-alone", "It is required, and the one that is stapled does not speak of the authority.", "", "revocation", told{stapled: []virtual.Revoking{{}}, required: true}),
 		company("stapled-beside-a-list", "The root's list tells of the authority, what is stapled of the signer's certificate.", "", Accepted, stapled(virtual.Revoking{})),
 		company("stapled-by-a-responder", "A responder that the authority named for OCSP answered.", "RFC 6960 4.2.2.2", Accepted, stapled(virtual.Revoking{Responder: func(*x509.Certificate) {}})),
+		company("stapled-by-a-large-key", "A responder answered whose RSA key has 9216 bits; one of some hundred thousand would take long.", "", "revocation", told{crls: []virtual.Revoking{authorities}, stapled: []virtual.Revoking{{Responder: func(*x509.Certificate) {}}}, largeResponder: true}),
 		company("stapled-by-a-signer", "The response is signed with a certificate for signing code.", "RFC 6960 4.2.2.2", "revocation", stapled(virtual.Revoking{Responder: func(x *x509.Certificate) {
 			x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
 		}})),
