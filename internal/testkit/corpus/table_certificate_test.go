@@ -181,6 +181,7 @@ func certificateCases() []entry {
 		company("list-keeps-all", "The list is of a day after the certificate ended, and names those that ended, too.", "X.509 9.5.2.9", Accepted, told{crls: []virtual.Revoking{{From: minted().Add(24 * time.Hour), Until: minted().AddDate(10, 0, 0), Extensions: []pkix.Extension{keeps}}, authorities}}),
 		company("answered-good", "An OCSP responder says that it is good.", "RFC 6960 2.2", Accepted, answer(virtual.Revoking{})),
 		company("answered-by-a-responder", "A responder that the authority named for OCSP says that it is good.", "RFC 6960 4.2.2.2", Accepted, answer(virtual.Revoking{Responder: func(*x509.Certificate) {}})),
+		company("answered-with-its-certificate", "The authority answers itself, and sends its own certificate along.", "RFC 6960 4.2.2.2", Accepted, answer(virtual.Revoking{Own: true})),
 		company("answered-revoked", "An OCSP responder says that it was revoked before it signed.", "RFC 6960 2.2", "revoked", answer(virtual.Revoking{Revoked: entryAt(-time.Hour, 3)})),
 		company("answered-by-a-signer", "The OCSP response is signed with a certificate for signing code.", "RFC 6960 4.2.2.2", "revocation", answer(virtual.Revoking{Responder: func(x *x509.Certificate) {
 			x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
@@ -191,6 +192,7 @@ func certificateCases() []entry {
 		company("stapled-for-the-signer-alone", "It is required, and the one that is stapled does not speak of the authority.", "", "revocation", told{stapled: []virtual.Revoking{{}}, required: true}),
 		company("stapled-beside-a-list", "The root's list tells of the authority, what is stapled of the signer's certificate.", "", Accepted, stapled(virtual.Revoking{})),
 		company("stapled-by-a-responder", "A responder that the authority named for OCSP answered.", "RFC 6960 4.2.2.2", Accepted, stapled(virtual.Revoking{Responder: func(*x509.Certificate) {}})),
+		company("stapled-with-its-certificate", "The authorities answered themselves, each with its own certificate in the response.", "RFC 6960 4.2.2.2", Accepted, told{stapled: []virtual.Revoking{{Own: true}, {Root: true, Own: true}}, required: true}),
 		company("stapled-by-a-large-key", "A responder answered whose RSA key has 9216 bits; one of some hundred thousand would take long.", "", "revocation", told{crls: []virtual.Revoking{authorities}, stapled: []virtual.Revoking{{Responder: func(*x509.Certificate) {}}}, largeResponder: true}),
 		company("stapled-by-a-signer", "The response is signed with a certificate for signing code.", "RFC 6960 4.2.2.2", "revocation", stapled(virtual.Revoking{Responder: func(x *x509.Certificate) {
 			x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}

@@ -32,6 +32,8 @@ type Revoking struct {
 	Responder func(*x509.Certificate)
 	// Key is the responder's; default: any.
 	Key crypto.Signer
+	// Own has the authority that answers itself send its certificate along.
+	Own bool
 }
 
 func (c *CA) speaker(r *Revoking) (*x509.Certificate, crypto.Signer) {
@@ -70,6 +72,9 @@ func (c *CA) OCSP(r Revoking) ([]byte, error) {
 	}
 	if r.Endless {
 		t.NextUpdate = time.Time{}
+	}
+	if r.Own {
+		t.Certificate = issuer
 	}
 	if r.Responder == nil {
 		return ocsp.CreateResponse(issuer, issuer, t, key)
