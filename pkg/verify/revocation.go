@@ -461,10 +461,21 @@ func (a *ocspAnswer) spans(s Signer) string {
 	return ""
 }
 
+// before reports whether all that the answer tells of was over when s signed.
+func (a *ocspAnswer) before(s Signer) bool {
+	until := a.said.NextUpdate
+	if until.IsZero() {
+		until = a.said.ThisUpdate
+	}
+	return until.Before(s.first)
+}
+
 // status is what is known of one certificate, for what s signed. All that is given
 // is listened to: one that says revoked is believed before any that do not. A
-// stapled answer comes from the signer: that nothing was revoked it tells only
-// where the verifier was given nothing about the certificate.
+// stapled answer comes from the signer, or whoever may attach one: that nothing was
+// revoked it tells only where the verifier was given nothing about the certificate,
+// and that it was on hold, which can end, only where it is no older than the
+// signature.
 func (r *revocations) status(c, issuer *x509.Certificate, s Signer, now time.Time) (worst *revoked, why string) {
 	known, own := false, false
 	why = fmt.Sprintf("no list and no answer by %q was given", clip(nameOf(issuer)))
@@ -495,6 +506,9 @@ func (r *revocations) status(c, issuer *x509.Certificate, s Signer, now time.Tim
 	}
 	for _, a := range r.stapled {
 		about, said, lacks := ask(a, a.spans(s))
+		if said != nil && said.reason == ocsp.CertificateHold && a.before(s) {
+			said = nil // it may have been let go since
+		}
 		if own {
 			about, lacks = false, ""
 		}

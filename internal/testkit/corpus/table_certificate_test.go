@@ -207,6 +207,10 @@ func certificateCases() []entry {
 		company("stapled-garbage", "What is stapled is no OCSP response.", "", "revocation", told{crls: []virtual.Revoking{authorities}, raw: []byte("0\x82good")}),
 		company("stapled-revoked", "Superseded an hour before it signed, as a stapled response says; nobody asked.", "RFC 6960 2.2", "revoked", told{stapled: []virtual.Revoking{{Revoked: entryAt(-time.Hour, 4)}}}),
 		company("stapled-revoked-later", "Revoked before it signed, says a response of after it, which somebody attached.", "RFC 6960 2.2", "revoked", told{stapled: []virtual.Revoking{{From: minted().Add(2 * time.Hour), Revoked: entryAt(-time.Hour, 4)}}}),
+		company("stapled-on-hold", "A response of when it signed says that it was on hold.", "RFC 5280 5.3.1", "revoked", told{stapled: []virtual.Revoking{{Revoked: entryAt(-time.Hour, 6)}}}),
+		company("stapled-on-hold-later", "A response of after it signed says that it has been on hold since before.", "RFC 5280 5.3.1", "revoked", told{stapled: []virtual.Revoking{{From: minted().Add(2 * time.Hour), Revoked: entryAt(-time.Hour, 6)}}}),
+		company("stapled-on-hold-before", "It was on hold, says a response that had ended an hour before it signed, which somebody attached; what the verifier was given says that it was let go.", "RFC 5280 5.3.1", Accepted, told{
+			crls: []virtual.Revoking{{}, authorities}, stapled: []virtual.Revoking{{From: minted().Add(-3 * time.Hour), Until: minted().Add(-time.Hour), Revoked: entryAt(-2*time.Hour, 6)}}}),
 		company("stapled-revoked-after", "Superseded an hour after it signed: what is older counts on.", "RFC 5280 5.3.1", Accepted, stapled(virtual.Revoking{Revoked: entryAt(time.Hour, 4)})),
 		company("stapled-key-stolen", "Revoked an hour after it signed, for the key was stolen, nobody knows when.", "RFC 5280 5.3.1", "revoked", told{stapled: []virtual.Revoking{{Revoked: entryAt(time.Hour, 1)}}}),
 		company("stapled-key-stolen-after", "The key was stolen half an hour after it signed.", "RFC 5280 5.3.2", Accepted, told{stapled: []virtual.Revoking{{Revoked: entryAt(time.Hour, 1, since(time.Hour/2))}}}),
