@@ -276,8 +276,8 @@ func along(b *protobundle.Bundle) []*x509.Certificate {
 }
 
 // unfit is what keeps a certificate from being one that signs code; "" nothing.
-// RFC 5280, sections 4.2.1.3 and 4.2.1.12: what a certificate does not say that
-// it is for, it may be for.
+// RFC 5280, sections 4.2.1.3 and 4.2.1.12, have one that does not say what it is
+// for be for anything; here it must say so.
 func unfit(leaf *x509.Certificate) string {
 	switch {
 	case leaf.IsCA:

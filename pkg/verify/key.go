@@ -96,7 +96,7 @@ func parseKey(raw []byte) (Key, error) {
 	case strings.Contains(block.Type, "PRIVATE KEY"):
 		return Key{}, errors.New("this is a private key; give the public half, the .pub file")
 	case block.Type == "CERTIFICATE":
-		return Key{}, errors.New("this is a certificate; this version trusts public keys only")
+		return Key{}, errors.New("this is a certificate, not a public key; trust the CA that issued it with --ca-roots FILE and --certificate-identity NAME, in a policy with ca and san")
 	case block.Type != "PUBLIC KEY":
 		return Key{}, fmt.Errorf("PEM block is %q, want \"PUBLIC KEY\"", block.Type)
 	case len(bytes.TrimSpace(rest)) > 0:
