@@ -23,12 +23,12 @@ import (
 // bundle.
 
 const (
-	maxRSA   = 8192      // bits of an RSA key
+	maxRSA   = 8192      // bits of an RSA key; tooLarge says so
 	maxStamp = 64 << 10  // bytes of a time stamp, which may have many signatures
 	maxEntry = 128 << 10 // bytes of a log entry's body
 )
 
-var tooLarge = fmt.Sprintf("its certificate has an RSA key of more than %d bits", maxRSA)
+const tooLarge = "its certificate has an RSA key of more than 8192 bits"
 
 // costly reports whether a certificate's key is larger than what signatures are
 // checked with.
