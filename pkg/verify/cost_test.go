@@ -39,7 +39,9 @@ func TestEntriesThatAreCostly(t *testing.T) {
 		"Rekor v2":                 {`{"apiVersion":"0.0.2","kind":"hashedrekord","spec":{"hashedRekordV002":{"data":{},"signature":{}}}}`, ""},
 		"another spelling":         {`{"kind":"dsse","SPEC":{"proposedContent":{}}}`, "spelled"},
 		"twice":                    {`{"kind":"dsse","spec":{"proposedContent":{}},"spec":{}}`, "duplicate"},
-		"more than one":            {`{"kind":"dsse"}{"kind":"dsse"}`, "after the end"},
+		"more than one":            {`{"kind":"dsse","spec":{}}{"spec":{"proposedContent":{}}}`, "after the end"},
+		"escaped":                  {`{"kind":"dsse","spec":{"\u0070roposedContent":{}}}`, "proposed"},
+		"a kind that is escaped":   {strings.Replace(hashed(large), "hashed", `\u0068ashed`, 1), "8192 bits"},
 		"too much":                 {hashed(strings.Repeat(small, 200)), "larger"},
 	}
 	for name, test := range tests {
