@@ -99,8 +99,8 @@ func lightAnswer(raw []byte) error {
 }
 
 // lightEntries refuses log entries that are costly to read. The library's reader
-// of Rekor v1 takes what is proposed to a log as well, and checks the signatures
-// in that; what a log keeps has none to check but a hashedrekord's one.
+// of Rekor v1 checks the signature of a hashedrekord, those of an envelope that is
+// whole, and those in what is proposed to a log, each with every key.
 func lightEntries(b *protobundle.Bundle) error {
 	for _, e := range b.GetVerificationMaterial().GetTlogEntries() {
 		if err := lightEntry(e.GetCanonicalizedBody()); err != nil {
@@ -138,23 +138,43 @@ func lightEntry(body []byte) error {
 		}
 		return v
 	}
-	payload, _ := in("content", "envelope", "payload").(string)
-	if in("proposedContent") != nil || payload != "" {
+	if in("proposedContent") != nil {
 		return errors.New("it holds what is proposed to a log, not what a log keeps")
 	}
-	text, _ := in("signature", "publicKey", "content").(string)
-	keys, err := base64.StdEncoding.DecodeString(text)
-	if err != nil {
-		return nil // likewise
+	keys := []any{in("signature", "publicKey", "content")}
+	if payload, _ := in("content", "envelope", "payload").(string); payload != "" {
+		signatures, _ := in("content", "envelope", "signatures").([]any)
+		if len(signatures) > 1 {
+			return fmt.Errorf("it holds an envelope with %d signatures; exactly one is accepted", len(signatures))
+		}
+		for _, s := range signatures {
+			m, _ := s.(map[string]any)
+			keys = append(keys, m["publicKey"])
+		}
 	}
-	for block, rest := pem.Decode(bytes.TrimSpace(keys)); block != nil; block, rest = pem.Decode(rest) {
+	if slices.ContainsFunc(keys, hugeAmong) {
+		return errors.New("in it, " + tooLarge)
+	}
+	return nil
+}
+
+// hugeAmong reports whether one of the keys and certificates in a member of an
+// entry (base64 of PEM) is too large. What cannot be read is for the library to
+// refuse.
+func hugeAmong(member any) bool {
+	text, _ := member.(string)
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return false
+	}
+	for block, rest := pem.Decode(raw); block != nil; block, rest = pem.Decode(rest) {
 		key, err := x509.ParsePKIXPublicKey(block.Bytes)
 		if c, cerr := x509.ParseCertificate(block.Bytes); cerr == nil {
 			key, err = c.PublicKey, nil
 		}
 		if err == nil && huge(key) {
-			return errors.New("in it, " + tooLarge)
+			return true
 		}
 	}
-	return nil
+	return false
 }

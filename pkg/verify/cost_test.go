@@ -26,6 +26,13 @@ func TestEntriesThatAreCostly(t *testing.T) {
 	hashed := func(keys string) string {
 		return fmt.Sprintf(`{"apiVersion":"0.0.1","kind":"hashedrekord","spec":{"signature":{"content":"AA==","publicKey":{"content":%q}}}}`, base64.StdEncoding.EncodeToString([]byte(keys)))
 	}
+	whole := func(keys ...string) string {
+		var list []string
+		for _, k := range keys {
+			list = append(list, fmt.Sprintf(`{"sig":"AA==","publicKey":%q}`, base64.StdEncoding.EncodeToString([]byte(k))))
+		}
+		return fmt.Sprintf(`{"apiVersion":"0.0.2","kind":"intoto","spec":{"content":{"envelope":{"payload":"AA==","signatures":[%s]}}}}`, strings.Join(list, ","))
+	}
 	tests := map[string]struct{ body, says string }{
 		"hashedrekord":             {hashed(small), ""},
 		"a large key":              {hashed(large), "8192 bits"},
@@ -35,7 +42,9 @@ func TestEntriesThatAreCostly(t *testing.T) {
 		"dsse":                     {`{"apiVersion":"0.0.1","kind":"dsse","spec":{"envelopeHash":{},"payloadHash":{},"signatures":[{"signature":"AA==","verifier":"AA=="}]}}`, ""},
 		"dsse as it is proposed":   {`{"apiVersion":"0.0.1","kind":"dsse","spec":{"proposedContent":{"envelope":"{}","verifiers":["AA=="]}}}`, "proposed"},
 		"intoto":                   {`{"apiVersion":"0.0.2","kind":"intoto","spec":{"content":{"envelope":{"payloadType":"a","signatures":[]}}}}`, ""},
-		"intoto as it is proposed": {`{"apiVersion":"0.0.2","kind":"intoto","spec":{"content":{"envelope":{"payload":"AA==","signatures":[]}}}}`, "proposed"},
+		"intoto, all of it":        {whole(small), ""},
+		"a large key of intoto":    {whole(large), "8192 bits"},
+		"several of intoto":        {whole(small, small), "exactly one"},
 		"Rekor v2":                 {`{"apiVersion":"0.0.2","kind":"hashedrekord","spec":{"hashedRekordV002":{"data":{},"signature":{}}}}`, ""},
 		"another spelling":         {`{"kind":"dsse","SPEC":{"proposedContent":{}}}`, "spelled"},
 		"twice":                    {`{"kind":"dsse","spec":{"proposedContent":{}},"spec":{}}`, "duplicate"},
