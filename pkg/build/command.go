@@ -24,6 +24,7 @@ type CommandRequest struct {
 	Require Grade    // less must not be seen; "" for any
 	Allow   []string // "network.host", "security.insecure": what a RUN may ask for
 	Key     string   // the reference of the key that signs; its provider's credentials are not the command's
+	Tokens  []string // where identity tokens are: env:NAME is not the command's, a file is one of Seal.KeyFiles
 	Seal    Seal
 	Engine  EngineChoice
 	Inputs  InputChoice
@@ -117,7 +118,7 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 // runCommand is RunCommand with a request that was checked; running ends when
 // what the command makes could not be signed, and with ctx before it starts.
 func runCommand(ctx, running context.Context, req CommandRequest, deps CommandDeps) (*CommandResult, error) {
-	env, err := CommandEnv(deps.Environ, req.Env, req.Key)
+	env, err := CommandEnv(deps.Environ, req.Env, req.Key, req.Tokens...)
 	if err != nil {
 		return nil, UsageError{fmt.Errorf("--env: %w", err)}
 	}
