@@ -16,6 +16,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/buildid"
 	"github.com/moby/buildkit/executor"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/frontend"
 	gwapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/session"
@@ -165,6 +166,25 @@ func isImage(kind string) bool {
 	return kind == client.ExporterImage || kind == client.ExporterOCI || kind == client.ExporterDocker
 }
 
+// knownOption reports whether an output that is an image has an option of that
+// name. BuildKit takes any other for a part of the result, in place of the
+// frontend's: "containerimage.config" for the image's configuration.
+func knownOption(name string) bool {
+	switch exptypes.ImageExporterOptKey(name) {
+	case exptypes.OptKeyName, exptypes.OptKeyPush, exptypes.OptKeyPushByDigest, exptypes.OptKeyInsecure, exptypes.OptKeyUnpack,
+		exptypes.OptKeyDanglingPrefix, exptypes.OptKeyDanglingEmptyOnly, exptypes.OptKeyNameCanonical, exptypes.OptKeyStore,
+		exptypes.OptKeyOCITypes, exptypes.OptKeyOCIArtifact, exptypes.OptKeyForceInlineAttestations, exptypes.OptKeyPreferNondistLayers,
+		exptypes.OptKeySourceDateEpoch, exptypes.OptKeyLayerCompression, exptypes.OptKeyForceCompression, exptypes.OptKeyCompressionLevel,
+		exptypes.OptKeyRewriteTimestamp:
+		return true
+	case "tar", "dest", // of an archive
+		"context", "prefer-image-digest", "buildinfo-attrs": // buildx's own, which nothing reads
+		return true
+	}
+	_, annotation, err := exptypes.ParseAnnotationKey(name)
+	return annotation && err == nil
+}
+
 // check refuses what could not be recorded or was not allowed.
 func (c *clients) check(s *ClientSolve, r *controlapi.SolveRequest) error {
 	for _, e := range r.Entitlements {
@@ -186,6 +206,11 @@ func (c *clients) check(s *ClientSolve, r *controlapi.SolveRequest) error {
 		case client.ExporterImage, client.ExporterOCI, client.ExporterDocker, client.ExporterLocal, client.ExporterTar:
 		default:
 			return refused("output type %q is not supported: image, registry, docker, oci, local or tar", e.Type)
+		}
+		for _, k := range slices.Sorted(maps.Keys(e.Attrs)) {
+			if isImage(e.Type) && !knownOption(k) {
+				return refused("output option %q is not known: it could change the image, and nothing would say so", k)
+			}
 		}
 	}
 	if r.Definition != nil && len(r.Definition.Def) > 0 {

@@ -19,6 +19,13 @@ func export(kind string) []*controlapi.Exporter {
 	return []*controlapi.Exporter{{Type: kind, Attrs: map[string]string{"name": "app:1", "push": "true"}}}
 }
 
+// with is a build whose output has an option more.
+func with(option, value string) *controlapi.SolveRequest {
+	e := export("image")
+	e[0].Attrs[option] = value
+	return &controlapi.SolveRequest{Ref: "r", Exporters: e}
+}
+
 // of is the context of a call that belongs to a build.
 func of(t *testing.T, ref string) context.Context {
 	return metadata.NewIncomingContext(t.Context(), metadata.Pairs("buildkit-controlapi-buildid", ref))
@@ -40,6 +47,12 @@ func TestWhatClientsMayAskFor(t *testing.T) {
 		"an allowed one":      {&controlapi.SolveRequest{Ref: "r", Exporters: export("image"), Entitlements: []string{"network.host"}}, ""},
 		"exports of sessions": {&controlapi.SolveRequest{Ref: "r", Exporters: export("image"), EnableSessionExporter: true}, "when the build begins"},
 		"an unknown output":   {&controlapi.SolveRequest{Ref: "r", Exporters: export("moby")}, "output type"},
+		"a configuration":     {with("containerimage.config", "{}"), `"containerimage.config" is not known`},
+		"one of a platform":   {with("containerimage.config/linux/amd64", "{}"), "is not known"},
+		"other platforms":     {with("refs.platforms", "{}"), `"refs.platforms" is not known`},
+		"what is no option":   {with("annotations.a", "b"), "is not known"},
+		"an annotation":       {with("annotation-manifest[linux/amd64].a", "b"), ""},
+		"layers":              {with("prefer-nondist-layers", "true"), ""},
 		"without a name":      {&controlapi.SolveRequest{Exporters: export("image")}, "name of its own"},
 		"what is ours":        {&controlapi.SolveRequest{Ref: "r", Exporters: export("image"), FrontendAttrs: map[string]string{"waxseal:sbom": "none"}}, "waxseal's own"},
 		"too much":            {&controlapi.SolveRequest{Ref: "r", Exporters: export("image"), FrontendAttrs: map[string]string{"label:x": strings.Repeat("x", maxClientText)}}, "over the limit"},

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"encoding/csv"
 	"errors"
@@ -626,9 +627,9 @@ func (s *sealer) request(img *clientImage) *Request {
 	}
 	o := Output{Kind: OutputImage, Layers: map[string]string{"rewrite-timestamp": "false"}}
 	for _, e := range img.exports {
-		for _, k := range []string{"compression", "compression-level", "force-compression", "oci-mediatypes", "rewrite-timestamp"} {
-			if v := e.Attrs[k]; v != "" {
-				o.Layers[k] = v
+		for _, k := range layerKeys() {
+			if v, ok := e.Attrs[k]; ok {
+				o.Layers[k] = cmp.Or(v, "true") // what the engine takes "" for
 			}
 		}
 		for k, v := range e.Attrs {
