@@ -227,6 +227,9 @@ func (c *clients) checkFrontend(name string, attrs map[string]string) error {
 			return refused("attribute %q is waxseal's own", k)
 		}
 	}
+	if _, given := attrs["contextkey"]; given {
+		return refused("attribute %q is not taken: the context would be another than the record names", "contextkey")
+	}
 	if size > maxClientText {
 		return refused("the parameters of the build are over the limit of %d bytes", maxClientText)
 	}

@@ -55,6 +55,7 @@ func TestWhatClientsMayAskFor(t *testing.T) {
 		"layers":              {with("prefer-nondist-layers", "true"), ""},
 		"without a name":      {&controlapi.SolveRequest{Exporters: export("image")}, "name of its own"},
 		"what is ours":        {&controlapi.SolveRequest{Ref: "r", Exporters: export("image"), FrontendAttrs: map[string]string{"waxseal:sbom": "none"}}, "waxseal's own"},
+		"a hidden context":    {&controlapi.SolveRequest{Ref: "r", Exporters: export("image"), FrontendAttrs: map[string]string{"contextkey": "vcs:source"}}, `"contextkey" is not taken`},
 		"too much":            {&controlapi.SolveRequest{Ref: "r", Exporters: export("image"), FrontendAttrs: map[string]string{"label:x": strings.Repeat("x", maxClientText)}}, "over the limit"},
 	} {
 		t.Run(name, func(t *testing.T) {

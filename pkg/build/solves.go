@@ -531,7 +531,7 @@ func contextOf(s *clientSolve) attestations.ContainerContext {
 	}
 	if strings.HasPrefix(v, "https://") || strings.HasPrefix(v, "http://") {
 		// buildx serves an archive from standard input to the engine like that.
-		if s.Attrs["contextkey"] != "" || isUpload(v) {
+		if isUpload(v) {
 			return attestations.ContainerContext{Kind: "tar"}
 		}
 		return attestations.ContainerContext{Kind: "url", URI: cleanURL(v)}
@@ -690,7 +690,7 @@ func (s *clientSolve) otherAttrs() map[string]string {
 		switch head {
 		case "build-arg", "label", "context", "filename", "target", "platform", "no-cache", "image-resolve-mode",
 			"force-network-mode", "add-hosts", "shm-size", "ulimit",
-			"local-sessionid", "local-sharedkeyhint", "sharedkey", "legacy-builder", "input-metadata", "frontend.caps", "cmdline", "vcs", "contextkey", "dockerfilekey":
+			"local-sessionid", "local-sharedkeyhint", "sharedkey", "legacy-builder", "input-metadata", "frontend.caps", "cmdline", "vcs", "dockerfilekey":
 		default:
 			out[k] = cleanURL(v)
 		}
