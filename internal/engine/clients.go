@@ -57,6 +57,7 @@ type ClientSolve struct {
 	StartedOn  time.Time         `json:"startedOn"`
 	FinishedOn time.Time         `json:"finishedOn,omitzero"` // absent while it runs
 	results    *gwapi.Result     // what the frontend answered
+	asking     bool              // it is being asked
 	mu         sync.Mutex
 }
 
@@ -283,19 +284,30 @@ func (c *clients) frontendSolve(ctx context.Context, r *gwapi.SolveRequest, hand
 	if err := c.checkFrontend(r.Frontend, r.FrontendOpt); err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	again := s.results != nil
-	s.mu.Unlock()
-	if again {
+	if !s.begin() {
 		return nil, refused("one build has one result")
 	}
 	resp, err := handler(context.WithValue(ctx, buildKey{}, ref), r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asking = false
 	if ok, is := resp.(*gwapi.SolveResponse); err == nil && is && ok.Result != nil && r.FrontendOpt["requestid"] == "" {
-		s.mu.Lock()
 		s.results = ok.Result
-		s.mu.Unlock()
 	}
 	return resp, err
+}
+
+// begin reports whether the frontend may be asked now: not at the same time for
+// anything else, so that what it was asked is what the result came of, and not
+// once it has answered.
+func (s *ClientSolve) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asking || s.results != nil {
+		return false
+	}
+	s.asking = true
+	return true
 }
 
 // isDockerfile reports whether an image is the Dockerfile frontend.

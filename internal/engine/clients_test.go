@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -167,6 +168,47 @@ func TestTheResultIsTheFrontends(t *testing.T) {
 		if _, err := c.intercept(of(t, "other"), req, nil, func(context.Context, any) (any, error) { return nil, nil }); err == nil {
 			t.Errorf("%s: let through", name)
 		}
+	}
+}
+
+// While the frontend is asked for a build it is asked for nothing else: the
+// record would have the arguments of the one, and the image of the other.
+func TestTheFrontendIsAskedOnceAtATime(t *testing.T) {
+	c := clientsFor()
+	_, err := c.intercept(t.Context(), &controlapi.SolveRequest{Ref: "r", Exporters: export("image")}, nil, func(context.Context, any) (any, error) {
+		ask := func(opt map[string]string, handler func() error) error {
+			_, err := c.intercept(of(t, "r"), &gwapi.SolveRequest{Frontend: builtIn, FrontendOpt: opt}, nil, func(context.Context, any) (any, error) {
+				return &gwapi.SolveResponse{Result: &gwapi.Result{}}, handler()
+			})
+			return err
+		}
+		nothing := func() error { return nil }
+		outline := map[string]string{"requestid": "frontend.outline"}
+		if err := ask(outline, nothing); err != nil {
+			t.Errorf("to be told of the Dockerfile first: %v", err)
+		}
+		failed := errors.New("it failed")
+		if err := ask(nil, func() error { return failed }); !errors.Is(err, failed) {
+			t.Errorf("a failure: %v", err)
+		}
+		err := ask(nil, func() error {
+			for name, opt := range map[string]map[string]string{"a second build": nil, "another question": outline} {
+				if err := ask(opt, nothing); err == nil {
+					t.Errorf("%s beside the first was let through", name)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("after a failure: %v", err)
+		}
+		if err := ask(nil, nothing); err == nil {
+			t.Error("a second result")
+		}
+		return &controlapi.SolveResponse{}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
