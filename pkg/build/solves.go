@@ -126,7 +126,7 @@ func (s *sealer) images(ctx context.Context, solves []clientSolve) ([]clientImag
 			if !ok {
 				at = len(out)
 				found[root.Digest] = at
-				out = append(out, clientImage{solve: sv, root: root, records: recs, engine: s.engine})
+				out = append(out, clientImage{solve: sv, root: root, records: recs.copy(), engine: s.engine})
 			}
 			out[at].exports = append(out[at].exports, e)
 		}
