@@ -596,6 +596,9 @@ func (s *sealer) request(img *clientImage) *Request {
 	if r.Source.Dockerfile == "Dockerfile" {
 		r.Source.Dockerfile = "" // buildx names the default, too
 	}
+	if _, beside := a["dockerfilekey"]; beside {
+		r.Source.Dockerfile = "-" // it is not the context's, whatever its name is
+	}
 	if a["platform"] != "" {
 		r.Source.Platforms = strings.Split(a["platform"], ",")
 	}
