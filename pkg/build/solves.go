@@ -536,6 +536,11 @@ func contextOf(s *clientSolve) attestations.ContainerContext {
 		}
 		return attestations.ContainerContext{Kind: "url", URI: cleanURL(v)}
 	}
+	if slices.Contains(s.Given, attestations.DependencyContext) {
+		// What the client put together, as bake does of a repository that it was
+		// given; that it is what it calls it is its word.
+		return attestations.ContainerContext{Kind: contextDefinition}
+	}
 	return attestations.ContainerContext{Kind: "directory"}
 }
 
