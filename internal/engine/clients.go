@@ -16,6 +16,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/buildid"
 	"github.com/moby/buildkit/executor"
+	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/frontend"
 	gwapi "github.com/moby/buildkit/frontend/gateway/pb"
@@ -405,6 +406,34 @@ func (f *clientFrontend) Solve(ctx context.Context, llb frontend.FrontendLLBBrid
 	}
 	return f.Frontend.Solve(ctx, llb, exec, opt, inputs, sid, sm)
 }
+
+// heldExporter keeps what an image consists of for as long as the engine runs:
+// it is read once the command has ended, and layers whose times were clamped are
+// otherwise nobody's as soon as the image is exported. The next engine on the
+// cache lets go of it.
+type heldExporter struct{ exporter.Exporter }
+
+func (e *heldExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
+	i, err := e.Exporter.Resolve(ctx, id, attrs)
+	if err != nil {
+		return nil, err
+	}
+	return &heldInstance{i}, nil
+}
+
+type heldInstance struct{ exporter.ExporterInstance }
+
+func (i *heldInstance) Export(ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo) (map[string]string, exporter.FinalizeFunc, exporter.DescriptorReference, error) {
+	resp, finalize, ref, err := i.ExporterInstance.Export(ctx, src, info)
+	if ref != nil {
+		ref = held{ref}
+	}
+	return resp, finalize, ref, err
+}
+
+type held struct{ exporter.DescriptorReference }
+
+func (held) Release() error { return nil }
 
 // serveClients serves the control API to other programs until the listener is
 // closed.
