@@ -72,6 +72,7 @@ func newWatched(req *CommandRequest, deps *CommandDeps, env []string) (*watched,
 // nil, is where its builds by docker go. Signals do not end ctx: they are the
 // command's.
 func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err error) {
+	defer func() { res.Notes = append(res.Notes, w.notes.list...) }()
 	if res.Code, err = w.run(ctx, l); err != nil {
 		return err
 	}
@@ -95,7 +96,6 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 	if res.Sealed, err = w.seal(ctx); err != nil {
 		return &CommandFailed{err}
 	}
-	res.Observed, res.Notes = w.observed, w.notes.list
 	return nil
 }
 
