@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/leases"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/buildid"
@@ -22,6 +23,7 @@ import (
 	gwapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/leaseutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	rpc "google.golang.org/grpc/status"
@@ -409,31 +411,34 @@ func (f *clientFrontend) Solve(ctx context.Context, llb frontend.FrontendLLBBrid
 
 // heldExporter keeps what an image consists of for as long as the engine runs:
 // it is read once the command has ended, and layers whose times were clamped are
-// otherwise nobody's as soon as the image is exported. The next engine on the
-// cache lets go of it.
-type heldExporter struct{ exporter.Exporter }
+// otherwise nobody's as soon as the build is done. The next engine on the cache
+// lets go of it.
+type heldExporter struct {
+	exporter.Exporter
+	leases leases.Manager
+}
 
 func (e *heldExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
 	i, err := e.Exporter.Resolve(ctx, id, attrs)
 	if err != nil {
 		return nil, err
 	}
-	return &heldInstance{i}, nil
+	return &heldInstance{i, e.leases}, nil
 }
 
-type heldInstance struct{ exporter.ExporterInstance }
+type heldInstance struct {
+	exporter.ExporterInstance
+	leases leases.Manager
+}
 
 func (i *heldInstance) Export(ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo) (map[string]string, exporter.FinalizeFunc, exporter.DescriptorReference, error) {
-	resp, finalize, ref, err := i.ExporterInstance.Export(ctx, src, info)
-	if ref != nil {
-		ref = held{ref}
+	// The build's own lease ends with it, and BuildKit's run out after an hour.
+	l, err := i.leases.Create(ctx, leases.WithRandomID(), leaseutil.MakeTemporary)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("keeping the image: %w", err)
 	}
-	return resp, finalize, ref, err
+	return i.ExporterInstance.Export(leases.WithLease(ctx, l.ID), src, info)
 }
-
-type held struct{ exporter.DescriptorReference }
-
-func (held) Release() error { return nil }
 
 // serveClients serves the control API to other programs until the listener is
 // closed.
