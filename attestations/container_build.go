@@ -94,8 +94,9 @@ type ContainerInputs struct {
 
 // ContainerContext says where the build context came from.
 type ContainerContext struct {
-	// Kind is "directory", "git", "url", "tar" (on stdin) or "none" (only a
-	// Dockerfile was given).
+	// Kind is "directory", "git", "url", "tar" (on stdin), "none" (only a
+	// Dockerfile was given) or, under `waxseal run`, "definition" (the client
+	// put it together).
 	Kind string `json:"kind"`
 	// URI is what was asked for, credentials removed. A directory has none: a
 	// path on somebody's machine says nothing. Its content is in

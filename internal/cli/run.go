@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/build"
 	"github.com/waxseal/waxseal/pkg/ci"
 	"github.com/waxseal/waxseal/pkg/sign"
@@ -213,8 +214,17 @@ type runSummary struct {
 	Unobserved []string         `json:"unobserved,omitempty"`
 	Builder    string           `json:"builder,omitempty"`
 	Signed     bool             `json:"signed"`
-	Images     []map[string]any `json:"images"`
+	Images     []map[string]any `json:"images"`           // of builds
+	Sealed     *sealedSummary   `json:"sealed,omitempty"` // what else was made and named
 	Notes      []string         `json:"notes,omitempty"`
+}
+
+// sealedSummary is what was said about files and images that a command made.
+type sealedSummary struct {
+	Subjects []attest.Subject `json:"subjects"`
+	Images   []string         `json:"images,omitempty"` // to which evidence was attached
+	Evidence int              `json:"evidence"`         // signed statements
+	Out      string           `json:"out"`              // the folder of the evidence
 }
 
 // tell says on standard error what was made. Of a command that failed there is
@@ -227,6 +237,10 @@ func (f *runFlags) tell(s *Streams, res *build.CommandResult) error {
 	for _, b := range res.Builds {
 		sum.Builder = b.BuilderID
 		sum.Images = append(sum.Images, b.Metadata)
+	}
+	if r := res.Sealed; r != nil {
+		sum.Builder = r.BuilderID
+		sum.Sealed = &sealedSummary{Subjects: r.Subjects, Images: r.Images, Evidence: r.Evidence, Out: r.Out}
 	}
 	raw, err := json.MarshalIndent(sum, "", "  ")
 	if err != nil {

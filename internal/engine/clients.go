@@ -12,14 +12,18 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/leases"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/buildid"
 	"github.com/moby/buildkit/executor"
+	"github.com/moby/buildkit/exporter"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/frontend"
 	gwapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/leaseutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	rpc "google.golang.org/grpc/status"
@@ -56,6 +60,7 @@ type ClientSolve struct {
 	StartedOn  time.Time         `json:"startedOn"`
 	FinishedOn time.Time         `json:"finishedOn,omitzero"` // absent while it runs
 	results    *gwapi.Result     // what the frontend answered
+	asking     bool              // it is being asked
 	mu         sync.Mutex
 }
 
@@ -165,6 +170,25 @@ func isImage(kind string) bool {
 	return kind == client.ExporterImage || kind == client.ExporterOCI || kind == client.ExporterDocker
 }
 
+// knownOption reports whether an output that is an image has an option of that
+// name. BuildKit takes any other for a part of the result, in place of the
+// frontend's: "containerimage.config" for the image's configuration.
+func knownOption(name string) bool {
+	switch exptypes.ImageExporterOptKey(name) {
+	case exptypes.OptKeyName, exptypes.OptKeyPush, exptypes.OptKeyPushByDigest, exptypes.OptKeyInsecure, exptypes.OptKeyUnpack,
+		exptypes.OptKeyDanglingPrefix, exptypes.OptKeyDanglingEmptyOnly, exptypes.OptKeyNameCanonical, exptypes.OptKeyStore,
+		exptypes.OptKeyOCITypes, exptypes.OptKeyOCIArtifact, exptypes.OptKeyForceInlineAttestations, exptypes.OptKeyPreferNondistLayers,
+		exptypes.OptKeySourceDateEpoch, exptypes.OptKeyLayerCompression, exptypes.OptKeyForceCompression, exptypes.OptKeyCompressionLevel,
+		exptypes.OptKeyRewriteTimestamp:
+		return true
+	case "tar", "dest", // of an archive
+		"context", "prefer-image-digest", "buildinfo-attrs": // buildx's own, which nothing reads
+		return true
+	}
+	_, annotation, err := exptypes.ParseAnnotationKey(name)
+	return annotation && err == nil
+}
+
 // check refuses what could not be recorded or was not allowed.
 func (c *clients) check(s *ClientSolve, r *controlapi.SolveRequest) error {
 	for _, e := range r.Entitlements {
@@ -187,6 +211,11 @@ func (c *clients) check(s *ClientSolve, r *controlapi.SolveRequest) error {
 		default:
 			return refused("output type %q is not supported: image, registry, docker, oci, local or tar", e.Type)
 		}
+		for _, k := range slices.Sorted(maps.Keys(e.Attrs)) {
+			if isImage(e.Type) && !knownOption(k) {
+				return refused("output option %q is not known: it could change the image, and nothing would say so", k)
+			}
+		}
 	}
 	if r.Definition != nil && len(r.Definition.Def) > 0 {
 		return refused("only Dockerfiles are built here: a definition of another kind has no record that provenance could be written from")
@@ -201,6 +230,9 @@ func (c *clients) checkFrontend(name string, attrs map[string]string) error {
 		if strings.HasPrefix(k, "waxseal:") {
 			return refused("attribute %q is waxseal's own", k)
 		}
+	}
+	if _, given := attrs["contextkey"]; given {
+		return refused("attribute %q is not taken: the context would be another than the record names", "contextkey")
 	}
 	if size > maxClientText {
 		return refused("the parameters of the build are over the limit of %d bytes", maxClientText)
@@ -255,19 +287,30 @@ func (c *clients) frontendSolve(ctx context.Context, r *gwapi.SolveRequest, hand
 	if err := c.checkFrontend(r.Frontend, r.FrontendOpt); err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	again := s.results != nil
-	s.mu.Unlock()
-	if again {
+	if !s.begin() {
 		return nil, refused("one build has one result")
 	}
 	resp, err := handler(context.WithValue(ctx, buildKey{}, ref), r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asking = false
 	if ok, is := resp.(*gwapi.SolveResponse); err == nil && is && ok.Result != nil && r.FrontendOpt["requestid"] == "" {
-		s.mu.Lock()
 		s.results = ok.Result
-		s.mu.Unlock()
 	}
 	return resp, err
+}
+
+// begin reports whether the frontend may be asked now: not at the same time for
+// anything else, so that what it was asked is what the result came of, and not
+// once it has answered.
+func (s *ClientSolve) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asking || s.results != nil {
+		return false
+	}
+	s.asking = true
+	return true
 }
 
 // isDockerfile reports whether an image is the Dockerfile frontend.
@@ -364,6 +407,37 @@ func (f *clientFrontend) Solve(ctx context.Context, llb frontend.FrontendLLBBrid
 		opt[attrSBOM] = strings.Join(formats, ",")
 	}
 	return f.Frontend.Solve(ctx, llb, exec, opt, inputs, sid, sm)
+}
+
+// heldExporter keeps what an image consists of for as long as the engine runs:
+// it is read once the command has ended, and layers whose times were clamped are
+// otherwise nobody's as soon as the build is done. The next engine on the cache
+// lets go of it.
+type heldExporter struct {
+	exporter.Exporter
+	leases leases.Manager
+}
+
+func (e *heldExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
+	i, err := e.Exporter.Resolve(ctx, id, attrs)
+	if err != nil {
+		return nil, err
+	}
+	return &heldInstance{i, e.leases}, nil
+}
+
+type heldInstance struct {
+	exporter.ExporterInstance
+	leases leases.Manager
+}
+
+func (i *heldInstance) Export(ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo) (map[string]string, exporter.FinalizeFunc, exporter.DescriptorReference, error) {
+	// The build's own lease ends with it, and BuildKit's run out after an hour.
+	l, err := i.leases.Create(ctx, leases.WithRandomID(), leaseutil.MakeTemporary)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("keeping the image: %w", err)
+	}
+	return i.ExporterInstance.Export(leases.WithLease(ctx, l.ID), src, info)
 }
 
 // serveClients serves the control API to other programs until the listener is

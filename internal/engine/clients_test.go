@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -17,6 +18,13 @@ func clientsFor(allow ...string) *clients {
 
 func export(kind string) []*controlapi.Exporter {
 	return []*controlapi.Exporter{{Type: kind, Attrs: map[string]string{"name": "app:1", "push": "true"}}}
+}
+
+// with is a build whose output has an option more.
+func with(option, value string) *controlapi.SolveRequest {
+	e := export("image")
+	e[0].Attrs[option] = value
+	return &controlapi.SolveRequest{Ref: "r", Exporters: e}
 }
 
 // of is the context of a call that belongs to a build.
@@ -40,8 +48,15 @@ func TestWhatClientsMayAskFor(t *testing.T) {
 		"an allowed one":      {&controlapi.SolveRequest{Ref: "r", Exporters: export("image"), Entitlements: []string{"network.host"}}, ""},
 		"exports of sessions": {&controlapi.SolveRequest{Ref: "r", Exporters: export("image"), EnableSessionExporter: true}, "when the build begins"},
 		"an unknown output":   {&controlapi.SolveRequest{Ref: "r", Exporters: export("moby")}, "output type"},
+		"a configuration":     {with("containerimage.config", "{}"), `"containerimage.config" is not known`},
+		"one of a platform":   {with("containerimage.config/linux/amd64", "{}"), "is not known"},
+		"other platforms":     {with("refs.platforms", "{}"), `"refs.platforms" is not known`},
+		"what is no option":   {with("annotations.a", "b"), "is not known"},
+		"an annotation":       {with("annotation-manifest[linux/amd64].a", "b"), ""},
+		"layers":              {with("prefer-nondist-layers", "true"), ""},
 		"without a name":      {&controlapi.SolveRequest{Exporters: export("image")}, "name of its own"},
 		"what is ours":        {&controlapi.SolveRequest{Ref: "r", Exporters: export("image"), FrontendAttrs: map[string]string{"waxseal:sbom": "none"}}, "waxseal's own"},
+		"a hidden context":    {&controlapi.SolveRequest{Ref: "r", Exporters: export("image"), FrontendAttrs: map[string]string{"contextkey": "vcs:source"}}, `"contextkey" is not taken`},
 		"too much":            {&controlapi.SolveRequest{Ref: "r", Exporters: export("image"), FrontendAttrs: map[string]string{"label:x": strings.Repeat("x", maxClientText)}}, "over the limit"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -153,6 +168,47 @@ func TestTheResultIsTheFrontends(t *testing.T) {
 		if _, err := c.intercept(of(t, "other"), req, nil, func(context.Context, any) (any, error) { return nil, nil }); err == nil {
 			t.Errorf("%s: let through", name)
 		}
+	}
+}
+
+// While the frontend is asked for a build it is asked for nothing else: the
+// record would have the arguments of the one, and the image of the other.
+func TestTheFrontendIsAskedOnceAtATime(t *testing.T) {
+	c := clientsFor()
+	_, err := c.intercept(t.Context(), &controlapi.SolveRequest{Ref: "r", Exporters: export("image")}, nil, func(context.Context, any) (any, error) {
+		ask := func(opt map[string]string, handler func() error) error {
+			_, err := c.intercept(of(t, "r"), &gwapi.SolveRequest{Frontend: builtIn, FrontendOpt: opt}, nil, func(context.Context, any) (any, error) {
+				return &gwapi.SolveResponse{Result: &gwapi.Result{}}, handler()
+			})
+			return err
+		}
+		nothing := func() error { return nil }
+		outline := map[string]string{"requestid": "frontend.outline"}
+		if err := ask(outline, nothing); err != nil {
+			t.Errorf("to be told of the Dockerfile first: %v", err)
+		}
+		failed := errors.New("it failed")
+		if err := ask(nil, func() error { return failed }); !errors.Is(err, failed) {
+			t.Errorf("a failure: %v", err)
+		}
+		err := ask(nil, func() error {
+			for name, opt := range map[string]map[string]string{"a second build": nil, "another question": outline} {
+				if err := ask(opt, nothing); err == nil {
+					t.Errorf("%s beside the first was let through", name)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("after a failure: %v", err)
+		}
+		if err := ask(nil, nothing); err == nil {
+			t.Error("a second result")
+		}
+		return &controlapi.SolveResponse{}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -17,6 +17,9 @@ const (
 	otherTarget   = "another target of the same command"
 )
 
+// contextDefinition is the kind of a context that another program put together.
+const contextDefinition = "definition"
+
 // byClient reports whether another program asked for the build.
 func (r *Replay) byClient() bool { return r != nil && r.Chosen.Grade != "" }
 
@@ -61,6 +64,9 @@ func (r *Replay) Unrepeatable() []string {
 	}
 	if r.Asked.Context.Kind == "tar" && r.source("context", "") == nil {
 		add("its context came over standard input, and was not kept")
+	}
+	if r.Asked.Context.Kind == contextDefinition {
+		add("its context came as a definition, which is not kept")
 	}
 	if slices.ContainsFunc(r.deps, func(d dependency) bool { return strings.HasPrefix(d.URI, "pkg:oci/") }) &&
 		!slices.ContainsFunc(r.folders(), func(s attestations.InputSource) bool { return s.Kind == "named-context" && s.Tree == "" }) {

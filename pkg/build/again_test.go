@@ -40,6 +40,7 @@ func TestUnrepeatable(t *testing.T) {
 		{"from before contexts were kept", Replay{Chosen: run, Records: sources(old)}, "files of its context were not kept"},
 		{"whose platforms differ", Replay{Chosen: run, Records: append(sources(folder), sources(other)...)}, "took different files"},
 		{"of an archive", Replay{Chosen: run, Records: sources(), Asked: attestations.ContainerBuild{Context: attestations.ContainerContext{Kind: "tar"}}}, "standard input"},
+		{"of a definition", Replay{Chosen: run, Records: sources(), Asked: attestations.ContainerBuild{Context: attestations.ContainerContext{Kind: contextDefinition}}}, "came as a definition"},
 		{"with a layout", Replay{Chosen: run, Records: sources(), deps: []dependency{{URI: "pkg:oci/more@1"}}}, "OCI layout"},
 		{"with a layout that was kept", Replay{Chosen: run, deps: []dependency{{URI: "pkg:oci/more@1"}}, Records: sources(attestations.InputSource{Kind: "named-context", URI: "named-context:more", Stored: true})}, ""},
 		{"of docker's own builder", Replay{Chosen: attestations.ContainerBuildInternal{Grade: "record-only", Engine: attestations.ContainerEngine{Name: "docker"}}}, "legacy builder"},

@@ -263,15 +263,16 @@ type candidate struct {
 	sub  string
 	sent *sentFiles
 
-	same       int             // files that are as in the commit
-	there      int             // files that the commit has, whatever is in them
-	differ     map[string]bool // paths of the context
-	dockerfile bool            // the Dockerfile is the commit's
+	same       int               // files that are as in the commit
+	there      int               // files that the commit has, whatever is in them
+	differ     map[string]bool   // paths of the context
+	dockerfile bool              // the Dockerfile is the commit's
+	others     map[string]string // by path of the context: the ids of Dockerfiles that are not
 }
 
 // compare holds what was sent against the commit.
 func (c *candidate) compare(tree map[string]gitFile, attrs map[string]string) {
-	c.differ = map[string]bool{}
+	c.differ, c.others = map[string]bool{}, map[string]string{}
 	known := func(at string) gitFile {
 		f, ok := tree[at]
 		if ok {
@@ -303,6 +304,7 @@ func (c *candidate) compare(tree map[string]gitFile, attrs map[string]string) {
 			rel = at
 		}
 		c.differ[filepath.ToSlash(rel)] = true
+		c.others[filepath.ToSlash(rel)] = f.id
 	}
 }
 
@@ -413,6 +415,9 @@ func (c *candidate) asInFolder(root *os.Root, p string) bool {
 	f, ok := c.sent.context[p]
 	if !ok {
 		return false
+	}
+	if id, ok := c.others[p]; ok && id != f.id {
+		return false // it came beside the context, which has one of that name
 	}
 	st, err := root.Lstat(p)
 	if err != nil || !st.Mode().IsRegular() {

@@ -167,6 +167,7 @@ func testSourceOf(t *testing.T, format string) {
 		{name: "new in a submodule", at: app, files: with(map[string]string{"mod/n": "n"}), changed: []string{"mod/n"},
 			prepare: func() { write(t, filepath.Join(module, "n"), "n") }},
 		{name: "another Dockerfile", at: app, files: map[string]string{"f": "f\n"}, dockerfile: "FROM other\n", attrs: hint, changed: []string{"Dockerfile"}},
+		{name: "another Dockerfile beside the commit's", at: app, files: with(nil), dockerfile: "FROM other\n", attrs: hint, changed: []string{"Dockerfile"}},
 		{name: "the hint leads out", at: app, files: with(nil), attrs: map[string]string{"vcs:localdir:context": "../app", "vcs:localdir:dockerfile": "/app"}},
 		{name: "no repository", at: elsewhere, files: with(nil), none: true},
 		{name: "one that is not looked at", at: elsewhere, files: with(nil), attrs: map[string]string{"vcs:revision": "1234"}, none: true, note: "is not from the repository"},

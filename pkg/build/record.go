@@ -79,6 +79,19 @@ type records struct {
 	total     int32
 }
 
+// copy is for one of several images of a build: each cleans its own, and takes
+// from it what has been told, while others do the same.
+func (r *records) copy() *records {
+	c := *r
+	c.platforms = map[string]*record{}
+	for name, rec := range r.platforms {
+		own := *rec
+		own.Locals = slices.Clone(rec.Locals)
+		c.platforms[name] = &own
+	}
+	return &c
+}
+
 // fetchRecords asks the engine for its record of a build that has ended.
 func fetchRecords(ctx context.Context, c *client.Client, ref string) (*records, error) {
 	stream, err := c.ControlClient().ListenBuildHistory(ctx, &controlapi.BuildHistoryRequest{Ref: ref, EarlyExit: true})

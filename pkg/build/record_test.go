@@ -1,7 +1,9 @@
 package build
 
 import (
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -38,6 +40,32 @@ func TestParseRecord(t *testing.T) {
 		if _, err := parseRecord([]byte(strings.Replace(aRecord, c.old, c.new, 1))); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// The images of one build are prepared at the same time.
+func TestRecordsOfTwoImages(t *testing.T) {
+	r, err := parseRecord([]byte(aRecord))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Locals = []string{"context", "dockerfile"}
+	all := &records{platforms: map[string]*record{"": r}, total: 3}
+	var done sync.WaitGroup
+	for range 2 {
+		one := all.copy()
+		done.Go(func() {
+			rec := one.platforms[""]
+			rec.redact(strings.NewReplacer("secret", removed))
+			rec.Locals = slices.DeleteFunc(rec.Locals, func(name string) bool { return name == "context" })
+			if len(rec.Locals) != 1 || rec.Locals[0] != "dockerfile" || strings.Contains(string(rec.raw), "secret") || one.total != 3 {
+				t.Errorf("got %+v", rec)
+			}
+		})
+	}
+	done.Wait()
+	if len(r.Locals) != 2 || r.Locals[0] != "context" || !strings.Contains(string(r.raw), "secret") {
+		t.Errorf("the record itself became %+v", r)
 	}
 }
 

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"encoding/csv"
 	"errors"
@@ -125,7 +126,7 @@ func (s *sealer) images(ctx context.Context, solves []clientSolve) ([]clientImag
 			if !ok {
 				at = len(out)
 				found[root.Digest] = at
-				out = append(out, clientImage{solve: sv, root: root, records: recs, engine: s.engine})
+				out = append(out, clientImage{solve: sv, root: root, records: recs.copy(), engine: s.engine})
 			}
 			out[at].exports = append(out[at].exports, e)
 		}
@@ -530,10 +531,15 @@ func contextOf(s *clientSolve) attestations.ContainerContext {
 	}
 	if strings.HasPrefix(v, "https://") || strings.HasPrefix(v, "http://") {
 		// buildx serves an archive from standard input to the engine like that.
-		if s.Attrs["contextkey"] != "" || isUpload(v) {
+		if isUpload(v) {
 			return attestations.ContainerContext{Kind: "tar"}
 		}
 		return attestations.ContainerContext{Kind: "url", URI: cleanURL(v)}
+	}
+	if slices.Contains(s.Given, attestations.DependencyContext) {
+		// What the client put together, as bake does of a repository that it was
+		// given; that it is what it calls it is its word.
+		return attestations.ContainerContext{Kind: contextDefinition}
 	}
 	return attestations.ContainerContext{Kind: "directory"}
 }
@@ -595,6 +601,9 @@ func (s *sealer) request(img *clientImage) *Request {
 	if r.Source.Dockerfile == "Dockerfile" {
 		r.Source.Dockerfile = "" // buildx names the default, too
 	}
+	if _, beside := a["dockerfilekey"]; beside {
+		r.Source.Dockerfile = "-" // it is not the context's, whatever its name is
+	}
 	if a["platform"] != "" {
 		r.Source.Platforms = strings.Split(a["platform"], ",")
 	}
@@ -626,9 +635,9 @@ func (s *sealer) request(img *clientImage) *Request {
 	}
 	o := Output{Kind: OutputImage, Layers: map[string]string{"rewrite-timestamp": "false"}}
 	for _, e := range img.exports {
-		for _, k := range []string{"compression", "compression-level", "force-compression", "oci-mediatypes", "rewrite-timestamp"} {
-			if v := e.Attrs[k]; v != "" {
-				o.Layers[k] = v
+		for _, k := range layerKeys() {
+			if v, ok := e.Attrs[k]; ok {
+				o.Layers[k] = cmp.Or(v, "true") // what the engine takes "" for
 			}
 		}
 		for k, v := range e.Attrs {
@@ -689,7 +698,7 @@ func (s *clientSolve) otherAttrs() map[string]string {
 		switch head {
 		case "build-arg", "label", "context", "filename", "target", "platform", "no-cache", "image-resolve-mode",
 			"force-network-mode", "add-hosts", "shm-size", "ulimit",
-			"local-sessionid", "local-sharedkeyhint", "sharedkey", "legacy-builder", "input-metadata", "frontend.caps", "cmdline", "vcs", "contextkey", "dockerfilekey":
+			"local-sessionid", "local-sharedkeyhint", "sharedkey", "legacy-builder", "input-metadata", "frontend.caps", "cmdline", "vcs", "dockerfilekey":
 		default:
 			out[k] = cleanURL(v)
 		}

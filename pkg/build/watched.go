@@ -47,6 +47,7 @@ type watched struct {
 	before, after *workFolder
 	git           *GitState
 	observed      Observed
+	files         Observed // observed, but for what the record of the traffic says of itself
 	done          *confineDone
 }
 
@@ -71,6 +72,7 @@ func newWatched(req *CommandRequest, deps *CommandDeps, env []string) (*watched,
 // nil, is where its builds by docker go. Signals do not end ctx: they are the
 // command's.
 func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err error) {
+	defer func() { res.Notes = append(res.Notes, w.notes.list...) }()
 	if res.Code, err = w.run(ctx, l); err != nil {
 		return err
 	}
@@ -81,7 +83,8 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 	if l != nil {
 		l.stopWatching()
 		if l.built() {
-			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{unseenBuilds}})
+			builds := Observed{Grade: GradePartial, Unobserved: []string{unseenBuilds}}
+			w.observed, w.files = Together(w.observed, builds), Together(w.files, builds)
 			res.Observed = w.observed
 			if !w.names() {
 				return nil // the images are what it made
@@ -93,7 +96,6 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 	if res.Sealed, err = w.seal(ctx); err != nil {
 		return &CommandFailed{err}
 	}
-	res.Observed, res.Notes = w.observed, w.notes.list
 	return nil
 }
 
@@ -269,11 +271,26 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 	if done.NotStarted != "" {
 		return 0, &StartError{errors.New(done.NotStarted), done.Exit}
 	}
-	w.done = done
+	w.done, w.files = done, w.observed
 	if done.Trace != nil {
-		w.observed = Together(w.observed, done.Trace.observed())
+		w.files = Together(w.files, done.Trace.observed())
 	}
+	w.observed = Together(w.files, done.traffic())
 	return done.Exit, nil
+}
+
+// traffic is how much of a command's traffic is in its record.
+func (d *confineDone) traffic() Observed {
+	o := Observed{Grade: GradeFull}
+	if d.Inputs == nil {
+		return o // which is refused once it is read
+	}
+	for _, st := range d.Inputs.Steps {
+		for _, g := range st.Gaps {
+			o = Together(o, Observed{Grade: GradePartial, Unobserved: []string{gapText(g)}})
+		}
+	}
+	return o
 }
 
 // registryLogins are the files below /run in which podman, buildah and skopeo
@@ -434,8 +451,8 @@ func (w *watched) fileGaps() []attestations.InputGap {
 		return []attestations.InputGap{{Kind: attestations.GapSource, Detail: detail}}
 	}
 	switch {
-	case w.observed.Grade != GradeFull:
-		return gap(strings.Join(w.observed.Unobserved, "; "))
+	case w.files.Grade != GradeFull:
+		return gap(strings.Join(w.files.Unobserved, "; "))
 	case w.intake.choice.mode() != attestations.InputsRecord:
 		return gap("files outside the working folder are recorded, and no lock holds them")
 	}
@@ -484,6 +501,11 @@ func (w *watched) seal(ctx context.Context) (*Sealed, error) {
 	}
 	if w.done != nil && len(w.done.Violations) > 0 {
 		return nil, &LockError{Lock: w.intake.place, Problems: w.done.Violations}
+	}
+	if !w.observed.Grade.Reaches(w.req.Require) {
+		// Before it ran, less was known to be unseen.
+		return nil, hinted(fmt.Errorf("--require %s: what was seen is %s: %s", w.req.Require, w.observed.Grade, strings.Join(w.observed.Unobserved, "; ")),
+			"take what is seen with --require partial, or leave --require out")
 	}
 	subjects, err := w.subjects(ctx)
 	if err != nil {
