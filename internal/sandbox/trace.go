@@ -123,38 +123,24 @@ func startTrace(dir string) (*tracer, error) {
 	return t, nil
 }
 
-type fileSystem struct{ at, kind string }
-
 // fileSystems are those of this machine that hold files, each once.
-func fileSystems() ([]fileSystem, error) {
-	raw, err := os.ReadFile("/proc/self/mountinfo")
+func fileSystems() ([]mount, error) {
+	mounts, err := mountsOf("/proc/self")
 	if err != nil {
-		return nil, fmt.Errorf("listing file systems: %w", err)
+		return nil, err
 	}
 	// What the kernel makes up as it is read is in no record.
-	none := []string{"proc", "sysfs", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "debugfs", "tracefs", "securityfs", "pstore",
-		"bpf", "fusectl", "configfs", "autofs", "rpc_pipefs", "binfmt_misc", "nsfs", "efivarfs", "selinuxfs"}
+	none := append(kernelKinds(), "devpts", "devtmpfs", "mqueue", "autofs", "rpc_pipefs", "nsfs")
 	seen := map[string]bool{}
-	var out []fileSystem
-	for line := range strings.Lines(string(raw)) {
-		head, tail, ok := strings.Cut(line, " - ")
-		f, kind := strings.Fields(head), strings.Fields(tail)
-		if !ok || len(f) < 5 || len(kind) == 0 || seen[f[2]] || slices.Contains(none, kind[0]) {
-			continue
-		}
-		at := unescape(f[4])
-		if below(at, "/dev") || slices.Contains(covered(), at) {
+	var out []mount
+	for _, m := range mounts {
+		if seen[m.dev] || slices.Contains(none, m.kind) || below(m.at, "/dev") || slices.Contains(covered(), m.at) {
 			continue // the command has its own there
 		}
-		seen[f[2]] = true
-		out = append(out, fileSystem{at, kind[0]})
+		seen[m.dev] = true
+		out = append(out, m)
 	}
 	return out, nil
-}
-
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
 // follow says which process is the first of the sandbox.

@@ -189,6 +189,9 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		return readErr
 	}
 	defer func() { _ = wait() }()
+	if dir := w.req.Engine.CacheDir; dir != "" {
+		_ = os.MkdirAll(dir, 0o700) // what is not there cannot be hidden, and the command could make it
+	}
 	plain := Process{Args: w.req.Args, Env: w.env, Stdin: w.deps.Stdin, Stdout: w.deps.Stdout, Stderr: w.deps.Stderr}
 	expose := registryLogins(w.deps.env)
 	if l != nil {
