@@ -54,7 +54,10 @@ type Plan struct {
 	// Container: who listens at what is mounted here may be where nobody here
 	// can look.
 	Container bool `json:"container,omitempty"`
-	Trace     bool `json:"trace,omitempty"`
+	// Trace what is opened that is not in the working folder, or that waxseal
+	// leaves out of its record of that.
+	Trace      bool     `json:"trace,omitempty"`
+	Unrecorded []string `json:"unrecorded,omitempty"`
 }
 
 // Message is what the keeper says, one after the other: that all is
@@ -207,7 +210,7 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 	}
 	var tr *tracer
 	if plan.Trace {
-		if tr, err = startTrace(plan.Dir); err != nil {
+		if tr, err = startTrace(plan.Dir, plan.Unrecorded); err != nil {
 			return 0, err
 		}
 		defer tr.close()
@@ -528,7 +531,7 @@ func boundSockets() (paths, unknown []string, err error) {
 	for _, proc := range procs {
 		_ = read(proc) // what cannot be looked at belongs to others, or is gone by now
 	}
-	paths = append(paths, elsewhere(procs, tables, here)...)
+	paths = append(paths, fromElsewhere(procs, tables, here)...)
 	byFolder := map[string]string{} // names by number
 	for _, t := range tables {
 		for name, number := range t {
@@ -599,10 +602,10 @@ func isSocket(path string) bool {
 	return err == nil && info.Mode()&fs.ModeSocket != 0
 }
 
-// elsewhere are the places of ours at which sockets are that processes with
+// fromElsewhere are the places of ours at which sockets are that processes with
 // another root, or other mounts, have bound under a name of theirs: a
 // container's, seen from the machine.
-func elsewhere(procs []string, tables map[uint64]socketTable, here []mount) []string {
+func fromElsewhere(procs []string, tables map[uint64]socketTable, here []mount) []string {
 	type surroundings struct{ net, mounts, dev, root uint64 }
 	look := func(proc string) (s surroundings, ok bool) {
 		var network, mounts, root unix.Stat_t

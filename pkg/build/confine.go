@@ -21,18 +21,19 @@ import (
 
 // confinePlan is what the keeper is told of a command.
 type confinePlan struct {
-	Inputs    InputsPlan `json:"inputs"`
-	Name      string     `json:"name"` // of the step in the record
-	Args      []string   `json:"args"`
-	Env       []string   `json:"env"`
-	Dir       string     `json:"dir"`
-	User      int        `json:"user"`
-	Group     int        `json:"group"`
-	Hide      []string   `json:"hide,omitempty"`
-	Expose    []string   `json:"expose,omitempty"`
-	Secrets   [][]byte   `json:"secrets,omitempty"`
-	Trace     bool       `json:"trace,omitempty"`
-	Container bool       `json:"container,omitempty"`
+	Inputs     InputsPlan `json:"inputs"`
+	Name       string     `json:"name"` // of the step in the record
+	Args       []string   `json:"args"`
+	Env        []string   `json:"env"`
+	Dir        string     `json:"dir"`
+	User       int        `json:"user"`
+	Group      int        `json:"group"`
+	Hide       []string   `json:"hide,omitempty"`
+	Expose     []string   `json:"expose,omitempty"`
+	Secrets    [][]byte   `json:"secrets,omitempty"`
+	Trace      bool       `json:"trace,omitempty"`
+	Unrecorded []string   `json:"unrecorded,omitempty"`
+	Container  bool       `json:"container,omitempty"`
 }
 
 type confineMessage struct {

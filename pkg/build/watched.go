@@ -212,7 +212,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 	}
 	c := confined{process: plain, plan: confinePlan{
 		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: w.env, Dir: w.dir,
-		Hide: w.hidden(), Expose: expose, Secrets: w.deps.clean.values, Trace: w.req.Trace,
+		Hide: w.hidden(), Expose: expose, Secrets: w.deps.clean.values, Trace: w.req.Trace, Unrecorded: w.except(),
 	}}
 	c.start = func(ready confineReady) error {
 		w.observed = w.expect(ready)
