@@ -344,7 +344,7 @@ func (r *CommandRequest) legacy(ctx context.Context, l *lead, env []string, deps
 		}
 		return nil, environ, fmt.Sprintf("builds by docker itself are not seen: %v", err), nil
 	}
-	p, host, err := newLegacyProxy(l.dir, daemon, plan)
+	p, host, err := newLegacyProxy(l.dir, daemon, plan, !r.isDocker())
 	if err != nil {
 		return nil, nil, "", err
 	}

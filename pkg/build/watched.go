@@ -80,6 +80,10 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 	}
 	if l != nil {
 		l.stopWatching()
+		if l.legacy != nil && l.legacy.unseen() != "" {
+			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{l.legacy.unseen()}})
+			res.Observed = w.observed
+		}
 		if l.built() {
 			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{unseenBuilds}})
 			res.Observed = w.observed
