@@ -315,7 +315,7 @@ func (w *watched) expect(ready confineReady) Observed {
 	for _, b := range ready.Blind {
 		o.Unobserved = append(o.Unobserved, b+": not watched")
 	}
-	o.Unobserved = append(o.Unobserved, ready.Open...)
+	o.Unobserved = append(o.Unobserved, append(ready.Open, unseenImages(w.req.Args, w.images)...)...)
 	if len(o.Unobserved) > 0 {
 		o.Grade = GradePartial
 	}

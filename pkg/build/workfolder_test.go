@@ -188,3 +188,21 @@ func TestImageFiles(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+func TestImagesThatAreMadeElsewhere(t *testing.T) {
+	for _, x := range []struct {
+		args   []string
+		unseen bool
+	}{
+		{[]string{"timeout", "9", "docker", "-H", "tcp://host", "build", "--iidfile", "iid", "."}, true},
+		{[]string{"sh", "build.sh", "--iidfile=iid"}, true},
+		{[]string{"/usr/bin/podman", "build", "--iidfile", "iid"}, false},
+		{[]string{"timeout", "9", "buildah", "bud", "--iidfile", "iid"}, false},
+		{[]string{"ko", "build", "--image-refs", "refs"}, false},
+		{[]string{"make"}, false},
+	} {
+		if got := unseenImages(x.args, imageFiles(x.args, "/src")); len(got) > 0 != x.unseen {
+			t.Errorf("%q: %q", x.args, got)
+		}
+	}
+}
