@@ -163,8 +163,8 @@ func fileSystems() ([]mount, error) {
 	seen := map[string]bool{}
 	var out []mount
 	for _, m := range mounts {
-		if seen[m.dev] || slices.Contains(none, m.kind) || below(m.at, "/dev") || m.at == os.TempDir() || slices.Contains(covered(), m.at) {
-			continue // the command has its own there
+		if seen[m.dev] || slices.Contains(none, m.kind) || below(m.at, "/dev") || m.at == "/sys" || slices.Contains(covered(), m.at) {
+			continue // the command has its own there, or the keeper
 		}
 		seen[m.dev] = true
 		out = append(out, m)
