@@ -628,15 +628,16 @@ func fromElsewhere(procs []string, tables map[uint64]socketTable, here []mount) 
 		if !ok || seen[s] {
 			continue
 		}
-		seen[s] = true
 		root, err := unix.Open(proc+"/root", unix.O_PATH|unix.O_CLOEXEC, 0)
 		if err != nil {
-			continue
+			continue // it has ended; another may have the same
 		}
 		there, err := mountsOf(proc)
-		for name := range tables[s.net] {
-			if err == nil && filepath.IsAbs(name) {
-				out = append(out, oursOf(root, name, there, here)...)
+		if seen[s] = err == nil; seen[s] {
+			for name := range tables[s.net] {
+				if filepath.IsAbs(name) {
+					out = append(out, oursOf(root, name, there, here)...)
+				}
 			}
 		}
 		unix.Close(root)
