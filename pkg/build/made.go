@@ -66,6 +66,18 @@ func imageFiles(args []string, dir string) []imageFile {
 	return out
 }
 
+// unseenImages says that an image is not known to be made in the sandbox of which
+// a command writes down the id alone: podman and buildah make theirs there, and
+// docker has a daemon make it, of whatever machine.
+func unseenImages(args []string, files []imageFile) []string {
+	inside := func(a string) bool { return slices.Contains([]string{"podman", "buildah"}, filepath.Base(a)) }
+	id := func(f imageFile) bool { return f.flag == "--iidfile" }
+	if !slices.ContainsFunc(files, id) || slices.ContainsFunc(args, inside) {
+		return nil
+	}
+	return []string{"how the image came about of which --iidfile holds the id"}
+}
+
 // mark tells whether somebody has written to a file since; the zero mark is that
 // of one that is not there.
 type mark struct {

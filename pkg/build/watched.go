@@ -82,6 +82,10 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 	}
 	if l != nil {
 		l.stopWatching()
+		if l.legacy != nil && l.legacy.unseen() != "" {
+			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{l.legacy.unseen()}})
+			res.Observed = w.observed
+		}
 		if l.built() {
 			builds := Observed{Grade: GradePartial, Unobserved: []string{unseenBuilds}}
 			w.observed, w.files = Together(w.observed, builds), Together(w.files, builds)
@@ -217,6 +221,9 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		return readErr
 	}
 	defer func() { _ = wait() }()
+	if dir := w.req.Engine.CacheDir; dir != "" {
+		_ = os.MkdirAll(dir, 0o700) // what is not there cannot be hidden, and the command could make it
+	}
 	plain := Process{Args: w.req.Args, Env: w.env, Stdin: w.deps.Stdin, Stdout: w.deps.Stdout, Stderr: w.deps.Stderr}
 	expose := registryLogins(w.deps.env)
 	if l != nil {
@@ -237,7 +244,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 	}
 	c := confined{process: plain, plan: confinePlan{
 		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: w.env, Dir: w.dir,
-		Hide: w.hidden(), Expose: expose, Secrets: w.deps.clean.values, Trace: w.req.Trace,
+		Hide: w.hidden(), Expose: expose, Secrets: w.deps.clean.values, Trace: w.req.Trace, Unrecorded: w.except(),
 	}}
 	c.start = func(ready confineReady) error {
 		w.observed = w.expect(ready)
@@ -356,7 +363,7 @@ func (w *watched) expect(ready confineReady) Observed {
 	for _, b := range ready.Blind {
 		o.Unobserved = append(o.Unobserved, b+": not watched")
 	}
-	o.Unobserved = append(o.Unobserved, ready.Open...)
+	o.Unobserved = append(o.Unobserved, append(ready.Open, unseenImages(w.req.Args, w.images)...)...)
 	if len(o.Unobserved) > 0 {
 		o.Grade = GradePartial
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func writeFiles(t *testing.T, dir string, files map[string]string) {
@@ -99,7 +101,7 @@ func TestWorkFolderReadsAgainWhatMayHaveChanged(t *testing.T) {
 	if _, ok := before.known("a", before.stamps["a"]); ok {
 		t.Error("a fresh file counts as unchanged")
 	}
-	before.taken = before.taken.Add(time.Hour)
+	before.taken, before.blind = before.taken.Add(time.Hour), nil
 	if sum, ok := before.known("a", before.stamps["a"]); !ok || sum != before.tree.entries[0].sum {
 		t.Error("an old file is read again")
 	}
@@ -107,6 +109,36 @@ func TestWorkFolderReadsAgainWhatMayHaveChanged(t *testing.T) {
 	other.ino++
 	if _, ok := before.known("a", other); ok {
 		t.Error("another file of the name counts as the same")
+	}
+}
+
+// In memory a file can change without a time of its own.
+func TestWorkFolderInMemoryIsReadAgain(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "waxseal-test-")
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if !inMemory(dir) {
+		t.Skip("/dev/shm is not in memory")
+	}
+	writeFiles(t, dir, map[string]string{"a": "a"})
+	f, err := os.OpenFile(filepath.Join(dir, "a"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	mapped, err := unix.Mmap(int(f.Fd()), 0, 1, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(mapped) }()
+	was := mapped[0]
+	before := reading(t, dir, nil)
+	before.taken = before.taken.Add(time.Hour)
+	mapped[0] = was + 1
+	if after := reading(t, dir, before); after.stamps["a"] != before.stamps["a"] || after.manifest == before.manifest {
+		t.Errorf("stamps %v and %v, manifests %s and %s", before.stamps["a"], after.stamps["a"], before.manifest, after.manifest)
 	}
 }
 
@@ -154,5 +186,23 @@ func TestImageFiles(t *testing.T) {
 	got := imageFiles([]string{"buildah", "bud", "--iidfile", "iid", "--digestfile=/d", "--iidfile"}, "/src")
 	if want := []imageFile{{flag: "--iidfile", path: "/src/iid"}, {flag: "--digestfile", path: "/d"}}; !slices.Equal(got, want) {
 		t.Errorf("%v", got)
+	}
+}
+
+func TestImagesThatAreMadeElsewhere(t *testing.T) {
+	for _, x := range []struct {
+		args   []string
+		unseen bool
+	}{
+		{[]string{"timeout", "9", "docker", "-H", "tcp://host", "build", "--iidfile", "iid", "."}, true},
+		{[]string{"sh", "build.sh", "--iidfile=iid"}, true},
+		{[]string{"/usr/bin/podman", "build", "--iidfile", "iid"}, false},
+		{[]string{"timeout", "9", "buildah", "bud", "--iidfile", "iid"}, false},
+		{[]string{"ko", "build", "--image-refs", "refs"}, false},
+		{[]string{"make"}, false},
+	} {
+		if got := unseenImages(x.args, imageFiles(x.args, "/src")); len(got) > 0 != x.unseen {
+			t.Errorf("%q: %q", x.args, got)
+		}
 	}
 }
