@@ -377,7 +377,8 @@ func (p *legacyProxy) said(b *legacyBuild, line []byte) {
 }
 
 // announced takes in the line by which the builder begins a step. A step can
-// write such a line itself: then the builder's own comes twice.
+// write such a line itself: then the builder's own comes twice, that of the last
+// step at the latest.
 func (b *legacyBuild) announced(line string) (string, bool) {
 	m := announcement().FindStringSubmatch(line)
 	if m == nil {
@@ -387,10 +388,11 @@ func (b *legacyBuild) announced(line string) (string, bool) {
 		b.total = m[2]
 	}
 	number, err := strconv.Atoi(m[1])
+	total, _ := strconv.Atoi(m[2]) // of five digits at most
 	switch {
-	case err != nil || m[2] != b.total || number > maxLegacySteps:
+	case err != nil || m[2] != b.total || number > total:
 		return "", false
-	case number == len(b.steps) && number > 0:
+	case number == len(b.steps) && number > 0, number > maxLegacySteps:
 		b.confused = true
 		return "", false
 	case number != len(b.steps)+1:

@@ -53,6 +53,11 @@ func TestLegacyStepsAreJudged(t *testing.T) {
 			slices.Concat([]string{"Step 1/3 : FROM base", "Step 2/3 : RUN a"}, run, []string{"Step 3/3 : RUN b", "Step 3/3 : RUN c"}, run),
 			[]attestations.InputStep{quiet, quiet, fetched}, []string{"RUN a unobserved", "RUN b unobserved"}, confusedSteps,
 		},
+		"a step that announces more than there are": {
+			slices.Concat([]string{"Step 1/4 : FROM base", "Step 2/4 : RUN a"}, run, []string{"Step 3/4 : CMD x", "Step 4/4 : CMD x", "Step 5/4 : CMD x"},
+				[]string{"Step 3/4 : ADD https://files.example/f /", "Step 4/4 : RUN b"}, cached),
+			[]attestations.InputStep{quiet, quiet, quiet, quiet}, []string{"RUN a unobserved"}, confusedSteps,
+		},
 		"a step that shows another build": {
 			slices.Concat([]string{"Step 1/2 : FROM base", "Step 2/2 : RUN a"}, run, []string{"Step 1/7 : FROM other", "Step 3/7 : RUN x", "Step 1/2 : FROM x"}),
 			[]attestations.InputStep{quiet, fetched}, []string{"RUN a recorded"}, "",
