@@ -147,6 +147,9 @@ func (p *legacyProxy) asked(r *http.Request) *http.Request {
 	if what != "build" {
 		return r
 	}
+	// As docker's client has it. The daemon would take parameters from a form, too,
+	// and before those of the query.
+	r.Header.Set("Content-Type", "application/x-tar")
 	q := r.URL.Query()
 	b := &legacyBuild{id: identity.NewID(), query: q, started: time.Now(), context: sha256.New()}
 	p.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,6 +37,12 @@ func daemonSays(t *testing.T, says string) (*legacyProxy, *http.Client) {
 	})}}
 	srv.Start()
 	t.Cleanup(srv.Close)
+	return proxyBefore(t, dir)
+}
+
+// proxyBefore stands before the daemon of a folder.
+func proxyBefore(t *testing.T, dir string) (*legacyProxy, *http.Client) {
+	t.Helper()
 	p, host, err := newLegacyProxy(dir, newDockerDaemon("unix", filepath.Join(dir, "daemon"), nil), InputsPlan{})
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +144,31 @@ func TestLegacyPush(t *testing.T) {
 	post(t, c, "/v1.41/images/registry.example/team/app/push?tag=1", nil)
 	if p.pushed["registry.example/team/app:1"] != attest.Digest(d) {
 		t.Errorf("pushed: %v", p.pushed)
+	}
+}
+
+// TestLegacyBuildOfAForm: the daemon takes a build's parameters from a form
+// before those of the query, of which alone anything is noted.
+func TestLegacyBuildOfAForm(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "daemon"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 1)
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		got <- r.FormValue("version") + r.FormValue("remote")
+	})}}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	_, c := proxyBefore(t, dir)
+	resp, err := c.PostForm("http://docker/build?networkmode=host", url.Values{"version": {"2"}, "remote": {"https://files.example/c.git"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if v := <-got; v != "" {
+		t.Errorf("the daemon was given %q", v)
 	}
 }
 
