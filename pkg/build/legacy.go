@@ -33,6 +33,7 @@ import (
 // Bounds of what is kept of builds by the daemon's legacy builder.
 const (
 	maxLegacyBuilds = 1024
+	maxLegacyPushes = 4096
 	maxLegacyLine   = 1 << 20 // bytes of one message of the daemon
 	maxLegacySteps  = 4096
 	maxAhead        = 4 << 20 // bytes of a context in which its Dockerfile is looked for before it is sent
@@ -49,8 +50,14 @@ type legacyProxy struct {
 
 	mu     sync.Mutex
 	builds []*legacyBuild
-	pushed map[string]attest.Digest // by full name
-	blind  int                      // builds by the daemon's own BuildKit
+	pushed []legacyPush
+	blind  int // builds by the daemon's own BuildKit
+}
+
+// legacyPush is a manifest that the daemon put into a registry.
+type legacyPush struct {
+	name   string // full
+	digest attest.Digest
 }
 
 // legacyBuild is one build by the legacy builder.
@@ -91,11 +98,12 @@ func newLegacyProxy(dir string, daemon *dockerDaemon, plan InputsPlan) (*legacyP
 	if err != nil {
 		return nil, "", fmt.Errorf("opening a socket before the Docker daemon: %w", err)
 	}
-	p := &legacyProxy{daemon: daemon, pushed: map[string]attest.Digest{}, gateway: newLegacyGateway(daemon, dir, plan)}
+	p := &legacyProxy{daemon: daemon, gateway: newLegacyGateway(daemon, dir, plan)}
 	forward := &httputil.ReverseProxy{
 		Transport:      daemon.transport(),
 		FlushInterval:  -1,
 		ModifyResponse: p.answered,
+		ErrorHandler:   p.unanswered,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", "docker", "docker"
 		},
@@ -317,19 +325,28 @@ func dockerfileIn(r io.Reader, name string) []byte {
 
 // answered reads along what the daemon says.
 func (p *legacyProxy) answered(resp *http.Response) error {
-	if resp.StatusCode != http.StatusOK {
-		return nil
-	}
-	switch what, name := call(resp.Request); what {
-	case "build":
-		if b, ok := resp.Request.Context().Value(legacyKey{}).(*legacyBuild); ok {
-			resp.Body = newLineTee(resp.Body, func(line []byte) { p.said(b, line) }, func() { p.ended(b) })
-		}
-	case "push":
+	what, name := call(resp.Request)
+	b, ok := resp.Request.Context().Value(legacyKey{}).(*legacyBuild)
+	switch {
+	case ok && resp.StatusCode != http.StatusOK:
+		p.ended(b)
+	case ok:
+		resp.Body = newLineTee(resp.Body, func(line []byte) { p.said(b, line) }, func() { p.ended(b) })
+	case what == "push" && resp.StatusCode == http.StatusOK:
 		tag := resp.Request.URL.Query().Get("tag")
 		resp.Body = newLineTee(resp.Body, func(line []byte) { p.pushedTo(name, tag, line) }, func() {})
 	}
 	return nil
+}
+
+// unanswered says why the daemon did not answer.
+func (p *legacyProxy) unanswered(w http.ResponseWriter, r *http.Request, err error) {
+	if b, ok := r.Context().Value(legacyKey{}).(*legacyBuild); ok {
+		p.ended(b)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusBadGateway)
+	_ = json.NewEncoder(w).Encode(map[string]string{"message": fmt.Sprintf("waxseal run: asking the Docker daemon: %v", err)})
 }
 
 // ended notes that a build is over: its containers are gone.
@@ -435,7 +452,9 @@ func (p *legacyProxy) pushedTo(name, tag string, line []byte) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.pushed[fullName(name+":"+tag)] = d
+	if push := (legacyPush{fullName(name + ":" + tag), d}); len(p.pushed) < maxLegacyPushes && !slices.Contains(p.pushed, push) {
+		p.pushed = append(p.pushed, push)
+	}
 }
 
 // lineTee gives every line that passes to each, and calls end once.

@@ -61,6 +61,7 @@ func (e *legacyEngine) Close() error            { return nil }
 // daemon. The caller removes the layouts.
 func (s *sealer) legacyImages(ctx context.Context, p *legacyProxy) (images []clientImage, notes []string, err error) {
 	builds, notes := p.list()
+	pushes := s.pushes(ctx, p)
 	for _, b := range builds {
 		seen, watched, err := p.observe(ctx, b)
 		if err != nil {
@@ -76,24 +77,20 @@ func (s *sealer) legacyImages(ctx context.Context, p *legacyProxy) (images []cli
 			records: &records{platforms: map[string]*record{"": b.record(seen)}, total: int32(len(b.steps))},
 		}
 		names := solve.Exports[0].names()
-		p.mu.Lock()
-		var pushed attest.Digest
-		for _, n := range names {
-			if d, ok := p.pushed[fullName(n)]; ok {
-				pushed = d
-			}
+		pushed, to, err := pushesOf(b, names, pushes)
+		if err != nil {
+			return images, notes, err
 		}
-		p.mu.Unlock()
 		if img.layout, err = os.MkdirTemp(s.deps.Home, ".tmp-"); err != nil {
 			return images, notes, fmt.Errorf("making a temporary folder: %w", err)
 		}
 		images = append(images, img)
 		at := &images[len(images)-1]
+		at.exports = []clientEntry{{client.ExporterDocker, map[string]string{"name": strings.Join(names, ",")}}}
 		if pushed != "" {
-			at.exports = []clientEntry{{client.ExporterImage, map[string]string{"name": strings.Join(names, ","), "push": "true"}}}
-			err = s.takeFromRegistry(ctx, at, b, names[0], pushed)
+			at.exports = append(at.exports, clientEntry{client.ExporterImage, map[string]string{"name": strings.Join(to, ","), "push": "true"}})
+			err = s.takeFromRegistry(ctx, at, b, to[0], pushed)
 		} else {
-			at.exports = []clientEntry{{client.ExporterDocker, map[string]string{"name": strings.Join(names, ",")}}}
 			err = takeFromDocker(ctx, at, b)
 		}
 		if err != nil {
@@ -101,6 +98,71 @@ func (s *sealer) legacyImages(ctx context.Context, p *legacyProxy) (images []cli
 		}
 	}
 	return images, notes, nil
+}
+
+// seenPush is a push, and what image the registry has there.
+type seenPush struct {
+	legacyPush
+	image string // the digest of its configuration; "" where err says why
+	err   error
+}
+
+// pushes asks the registries what image each push put there: names move from
+// one image to another, and an image gets others after it was built.
+func (s *sealer) pushes(ctx context.Context, p *legacyProxy) []seenPush {
+	p.mu.Lock()
+	all := slices.Clone(p.pushed)
+	p.mu.Unlock()
+	var out []seenPush
+	for _, push := range all {
+		image, err := s.configOf(ctx, push)
+		out = append(out, seenPush{push, image, err})
+	}
+	return out
+}
+
+func (s *sealer) configOf(ctx context.Context, push legacyPush) (string, error) {
+	place, _, err := registryPlace(push.name)
+	if err != nil {
+		return "", err
+	}
+	place.Digest = push.digest
+	repo, err := store.Open(ctx, place, store.Options{Insecure: s.req.Seal.Insecure})
+	if err != nil {
+		return "", err
+	}
+	raw, _, err := repo.Manifest(ctx, push.digest)
+	if err != nil {
+		return "", err
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return "", fmt.Errorf("reading image %s: %w", push.digest, err)
+	}
+	return m.Config.Digest.String(), nil
+}
+
+// pushesOf finds the manifest by which a build's image was pushed first, and
+// under which names; none where it was not. An error is why nobody can tell of
+// one of the names that the build gave it.
+func pushesOf(b *legacyBuild, names []string, all []seenPush) (d attest.Digest, to []string, err error) {
+	for _, p := range all {
+		name := familiar(p.name)
+		i := slices.IndexFunc(names, func(n string) bool { return fullName(n) == p.name })
+		if i >= 0 {
+			name = names[i]
+		}
+		switch {
+		case p.err != nil && i >= 0:
+			err = p.err
+		case p.err == nil && p.image == b.image && (d == "" || d == p.digest):
+			d, to = p.digest, append(to, name)
+		}
+	}
+	if d != "" {
+		err = nil
+	}
+	return d, to, err
 }
 
 // takeFromRegistry copies what the command pushed, which must be the image that

@@ -1,11 +1,14 @@
 package build
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
 )
 
 // says lets a build hear what a builder would say.
@@ -85,6 +88,33 @@ func TestLegacyStepsAreJudged(t *testing.T) {
 				t.Errorf("got %q, gaps %q", got, gaps)
 			}
 		})
+	}
+}
+
+// TestPushOfALegacyBuild: a push is that of the build whose image the registry
+// has, whatever name it went by.
+func TestPushOfALegacyBuild(t *testing.T) {
+	push := func(name, d, image string) seenPush { return seenPush{legacyPush{name, attest.Digest(d)}, image, nil} }
+	lost := seenPush{legacyPush{"r.example/app:1", "m1"}, "", errors.New("no answer")}
+	for name, x := range map[string]struct {
+		image  string
+		names  []string
+		pushed []seenPush
+		want   string // digest and names
+		fails  bool
+	}{
+		"not pushed":                {"one", []string{"app:1"}, nil, "[]", false},
+		"pushed":                    {"one", []string{"r.example/app"}, []seenPush{push("r.example/app:latest", "m1", "one")}, "m1[r.example/app]", false},
+		"the name is another's now": {"one", []string{"r.example/app:1"}, []seenPush{push("r.example/app:1", "m2", "two")}, "[]", false},
+		"tagged later":              {"one", []string{"app:1"}, []seenPush{push("r.example/app:1", "m1", "one"), push("docker.io/team/app:2", "m1", "one")}, "m1[r.example/app:1 team/app:2]", false},
+		"one of two names":          {"one", []string{"r.example/a:1", "r.example/b:1"}, []seenPush{push("r.example/b:1", "m1", "one")}, "m1[r.example/b:1]", false},
+		"nobody can tell":           {"one", []string{"r.example/app:1"}, []seenPush{lost}, "[]", true},
+		"of another nobody can":     {"one", []string{"app:1"}, []seenPush{lost}, "[]", false},
+	} {
+		d, to, err := pushesOf(&legacyBuild{image: x.image}, x.names, x.pushed)
+		if got := fmt.Sprint(string(d), to); got != x.want || (err != nil) != x.fails {
+			t.Errorf("%s: %s, %v", name, got, err)
+		}
 	}
 }
 

@@ -142,8 +142,35 @@ func TestLegacyPush(t *testing.T) {
 	d := "sha256:" + strings.Repeat("d", 64)
 	p, c := daemonSays(t, `{"status":"x"}`+"\n"+`{"progressDetail":{},"aux":{"Tag":"1","Digest":"`+d+`","Size":1}}`+"\n")
 	post(t, c, "/v1.41/images/registry.example/team/app/push?tag=1", nil)
-	if p.pushed["registry.example/team/app:1"] != attest.Digest(d) {
+	post(t, c, "/v1.41/images/registry.example/team/app/push?tag=1", nil)
+	if !slices.Equal(p.pushed, []legacyPush{{"registry.example/team/app:1", attest.Digest(d)}}) {
 		t.Errorf("pushed: %v", p.pushed)
+	}
+}
+
+// TestLegacyBuildThatIsRefused: a build that the daemon does not begin is over.
+func TestLegacyBuildThatIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "daemon"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, `{"message":"no build stage in current context"}`, http.StatusBadRequest)
+	})}}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	p, c := proxyBefore(t, dir)
+	if got := post(t, c, "/build", strings.NewReader("")); !strings.Contains(got, "no build stage") {
+		t.Errorf("the client got %q", got)
+	}
+	srv.Close()
+	if got := post(t, c, "/build", strings.NewReader("")); !strings.Contains(got, "asking the Docker daemon") {
+		t.Errorf("without a daemon the client got %q", got)
+	}
+	builds, notes := p.list()
+	if len(builds) != 0 || len(notes) != 2 || strings.Contains(notes[0]+notes[1], "had not ended") {
+		t.Errorf("%d builds, %q", len(builds), notes)
 	}
 }
 
