@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -36,6 +37,7 @@ const (
 	maxLegacyPushes = 4096
 	maxLegacyLine   = 1 << 20 // bytes of one message of the daemon
 	maxLegacySteps  = 4096
+	maxLegacyLinks  = 1 << 20 // symbolic links in a context
 	maxAhead        = 4 << 20 // bytes of a context in which its Dockerfile is looked for before it is sent
 )
 
@@ -72,7 +74,7 @@ type legacyBuild struct {
 
 	context    hash.Hash // of the archive as it was sent
 	size       int64
-	dockerfile []byte // nil where it was not found in the archive
+	dockerfile []byte // nil where it is not known
 	total      string // how many steps there are, in the builder's words
 	steps      []legacyStep
 	confused   bool // which step something was said of is not known
@@ -195,7 +197,7 @@ func (p *legacyProxy) lead(r *http.Request, b *legacyBuild) {
 	r.Body = &aheadBody{ahead, r.Body}
 	// An error comes again to who reads on.
 	head, _ := ahead.Peek(maxAhead)
-	dockerfile := dockerfileIn(bytes.NewReader(head), q.Get("dockerfile"))
+	dockerfile := b.dockerfileIn(bytes.NewReader(head))
 	args := map[string]*string{}
 	wrong := false
 	if raw := q.Get("buildargs"); raw != "" {
@@ -274,7 +276,7 @@ func newContextTee(body io.ReadCloser, b *legacyBuild) *contextTee {
 	t := &contextTee{ReadCloser: body, build: b, pipe: w, done: make(chan struct{})}
 	go func() {
 		defer close(t.done)
-		b.dockerfile = dockerfileIn(r, b.query.Get("dockerfile"))
+		b.dockerfile = b.dockerfileIn(r)
 		_, _ = io.Copy(io.Discard, r)
 	}()
 	return t
@@ -301,25 +303,42 @@ func (t *contextTee) end() {
 	<-t.done
 }
 
-// dockerfileIn finds the Dockerfile in an archive that is not compressed; nil
-// where there is none.
-func dockerfileIn(r io.Reader, name string) []byte {
-	if name == "" {
-		name = "Dockerfile"
+// dockerfileIn finds the Dockerfile in an archive: the one plain file of that
+// name. It returns nil where the daemon may have built another, which unpacks
+// all of the archive and reads what is there then: where there are two, or links
+// on the way to one, where the archive is compressed or is not what is built.
+func (b *legacyBuild) dockerfileIn(r io.Reader) []byte {
+	name := path.Clean("/" + cmp.Or(b.query.Get("dockerfile"), "Dockerfile"))
+	in := bufio.NewReader(r)
+	head, _ := in.Peek(8)
+	if zstdSkips := bytes.Contains(head, []byte("\x2a\x4d\x18")); b.query.Get("remote") != "" || compressionOf(head) != "" || zstdSkips {
+		return nil
 	}
-	for tr := tar.NewReader(r); ; {
+	var found []byte
+	links := map[string]bool{}
+	for tr := tar.NewReader(in); ; {
 		h, err := tr.Next()
 		if err != nil {
+			return found
+		}
+		at := path.Clean("/" + h.Name)
+		for dir := at; dir != "/"; {
+			if dir = path.Dir(dir); links[dir] {
+				return nil
+			}
+		}
+		if h.Typeflag == tar.TypeSymlink {
+			links[at] = true
+		}
+		if len(links) > maxLegacyLinks || at == name && (found != nil || h.Typeflag != tar.TypeReg) {
 			return nil
 		}
-		if path.Clean("/"+h.Name) != path.Clean("/"+name) {
+		if at != name {
 			continue
 		}
-		raw, err := readAtMost(tr, maxDockerfile)
-		if err != nil {
+		if found, err = readAtMost(tr, maxDockerfile); err != nil {
 			return nil
 		}
-		return raw
 	}
 }
 

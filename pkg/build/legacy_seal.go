@@ -322,7 +322,7 @@ func (p *legacyProxy) observe(ctx context.Context, b *legacyBuild) (seen *Engine
 		gap(attestations.GapSource, "the daemon fetched the context itself, from "+cleanURL(b.query.Get("remote")))
 	}
 	if b.dockerfile == nil {
-		gap(attestations.GapSource, "the Dockerfile was not found in what was sent")
+		gap(attestations.GapSource, "the Dockerfile is not known: it is not the one plain file of its name in what was sent")
 	}
 	if len(b.steps) == 0 {
 		gap(attestations.GapSource, "the build was quiet: which base images it took, and which results of its cache, is not known")

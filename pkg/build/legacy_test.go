@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -145,6 +146,57 @@ func TestLegacyPush(t *testing.T) {
 	post(t, c, "/v1.41/images/registry.example/team/app/push?tag=1", nil)
 	if !slices.Equal(p.pushed, []legacyPush{{"registry.example/team/app:1", attest.Digest(d)}}) {
 		t.Errorf("pushed: %v", p.pushed)
+	}
+}
+
+// TestLegacyDockerfile: the daemon unpacks all of an archive and follows links,
+// so that what stands first in it need not be what is built.
+func TestLegacyDockerfile(t *testing.T) {
+	file := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg} }
+	link := func(name, to string) tar.Header {
+		return tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to}
+	}
+	for name, x := range map[string]struct {
+		query string
+		files []tar.Header
+		want  string // "" for none
+	}{
+		"plain":                   {"", []tar.Header{file("a"), link("l", "a"), file("Dockerfile"), file("b")}, "2 Dockerfile"},
+		"by another name":         {"dockerfile=./sub/D", []tar.Header{file("Dockerfile"), file("sub/D")}, "1 sub/D"},
+		"none":                    {"", []tar.Header{file("a")}, ""},
+		"two":                     {"", []tar.Header{file("Dockerfile"), file("./Dockerfile")}, ""},
+		"a link":                  {"", []tar.Header{file("other"), link("Dockerfile", "other")}, ""},
+		"a hard link":             {"", []tar.Header{file("other"), {Name: "Dockerfile", Typeflag: tar.TypeLink, Linkname: "other"}}, ""},
+		"first a file, then link": {"", []tar.Header{file("Dockerfile"), file("other"), link("Dockerfile", "other")}, ""},
+		"written through a link":  {"", []tar.Header{file("Dockerfile"), link("l", "."), file("l/Dockerfile")}, ""},
+		"in a folder by a link":   {"dockerfile=sub/D", []tar.Header{link("sub", "other"), file("sub/D")}, ""},
+		"not what is built":       {"remote=https://files.example/c.tar", []tar.Header{file("Dockerfile")}, ""},
+		"begins as compressed":    {"", []tar.Header{file("BZh"), file("Dockerfile")}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var sent bytes.Buffer
+			w := tar.NewWriter(&sent)
+			for i, h := range x.files {
+				text := ""
+				if h.Typeflag == tar.TypeReg {
+					text = fmt.Sprintf("%d %s", i, h.Name)
+				}
+				h.Size, h.Mode = int64(len(text)), 0o644
+				if err := w.WriteHeader(&h); err != nil {
+					t.Fatal(err)
+				}
+				_, _ = io.WriteString(w, text)
+			}
+			w.Close()
+			query, err := url.ParseQuery(x.query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := (&legacyBuild{query: query}).dockerfileIn(&sent)
+			if string(got) != x.want || (got == nil) != (x.want == "") {
+				t.Errorf("got %q", got)
+			}
+		})
 	}
 }
 
