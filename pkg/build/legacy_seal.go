@@ -10,7 +10,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -283,7 +287,6 @@ func (b *legacyBuild) solve() clientSolve {
 // inspected is what the daemon knows of an image.
 type inspected struct {
 	ID          string   `json:"Id"`          //nolint:tagliatelle // Docker's own
-	RepoTags    []string `json:"RepoTags"`    //nolint:tagliatelle // Docker's own
 	RepoDigests []string `json:"RepoDigests"` //nolint:tagliatelle // Docker's own
 }
 
@@ -335,10 +338,10 @@ func (p *legacyProxy) bases(ctx context.Context, b *legacyBuild) ([]attestations
 	var out []attestations.InputSource
 	stages := map[string]bool{}
 	for _, f := range b.froms {
-		words := strings.Fields(f.step)
-		earlier := len(words) > 1 && stages[strings.ToLower(words[1])]
-		if len(words) == 4 && strings.EqualFold(words[2], "as") {
-			stages[strings.ToLower(words[3])] = true
+		base, name := b.stage(f.step)
+		earlier := base != "" && stages[strings.ToLower(base)]
+		if name != "" {
+			stages[strings.ToLower(name)] = true
 		}
 		if earlier {
 			continue
@@ -347,20 +350,86 @@ func (p *legacyProxy) bases(ctx context.Context, b *legacyBuild) ([]attestations
 		if err := p.daemon.get(ctx, "/images/"+f.id+"/json", &img); err != nil {
 			return nil, err
 		}
-		src := attestations.InputSource{Kind: "image", URI: "pkg:docker/unknown", Digest: img.ID}
-		if len(img.RepoTags) > 0 {
-			src.URI, src.Ref = dockerPURL(img.RepoTags[0]), familiar(img.RepoTags[0])
-		}
-		if len(img.RepoDigests) > 0 {
-			_, d, _ := strings.Cut(img.RepoDigests[0], "@")
-			src.Digest = d
-		}
+		src := img.source(base)
 		if _, err := attest.ParseDigest(src.Digest); err != nil {
 			return nil, fmt.Errorf("reading the base image of %q: %w", clipLine(f.step), err)
 		}
 		out = append(out, src)
 	}
 	return out, nil
+}
+
+// source is the image as a base that was called so: by the digest that the
+// registry of that name has for it, else by its own under no name.
+func (i *inspected) source(base string) attestations.InputSource {
+	unknown := attestations.InputSource{Kind: "image", URI: "pkg:docker/unknown", Digest: i.ID}
+	want, err := reference.ParseDockerRef(base)
+	if err != nil {
+		return unknown
+	}
+	for _, name := range i.RepoDigests {
+		has, err := reference.ParseDockerRef(name)
+		if err != nil || has.Name() != want.Name() {
+			continue
+		}
+		d, ok := has.(reference.Digested)
+		if asked, exact := want.(reference.Digested); ok && (!exact || asked.Digest() == d.Digest()) {
+			return attestations.InputSource{Kind: "image", URI: dockerPURL(base), Ref: reference.FamiliarString(want), Digest: d.Digest().String()}
+		}
+	}
+	return unknown
+}
+
+// stage reads a FROM as the builder does: which image it names, with the
+// arguments that stand before all stages, and what the stage is called. Where
+// the image cannot be told, base is "".
+func (b *legacyBuild) stage(step string) (base, name string) {
+	given := map[string]*string{}
+	_ = json.Unmarshal([]byte(b.query.Get("buildargs")), &given) // the daemon has read it
+	lex, env := shell.NewLex('\\'), []string(nil)
+	expand := func(word string) (string, error) {
+		v, _, err := lex.ProcessWord(word, shell.EnvsFromSlice(env))
+		return v, err
+	}
+	for i := range b.steps {
+		if !b.steps[i].is("ARG") {
+			break
+		}
+		arg, ok := instructionOf(b.steps[i].text).(*instructions.ArgCommand)
+		if !ok || arg.Expand(expand) != nil {
+			return "", ""
+		}
+		for _, a := range arg.Args {
+			if v := given[a.Key]; v != nil {
+				a.Value = v
+			}
+			if a.Value != nil {
+				env = append(env, a.Key+"="+*a.Value)
+			}
+		}
+	}
+	from, ok := instructionOf(step).(*instructions.Stage)
+	if !ok {
+		return "", ""
+	}
+	base, err := expand(from.BaseName)
+	if err != nil {
+		return "", from.Name
+	}
+	return base, from.Name
+}
+
+// instructionOf reads one line of a Dockerfile, nil where it is none.
+func instructionOf(line string) any {
+	read, err := parser.Parse(strings.NewReader(line))
+	if err != nil || len(read.AST.Children) != 1 {
+		return nil
+	}
+	in, err := instructions.ParseInstruction(read.AST.Children[0])
+	if err != nil {
+		return nil
+	}
+	return in
 }
 
 // judge is the record of the steps; net is nil where nobody watched.

@@ -3,6 +3,7 @@ package build
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -88,6 +89,36 @@ func TestLegacyStepsAreJudged(t *testing.T) {
 				t.Errorf("got %q, gaps %q", got, gaps)
 			}
 		})
+	}
+}
+
+// TestBaseOfALegacyBuild: a base image is what its FROM names, and not another
+// name of the same image with the digest of a third.
+func TestBaseOfALegacyBuild(t *testing.T) {
+	a, b := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)
+	img := inspected{ID: "sha256:" + strings.Repeat("c", 64), RepoDigests: []string{"mirror.example/x@" + a, "ubuntu@" + b, "<none>@<none>"}}
+	for from, want := range map[string]string{
+		"FROM ubuntu": "pkg:docker/ubuntu@latest ubuntu:latest " + b,
+		"FROM --platform=linux/amd64 ubuntu:24.04 AS x": "pkg:docker/ubuntu@24.04 ubuntu:24.04 " + b,
+		"from docker.io/library/ubuntu@" + b:            "pkg:docker/ubuntu@" + strings.Replace(b, ":", "%3A", 1) + " ubuntu@" + b + " " + b,
+		"FROM ${REG}/x:$TAG":                            "pkg:docker/mirror.example/x@7 mirror.example/x:7 " + a,
+		"FROM ubuntu@" + a:                              "pkg:docker/unknown  " + img.ID,
+		"FROM app-base:1":                               "pkg:docker/unknown  " + img.ID,
+		"FROM $LATER":                                   "pkg:docker/unknown  " + img.ID,
+		"FROM ${":                                       "pkg:docker/unknown  " + img.ID,
+	} {
+		build := &legacyBuild{query: url.Values{"buildargs": {`{"TAG":"7","LATER":"ubuntu"}`}}}
+		for _, text := range []string{"ARG HOST=mirror TAG=6", `ARG REG="$HOST.example"`, from, "ARG LATER"} {
+			build.steps = append(build.steps, legacyStep{text: text})
+		}
+		base, _ := build.stage(from)
+		src := img.source(base)
+		if got := src.URI + " " + src.Ref + " " + src.Digest; got != want {
+			t.Errorf("%s: %s", from, got)
+		}
+	}
+	if base, name := (&legacyBuild{}).stage("FROM --platform=$BUILDPLATFORM one AS Two"); base != "one" || name != "two" {
+		t.Errorf("a stage: %q, %q", base, name)
 	}
 }
 
