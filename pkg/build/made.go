@@ -17,6 +17,7 @@ import (
 
 	"github.com/moby/patternmatcher"
 
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/store"
 )
@@ -64,6 +65,36 @@ func imageFiles(args []string, dir string) []imageFile {
 		out = append(out, imageFile{flag: flag, path: path, was: markOf(path)})
 	}
 	return out
+}
+
+// unseenImage is what a command leaves unseen whose image a daemon may have made.
+const unseenImage = "how the image of %s was made: where it is watched, podman and buildah alone make one"
+
+// elsewhere says of images that the command wrote down and that a daemon may
+// have made. Before the command is done that is judged by its arguments.
+func (w *watched) elsewhere() []string {
+	here := slices.ContainsFunc(w.req.Args, func(a string) bool {
+		name := filepath.Base(a)
+		return name == "podman" || name == "buildah"
+	}) && !w.askedToBuild()
+	var out []string
+	for _, f := range w.images {
+		if !here && (f.flag == "--iidfile" || f.flag == "--metadata-file") {
+			out = append(out, fmt.Sprintf(unseenImage, f.flag))
+		}
+	}
+	return out
+}
+
+// askedToBuild reports whether the record has the command ask a daemon for a
+// build, as docker's client and podman's do.
+func (w *watched) askedToBuild() bool {
+	return w.done != nil && w.done.Inputs != nil && slices.ContainsFunc(w.done.Inputs.Steps, func(st attestations.InputStep) bool {
+		return slices.ContainsFunc(st.Requests, func(q attestations.InputRequest) bool {
+			u, err := url.Parse(q.URI)
+			return err == nil && q.Method == http.MethodPost && strings.HasSuffix(u.Path, "/build")
+		})
+	})
 }
 
 // mark tells whether somebody has written to a file since; the zero mark is that

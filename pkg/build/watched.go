@@ -309,6 +309,7 @@ func (w *watched) expect(ready confineReady) Observed {
 		o.Unobserved = append(o.Unobserved, b+": not watched")
 	}
 	o.Unobserved = append(o.Unobserved, ready.Open...)
+	o.Unobserved = append(o.Unobserved, w.elsewhere()...)
 	if len(o.Unobserved) > 0 {
 		o.Grade = GradePartial
 	}
@@ -457,6 +458,9 @@ func (w *watched) seal(ctx context.Context) (*Sealed, error) {
 	subjects, err := w.subjects(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if made := w.elsewhere(); len(made) > 0 {
+		w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: made})
 	}
 	files := compareFolders(w.before, w.after)
 	if err := w.withoutSecrets(ctx, subjects, &files); err != nil {
