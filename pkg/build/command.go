@@ -237,8 +237,11 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 // sealAll seals what was built while the command ran.
 func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error {
 	l.stopWatching()
-	nothing := hinted(errors.New("there is nothing to seal: it built no image that waxseal saw, and neither a file nor an image is named"),
-		"name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker build, buildx, bake or compose ask for, not those of another tool or of a builder made by the command itself")
+	way := "name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker build, buildx, bake or compose ask for, not those of another tool or of a builder made by the command itself"
+	if s.legacy != nil {
+		way += ", nor, without buildx, those of a daemon that -H or --context names: set DOCKER_HOST or DOCKER_CONTEXT for waxseal run"
+	}
+	nothing := hinted(errors.New("there is nothing to seal: it built no image that waxseal saw, and neither a file nor an image is named"), way)
 	s.engine, s.client = l.running()
 	around := res.Observed
 	s.aside = around.Unobserved // of the command
