@@ -51,7 +51,13 @@ type Plan struct {
 	Hide    []string `json:"hide,omitempty"`
 	Expose  []string `json:"expose,omitempty"`
 	Secrets [][]byte `json:"secrets,omitempty"` // values that are never stored
-	Trace   bool     `json:"trace,omitempty"`
+	// Container: who listens at what is mounted here may be where nobody here
+	// can look.
+	Container bool `json:"container,omitempty"`
+	// Trace what is opened that is not in the working folder, or that waxseal
+	// leaves out of its record of that.
+	Trace      bool     `json:"trace,omitempty"`
+	Unrecorded []string `json:"unrecorded,omitempty"`
 }
 
 // Message is what the keeper says, one after the other: that all is
@@ -179,7 +185,14 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := ownMounts(); err != nil {
+	if plan.Container {
+		more, left, err := mountedSockets()
+		if err != nil {
+			return 0, err
+		}
+		sockets, unknown = append(sockets, more...), append(unknown, left...)
+	}
+	if err := ownMounts(plan.Dir); err != nil {
 		return 0, err
 	}
 	opts, err := plan.Inputs.Options(version)
@@ -197,7 +210,7 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 	}
 	var tr *tracer
 	if plan.Trace {
-		if tr, err = startTrace(plan.Dir); err != nil {
+		if tr, err = startTrace(plan.Dir, plan.Unrecorded); err != nil {
 			return 0, err
 		}
 		defer tr.close()
@@ -283,12 +296,13 @@ func open(ctx context.Context, gateway *egress.Gateway, plan *Plan) (*egress.Ste
 }
 
 // keeperTemporary are folders that every machine has and the keeper has no use
-// for. A file system in memory over the first that is there takes its temporary
-// files: seen by nobody else, and gone with it however it ends.
+// for. A file system in memory over the first that is there, and not where the
+// command works, takes its temporary files: seen by nobody else, and gone with
+// it however it ends.
 func keeperTemporary() []string { return []string{"/dev/shm", "/sys"} }
 
-// ownMounts makes the keeper's mounts its own.
-func ownMounts() error {
+// ownMounts makes the keeper's mounts its own. The command works in dir.
+func ownMounts(dir string) error {
 	if os.Getpid() != 1 {
 		return errors.New("confining a command: not process 1 of its own pid namespace; waxseal starts this program itself")
 	}
@@ -298,15 +312,18 @@ func ownMounts() error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return noSandbox("mounting /proc", err)
 	}
-	for _, dir := range keeperTemporary() {
-		err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755")
+	for _, own := range keeperTemporary() {
+		if below(dir, own) {
+			continue
+		}
+		err := unix.Mount("tmpfs", own, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755")
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
 		if err != nil {
-			return noSandbox("mounting "+dir, err)
+			return noSandbox("mounting "+own, err)
 		}
-		return os.Setenv("TMPDIR", dir)
+		return os.Setenv("TMPDIR", own)
 	}
 	return errors.New("confining a command: neither /dev/shm nor /sys is there")
 }
@@ -484,12 +501,26 @@ func (p *firstProcess) end() {
 // socket of that kind leads out of every network namespace. Of those whose path
 // cannot be told, the second list says so in words.
 func boundSockets() (paths, unknown []string, err error) {
-	seen := map[uint64]bool{}
-	found := map[string]string{} // names as they were bound, to the socket's number
+	here, err := mountsOf("/proc/self")
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, m := range here {
+		// Whoever listens there may be where we cannot look: a machine whose
+		// socket is mounted into this container.
+		if isSocket(m.at) {
+			paths = append(paths, m.at)
+		}
+	}
+	tables := map[uint64]socketTable{}
 	read := func(proc string) error {
+		var st unix.Stat_t
+		if err := unix.Stat(proc+"/ns/net", &st); err != nil || tables[st.Ino] != nil {
+			return err
+		}
 		raw, err := readBounded(filepath.Join(proc, "net/unix"), maxSocketTable)
 		if err == nil {
-			parseSocketTable(raw, found)
+			tables[st.Ino] = parseSocketTable(raw)
 		}
 		return err
 	}
@@ -498,23 +529,24 @@ func boundSockets() (paths, unknown []string, err error) {
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, proc := range procs {
-		// What cannot be looked at belongs to others, or is gone by now.
-		var st unix.Stat_t
-		if unix.Stat(proc+"/ns/net", &st) != nil || seen[st.Ino] {
-			continue
-		}
-		seen[st.Ino] = true
-		_ = read(proc)
+		_ = read(proc) // what cannot be looked at belongs to others, or is gone by now
 	}
-	if len(found) > maxSockets {
+	paths = append(paths, fromElsewhere(procs, tables, here)...)
+	byFolder := map[string]string{} // names by number
+	for _, t := range tables {
+		for name, number := range t {
+			if filepath.IsAbs(name) {
+				paths = append(paths, name)
+			} else {
+				byFolder[number] = name
+			}
+		}
+	}
+	if len(paths)+len(byFolder) > maxSockets {
 		return nil, nil, fmt.Errorf("listing the machine's sockets: more than %d", maxSockets)
 	}
 	var holders map[string][]string
-	for name, number := range found {
-		if filepath.IsAbs(name) {
-			paths = append(paths, name)
-			continue
-		}
+	for number, name := range byFolder {
 		// Bound by a name in the folder where its process was.
 		if holders == nil {
 			holders = socketHolders(procs)
@@ -522,8 +554,7 @@ func boundSockets() (paths, unknown []string, err error) {
 		at := len(paths)
 		for _, proc := range holders[number] {
 			cwd, err := os.Readlink(proc + "/cwd")
-			path := filepath.Join(cwd, name)
-			if info, serr := os.Lstat(path); err == nil && serr == nil && info.Mode()&fs.ModeSocket != 0 {
+			if path := filepath.Join(cwd, name); err == nil && isSocket(path) {
 				paths = append(paths, path)
 			}
 		}
@@ -536,10 +567,105 @@ func boundSockets() (paths, unknown []string, err error) {
 	return slices.Compact(paths), unknown, nil
 }
 
+// mountedSockets looks for sockets in the folders that are mounted into a
+// container, which it may share with others. What was not looked through is said
+// in words.
+func mountedSockets() (paths, unknown []string, err error) {
+	mounts, err := mountsOf("/proc/self")
+	if err != nil {
+		return nil, nil, err
+	}
+	passing := append(covered(), "/dev", "/proc", "/sys") // of which the command has its own
+	left := maxLooked
+	for _, m := range mounts {
+		if m.at == "/" || slices.Contains(kernelKinds(), m.kind) || slices.ContainsFunc(passing, func(p string) bool { return below(m.at, p) }) || !isFolder(m.at) {
+			continue
+		}
+		_ = filepath.WalkDir(m.at, func(name string, d fs.DirEntry, err error) error {
+			if left--; left < 0 {
+				return fs.SkipAll
+			}
+			if err == nil && d.Type()&fs.ModeSocket != 0 {
+				paths = append(paths, name)
+			}
+			return nil // where we may not look the command gets nowhere
+		})
+		if left < 0 || len(paths) > maxSockets {
+			return paths, []string{fmt.Sprintf("sockets in %q, which others may listen at as well, were not all looked for", m.at)}, nil
+		}
+	}
+	return paths, nil, nil
+}
+
+func isSocket(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSocket != 0
+}
+
+// fromElsewhere are the places of ours at which sockets are that processes with
+// another root, or other mounts, have bound under a name of theirs: a
+// container's, seen from the machine.
+func fromElsewhere(procs []string, tables map[uint64]socketTable, here []mount) []string {
+	type surroundings struct{ net, mounts, dev, root uint64 }
+	look := func(proc string) (s surroundings, ok bool) {
+		var network, mounts, root unix.Stat_t
+		ok = unix.Stat(proc+"/ns/net", &network) == nil && unix.Stat(proc+"/ns/mnt", &mounts) == nil && unix.Stat(proc+"/root", &root) == nil
+		return surroundings{network.Ino, mounts.Ino, root.Dev, root.Ino}, ok
+	}
+	ours, _ := look("/proc/self")
+	seen := map[surroundings]bool{ours: true}
+	var out []string
+	for _, proc := range procs {
+		s, ok := look(proc)
+		if !ok || seen[s] {
+			continue
+		}
+		seen[s] = true
+		root, err := unix.Open(proc+"/root", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		there, err := mountsOf(proc)
+		for name := range tables[s.net] {
+			if err == nil && filepath.IsAbs(name) {
+				out = append(out, oursOf(root, name, there, here)...)
+			}
+		}
+		unix.Close(root)
+	}
+	return out
+}
+
+// oursOf are the places of here that show what has a name below a root of
+// elsewhere.
+func oursOf(root int, name string, there, here []mount) []string {
+	fd, err := unix.Openat2(root, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return nil
+	}
+	if _, ok := mountOf(fd, here); ok {
+		return []string{path}
+	}
+	on, ok := mountOf(fd, there)
+	if !ok {
+		return nil
+	}
+	return aliases(on, path, here)
+}
+
+// socketTable has names as they were bound, and the sockets' numbers.
+type socketTable map[string]string
+
 // parseSocketTable takes from /proc/net/unix what can be connected to by a
 // path: Num RefCount Protocol Flags Type St Inode Path.
-func parseSocketTable(raw []byte, into map[string]string) {
+func parseSocketTable(raw []byte) socketTable {
 	const accepts = "00010000"
+	out := socketTable{}
 	for line := range strings.Lines(string(raw)) {
 		f := strings.Fields(line)
 		if len(f) < 8 || strings.HasPrefix(f[7], "@") || f[3] != accepts && f[4] != "0002" {
@@ -547,9 +673,10 @@ func parseSocketTable(raw []byte, into map[string]string) {
 		}
 		// The name is the rest of the line, whatever it holds.
 		if _, name, ok := strings.Cut(line, " "+f[6]+" "); ok {
-			into[strings.TrimSuffix(name, "\n")] = f[6]
+			out[strings.TrimSuffix(name, "\n")] = f[6]
 		}
 	}
+	return out
 }
 
 // socketHolders says which processes have which sockets.
@@ -571,6 +698,7 @@ func socketHolders(procs []string) map[string][]string {
 const (
 	maxSocketTable = 64 << 20
 	maxSockets     = 4096
+	maxLooked      = 200_000 // files among which sockets are looked for
 )
 
 // readBounded reads a file of at most limit bytes.

@@ -89,9 +89,8 @@ func TestParseSocketTable(t *testing.T) {
 0000000000000000: 00000002 00000000 00010000 0005 01 16167 a folder/with  spaces
 0000000000000000: 00000002 00000000 00010000 0001 01 16168
 `
-	got := map[string]string{}
-	parseSocketTable([]byte(table), got)
-	want := map[string]string{"/run/docker.sock": "16163", "/dev/log": "16165", "a folder/with  spaces": "16167"}
+	got := parseSocketTable([]byte(table))
+	want := socketTable{"/run/docker.sock": "16163", "/dev/log": "16165", "a folder/with  spaces": "16167"}
 	if !maps.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
@@ -100,9 +99,7 @@ func TestParseSocketTable(t *testing.T) {
 func FuzzParseSocketTable(f *testing.F) {
 	f.Add([]byte("0: 2 0 00010000 0001 01 16163 /run/docker.sock\n"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		got := map[string]string{}
-		parseSocketTable(raw, got)
-		for name := range got {
+		for name := range parseSocketTable(raw) {
 			if name == "" || name[0] == '@' {
 				t.Errorf("%q", name)
 			}

@@ -20,8 +20,8 @@ import (
 // Trace is which files outside of its working folder a command opened.
 type Trace struct {
 	Files []TracedFile `json:"files"`
-	// Lost counts the times that events were lost, and Unread the files that
-	// could not be read back; Full says that there were more than are listed.
+	// Lost counts the times that events were lost, and Unread the files of which
+	// the content could not be had; Full says that there were more than are listed.
 	Lost   int  `json:"lost,omitempty"`
 	Unread int  `json:"unread,omitempty"`
 	Full   bool `json:"full,omitempty"`
@@ -29,7 +29,7 @@ type Trace struct {
 
 // TracedFile is one of them, as it was when the command opened it.
 type TracedFile struct {
-	Path    string `json:"path"`
+	Path    string `json:"path"` // see elsewhere
 	Mode    uint32 `json:"mode"` // as stat(2) has it
 	Size    int64  `json:"size"`
 	SHA256  string `json:"sha256"`
@@ -39,14 +39,21 @@ type TracedFile struct {
 const (
 	maxTraced  = 200_000 // files of one command
 	traceQueue = 4096    // files that wait to be read
+	maxSparse  = 1 << 30 // bytes of a file that is mostly holes
 )
+
+// elsewhere begins the path of a file that is not what the machine has there: it
+// is the command's own name of it, in a mount of its own, or the file was
+// replaced or removed since.
+const elsewhere = "(elsewhere) "
 
 // tracer watches all file systems of the machine that files can come from, and
 // keeps what the command's processes open. Watched is the file system and not a
-// mount, so that what the command mounts makes no difference; nothing waits for
-// the tracer.
+// mount, so that what the command mounts hides nothing; nothing waits for the
+// tracer.
 type tracer struct {
 	dir     string
+	own     []string // below dir, and in no record of it
 	blind   []string
 	file    *os.File
 	started time.Time
@@ -78,6 +85,7 @@ type tracedFile struct {
 
 type opened struct {
 	f    *os.File
+	size int64
 	into *tracedFile
 }
 
@@ -92,17 +100,21 @@ func (e *traceError) Hint() string {
 	return "run waxseal as root, on a kernel with fanotify; or leave out --trace"
 }
 
-// startTrace watches from now on. Files below dir are left out: they are
-// recorded before and after.
-func startTrace(dir string) (*tracer, error) {
-	fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_CLOEXEC|unix.FAN_NONBLOCK, unix.O_RDONLY|unix.O_LARGEFILE|unix.O_CLOEXEC)
+// startTrace watches from now on. Files below dir are left out, as they are
+// recorded before and after, but for what is below unrecorded and git's own.
+func startTrace(dir string, unrecorded []string) (*tracer, error) {
+	const how, files = unix.FAN_CLASS_NOTIF | unix.FAN_CLOEXEC | unix.FAN_NONBLOCK, unix.O_RDONLY | unix.O_LARGEFILE | unix.O_CLOEXEC
+	fd, err := unix.FanotifyInit(how|unix.FAN_REPORT_FD_ERROR, files)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.13 a file that cannot be opened may go without a word
+		fd, err = unix.FanotifyInit(how, files)
+	}
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
 		return nil, &traceError{err}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tracing the command's files: %w", err)
 	}
-	t := &tracer{dir: dir, started: time.Now(), seen: map[fileKey]*tracedFile{}, byNode: map[[2]uint64][]*tracedFile{}, waiting: make(chan opened, traceQueue)}
+	t := newTracer(dir, unrecorded)
 	t.file = os.NewFile(uintptr(fd), "fanotify")
 	mounts, err := fileSystems()
 	if err != nil {
@@ -123,38 +135,41 @@ func startTrace(dir string) (*tracer, error) {
 	return t, nil
 }
 
-type fileSystem struct{ at, kind string }
-
-// fileSystems are those of this machine that hold files, each once.
-func fileSystems() ([]fileSystem, error) {
-	raw, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("listing file systems: %w", err)
+func newTracer(dir string, unrecorded []string) *tracer {
+	return &tracer{
+		dir: dir, own: unrecorded, started: time.Now(), seen: map[fileKey]*tracedFile{}, byNode: map[[2]uint64][]*tracedFile{},
+		waiting: make(chan opened, openAtOnce()),
 	}
-	// What the kernel makes up as it is read is in no record.
-	none := []string{"proc", "sysfs", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "debugfs", "tracefs", "securityfs", "pstore",
-		"bpf", "fusectl", "configfs", "autofs", "rpc_pipefs", "binfmt_misc", "nsfs", "efivarfs", "selinuxfs"}
-	seen := map[string]bool{}
-	var out []fileSystem
-	for line := range strings.Lines(string(raw)) {
-		head, tail, ok := strings.Cut(line, " - ")
-		f, kind := strings.Fields(head), strings.Fields(tail)
-		if !ok || len(f) < 5 || len(kind) == 0 || seen[f[2]] || slices.Contains(none, kind[0]) {
-			continue
-		}
-		at := unescape(f[4])
-		if below(at, "/dev") || slices.Contains(covered(), at) {
-			continue // the command has its own there
-		}
-		seen[f[2]] = true
-		out = append(out, fileSystem{at, kind[0]})
-	}
-	return out, nil
 }
 
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+// openAtOnce is how many files may wait to be read, and as many again come in
+// one reading: the gateway, too, needs descriptors.
+func openAtOnce() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return traceQueue / 4
+	}
+	return int(max(1, min(traceQueue, limit.Cur/4)))
+}
+
+// fileSystems are those of this machine that hold files, each once.
+func fileSystems() ([]mount, error) {
+	mounts, err := mountsOf("/proc/self")
+	if err != nil {
+		return nil, err
+	}
+	// What the kernel makes up as it is read is in no record.
+	none := append(kernelKinds(), "devpts", "devtmpfs", "mqueue", "autofs", "rpc_pipefs", "nsfs")
+	seen := map[string]bool{}
+	var out []mount
+	for _, m := range mounts {
+		if seen[m.dev] || slices.Contains(none, m.kind) || below(m.at, "/dev") || m.at == os.TempDir() || slices.Contains(covered(), m.at) {
+			continue // the command has its own there
+		}
+		seen[m.dev] = true
+		out = append(out, m)
+	}
+	return out, nil
 }
 
 // follow says which process is the first of the sandbox.
@@ -169,11 +184,16 @@ func (t *tracer) close() { t.file.Close() }
 // read takes events until the file has a deadline, and then those that wait.
 func (t *tracer) read() {
 	defer close(t.waiting)
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, min(64<<10, eventSize*cap(t.waiting)))
 	for {
 		n, err := t.file.Read(buf)
-		if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
 			break
+		}
+		if err != nil {
+			t.loss()
+			time.Sleep(time.Millisecond) // descriptors come back as files are read
+			continue
 		}
 		t.events(buf[:n])
 	}
@@ -184,15 +204,32 @@ func (t *tracer) read() {
 	_ = conn.Control(func(fd uintptr) {
 		for {
 			n, err := unix.Read(int(fd), buf)
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			if err != nil || n == 0 {
+			switch {
+			case errors.Is(err, unix.EINTR):
+			case scarce(err):
+				t.loss() // of one event; there may be more
+			case errors.Is(err, unix.EAGAIN), err == nil && n == 0:
 				return
+			case err != nil:
+				t.loss()
+				return
+			default:
+				t.events(buf[:n])
 			}
-			t.events(buf[:n])
 		}
 	})
+}
+
+// scarce reports whether a file was not opened because too many are, or for
+// want of memory.
+func scarce(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+}
+
+func (t *tracer) loss() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lost++
 }
 
 const eventSize = 24 // of struct fanotify_event_metadata
@@ -205,9 +242,7 @@ func (t *tracer) events(buf []byte) {
 		}
 		buf = buf[e.Event_len:]
 		if e.Mask&unix.FAN_Q_OVERFLOW != 0 {
-			t.mu.Lock()
-			t.lost++
-			t.mu.Unlock()
+			t.loss()
 			continue
 		}
 		t.event(&e)
@@ -216,7 +251,15 @@ func (t *tracer) events(buf []byte) {
 
 // event looks at one: cheaply, because most are of files that are known.
 func (t *tracer) event(e *unix.FanotifyEventMetadata) {
+	t.mu.Lock()
+	first := t.first
+	t.mu.Unlock()
+	// Processes outside of our namespace have no pid here.
+	others := first == 0 || e.Pid == 0 || int(e.Pid) == os.Getpid() || int(e.Pid) == first
 	if e.Fd < 0 {
+		if !others {
+			t.unopened(unix.Errno(-e.Fd))
+		}
 		return
 	}
 	f := os.NewFile(uintptr(e.Fd), "event")
@@ -226,48 +269,101 @@ func (t *tracer) event(e *unix.FanotifyEventMetadata) {
 			f.Close()
 		}
 	}()
-	t.mu.Lock()
-	first := t.first
-	t.mu.Unlock()
-	// Processes outside of our namespace have no pid here.
-	if first == 0 || e.Pid == 0 || int(e.Pid) == os.Getpid() || int(e.Pid) == first {
+	if others {
 		return
 	}
 	var st unix.Stat_t
 	if unix.Fstat(int(e.Fd), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return
 	}
-	key := fileKey{st.Dev, st.Ino, st.Mtim, st.Ctim, st.Size}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	// The kernel makes one event of several of the same file and process.
+	var into *tracedFile
+	if e.Mask&(unix.FAN_OPEN|unix.FAN_OPEN_EXEC) != 0 {
+		into = t.opened(int(e.Fd), &st)
+	}
 	if e.Mask&unix.FAN_CLOSE_WRITE != 0 {
 		t.wrote(&st)
+	}
+	if into == nil {
 		return
 	}
+	keep = true
+	t.mu.Unlock()
+	t.waiting <- opened{f, st.Size, into}
+	t.mu.Lock()
+}
+
+// opened takes in a file, and returns what its digest is to come to; nil for
+// none.
+func (t *tracer) opened(fd int, st *unix.Stat_t) *tracedFile {
+	key := fileKey{st.Dev, st.Ino, st.Mtim, st.Ctim, st.Size}
 	if t.seen[key] != nil {
-		return
+		return nil
 	}
-	into := &tracedFile{made: t.isMade(int(e.Fd))}
+	into := &tracedFile{made: t.isMade(fd)}
 	t.seen[key] = into
 	if into.made {
-		return
+		return nil
 	}
-	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", e.Fd))
-	if err != nil || below(name, t.dir) {
+	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
 		into.made = true
-		return
+		t.unread++
+		return nil
+	}
+	// The keeper sees none of the command's own mounts, by which a file of
+	// anywhere can have a name in the working folder.
+	there := lies(name, st)
+	if there && t.recorded(name) {
+		into.made = true
+		return nil
+	}
+	if !there {
+		name = elsewhere + strings.TrimSuffix(name, " (deleted)")
 	}
 	if len(t.seen) > maxTraced {
 		t.full = true
-		return
+		return nil
 	}
 	node := [2]uint64{st.Dev, st.Ino}
 	t.byNode[node] = append(t.byNode[node], into)
-	into.Path, into.Mode, into.Size = strings.TrimSuffix(name, " (deleted)"), st.Mode, st.Size
-	keep = true
-	t.mu.Unlock()
-	t.waiting <- opened{f, into}
+	into.Path, into.Mode, into.Size = name, st.Mode, st.Size
+	if st.Size > maxSparse && st.Blocks*512 < st.Size/2 {
+		into.made = true
+		t.unread++
+		return nil
+	}
+	return into
+}
+
+// unopened takes in that the kernel could not open for us what the command has
+// opened.
+func (t *tracer) unopened(errno unix.Errno) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case scarce(errno):
+		t.lost++
+	case errno != unix.ENXIO && errno != unix.ENODEV && errno != unix.EBUSY: // those are devices
+		t.unread++
+	}
+}
+
+// lies reports whether a file is what the machine has at a path.
+func lies(name string, st *unix.Stat_t) bool {
+	var there unix.Stat_t
+	return unix.Lstat(name, &there) == nil && there.Dev == st.Dev && there.Ino == st.Ino
+}
+
+// recorded reports whether the file at a path is among those of the working
+// folder.
+func (t *tracer) recorded(name string) bool {
+	if !below(name, t.dir) || slices.ContainsFunc(t.own, func(o string) bool { return below(name, o) }) {
+		return false
+	}
+	return !slices.Contains(strings.Split(strings.TrimPrefix(name, t.dir), "/"), ".git")
 }
 
 // wrote marks every content of a file that was written to.
@@ -275,8 +371,11 @@ func (t *tracer) wrote(st *unix.Stat_t) {
 	for _, f := range t.byNode[[2]uint64{st.Dev, st.Ino}] {
 		f.Written = true
 	}
-	// What it holds now is the command's own work.
-	t.seen[fileKey{st.Dev, st.Ino, st.Mtim, st.Ctim, st.Size}] = &tracedFile{made: true}
+	// What it holds now is the command's own work, unless it was found like that
+	// when it was opened: then nobody knows what that was before.
+	if key := (fileKey{st.Dev, st.Ino, st.Mtim, st.Ctim, st.Size}); t.seen[key] == nil {
+		t.seen[key] = &tracedFile{made: true}
+	}
 }
 
 // isMade reports whether a file was made after the trace began.
@@ -293,10 +392,11 @@ func (t *tracer) hash() {
 	buf := make([]byte, 256<<10)
 	for o := range t.waiting {
 		sum := sha256.New()
-		_, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{o.f}, buf)
+		// Not what came to it since: that may have no end.
+		n, err := io.CopyBuffer(struct{ io.Writer }{sum}, io.LimitReader(o.f, o.size), buf)
 		o.f.Close()
 		t.mu.Lock()
-		if err != nil {
+		if err != nil || n != o.size {
 			o.into.made = true
 			t.unread++
 		} else {

@@ -90,19 +90,16 @@ func below(path, dir string) bool {
 }
 
 func (v *view) make() error {
+	// What is taken along has on it what covers it.
+	if err := v.cover(); err != nil {
+		return err
+	}
 	nodes, folders, err := v.takeAlong()
 	if err != nil {
 		return err
 	}
-	// Nobody opens a disk by a device file somewhere, and nothing of the
-	// kernel's own files is written.
+	// Nobody opens a disk by a device file somewhere.
 	if err := setMount("/", unix.MOUNT_ATTR_NODEV); err != nil {
-		return err
-	}
-	if err := setMount("/sys", unix.MOUNT_ATTR_RDONLY); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := v.cover(); err != nil {
 		return err
 	}
 	if err := v.nameServer(); err != nil {
@@ -124,7 +121,20 @@ func (v *view) make() error {
 			return err
 		}
 	}
-	return nil
+	return v.kernelFiles()
+}
+
+// kernelFiles makes what the kernel takes orders by unwritable.
+func (v *view) kernelFiles() error {
+	if os.TempDir() == "/sys" { // nothing needs the keeper's files by name any more
+		if err := unix.Unmount("/sys", unix.MNT_DETACH); err != nil {
+			return noSandbox("showing /sys", err)
+		}
+	}
+	if err := setMount("/sys", unix.MOUNT_ATTR_RDONLY); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return restrictKernel()
 }
 
 // takeAlong takes aside what is going to be covered and stays.
@@ -253,24 +263,44 @@ func (v *view) cover() error {
 		}
 		return nil
 	}
-	for _, s := range v.sockets {
-		if slices.Contains(v.expose, s) || below(s, "/dev") || slices.ContainsFunc(covered(), func(c string) bool { return below(s, c) }) {
+	here, err := mountsOf("/proc/thread-self")
+	if err != nil {
+		return err
+	}
+	// All names first: what is covered shows no other name of what lies there.
+	sockets, named := v.places(v.sockets, here), v.places(v.hide, here)
+	expose := append(v.places(v.expose, here), v.expose...)
+	for _, s := range sockets {
+		if slices.Contains(expose, s) || v.goes(s) {
 			continue
 		}
 		if err := lay(s, false); err != nil {
 			return err
 		}
 	}
-	for _, h := range v.hide {
-		real, err := filepath.EvalSymlinks(h)
-		if err != nil {
-			continue // it is not there
-		}
-		if err := lay(real, true); err != nil {
+	for _, h := range named {
+		if err := lay(h, true); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// places are all that show what the names lead to.
+func (v *view) places(names []string, here []mount) []string {
+	var out []string
+	for _, name := range names {
+		if real, err := filepath.EvalSymlinks(name); err == nil { // else it is not there
+			out = append(out, everywhere(real, here)...)
+		}
+	}
+	return out
+}
+
+// goes reports whether a path is one that the command's own folders cover, but
+// for the working folder, which comes back.
+func (v *view) goes(path string) bool {
+	return !below(path, v.dir) && slices.ContainsFunc(append(covered(), "/dev"), func(c string) bool { return below(path, c) })
 }
 
 // insideHidden is a working folder in a place that must be hidden.

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -302,9 +305,32 @@ func (s *sealer) seen(ctx context.Context) (images []clientImage, notes []string
 }
 
 // isDocker reports whether the command is docker's own and does nothing beside
-// what it asks the engine for.
+// what it asks the engine for: not a script of that name, which whoever wrote
+// the working folder could have put there.
 func (r *CommandRequest) isDocker() bool {
-	return slices.Contains(dockers(), filepath.Base(r.Args[0]))
+	name := r.Args[0]
+	if !slices.Contains(dockers(), filepath.Base(name)) || filepath.Base(name) != name && !filepath.IsAbs(name) {
+		return false
+	}
+	program, err := exec.LookPath(name)
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return true // and nothing will run
+	}
+	if err != nil || !filepath.IsAbs(program) { // below a relative folder of PATH
+		return false
+	}
+	dir, err := syscall.Getwd()
+	if err != nil {
+		return false
+	}
+	real, err := filepath.EvalSymlinks(program)
+	return err == nil && !isBelow(program, dir) && !isBelow(real, dir)
+}
+
+// isBelow reports whether an absolute path lies in a folder.
+func isBelow(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 // legacy puts a proxy before the Docker daemon where docker would build by
@@ -321,7 +347,7 @@ func (r *CommandRequest) legacy(ctx context.Context, l *lead, env []string, deps
 		}
 		return nil, environ, fmt.Sprintf("builds by docker itself are not seen: %v", err), nil
 	}
-	p, host, err := newLegacyProxy(l.dir, daemon, plan)
+	p, host, err := newLegacyProxy(l.dir, daemon, plan, !r.isDocker())
 	if err != nil {
 		return nil, nil, "", err
 	}

@@ -21,17 +21,19 @@ import (
 
 // confinePlan is what the keeper is told of a command.
 type confinePlan struct {
-	Inputs  InputsPlan `json:"inputs"`
-	Name    string     `json:"name"` // of the step in the record
-	Args    []string   `json:"args"`
-	Env     []string   `json:"env"`
-	Dir     string     `json:"dir"`
-	User    int        `json:"user"`
-	Group   int        `json:"group"`
-	Hide    []string   `json:"hide,omitempty"`
-	Expose  []string   `json:"expose,omitempty"`
-	Secrets [][]byte   `json:"secrets,omitempty"`
-	Trace   bool       `json:"trace,omitempty"`
+	Inputs     InputsPlan `json:"inputs"`
+	Name       string     `json:"name"` // of the step in the record
+	Args       []string   `json:"args"`
+	Env        []string   `json:"env"`
+	Dir        string     `json:"dir"`
+	User       int        `json:"user"`
+	Group      int        `json:"group"`
+	Hide       []string   `json:"hide,omitempty"`
+	Expose     []string   `json:"expose,omitempty"`
+	Secrets    [][]byte   `json:"secrets,omitempty"`
+	Trace      bool       `json:"trace,omitempty"`
+	Unrecorded []string   `json:"unrecorded,omitempty"`
+	Container  bool       `json:"container,omitempty"`
 }
 
 type confineMessage struct {
@@ -124,7 +126,7 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 	keeper.Dir = "/"
 	keeper.Files = []*os.File{theirs}
 	keeper.Attr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
-	c.plan.User, c.plan.Group = os.Geteuid(), os.Getegid()
+	c.plan.User, c.plan.Group, c.plan.Container = os.Geteuid(), os.Getegid(), inContainer()
 	if c.plan.User != 0 {
 		keeper.Attr.Cloneflags |= unix.CLONE_NEWUSER
 		keeper.Attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: c.plan.User, Size: 1}}
@@ -161,6 +163,14 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 		return nil, got.err
 	}
 	return got.value, nil
+}
+
+// inContainer reports whether there are processes on this machine that cannot be
+// seen from here: ours is not its first pid namespace.
+func inContainer() bool {
+	const firstNamespace = 0xeffffffc // include/linux/proc_ns.h
+	var st unix.Stat_t
+	return unix.Stat("/proc/self/ns/pid", &st) != nil || st.Ino != firstNamespace
 }
 
 // noNamespaces says why there are none.

@@ -324,14 +324,20 @@ func (l *lead) startEngine(opts EngineOptions) error {
 	return nil
 }
 
-// freeCache is the build cache of dir, or where another command has it, one
-// beside it: buildx does not wait until a whole pipeline is through.
+// caches are the build cache of dir and those for whoever comes while it is
+// used. They lie in it: what hides it from a command hides them all.
+func caches(dir string) []string {
+	out := []string{dir}
+	for i := 2; i <= maxCaches; i++ {
+		out = append(out, filepath.Join(dir, "more", strconv.Itoa(i)))
+	}
+	return out
+}
+
+// freeCache is the build cache of dir, or where another command has it, the
+// next: buildx does not wait until a whole pipeline is through.
 func freeCache(dir string) string {
-	for i := 1; i <= maxCaches; i++ {
-		name := dir
-		if i > 1 {
-			name = fmt.Sprintf("%s-%d", dir, i)
-		}
+	for _, name := range caches(dir) {
 		f, err := os.OpenFile(filepath.Join(name, "lock"), os.O_RDWR, 0)
 		if err != nil {
 			return name // nobody uses what is not there

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -42,18 +43,22 @@ const (
 )
 
 // legacyProxy stands before the Docker daemon where there is no buildx: it
-// passes everything on, and notes what its legacy builder is asked and what it
+// passes on what docker asks, and of what a confined command asks that which
+// gets nobody out of the sandbox, and notes what its legacy builder is asked and what it
 // answers. Where the daemon allows it, it has the steps run where the gateway
 // is the only way out.
 type legacyProxy struct {
-	daemon  *dockerDaemon
-	server  *http.Server
-	gateway *legacyGateway
+	daemon   *dockerDaemon
+	server   *http.Server
+	gateway  *legacyGateway
+	confined bool // who asks is in the sandbox
 
-	mu     sync.Mutex
-	builds []*legacyBuild
-	pushed []legacyPush
-	blind  int // builds by the daemon's own BuildKit
+	mu      sync.Mutex
+	builds  []*legacyBuild
+	pushed  []legacyPush
+	blind   int      // builds by the daemon's own BuildKit
+	did     []string // what else a confined command had the daemon do
+	refused []string // and what it may not have
 }
 
 // legacyPush is a manifest that the daemon put into a registry.
@@ -94,13 +99,13 @@ type legacyFrom struct{ step, id string }
 
 // newLegacyProxy serves the daemon's API on a socket in dir, the run's own
 // folder, and returns what DOCKER_HOST must be.
-func newLegacyProxy(dir string, daemon *dockerDaemon, plan InputsPlan) (*legacyProxy, string, error) {
+func newLegacyProxy(dir string, daemon *dockerDaemon, plan InputsPlan, confined bool) (*legacyProxy, string, error) {
 	name := filepath.Join(dir, "d")
 	l, err := net.Listen("unix", name)
 	if err != nil {
 		return nil, "", fmt.Errorf("opening a socket before the Docker daemon: %w", err)
 	}
-	p := &legacyProxy{daemon: daemon, gateway: newLegacyGateway(daemon, dir, plan)}
+	p := &legacyProxy{daemon: daemon, gateway: newLegacyGateway(daemon, dir, plan), confined: confined}
 	forward := &httputil.ReverseProxy{
 		Transport:      daemon.transport(),
 		FlushInterval:  -1,
@@ -111,6 +116,12 @@ func newLegacyProxy(dir string, daemon *dockerDaemon, plan InputsPlan) (*legacyP
 		},
 	}
 	p.server = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p.confined && !p.admit(r) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, `{"message":"waxseal run: a confined command may have the daemon build, and store images: nobody would watch the rest"}`+"\n")
+			return
+		}
 		// Else the server takes the rest of a request away as soon as an answer
 		// begins, and what is being passed on breaks off.
 		_ = http.NewResponseController(w).EnableFullDuplex()
@@ -134,12 +145,92 @@ func (p *legacyProxy) close() {
 
 type legacyKey struct{}
 
+// maxDaemonCalls is how many kinds of calls are told of.
+const maxDaemonCalls = 8
+
+// admit reports whether a confined command may ask that of the daemon, which is
+// root of the machine, and notes what no record of a build will hold.
+func (p *legacyProxy) admit(r *http.Request) bool {
+	kind := daemonCall(r)
+	note := &p.did
+	switch kind {
+	case "look", "build":
+		return true
+	case "":
+		kind, note = r.Method+" "+clipLine(apiPath(r)), &p.refused
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Contains(*note, kind) && len(*note) < maxDaemonCalls {
+		*note = append(*note, kind)
+	}
+	return note != &p.refused
+}
+
+// daemonCall says what a call of the daemon's API does: it answers ("look"),
+// builds, or moves images about, in docker's word for it. "" is all that could
+// run something, show the machine's files, or change what is others'.
+func daemonCall(r *http.Request) string {
+	at := apiPath(r)
+	image, isImage := strings.CutPrefix(at, "/images/")
+	get, post := r.Method == http.MethodGet || r.Method == http.MethodHead, r.Method == http.MethodPost
+	switch {
+	case path.Clean(r.URL.Path) != r.URL.Path, hasForm(r): // the daemon would read something else
+	case get && (at == "/_ping" || at == "/version" || at == "/info"),
+		get && isImage && (path.Base(image) == "json" || path.Base(image) == "history"):
+		return "look"
+	case get && isImage && path.Base(image) == "get":
+		return "save"
+	case !post:
+	case at == "/build" && r.URL.Query().Get("version") != "2":
+		return "build"
+	case at == "/auth":
+		return "login"
+	case at == "/images/create" && r.URL.Query().Get("fromSrc") == "":
+		return "pull"
+	case at == "/images/load":
+		return "load"
+	case isImage && strings.HasSuffix(image, "/push"):
+		return "push"
+	case isImage && strings.HasSuffix(image, "/tag"):
+		return "tag"
+	}
+	return ""
+}
+
+// hasForm reports whether a call brings parameters in its body, where docker's
+// client puts none.
+func hasForm(r *http.Request) bool {
+	kind := r.Header.Get("Content-Type")
+	if kind == "" {
+		return false
+	}
+	kind, _, err := mime.ParseMediaType(kind)
+	return err != nil || kind == "application/x-www-form-urlencoded" || strings.HasPrefix(kind, "multipart/")
+}
+
+// unseen is what a confined command had the daemon do besides building, in
+// words; "" for nothing.
+func (p *legacyProxy) unseen() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.did) == 0 {
+		return ""
+	}
+	return "what it had the Docker daemon do: " + strings.Join(p.did, ", ")
+}
+
+// apiPath is the path of a call without the API's version.
+func apiPath(r *http.Request) string {
+	return regexp.MustCompile(`^/v[0-9.]+`).ReplaceAllString(r.URL.Path, "")
+}
+
 // call matches the calls that matter: a build, and the push of an image.
 func call(r *http.Request) (what, name string) {
 	if r.Method != http.MethodPost {
 		return "", ""
 	}
-	rest := regexp.MustCompile(`^/v[0-9.]+`).ReplaceAllString(r.URL.Path, "")
+	rest := apiPath(r)
 	if rest == "/build" {
 		return "build", ""
 	}
@@ -527,6 +618,9 @@ func (p *legacyProxy) list() (builds []*legacyBuild, notes []string) {
 		default:
 			builds = append(builds, b)
 		}
+	}
+	if len(p.refused) > 0 {
+		notes = append(notes, "a confined command may have the Docker daemon build, and store images, and was refused: "+strings.Join(p.refused, ", "))
 	}
 	if p.blind > 0 {
 		notes = append(notes, count(p.blind, "build")+" by the daemon's own BuildKit, of which nothing was seen, and nothing is sealed")

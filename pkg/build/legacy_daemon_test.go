@@ -145,7 +145,7 @@ func TestLegacyBuildOfADaemonBehindTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, host, err := newLegacyProxy(t.TempDir(), d, InputsPlan{})
+	p, host, err := newLegacyProxy(t.TempDir(), d, InputsPlan{}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,7 @@ func daemonSays(t *testing.T, says string) (*legacyProxy, *http.Client) {
 // proxyBefore stands before the daemon of a folder.
 func proxyBefore(t *testing.T, dir string) (*legacyProxy, *http.Client) {
 	t.Helper()
-	p, host, err := newLegacyProxy(dir, newDockerDaemon("unix", filepath.Join(dir, "daemon"), nil), InputsPlan{})
+	p, host, err := newLegacyProxy(dir, newDockerDaemon("unix", filepath.Join(dir, "daemon"), nil), InputsPlan{}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,6 +134,75 @@ func TestLegacyBuildThatIsNotSeen(t *testing.T) {
 			builds, notes := p.list()
 			if len(builds) != x.builds || (x.note == "") != (len(notes) == 0) || x.note != "" && !strings.Contains(notes[0], x.note) {
 				t.Errorf("%d builds, %q", len(builds), notes)
+			}
+		})
+	}
+}
+
+// A script in the sandbox gets no more of the daemon, which is root of the
+// machine, than builds and images; docker itself gets all of it.
+func TestLegacyProxyBeforeAConfinedCommand(t *testing.T) {
+	const form = "application/x-www-form-urlencoded"
+	for _, x := range []struct {
+		method, where, kind string
+		allowed             bool
+		unseen              string
+	}{
+		{"HEAD", "/_ping", "", true, ""},
+		{"GET", "/v1.41/info", "", true, ""},
+		{"GET", "/v1.41/images/json", "", true, ""},
+		{"GET", "/v1.41/images/reg.example:5000/team/app:1/json", "", true, ""},
+		{"POST", "/v1.41/build?t=app", "application/x-tar", true, ""},
+		{"POST", "/v1.41/images/app/push?tag=1", "text/plain", true, "push"},
+		{"POST", "/v1.41/images/app/tag?repo=b", "", true, "tag"},
+		{"POST", "/v1.41/images/create?fromImage=alpine", "text/plain", true, "pull"},
+		{"POST", "/v1.41/images/load", "application/x-tar", true, "load"},
+		{"GET", "/v1.41/images/app/get", "", true, "save"},
+		{"POST", "/v1.41/auth", "application/json", true, "login"},
+		{"POST", "/v1.41/containers/create", "application/json", false, ""},
+		{"POST", "/v1.41/containers/x/exec", "application/json", false, ""},
+		{"GET", "/v1.41/containers/x/archive?path=/", "", false, ""},
+		{"PUT", "/v1.41/containers/x/archive?path=/", "", false, ""},
+		{"POST", "/v1.41/commit?container=x", "", false, ""},
+		{"POST", "/v1.41/images/create?fromSrc=http://169.254.169.254/", "", false, ""},
+		{"POST", "/v1.41/images/create?fromImage=alpine", form, false, ""},
+		{"POST", "/v1.41/images/create", "multipart/form-data; boundary=x", false, ""},
+		{"GET", "/v1.41/images/search?term=x", "", false, ""},
+		{"DELETE", "/v1.41/images/app", "", false, ""},
+		{"POST", "/v1.41/images/prune", "", false, ""},
+		{"POST", "/v1.41/images/%2e%2e/containers/x/push", "", false, ""},
+		{"POST", "/v1.41/images/../plugins/x/push", "", false, ""},
+		{"POST", "/grpc", "", false, ""},
+		{"POST", "/session", "", false, ""},
+		{"POST", "/v1.41/build?version=2", "application/x-tar", false, ""},
+	} {
+		t.Run(x.method+" "+x.where+" "+x.kind, func(t *testing.T) {
+			for _, confined := range []bool{true, false} {
+				p, c := daemonSays(t, "passed")
+				p.confined = confined
+				req, err := http.NewRequest(x.method, "http://docker"+x.where, strings.NewReader("body"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if x.kind != "" {
+					req.Header.Set("Content-Type", x.kind)
+				}
+				resp, err := c.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				if passed := resp.StatusCode == http.StatusOK; passed != (x.allowed || !confined) {
+					t.Errorf("confined %t: %s", confined, resp.Status)
+				}
+				_, notes := p.list()
+				if told := strings.Contains(strings.Join(notes, "\n"), "was refused: "); told != (confined && !x.allowed) {
+					t.Errorf("confined %t: %q", confined, notes)
+				}
+				if got := p.unseen(); got != "" && !strings.HasSuffix(got, ": "+x.unseen) || (got != "") != (confined && x.unseen != "") {
+					t.Errorf("confined %t: not seen: %q", confined, got)
+				}
 			}
 		})
 	}

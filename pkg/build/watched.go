@@ -80,6 +80,10 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 	}
 	if l != nil {
 		l.stopWatching()
+		if l.legacy != nil && l.legacy.unseen() != "" {
+			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{l.legacy.unseen()}})
+			res.Observed = w.observed
+		}
 		if l.built() {
 			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{unseenBuilds}})
 			res.Observed = w.observed
@@ -189,6 +193,9 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		return readErr
 	}
 	defer func() { _ = wait() }()
+	if dir := w.req.Engine.CacheDir; dir != "" {
+		_ = os.MkdirAll(dir, 0o700) // what is not there cannot be hidden, and the command could make it
+	}
 	plain := Process{Args: w.req.Args, Env: w.env, Stdin: w.deps.Stdin, Stdout: w.deps.Stdout, Stderr: w.deps.Stderr}
 	expose := registryLogins(w.deps.env)
 	if l != nil {
@@ -209,7 +216,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 	}
 	c := confined{process: plain, plan: confinePlan{
 		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: w.env, Dir: w.dir,
-		Hide: w.hidden(), Expose: expose, Secrets: w.deps.clean.values, Trace: w.req.Trace,
+		Hide: w.hidden(), Expose: expose, Secrets: w.deps.clean.values, Trace: w.req.Trace, Unrecorded: w.except(),
 	}}
 	c.start = func(ready confineReady) error {
 		w.observed = w.expect(ready)

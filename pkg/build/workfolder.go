@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -31,6 +32,7 @@ type workFolder struct {
 	stamps   map[string]fileStamp // of regular files, by path
 	at       map[string]int       // index into tree.entries, by path
 	taken    time.Time
+	blind    map[uint64]bool // devices whose files change without a stamp
 }
 
 // fileStamp changes with a file: the kernel sets the time of its last change,
@@ -49,7 +51,7 @@ const settled = 2 * time.Second
 // that is as it was in earlier, which may be nil, the digest is taken from
 // there. What lies at except, in absolute paths, is no part of it.
 func readWorkFolder(ctx context.Context, dir string, earlier *workFolder, except []string) (*workFolder, error) {
-	w := &workFolder{tree: &tree{}, stamps: map[string]fileStamp{}, at: map[string]int{}, taken: time.Now()}
+	w := &workFolder{tree: &tree{}, stamps: map[string]fileStamp{}, at: map[string]int{}, taken: time.Now(), blind: map[uint64]bool{}}
 	if err := w.walk(ctx, dir, except); err != nil {
 		return nil, fmt.Errorf("reading the working folder %q: %w", dir, plainPathError(err))
 	}
@@ -119,6 +121,9 @@ func (w *workFolder) walk(ctx context.Context, dir string, except []string) erro
 		}
 		switch {
 		case e.mode.IsRegular():
+			if _, asked := w.blind[st.Dev]; !asked {
+				w.blind[st.Dev] = inMemory(name)
+			}
 			e.size = info.Size()
 			w.stamps[e.path] = fileStamp{st.Dev, st.Ino, st.Ctim, st.Size}
 		case e.mode&fs.ModeSymlink != 0:
@@ -140,10 +145,17 @@ func (w *workFolder) known(path string, now fileStamp) (sum [sha256.Size]byte, o
 		return sum, false
 	}
 	was, ok := w.stamps[path]
-	if !ok || was != now || time.Unix(now.ctime.Unix()).After(w.taken.Add(-settled)) {
+	if !ok || was != now || w.blind[now.dev] || time.Unix(now.ctime.Unix()).After(w.taken.Add(-settled)) {
 		return sum, false
 	}
 	return w.tree.entries[w.at[path]].sum, true
+}
+
+// inMemory reports whether a file is on a file system in memory: who has mapped
+// such a file and read it can write there without the kernel noting a time.
+func inMemory(name string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(name, &st) != nil || st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC
 }
 
 func hashInto(e *entry, name string) error {

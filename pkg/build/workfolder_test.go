@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/waxseal/waxseal/attestations"
 )
 
@@ -101,7 +103,7 @@ func TestWorkFolderReadsAgainWhatMayHaveChanged(t *testing.T) {
 	if _, ok := before.known("a", before.stamps["a"]); ok {
 		t.Error("a fresh file counts as unchanged")
 	}
-	before.taken = before.taken.Add(time.Hour)
+	before.taken, before.blind = before.taken.Add(time.Hour), nil
 	if sum, ok := before.known("a", before.stamps["a"]); !ok || sum != before.tree.entries[0].sum {
 		t.Error("an old file is read again")
 	}
@@ -109,6 +111,36 @@ func TestWorkFolderReadsAgainWhatMayHaveChanged(t *testing.T) {
 	other.ino++
 	if _, ok := before.known("a", other); ok {
 		t.Error("another file of the name counts as the same")
+	}
+}
+
+// In memory a file can change without a time of its own.
+func TestWorkFolderInMemoryIsReadAgain(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "waxseal-test-")
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if !inMemory(dir) {
+		t.Skip("/dev/shm is not in memory")
+	}
+	writeFiles(t, dir, map[string]string{"a": "a"})
+	f, err := os.OpenFile(filepath.Join(dir, "a"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	mapped, err := unix.Mmap(int(f.Fd()), 0, 1, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(mapped) }()
+	was := mapped[0]
+	before := reading(t, dir, nil)
+	before.taken = before.taken.Add(time.Hour)
+	mapped[0] = was + 1
+	if after := reading(t, dir, before); after.stamps["a"] != before.stamps["a"] || after.manifest == before.manifest {
+		t.Errorf("stamps %v and %v, manifests %s and %s", before.stamps["a"], after.stamps["a"], before.manifest, after.manifest)
 	}
 }
 

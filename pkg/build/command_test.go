@@ -1,0 +1,50 @@
+package build
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// What is called docker and lies in the working folder is somebody's script.
+func TestIsDocker(t *testing.T) {
+	machine, work := t.TempDir(), t.TempDir()
+	for _, dir := range []string{machine, work, filepath.Join(work, "bin")} {
+		writeFiles(t, dir, map[string]string{"docker": "", "docker-compose": "", "make": ""})
+		for _, name := range []string{"docker", "docker-compose", "make"} {
+			if err := os.Chmod(filepath.Join(dir, name), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	linked := filepath.Join(t.TempDir(), "docker")
+	if err := os.Symlink(filepath.Join(work, "docker"), linked); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(work)
+	for _, x := range []struct {
+		path, name string
+		want       bool
+	}{
+		{machine, "docker", true},
+		{machine, "docker-compose", true},
+		{machine, "make", false},
+		{"", "docker", true}, // and nothing runs
+		{machine, filepath.Join(machine, "docker"), true},
+		{machine, "./docker", false},
+		{machine, "bin/docker-compose", false},
+		{machine, "../docker", false},
+		{machine, filepath.Join(work, "bin", "docker"), false},
+		{machine, linked, false},
+		{filepath.Dir(linked) + ":" + machine, "docker", false},
+		{filepath.Join(work, "bin") + ":" + machine, "docker", false},
+		{"bin:" + machine, "docker", false},
+		{".:" + machine, "docker", false},
+	} {
+		t.Setenv("PATH", x.path)
+		r := &CommandRequest{Args: []string{x.name, "build"}}
+		if got := r.isDocker(); got != x.want {
+			t.Errorf("%q with the PATH %q: %t", x.name, x.path, got)
+		}
+	}
+}
