@@ -334,13 +334,20 @@ func isBelow(path, dir string) bool {
 }
 
 // legacy puts a proxy before the Docker daemon where docker would build by
-// itself. It returns the environment of the command.
+// itself, and where a script builds, whose images it loads, tags and pushes. It
+// returns the environment of the command.
 func (r *CommandRequest) legacy(ctx context.Context, l *lead, env []string, deps *Deps, plan InputsPlan) (_ *legacyProxy, environ []string, note string, err error) {
 	environ = l.env(env)
-	if !buildsItself(env) {
+	itself := buildsItself(env)
+	if !itself && (r.isDocker() || r.Require == GradeFull || len(r.Inputs.AllowHosts) > 0) {
+		// docker gets there by itself; of a script, what the daemon fetches and
+		// sends does not pass the gateway.
 		return nil, environ, "", nil
 	}
 	daemon, err := findDaemon(deps.env)
+	if err != nil && !itself {
+		return nil, environ, fmt.Sprintf("its scripts cannot load, tag or push by docker: %v", err), nil
+	}
 	if err != nil {
 		if r.Require != "" && r.isDocker() {
 			return nil, nil, "", fmt.Errorf("--require %s: %w", r.Require, err)
@@ -361,7 +368,8 @@ func (r *CommandRequest) legacy(ctx context.Context, l *lead, env []string, deps
 		name, _, _ := strings.Cut(kv, "=")
 		return slices.Contains([]string{"DOCKER_HOST", "DOCKER_BUILDKIT", "DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"}, name)
 	})
-	return p, append(environ, "DOCKER_HOST="+host, "DOCKER_BUILDKIT=0"), "", nil
+	buildKit := map[bool]string{true: "0", false: "1"}[itself]
+	return p, append(environ, "DOCKER_HOST="+host, "DOCKER_BUILDKIT="+buildKit), "", nil
 }
 
 // buildsItself reports whether docker would build with its daemon's legacy

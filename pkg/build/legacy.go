@@ -42,7 +42,8 @@ const (
 	maxAhead        = 4 << 20 // bytes of a context in which its Dockerfile is looked for before it is sent
 )
 
-// legacyProxy stands before the Docker daemon where there is no buildx: it
+// legacyProxy stands before the Docker daemon where there is no buildx, and
+// before that of a confined command: it
 // passes on what docker asks, and of what a confined command asks that which
 // gets nobody out of the sandbox, and notes what its legacy builder is asked and what it
 // answers. Where the daemon allows it, it has the steps run where the gateway

@@ -101,6 +101,11 @@ func (s *sealer) legacyImages(ctx context.Context, p *legacyProxy) (images []cli
 			return images, notes, err
 		}
 	}
+	for _, push := range pushes {
+		if !slices.ContainsFunc(images, func(i clientImage) bool { return i.root.Digest.String() == string(push.digest) }) {
+			notes = append(notes, fmt.Sprintf("what docker push put at %s has no evidence there, since no build that was seen made that manifest: docker buildx build --push gives it some", familiar(push.name)))
+		}
+	}
 	return images, notes, nil
 }
 
