@@ -246,8 +246,11 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 	if tr != nil {
 		tr.follow(first.pid)
 	}
-	go t.passSignals(first.talk)
-	done, err := first.run(func() { _ = t.out.Encode(Message{Stopped: true}) })
+	if err := first.begin(); err != nil {
+		return 0, err
+	}
+	go t.passSignals(first.talk) // what is said before that is not read as a signal
+	done, err := first.wait(func() { _ = t.out.Encode(Message{Stopped: true}) })
 	if err != nil {
 		return 0, err
 	}
@@ -461,11 +464,16 @@ func (p *firstProcess) ready() ([]string, error) {
 	return m.Open, err
 }
 
-// run starts the command and waits for its end.
-func (p *firstProcess) run(stopped func()) (*Done, error) {
+// begin starts the command.
+func (p *firstProcess) begin() error {
 	if err := p.talk.out.Encode(true); err != nil {
-		return nil, fmt.Errorf("starting the command: %w", err)
+		return fmt.Errorf("starting the command: %w", err)
 	}
+	return nil
+}
+
+// wait waits for the command's end.
+func (p *firstProcess) wait(stopped func()) (*Done, error) {
 	for {
 		m, err := p.next()
 		if err != nil {

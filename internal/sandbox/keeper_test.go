@@ -276,3 +276,11 @@ echo new >g`
 		t.Error(out)
 	}
 }
+
+func TestACommandGetsNoNewPrivileges(t *testing.T) {
+	const script = `grep NoNewPrivs: /proc/self/status | tr -d '\t'`
+	done, _, out := confine(t, newDir(t), "", script+"; exit 3", Plan{})
+	if out != "NoNewPrivs:1\n" || done.Exit != 3 {
+		t.Errorf("%d: %s", done.Exit, out)
+	}
+}

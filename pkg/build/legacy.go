@@ -45,7 +45,7 @@ const (
 // legacyProxy stands before the Docker daemon where there is no buildx, and
 // before that of a confined command: it
 // passes on what docker asks, and of what a confined command asks that which
-// gets nobody out of the sandbox, and notes what its legacy builder is asked and what it
+// starts no container of its own and shows nothing of the machine, and notes what its legacy builder is asked and what it
 // answers. Where the daemon allows it, it has the steps run where the gateway
 // is the only way out.
 type legacyProxy struct {
