@@ -129,6 +129,30 @@ func released(t *testing.T) string {
 	return program
 }
 
+// tokenPIN opens the token of newToken.
+const tokenPIN = "PIN-that-opens-the-token"
+
+// newToken puts a key onto a token of SoftHSM's, and its helper beside waxseal; it
+// returns the reference.
+func newToken(t *testing.T, waxseal, bin, dir, key string) string {
+	t.Helper()
+	if err := os.Symlink(filepath.Join(bin, "waxseal-kms"), filepath.Join(filepath.Dir(waxseal), "waxseal-kms")); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "softhsm2.conf"), "directories.tokendir = "+mkdir(t, dir, "tokens")+"\n")
+	for _, args := range [][]string{
+		{"--init-token", "--free", "--label", "ci", "--pin", tokenPIN, "--so-pin", "5678"},
+		{"--import", key, "--token", "ci", "--label", "release", "--id", "01", "--pin", tokenPIN},
+	} {
+		child := exec.Command("softhsm2-util", args...)
+		child.Env = append(os.Environ(), "SOFTHSM2_CONF="+filepath.Join(dir, "softhsm2.conf"))
+		if out, err := child.CombinedOutput(); err != nil {
+			testkit.Unavailable(t, "making a token: %v\n%s", err, out)
+		}
+	}
+	return "pkcs11:token=ci;object=release?module-path=/usr/lib/softhsm/libsofthsm2.so"
+}
+
 // held is a command that waits: a build in a step, run in its command, promote
 // before it writes.
 type held struct {
@@ -156,9 +180,10 @@ func TestKeysAreReadLate(t *testing.T) {
 	text := keyAndCertificate(t, keys, all)
 	sealed := filepath.Join(keys, "k.key")
 	all["what opens the key"] = opener(t, sealed)
+	all["the PIN"], all["the PIN in base64"] = []byte(tokenPIN), []byte(base64.StdEncoding.EncodeToString([]byte(tokenPIN)))
 	if fd, err := unix.MemfdSecret(unix.O_CLOEXEC); err != nil {
 		// Then it is in memory that is ours like any other.
-		for _, name := range []string{"the password", "what opens the key", "the plain key's text"} {
+		for _, name := range []string{"the password", "what opens the key", "the plain key's text", "the PIN"} {
 			delete(all, name)
 		}
 	} else {
@@ -179,6 +204,7 @@ func TestKeysAreReadLate(t *testing.T) {
 		"run with a plain key":                       {heldRun, plain, nil, "X=", false},
 		"run with a key in the environment":          {heldRun, "env://SIGN_KEY", nil, "SIGN_KEY=" + text, false},
 		"run with a certificate":                     {heldRun, plain, certified, "X=", false},
+		"run with a token":                           {heldRun, "", nil, "COSIGN_PKCS11_PIN=" + tokenPIN, false},
 		"build with a typed password":                {heldBuild, sealed, nil, "X=", true},
 		"build with a key in the environment":        {heldBuild, "env://SIGN_KEY", nil, "SIGN_KEY=" + text, false},
 		"promote with a password in the environment": {heldPromote, sealed, nil, "COSIGN_PASSWORD=" + password, false},
@@ -190,10 +216,13 @@ func TestKeysAreReadLate(t *testing.T) {
 			if h.args[0] == "promote" {
 				flag = "--sign-key"
 			}
+			if c.key == "" {
+				c.key = newToken(t, waxseal, bin, keys, plain)
+			}
 			args := append([]string{h.args[0], flag, c.key}, c.flags...)
 			child := exec.CommandContext(t.Context(), waxseal, append(args, h.args[1:]...)...)
 			child.Dir = h.dir
-			child.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "CANARY=" + canary, c.env}
+			child.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "CANARY=" + canary, "SOFTHSM2_CONF=" + filepath.Join(keys, "softhsm2.conf"), c.env}
 			var said bytes.Buffer
 			child.Stdout, child.Stderr = &said, &said
 			if c.typed {
@@ -237,6 +266,9 @@ func settled(t *testing.T, control int, all secrets) (found []string) {
 	for range 25 {
 		found = nil
 		for _, p := range append(below(t, control), look(control)) {
+			if strings.Contains(p.command, "waxseal-kms") {
+				continue // it has the token open, and nothing of the command's
+			}
 			for what, data := range map[string][]byte{"arguments": p.line, "environment": p.environ, "memory": p.mem} {
 				for _, secret := range all.in(data) {
 					if secret != "the canary" {

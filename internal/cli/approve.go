@@ -104,6 +104,9 @@ approval, and nothing passes while one reviewer rejects.`,
 		if flags.request {
 			return requestReview(cmd.Context(), s, &flags, args[0])
 		}
+		if err := flags.sign.hold(s); err != nil {
+			return err
+		}
 		return approve(cmd.Context(), s, &flags, args[0])
 	}
 	return cmd

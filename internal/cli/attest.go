@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 
@@ -108,6 +110,9 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
 		if err := req.sign.alone(req.roots); err != nil {
 			return err
 		}
+		if err := req.sign.hold(s); err != nil {
+			return err
+		}
 		if req.commit != "" || req.out != "" || len(req.refs) > 0 {
 			return attestCommit(cmd.Context(), s, req)
 		}
@@ -162,16 +167,28 @@ func attestCommit(ctx context.Context, s *Streams, req attestRequest) error {
 	if err != nil {
 		return err
 	}
-	if stapled := bytes.Join(bundle.Stapled(), nil); len(stapled) > 0 {
-		if err := writeNew(store.StapleFile(req.out), stapled, 0o644); err != nil {
-			return err
-		}
-	}
-	if err := writeNew(req.out, bundle.Raw(), 0o644); err != nil {
+	if err := uninterrupted(ctx, func() error { return writeBundle(req.out, bundle) }); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(s.Out, "attested  git commit %s\ntype      %s\nas        %s\n", req.commit, st.PredicateType, req.out)
 	return err
+}
+
+// writeBundle writes a bundle, and what is stapled to it beside it: both, or
+// neither.
+func writeBundle(path string, b *attest.Bundle) error {
+	if err := writeNew(path, b.Raw(), 0o644); err != nil {
+		return err
+	}
+	stapled := bytes.Join(b.Stapled(), nil)
+	if len(stapled) == 0 {
+		return nil
+	}
+	if err := writeNew(store.StapleFile(path), stapled, 0o644); err != nil {
+		// Without it the bundle would be a lesser one.
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
 }
 
 // attested is what `waxseal attest` made; its JSON is the command's output.

@@ -122,7 +122,11 @@ func (k *keyPair) remove() error {
 }
 
 func (k *keyPair) tell(s *Streams) {
-	fmt.Fprintf(s.Out, "private key  %s (encrypted; keep it secret)\npublic key   %s (give it to whoever verifies)\n", k.private, k.public)
+	how := "encrypted; keep it secret"
+	if k.open {
+		how = "no password protects it; keep it secret"
+	}
+	fmt.Fprintf(s.Out, "private key  %s (%s)\npublic key   %s (give it to whoever verifies)\n", k.private, how, k.public)
 	if k.open {
 		fmt.Fprintln(s.Err, "waxseal: the password is empty: whoever reads the private key file can sign")
 	}

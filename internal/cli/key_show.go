@@ -86,6 +86,9 @@ func showKey(ctx context.Context, s *Streams, name string, unlock bool) (*shownK
 		k.Signer = policy.SignerLine("kms", ref)
 		return k, nil
 	}
+	if err := guard(); err != nil {
+		return nil, err
+	}
 	file, err := sign.ReadKeyFile(name)
 	if err != nil {
 		return nil, err
@@ -182,9 +185,12 @@ func (k *shownKey) print(s *Streams) error {
 	return err
 }
 
-// keyNamed is a public key: in a file, in the one beside a private key, or in a
-// KMS.
+// keyNamed is a public key as a policy names one: in a file, in the one beside a
+// private key, or in a KMS.
 func keyNamed(ctx context.Context, s *Streams, name string) (*shownKey, error) {
+	if strings.HasPrefix(name, "env://") {
+		return nil, usagef("%s: a key in a variable has no place in a policy; give its file", name)
+	}
 	k, err := showKey(ctx, s, name, false)
 	if err == nil && k.Kind == "private" {
 		return showKey(ctx, s, publicBeside(name), false)

@@ -266,7 +266,7 @@ func (f *rebuildFlags) request(s *Streams) (rebuild.Request, error) {
 		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.sign.wanted() {
-		return req, errors.Join(f.sign.check(f.judge.anchorFlags), guard())
+		return req, errors.Join(f.sign.check(f.judge.anchorFlags), f.sign.hold(s), guard())
 	}
 	return req, nil
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/waxseal/waxseal/pkg/sign"
 )
 
 // Exit codes. Anything else is a death and means not decided.
@@ -34,6 +36,10 @@ type Streams struct {
 	// Secret is LookupEnv for what opens a key, whose bytes the caller overwrites;
 	// nil: LookupEnv has them.
 	Secret func(name string) ([]byte, bool)
+
+	// taken are keys that were taken out of the environment before they are
+	// opened, by the variable, see signFlags.hold.
+	taken map[string]*sign.Hidden
 }
 
 // Env is the variable's value, empty when it is not set.

@@ -189,7 +189,7 @@ func ownFailure(err error) error {
 // request reads the flags' values. Its errors name the flag.
 func (f *runFlags) request(args []string) (build.CommandRequest, error) {
 	req := build.CommandRequest{
-		Args: args, Env: f.env, Key: f.sign.key, Allow: f.allow,
+		Args: args, Env: f.env, Key: f.sign.key, Tokens: []string{f.sign.token, f.ciToken}, Allow: f.allow,
 		Seal:   build.Seal{Unsigned: f.unsigned, KeyFiles: f.secretFiles(), BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
 		Engine: build.EngineChoice{CacheDir: f.cacheDir},
 		Inputs: f.choice(), Artifacts: f.artifacts, Images: f.images, Trace: f.trace, StrictSecrets: f.strict,

@@ -99,9 +99,31 @@ func environBlock() (from, until uintptr) {
 	return uintptr(start), uintptr(end)
 }
 
+// hold takes a key in a variable out of the environment, and keeps it until it is
+// opened, which takes it: a command calls it first that starts other programs, as
+// git or what has a registry's login, before it opens the key.
+func (f *signFlags) hold(s *Streams) error {
+	name, ok := strings.CutPrefix(f.key, "env://")
+	if !ok {
+		return nil
+	}
+	if err := guard(); err != nil {
+		return err
+	}
+	if value, set := takeEnv(name); set {
+		s.taken = map[string]*sign.Hidden{name: sign.Hide(value)}
+	}
+	return nil
+}
+
 // take is the value of a variable, which is taken out of the environment, so that
 // nothing that this process starts has it.
 func (s *Streams) take(name string) ([]byte, bool) {
+	if held, ok := s.taken[name]; ok {
+		defer held.Forget()
+		delete(s.taken, name)
+		return held.Reveal(), true
+	}
 	if value, ok := takeEnv(name); ok {
 		return value, true
 	}

@@ -63,6 +63,9 @@ func openSecret(ctx context.Context, r keys.Request) (key, error) {
 		return s, nil
 	}
 	s.private, err = seal.ParsePrivateKey(data["cosign.key"], func() ([]byte, error) { return bytes.Clone(data["cosign.password"]), nil })
+	if errors.Is(err, seal.ErrPassword) {
+		err = errors.New("wrong password; its cosign.password is of another key")
+	}
 	if err != nil {
 		return nil, &refused{keys.ClassReference, fmt.Errorf("its cosign.key: %w", err)}
 	}

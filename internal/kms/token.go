@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"math/big"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,8 +41,10 @@ type tokenKey struct {
 	label   string // of the token
 	private pkcs11.ObjectHandle
 	public  crypto.PublicKey
-	// pin is that of a key that wants it for each signature.
-	pin []byte
+	// always is a key that wants the PIN for each signature. pin is that; nil: the
+	// reader asks for it.
+	always bool
+	pin    []byte
 }
 
 func openToken(r keys.Request) (key, error) {
@@ -99,7 +102,7 @@ func (t *tokenKey) open(uri *pkcs11uri.Pkcs11URI, r keys.Request) error {
 		return err
 	}
 	if always := t.attribute(t.private, pkcs11.CKA_ALWAYS_AUTHENTICATE); len(always) == 1 && always[0] == 1 {
-		t.pin = bytes.Clone(r.PIN)
+		t.always, t.pin = true, bytes.Clone(r.PIN)
 	}
 	return nil
 }
@@ -292,12 +295,16 @@ func unwrapped(point []byte) []byte {
 }
 
 func ecKey(params, point []byte) (crypto.PublicKey, error) {
+	// A bare point may look like an OCTET STRING; its length tells.
+	if bare := []int{65, 97, 133}; !slices.Contains(bare, len(point)) || point[0] != 4 {
+		point = unwrapped(point)
+	}
 	der, err := asn1.Marshal(struct {
 		Algorithm pkix.AlgorithmIdentifier
 		Key       asn1.BitString
 	}{
 		pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}, Parameters: asn1.RawValue{FullBytes: params}},
-		asn1.BitString{Bytes: unwrapped(point), BitLength: 8 * len(unwrapped(point))},
+		asn1.BitString{Bytes: point, BitLength: 8 * len(point)},
 	})
 	var pub crypto.PublicKey
 	if err == nil {
@@ -331,7 +338,7 @@ func (t *tokenKey) Sign(_ context.Context, input []byte) ([]byte, error) {
 	if err := t.module.SignInit(t.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, t.private); err != nil {
 		return nil, tokenError(err)
 	}
-	if t.pin != nil {
+	if t.always {
 		if err := t.pinRefused(t.module.Login(t.session, pkcs11.CKU_CONTEXT_SPECIFIC, string(t.pin))); err != nil {
 			return nil, err
 		}

@@ -98,7 +98,8 @@ var guests = map[string]string{
 	"github.com/go-json-experiment/json/jsontext":                 "pkg/attest",
 	"google.golang.org/protobuf":                                  "pkg/attest pkg/sign pkg/verify",
 	"github.com/sigstore/cosign/v2/pkg/types":                     "pkg/store",
-	"github.com/digitorus/timestamp":                              "pkg/sign", // what time-stamping authorities are asked in
+	"github.com/digitorus/timestamp":                              "pkg/sign",   // what time-stamping authorities are asked in
+	"github.com/digitorus/pkcs7":                                  "pkg/verify", // the reader of time stamps that sigstore-go has
 	"github.com/sigstore/sigstore-go/pkg/sign":                    "pkg/sign",
 	"golang.org/x/oauth2":                                         "pkg/sign",
 	"github.com/spiffe/go-spiffe/v2/proto":                        "pkg/sign",            // the messages of the workload API

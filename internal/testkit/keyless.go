@@ -391,6 +391,25 @@ func (i *Instance) serveOwn(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		reply(w, http.StatusOK, map[string]string{"value": token, "token": token})
+	case "/buildkite/jobs/7/oidc/tokens":
+		// What Buildkite's agent API answers
+		// (https://buildkite.com/docs/apis/agent-api/oidc).
+		var asked struct{ Audience string }
+		err := json.NewDecoder(r.Body).Decode(&asked)
+		token, tokenErr := i.Token("buildkite@acme.example", map[string]any{"aud": asked.Audience})
+		if err != nil || tokenErr != nil || r.Method != http.MethodPost || r.Header.Get("Authorization") != "Token job" {
+			reply(w, http.StatusForbidden, map[string]string{"message": "not for this job"})
+			return
+		}
+		reply(w, http.StatusOK, map[string]string{"token": token})
+	case "/computeMetadata/v1/instance/service-accounts/default/identity":
+		// What Google's metadata server answers.
+		token, err := i.Token("google@acme.example", map[string]any{"aud": r.URL.Query().Get("audience")})
+		if err != nil || r.Header.Get("Metadata-Flavor") != "Google" || r.URL.Query().Get("format") != "full" {
+			http.Error(w, "not for you", http.StatusForbidden)
+			return
+		}
+		_, _ = io.WriteString(w, token)
 	default:
 		http.NotFound(w, r)
 	}

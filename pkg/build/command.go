@@ -27,6 +27,7 @@ type CommandRequest struct {
 	Require Grade    // less must not be seen; "" for any
 	Allow   []string // "network.host", "security.insecure": what a RUN may ask for
 	Key     string   // the reference of the key that signs; its provider's credentials are not the command's
+	Tokens  []string // where identity tokens are: env:NAME is not the command's, a file is one of Seal.KeyFiles
 	Seal    Seal
 	Engine  EngineChoice
 	Inputs  InputChoice
@@ -48,8 +49,19 @@ type CommandDeps struct {
 	Tell    func(error) // is told what goes wrong of ours while the command runs
 	Guard   []string    // the command line that calls Guard with one argument more; none leaves a killed run to the next
 
-	whose *attestations.CI // what CI answered
-	clean *cleaner
+	whose   *attestations.CI // what CI answered
+	clean   *cleaner
+	started func() // from now on a signal is the command's
+}
+
+// startedBy is for the Started of the command's Process; l may be nil.
+func (d *CommandDeps) startedBy(l *lead) func(pid int) {
+	return func(pid int) {
+		d.started()
+		if l != nil {
+			l.started(pid)
+		}
+	}
 }
 
 // CommandResult is what came of a wrapped command.
@@ -86,8 +98,11 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 	if err := req.check(deps.Signer != nil); err != nil {
 		return nil, err
 	}
-	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // a signal is the command's
+	// A signal is the command's, once there is one.
+	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
+	own := context.AfterFunc(ctx, func() { cancel(ctx.Err()) })
+	deps.started = func() { own() }
 	if deps.TrySigner != nil {
 		go func() {
 			if err := deps.TrySigner(running); err != nil {
@@ -104,9 +119,9 @@ func RunCommand(ctx context.Context, req CommandRequest, deps CommandDeps) (*Com
 }
 
 // runCommand is RunCommand with a request that was checked; running ends when
-// what the command makes could not be signed.
+// what the command makes could not be signed, and with ctx before it starts.
 func runCommand(ctx, running context.Context, req CommandRequest, deps CommandDeps) (*CommandResult, error) {
-	env, err := CommandEnv(deps.Environ, req.Env, req.Key)
+	env, err := CommandEnv(deps.Environ, req.Env, req.Key, req.Tokens...)
 	if err != nil {
 		return nil, UsageError{fmt.Errorf("--env: %w", err)}
 	}
@@ -144,7 +159,7 @@ func runCommand(ctx, running context.Context, req CommandRequest, deps CommandDe
 					return err
 				}
 			}
-			p := Process{Args: req.Args, Env: environ, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: l.started}
+			p := Process{Args: req.Args, Env: environ, Stdin: deps.Stdin, Stdout: deps.Stdout, Stderr: deps.Stderr, Started: deps.startedBy(l)}
 			if res.Code, err = p.Run(running); err != nil || res.Code != 0 {
 				res.Observed = Together()
 			}

@@ -117,22 +117,53 @@ func slashed(rel string) string {
 	return rel
 }
 
-// listCommit lists the files of a commit.
+// gitModule is the mode of a submodule in a commit.
+const gitModule = "160000"
+
+// listCommit lists the files of a commit, and those of its submodules that are
+// checked out.
 func listCommit(ctx context.Context, dir, commit string) (map[string]gitFile, error) {
-	raw, err := runGit(ctx, dir, "ls-tree", "-r", "-z", "--full-tree", commit)
-	if err != nil {
-		return nil, err
-	}
 	out := map[string]gitFile{}
+	return out, addCommit(ctx, out, dir, "", commit, 0)
+}
+
+// addCommit lists a commit of the repository at a place in dir.
+func addCommit(ctx context.Context, out map[string]gitFile, dir, at, commit string, depth int) error {
+	raw, err := runGit(ctx, filepath.Join(dir, filepath.FromSlash(at)), "ls-tree", "-r", "-z", "--full-tree", commit)
+	if err != nil {
+		return err
+	}
 	for rec := range strings.SplitSeq(string(raw), "\x00") {
 		about, name, ok := strings.Cut(rec, "\t")
 		fields := strings.Fields(about)
 		if !ok || len(fields) != 3 {
 			continue
 		}
+		name = path.Join(at, name)
 		out[name] = gitFile{fields[0], fields[2]}
+		if fields[0] != gitModule || depth >= maxSubmoduleDepth {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(name), ".git")); err != nil {
+			continue
+		}
+		// It may be without that commit: then no file in it is as committed.
+		if err := addCommit(ctx, out, dir, name, fields[2], depth+1); ctx.Err() != nil {
+			return err
+		}
 	}
-	return out, nil
+	return nil
+}
+
+// moduleOf is the place of the repository that has a path: that of a submodule,
+// or "".
+func moduleOf(tree map[string]gitFile, at string) string {
+	for at = path.Dir(at); at != "." && at != "/"; at = path.Dir(at) {
+		if tree[at].mode == gitModule {
+			return at
+		}
+	}
+	return ""
 }
 
 // sentFiles are the files that a client sent for an image, as git would name
@@ -194,7 +225,7 @@ func (s *sealer) sourceOf(ctx context.Context, img *clientImage, w *sealedImage)
 			c := &candidate{repo: repo, sub: sub, sent: files}
 			c.compare(tree, img.solve.Attrs)
 			if len(c.differ) == 0 && c.same > 0 {
-				return c.state(ctx)
+				return c.state(ctx, tree)
 			}
 			if likely == nil && c.there > 0 && (hinted || c.dockerfile) {
 				likely = c
@@ -203,7 +234,11 @@ func (s *sealer) sourceOf(ctx context.Context, img *clientImage, w *sealedImage)
 	}
 	switch {
 	case likely != nil:
-		return likely.state(ctx)
+		tree, err := likely.repo.tree()
+		if err != nil {
+			return nil, err
+		}
+		return likely.state(ctx, tree)
 	case repos.err != nil:
 		return nil, repos.err
 	case img.solve.Attrs["vcs:revision"] != "":
@@ -273,7 +308,7 @@ func (c *candidate) compare(tree map[string]gitFile, attrs map[string]string) {
 
 // state is the commit, and which paths of the context are not as in it: those
 // that differ, and those that git says are missing.
-func (c *candidate) state(ctx context.Context) (*GitState, error) {
+func (c *candidate) state(ctx context.Context, tree map[string]gitFile) (*GitState, error) {
 	g := c.repo.head
 	g.Subdir = c.sub
 	dir := filepath.Join(c.repo.root, filepath.FromSlash(c.sub))
@@ -290,17 +325,12 @@ func (c *candidate) state(ctx context.Context) (*GitState, error) {
 	for _, p := range g.Changed {
 		told[strings.TrimSuffix(p, "/")] = true
 	}
-	hidden, err := hiddenFiles(ctx, dir, len(c.differ) > 0)
+	filtered, err := c.filtered(ctx, tree)
 	if err != nil {
 		return nil, err
 	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, plainPathError(err)
-	}
-	defer root.Close()
 	for _, p := range sortedKeys(c.differ) {
-		if covered(told, p) || !hidden[p] && c.asInFolder(root, p) {
+		if covered(told, p) || filtered[p] {
 			continue
 		}
 		if len(g.Changed) >= maxChanged {
@@ -323,9 +353,62 @@ func covered(set map[string]bool, p string) bool {
 	return false
 }
 
-// asInFolder reports whether a file that was sent is that of the folder. Where
-// git says that the folder's is the commit's, it differs from it by a filter of
-// git's alone, as that of git-lfs or of line ends.
+// filtered are the paths whose file in the folder is the one that was sent, and
+// of which git makes the commit's: they differ from it by a filter alone, as
+// that of git-lfs or of line ends. That git sees no change is not enough: it
+// would believe its index, which is the folder's own. Git's own files, which
+// are in no commit, are among them.
+func (c *candidate) filtered(ctx context.Context, tree map[string]gitFile) (map[string]bool, error) {
+	out := map[string]bool{}
+	root, err := os.OpenRoot(filepath.Join(c.repo.root, filepath.FromSlash(c.sub)))
+	if err != nil {
+		return nil, plainPathError(err)
+	}
+	defer root.Close()
+	modules := map[string][]string{} // paths of the context
+	for _, p := range sortedKeys(c.differ) {
+		at := path.Join(c.sub, p)
+		module := moduleOf(tree, at)
+		f, known := tree[at]
+		own := covered(map[string]bool{path.Join(module, ".git"): true}, at)
+		if !own && (!known || f.mode != c.sent.context[p].mode) || !c.asInFolder(root, p) {
+			continue
+		}
+		if own {
+			out[p] = true
+			continue
+		}
+		modules[module] = append(modules[module], p)
+	}
+	for _, module := range sortedKeys(modules) {
+		dir := filepath.Join(c.repo.root, filepath.FromSlash(module))
+		filters, err := localFilters(ctx, dir, 0)
+		if err != nil {
+			return nil, err
+		}
+		for some := range slices.Chunk(modules[module], 200) {
+			args := append(slices.Clone(filters), "hash-object", "--")
+			for _, p := range some {
+				name, _ := strings.CutPrefix(path.Join(c.sub, p), module+"/")
+				args = append(args, filepath.FromSlash(name))
+			}
+			raw, err := runGit(ctx, dir, args...)
+			if err != nil {
+				return nil, err
+			}
+			ids := strings.Fields(string(raw))
+			if len(ids) != len(some) {
+				return nil, fmt.Errorf("git hash-object named %d files of %d", len(ids), len(some))
+			}
+			for i, p := range some {
+				out[p] = ids[i] == tree[path.Join(c.sub, p)].id
+			}
+		}
+	}
+	return out, nil
+}
+
+// asInFolder reports whether a file that was sent is that of the folder.
 func (c *candidate) asInFolder(root *os.Root, p string) bool {
 	f, ok := c.sent.context[p]
 	if !ok {
@@ -342,25 +425,6 @@ func (c *candidate) asInFolder(root *os.Root, p string) bool {
 	defer in.Close()
 	id, err := blobID(in, st.Size(), len(f.id), c.sent.buf)
 	return err == nil && id == f.id && gitMode(uint32(st.Mode().Perm())) == f.mode
-}
-
-// hiddenFiles are the files that git was told to take for unchanged without a
-// look.
-func hiddenFiles(ctx context.Context, dir string, wanted bool) (map[string]bool, error) {
-	if !wanted {
-		return nil, nil
-	}
-	raw, err := runGit(ctx, dir, "ls-files", "-v", "-z", "--", ".")
-	if err != nil {
-		return nil, err
-	}
-	out := map[string]bool{}
-	for rec := range strings.SplitSeq(string(raw), "\x00") {
-		if tag, name, ok := strings.Cut(rec, " "); ok && tag != "H" {
-			out[name] = true
-		}
-	}
-	return out, nil
 }
 
 // sentFiles reads the archives of the contexts that were sent for an image.

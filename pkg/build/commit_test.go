@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/internal/testkit"
@@ -74,9 +75,22 @@ func testSourceOf(t *testing.T, format string) {
 	if err := os.Symlink("f", filepath.Join(app, "link")); err != nil {
 		t.Fatal(err)
 	}
-	git(t, dir, "init", "-q", "--object-format="+format)
-	git(t, dir, "add", "-A")
-	git(t, dir, "commit", "-qm", "x")
+	write(t, filepath.Join(app, "plain.sh"), "p\n")
+	// A submodule of which git was told to say nothing.
+	module := filepath.Join(app, "mod")
+	write(t, filepath.Join(module, "m"), "m\n")
+	write(t, filepath.Join(module, "eol.txt"), "one\r\ntwo\r\n")
+	write(t, filepath.Join(module, ".gitattributes"), "eol.txt text eol=crlf\n")
+	write(t, filepath.Join(dir, ".gitmodules"), "[submodule \"mod\"]\n\tpath = app/mod\n\turl = ./mod\n\tignore = all\n")
+	for _, d := range []string{module, dir} {
+		git(t, d, "init", "-q", "--object-format="+format)
+		git(t, d, "add", "-A")
+		git(t, d, "commit", "-qm", "x")
+	}
+	config, err := os.ReadFile(filepath.Join(dir, ".git/config"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	elsewhere := folder(t, map[string]string{"x": "x"})
 	st, err := lock.OpenStore(t.TempDir())
 	if err != nil {
@@ -123,6 +137,35 @@ func testSourceOf(t *testing.T, format string) {
 				git(t, dir, "update-index", "--assume-unchanged", "app/f")
 				write(t, filepath.Join(app, "f"), "other")
 			}},
+		{name: "changed at the old time", at: app, files: with(map[string]string{"f": "o\n"}), changed: []string{"f"},
+			prepare: func() {
+				git(t, dir, "config", "core.trustctime", "false")
+				git(t, dir, "config", "core.checkStat", "minimal")
+				old := time.Unix(1e9, 0)
+				if err := os.Chtimes(filepath.Join(app, "f"), old, old); err != nil {
+					t.Fatal(err)
+				}
+				git(t, dir, "status")
+				write(t, filepath.Join(app, "f"), "o\n")
+				if err := os.Chtimes(filepath.Join(app, "f"), old, old); err != nil {
+					t.Fatal(err)
+				}
+			}},
+		{name: "the bit that git was told not to see", at: app, files: map[string]string{"plain.sh": "p\n", "f": "f\n"}, changed: []string{"plain.sh"},
+			prepare: func() {
+				git(t, dir, "config", "core.fileMode", "false")
+				if err := os.Chmod(filepath.Join(app, "plain.sh"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}},
+		{name: "git's own files", at: app, files: with(map[string]string{"mod/.git/HEAD": "ref: " + gitOut(t, module, "", "symbolic-ref", "HEAD")})},
+		{name: "what only looks like git's own", at: app, files: with(map[string]string{"sub/.git/x": "x"}), changed: []string{"sub/.git/x"},
+			prepare: func() { write(t, filepath.Join(app, "sub/.git/x"), "x") }},
+		{name: "a submodule", at: app, files: with(map[string]string{"mod/m": "m\n", "mod/eol.txt": "one\r\ntwo\r\n"})},
+		{name: "changed in a submodule", at: app, files: with(map[string]string{"mod/m": "other"}), changed: []string{"mod/m"},
+			prepare: func() { write(t, filepath.Join(module, "m"), "other") }},
+		{name: "new in a submodule", at: app, files: with(map[string]string{"mod/n": "n"}), changed: []string{"mod/n"},
+			prepare: func() { write(t, filepath.Join(module, "n"), "n") }},
 		{name: "another Dockerfile", at: app, files: map[string]string{"f": "f\n"}, dockerfile: "FROM other\n", attrs: hint, changed: []string{"Dockerfile"}},
 		{name: "the hint leads out", at: app, files: with(nil), attrs: map[string]string{"vcs:localdir:context": "../app", "vcs:localdir:dockerfile": "/app"}},
 		{name: "no repository", at: elsewhere, files: with(nil), none: true},
@@ -134,7 +177,11 @@ func testSourceOf(t *testing.T, format string) {
 				c.prepare()
 				defer func() {
 					git(t, dir, "update-index", "--no-assume-unchanged", "app/f")
+					write(t, filepath.Join(dir, ".git/config"), string(config))
 					git(t, dir, "checkout", "-q", ".")
+					git(t, module, "checkout", "-q", ".")
+					git(t, module, "clean", "-qfd")
+					os.RemoveAll(filepath.Join(app, "sub/.git"))
 				}()
 			}
 			if c.dockerfile == "" {

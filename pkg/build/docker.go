@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -21,6 +22,7 @@ func reachDocker(ctx context.Context) error {
 		return hinted(errors.New("loading into Docker: there is no docker on PATH"), noDocker)
 	}
 	cmd := exec.CommandContext(ctx, "docker", "version", "--format", "{{.Server.Version}}")
+	cmd.Env = helperEnv(os.Environ())
 	var said bytes.Buffer
 	cmd.Stderr = &limitedBuffer{&said, 64 << 10}
 	if err := cmd.Run(); err != nil {
@@ -34,6 +36,7 @@ func loadIntoDocker(ctx context.Context, write func(io.Writer) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "docker", "image", "load", "--quiet")
+	cmd.Env = helperEnv(os.Environ())
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -70,6 +73,7 @@ func saveFromDocker(ctx context.Context, name, dir string) error {
 		return fmt.Errorf("taking an image from Docker: %q is no name", name)
 	}
 	cmd := exec.CommandContext(ctx, "docker", "image", "save", name)
+	cmd.Env = helperEnv(os.Environ())
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 // whatever is named. A name that ends in * stands for all that begin so.
 func signingSecrets() []string {
 	return []string{
-		"COSIGN_*", "SIGSTORE_*", "WAXSEAL_*", "ACTIONS_ID_TOKEN_REQUEST_*", "VAULT_*", "TUF_ROOT",
+		"COSIGN_*", "SIGSTORE_*", "WAXSEAL_*", "ACTIONS_ID_TOKEN_REQUEST_*", "VAULT_*", "BAO_*", "TUF_ROOT",
 		"FULCIO_*", "REKOR_*", "BUILDKITE_AGENT_ACCESS_TOKEN", "SPIFFE_ENDPOINT_SOCKET",
 		"PKCS11_*", "SOFTHSM2_CONF", "GOOGLE_SERVICE_ACCOUNT_NAME",
 	}
@@ -28,6 +28,17 @@ func cloudSecrets() map[string][]string {
 		"gcpkms://":   {"GOOGLE_*", "GCLOUD_*", "CLOUDSDK_*", "GCE_*"},
 		"azurekms://": {"AZURE_*", "ARM_*", "MSI_*", "IDENTITY_*"},
 		"k8s://":      {"KUBECONFIG", "KUBERNETES_*"},
+	}
+}
+
+// keyFileVariables name the files and folders by which a service knows who wants
+// its key to sign. KUBECONFIG is a list of such.
+func keyFileVariables() []string {
+	return []string{
+		"AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE",
+		"GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG",
+		"AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_CONFIG_DIR",
+		"VAULT_CLIENT_KEY", "BAO_CLIENT_KEY", "KUBECONFIG", "SOFTHSM2_CONF",
 	}
 }
 
@@ -72,10 +83,15 @@ func credentialWords() []string {
 // CommandEnv is the environment of a wrapped command: of environ, in the form
 // of os.Environ, what every command gets and what names lists. A name may be
 // NAME=VALUE. key is the reference of the key that signs, "" for none: its
-// provider's credentials are the signer's. To name what belongs to signing is
-// an error.
-func CommandEnv(environ, names []string, key string) ([]string, error) {
+// provider's credentials are the signer's. tokens are where identity tokens are,
+// as env:NAME or a file. To name what belongs to signing is an error.
+func CommandEnv(environ, names []string, key string, tokens ...string) ([]string, error) {
 	never := signingSecrets()
+	for _, t := range tokens {
+		if name, ok := strings.CutPrefix(t, "env:"); ok {
+			never = append(never, name)
+		}
+	}
 	for scheme, list := range cloudSecrets() {
 		if strings.HasPrefix(key, scheme) {
 			never = append(never, list...)
@@ -111,6 +127,19 @@ func CommandEnv(environ, names []string, key string) ([]string, error) {
 		env = append(env, name+"="+given[name])
 	}
 	return env, nil
+}
+
+// helperEnv is the environment of a program that helps here, as docker: ours without
+// what signs.
+func helperEnv(environ []string) []string {
+	secrets := signingSecrets()
+	for _, list := range cloudSecrets() {
+		secrets = append(secrets, list...)
+	}
+	return slices.DeleteFunc(environ, func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return matches(secrets, name)
+	})
 }
 
 // usual reports whether every command gets the variable.

@@ -9,7 +9,7 @@ import (
 func TestCommandEnv(t *testing.T) {
 	signing := []string{
 		"COSIGN_PASSWORD", "SIGSTORE_ID_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL",
-		"VAULT_TOKEN", "VAULT_ADDR", "WAXSEAL_KEY", "PKCS11_PIN",
+		"VAULT_TOKEN", "VAULT_ADDR", "BAO_TOKEN", "WAXSEAL_KEY", "PKCS11_PIN",
 	}
 	credentials := []string{
 		"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_CLIENT_SECRET",
@@ -51,6 +51,22 @@ func TestCommandEnv(t *testing.T) {
 	}
 	if slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "UNSET") || kv == "MY_OWN=the value of MY_OWN" }) {
 		t.Errorf("too much: %q", env)
+	}
+	// Where an identity token is, which has a name like any other.
+	environ = append(environ, "BUILD_IDENTITY=a.b.c")
+	if env, err := CommandEnv(environ, nil, ""); err != nil || !slices.Contains(env, "BUILD_IDENTITY=a.b.c") {
+		t.Errorf("what is no token: %q, %v", env, err)
+	}
+	if env, err := CommandEnv(environ, nil, "", "", "token.jwt", "env:BUILD_IDENTITY"); err != nil || slices.Contains(env, "BUILD_IDENTITY=a.b.c") {
+		t.Errorf("an identity token: %q, %v", env, err)
+	}
+	if _, err := CommandEnv(environ, []string{"BUILD_IDENTITY"}, "", "env:BUILD_IDENTITY"); err == nil {
+		t.Error("an identity token that was named: accepted")
+	}
+	if env := helperEnv(slices.Clone(environ)); slices.ContainsFunc(env, func(kv string) bool {
+		return strings.HasPrefix(kv, "VAULT_") || strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "ACTIONS_ID_TOKEN")
+	}) || !slices.Contains(env, "SSH_AUTH_SOCK=the value of SSH_AUTH_SOCK") {
+		t.Errorf("git sees %q", env)
 	}
 	for _, x := range []struct{ name, key string }{
 		{"COSIGN_PASSWORD", ""}, {"ACTIONS_ID_TOKEN_REQUEST_TOKEN", ""}, {"VAULT_TOKEN=x", ""},

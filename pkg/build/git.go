@@ -72,7 +72,7 @@ func (g *GitState) details(ctx context.Context, dir string, inContext func(strin
 	}
 	// Ignored files are asked for too: a build output that git ignores and the
 	// context holds is not in the commit either.
-	status, err := runGit(ctx, dir, append(filters, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignored=traditional", "--no-renames", "--", ".")...)
+	status, err := runGit(ctx, dir, append(filters, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignored=traditional", "--ignore-submodules=none", "--no-renames", "--", ".")...)
 	if err != nil {
 		return err
 	}
@@ -142,14 +142,15 @@ func parseStatus(raw []byte) []gitChange {
 const maxSubmoduleDepth = 8
 
 // localFilters are the options that switch off the content filters which the
-// repository and its submodules configure for themselves: git status would run
-// them. Those of the user and the machine, as git-lfs installs them, stay.
+// repository and its submodules configure for themselves, and what they have
+// the filter of git-lfs run: git status would run them. Those of the user and
+// the machine, as git-lfs installs them, stay.
 func localFilters(ctx context.Context, dir string, depth int) ([]string, error) {
 	if depth > maxSubmoduleDepth {
 		return nil, errors.New("submodules are nested too deep")
 	}
 	// Only an error can be told from "there are none" by git's output.
-	found, err := runGit(ctx, dir, "config", "-z", "--show-scope", "--name-only", "--get-regexp", `^filter\..*\.(clean|process|required)$`)
+	found, err := runGit(ctx, dir, "config", "-z", "--show-scope", "--name-only", "--get-regexp", `^(filter\..*\.(clean|process|required)|lfs\.extension\..*\.clean)$`)
 	var exit *exec.ExitError
 	if err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 1) {
 		return nil, err
@@ -188,17 +189,44 @@ func localFilters(ctx context.Context, dir string, depth int) ([]string, error) 
 // emptyVar is a variable that git is given, with nothing in it.
 const emptyVar = "WAXSEAL_NOTHING"
 
+// gitVariables are all that git gets of an environment: where it and its
+// configuration are. What signs or logs in is not among them, nor what would
+// have git answer for another repository.
+func gitVariables() []string {
+	return []string{
+		"PATH", "HOME", "USER", "LOGNAME", "XDG_CONFIG_HOME", "TMPDIR", "SUDO_UID", "LD_LIBRARY_PATH",
+		"GIT_CONFIG_*", "GIT_EXEC_PATH", "GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM",
+	}
+}
+
+// gitEnv is git's environment. An object that is missing is not fetched: the
+// repository would say by which program. Where git does not know the variable
+// for that yet, no protocol is allowed for it.
+func gitEnv(environ []string) []string {
+	env := slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return !matches(gitVariables(), name)
+	})
+	return append(env, emptyVar+"=", "GIT_NO_LAZY_FETCH=1", "GIT_ALLOW_PROTOCOL=none", "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
+}
+
 // runGit runs git so that nothing the repository configures is executed, and
-// without the password of the signing key in its environment.
+// with nothing in its environment that is of use to anybody.
 func runGit(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	safe := []string{"-C", dir, "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false", "-c", "log.showSignature=false",
+		// So that it looks at files as closely as it can.
+		"-c", "core.trustctime=true", "-c", "core.checkStat=default", "-c", "core.untrackedCache=false",
+		"-c", "core.fileMode=true", "-c", "core.symlinks=true", "-c", "core.ignoreCase=false",
+		// A fetch asks for bundles before it asks which protocols are allowed.
+		"-c", "fetch.bundleURI=",
+		// A repository in the files of another, without a .git, is none.
+		"-c", "safe.bareRepository=explicit",
 		// A replacement would show another commit than the one that is named.
 		"-c", "core.useReplaceRefs=false"}
 	cmd := exec.CommandContext(ctx, "git", append(safe, args...)...)
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "COSIGN_PASSWORD=") })
-	cmd.Env = append(cmd.Env, emptyVar+"=", "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
+	cmd.Env = gitEnv(os.Environ())
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &limitedBuffer{&out, maxGitOutput}, &limitedBuffer{&errs, 4 << 10}
 	if err := cmd.Run(); err != nil {

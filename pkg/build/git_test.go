@@ -1,11 +1,13 @@
 package build
 
 import (
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -134,14 +136,14 @@ func FuzzGit(f *testing.F) {
 }
 
 // What a repository configures for itself must not run: a context can come
-// from anywhere, and the signing key's password is in our environment.
+// from anywhere, and a wrapped command has written what it likes.
 func TestGitRunsNothingOfTheRepository(t *testing.T) {
 	ran := filepath.Join(t.TempDir(), "ran")
 	program := filepath.Join(t.TempDir(), "program")
 	if err := os.WriteFile(program, []byte("#!/bin/sh\necho \"$0 $*\" >>"+ran+"\ncat\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	repository := func(dir string) {
+	commit := func(dir string) {
 		git(t, dir, "init", "-q")
 		git(t, dir, "add", "-A")
 		git(t, dir, "commit", "-qm", "x")
@@ -153,9 +155,16 @@ func TestGitRunsNothingOfTheRepository(t *testing.T) {
 		for _, kv := range [][2]string{
 			{"filter.evil.clean", program}, {"filter.a=b.process", program}, {"filter.a=b.required", "true"},
 			{"core.fsmonitor", program}, {"gpg.program", program}, {"log.showSignature", "true"},
+			{"include.path", "more"}, {"core.hooksPath", filepath.Dir(program)}, {"hook.evil.command", program}, {"hook.evil.event", "post-index-change"},
+			{"core.pager", program}, {"pager.log", "true"}, {"core.editor", program}, {"alias.log", "!" + program}, {"trailer.x.cmd", program},
+			{"diff.external", program}, {"diff.evil.command", program}, {"diff.evil.textconv", program}, {"merge.evil.driver", program},
+			{"core.sshCommand", program}, {"core.gitProxy", program}, {"core.askPass", program}, {"credential.helper", program},
+			{"core.alternateRefsCommand", program}, {"uploadpack.packObjectsHook", program}, {"submodule.sub.update", "!" + program},
+			{"lfs.extension.evil.clean", program},
 		} {
 			git(t, dir, "config", kv[0], kv[1])
 		}
+		write(t, filepath.Join(dir, ".git/more"), "[filter \"included\"]\n\tclean = "+program+"\n[status]\n\tsubmoduleSummary = true\n")
 	}
 	stale := func(names ...string) {
 		for _, name := range names {
@@ -164,14 +173,31 @@ func TestGitRunsNothingOfTheRepository(t *testing.T) {
 			}
 		}
 	}
-	files := map[string]string{".gitattributes": "x filter=evil\ny filter=a=b\n", "x": "x", "y": "y"}
+	if err := os.Symlink(program, filepath.Join(filepath.Dir(program), "post-index-change")); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{".gitattributes": "x filter=evil diff=evil\ny filter=a=b\nz filter=included\n", "x": "x", "y": "y", "z": "z"}
 	dir, sub := folder(t, files), folder(t, files)
-	repository(sub)
+	commit(sub)
 	if err := os.Rename(sub, filepath.Join(dir, "sub")); err != nil {
 		t.Fatal(err)
 	}
-	repository(dir)
-	stale(filepath.Join(dir, "x"), filepath.Join(dir, "y"), filepath.Join(dir, "sub/x"), filepath.Join(dir, "sub/y"))
+	commit(dir)
+	// Its own configuration can be elsewhere.
+	apart := filepath.Join(t.TempDir(), "git")
+	if err := os.Rename(filepath.Join(dir, "sub/.git"), apart); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "sub/.git"), "gitdir: "+apart+"\n")
+	c := &candidate{repo: &repository{root: dir}, sent: &sentFiles{context: map[string]gitFile{}, buf: make([]byte, 1024)}, differ: map[string]bool{}}
+	tree, err := listCommit(t.Context(), dir, strings.TrimSpace(gitOut(t, dir, "", "rev-parse", "HEAD")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"x", "y", "z", "sub/x", "sub/y", "sub/z"} {
+		stale(filepath.Join(dir, name))
+		c.sent.context[name], c.differ[name] = tree[name], true
+	}
 	g, err := gitHead(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
@@ -182,8 +208,126 @@ func TestGitRunsNothingOfTheRepository(t *testing.T) {
 	if len(g.Changed) != 0 {
 		t.Errorf("changed: %q", g.Changed)
 	}
+	if same, err := c.filtered(t.Context(), tree); err != nil || !maps.Equal(same, c.differ) {
+		t.Errorf("as committed: %v, %v", same, err)
+	}
+	if off, err := localFilters(t.Context(), dir, 0); err != nil || !slices.Contains(off, "--config-env=lfs.extension.evil.clean="+emptyVar) {
+		t.Errorf("switched off: %q, %v", off, err)
+	}
+	// Nor is one believed that is no more than files of this one.
+	git(t, dir, "clone", "-q", "--bare", ".", "bare")
+	if g, err := gitHead(t.Context(), filepath.Join(dir, "bare")); err == nil {
+		t.Errorf("of a repository in the files of another: %+v", g)
+	}
+	if _, err := ReadHistory(t.Context(), dir, "", g.Commit); err != nil {
+		t.Error(err)
+	}
 	if raw, err := os.ReadFile(ran); err == nil {
 		t.Errorf("ran:\n%s", raw)
+	}
+}
+
+// An object that is missing must stay missing: where the repository says that
+// it is a part of another, git would fetch it, by a program that it names.
+func TestGitFetchesNothing(t *testing.T) {
+	ran := filepath.Join(t.TempDir(), "ran")
+	program := filepath.Join(t.TempDir(), "program")
+	write(t, program, "#!/bin/sh\necho \"$0 $* $VAULT_TOKEN\" >>"+ran+"\nexit 1\n")
+	if err := os.Chmod(program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("VAULT_TOKEN", "hunter2")
+	local := "file://" + t.TempDir()
+	for name, config := range map[string][][2]string{
+		"upload-pack": {{"remote.origin.url", local}, {"remote.origin.uploadpack", program}},
+		"ssh":         {{"remote.origin.url", "ssh://git.test/a"}, {"core.sshCommand", program}},
+		"git":         {{"remote.origin.url", "git://git.test/a"}, {"core.gitProxy", program}},
+		"ext":         {{"remote.origin.url", "ext::" + program}, {"protocol.ext.allow", "always"}},
+		"bundles":     {{"remote.origin.url", local}, {"remote.origin.uploadpack", program}, {"fetch.bundleURI", local}, {"core.alternateRefsCommand", program}},
+		"allowed":     {{"remote.origin.url", local}, {"remote.origin.uploadpack", program}, {"protocol.allow", "always"}, {"protocol.file.allow", "always"}},
+	} {
+		for _, missing := range []string{"HEAD", "HEAD^{tree}", "the submodule's HEAD^{tree}"} {
+			t.Run(name+" "+missing, func(t *testing.T) {
+				dir := folder(t, map[string]string{"x": "x", "d/y": "y", "sub/z": "z"})
+				hurt := dir
+				repository := func(dir string) {
+					git(t, dir, "init", "-q")
+					git(t, dir, "add", "-A")
+					git(t, dir, "commit", "-qm", "x")
+				}
+				repository(filepath.Join(dir, "sub"))
+				repository(dir)
+				what, inSub := strings.CutPrefix(missing, "the submodule's ")
+				if inSub {
+					hurt = filepath.Join(dir, "sub")
+				}
+				commit := strings.TrimSpace(gitOut(t, dir, "", "rev-parse", "HEAD"))
+				id := strings.TrimSpace(gitOut(t, hurt, "", "rev-parse", what))
+				for _, kv := range append([][2]string{{"core.repositoryFormatVersion", "1"}, {"extensions.partialClone", "origin"}, {"remote.origin.promisor", "true"}}, config...) {
+					git(t, hurt, "config", kv[0], kv[1])
+				}
+				if err := os.Remove(filepath.Join(hurt, ".git/objects", id[:2], id[2:])); err != nil {
+					t.Fatal(err)
+				}
+				if g, err := gitHead(t.Context(), dir); err == nil {
+					_ = g.details(t.Context(), dir, func(string) bool { return true })
+				}
+				_, _ = listCommit(t.Context(), dir, commit)
+				_, _ = ReadHistory(t.Context(), dir, "", commit)
+				if raw, err := os.ReadFile(ran); err == nil {
+					t.Errorf("ran:\n%s", raw)
+					os.Remove(ran)
+				}
+			})
+		}
+	}
+}
+
+// A clone that left the content of old files where it was has all that is asked.
+func TestGitOfAPartialClone(t *testing.T) {
+	dir := folder(t, map[string]string{"old": strings.Repeat("line\n", 100)})
+	git(t, dir, "init", "-q")
+	git(t, dir, "config", "uploadpack.allowFilter", "true")
+	git(t, dir, "add", "-A")
+	git(t, dir, "commit", "-qm", "x")
+	base := strings.TrimSpace(gitOut(t, dir, "", "rev-parse", "HEAD"))
+	git(t, dir, "mv", "old", "new")
+	write(t, filepath.Join(dir, "new"), strings.Repeat("line\n", 101))
+	git(t, dir, "commit", "-qam", "y")
+	clone := filepath.Join(t.TempDir(), "clone")
+	git(t, dir, "clone", "-q", "--filter=blob:none", "file://"+dir, clone)
+	if err := os.Chtimes(filepath.Join(clone, "new"), time.Unix(1, 0), time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	g, err := gitHead(t.Context(), clone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.details(t.Context(), clone, func(string) bool { return true }); err != nil || len(g.Changed) > 0 {
+		t.Errorf("changed: %q, %v", g.Changed, err)
+	}
+	if tree, err := listCommit(t.Context(), clone, g.Commit); err != nil || len(tree) != 1 {
+		t.Errorf("files: %v, %v", tree, err)
+	}
+	if h, err := ReadHistory(t.Context(), clone, base, g.Commit); err != nil || len(h.Commits) != 1 || h.Files != 2 {
+		t.Errorf("history: %+v, %v", h, err)
+	}
+}
+
+func TestGitEnv(t *testing.T) {
+	got := gitEnv([]string{
+		"PATH=/bin", "HOME=/root", "GIT_CONFIG_GLOBAL=/g", "GIT_CONFIG_COUNT=0", "SUDO_UID=7",
+		"COSIGN_PASSWORD=x", "VAULT_TOKEN=x", "AWS_SECRET_ACCESS_KEY=x", "GITHUB_TOKEN=x", "GIT_PASSWORD=x", "GIT_AUTH_TOKEN=x", "SSH_AUTH_SOCK=/s",
+		"GIT_DIR=/d", "GIT_WORK_TREE=/w", "GIT_INDEX_FILE=/i", "GIT_EXTERNAL_DIFF=/e", "GIT_TRACE=/t", "GIT_ALLOW_PROTOCOL=ext",
+	})
+	want := []string{"PATH=/bin", "HOME=/root", "GIT_CONFIG_GLOBAL=/g", "GIT_CONFIG_COUNT=0", "SUDO_UID=7"}
+	if !reflect.DeepEqual(got[:min(len(want), len(got))], want) {
+		t.Errorf("got %q", got)
+	}
+	for _, kv := range got[len(want):] {
+		if name, _, _ := strings.Cut(kv, "="); !reflect.DeepEqual(gitEnv([]string{name + "=x"}), gitEnv(nil)) {
+			t.Errorf("%s can be set from outside", name)
+		}
 	}
 }
 

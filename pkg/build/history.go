@@ -51,7 +51,9 @@ func readHistory(ctx context.Context, dir, base, commit string) (*History, error
 	}
 	span, tree := commit, []string{"ls-tree", "-r", "-z", "--name-only", commit}
 	if base != "" {
-		span, tree = base+".."+commit, []string{"diff", "-z", "--name-only", "--no-ext-diff", "--no-textconv", base, commit, "--"}
+		// Only what was renamed as it is counts as one file: a partial clone does
+		// not have what more would have to be compared.
+		span, tree = base+".."+commit, []string{"diff", "-z", "--name-only", "--find-renames=100%", "--no-ext-diff", "--no-textconv", base, commit, "--"}
 	}
 	shallow, err := runGit(ctx, dir, "rev-parse", "--is-shallow-repository")
 	if err != nil {

@@ -251,15 +251,12 @@ func (w *watched) image(ctx context.Context, name string) (attest.Subject, error
 		return attest.Subject{}, fmt.Errorf("--image %q: %w", name, err)
 	}
 	d := attest.Digest(desc.Digest.String())
-	if ref.Kind == store.Registry && w.done != nil && !w.pushed(d) {
-		return attest.Subject{}, hinted(fmt.Errorf("--image %q: the gateway saw nobody push %s", name, d), "the command must push it itself, in this run")
+	s := attest.Subject{Name: name, Digest: sha256Hex(d)}
+	if ref.Kind == store.Registry && w.done != nil && !slices.ContainsFunc(w.pushedTo([]attest.Subject{s}), func(p store.Reference) bool { return p.Place == ref.Place }) {
+		return attest.Subject{}, hinted(fmt.Errorf("--image %q: the gateway saw nobody push %s there", name, d), "the command must push it itself, in this run, and to the registry that is named")
 	}
-	return attest.Subject{Name: name, Digest: sha256Hex(d)}, nil
+	return s, nil
 }
-
-// pushed reports whether the record has the command put that manifest
-// somewhere.
-func (w *watched) pushed(d attest.Digest) bool { return len(w.pushesOf(d)) > 0 }
 
 // pushesOf are the URIs to which the record has the command put a manifest.
 func (w *watched) pushesOf(d attest.Digest) []string {
@@ -277,7 +274,7 @@ func (w *watched) pushesOf(d attest.Digest) []string {
 	return out
 }
 
-// pushedTo is where the record has the command put images that it wrote down.
+// pushedTo is where the record has the command put images.
 func (w *watched) pushedTo(images []attest.Subject) []store.Reference {
 	var out []store.Reference
 	for _, s := range images {

@@ -92,6 +92,9 @@ func (p *Process) Run(ctx context.Context) (code int, err error) {
 	// The parent-death signal comes when the thread ends that started the child.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
 	if err := startMapped(cmd); err != nil {
 		return 0, &StartError{fmt.Errorf("running %q: %w", p.Args[0], lastCause(err)), 126}
 	}

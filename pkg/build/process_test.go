@@ -40,6 +40,20 @@ func TestProcessExitCodes(t *testing.T) {
 	}
 }
 
+// What was broken off before the command is not begun.
+func TestProcessIsNotStartedAfterAnInterrupt(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	p := Process{Args: []string{"sh", "-c", ": >began"}, Env: []string{"PATH=" + os.Getenv("PATH")}, Dir: dir, Started: func(int) { t.Error("it was started") }}
+	if _, err := p.Run(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "began")); err == nil {
+		t.Error("it ran")
+	}
+}
+
 // A signal to us reaches the command once, and nobody else in its group; when
 // it lives on so do we.
 func TestProcessPassesSignalsOnOnce(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
+
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/lock"
@@ -266,14 +268,15 @@ func (a *account) resolved(d recordedInput) dependency {
 	context := a.in.described
 	if commit, ok := d.Digest["sha1"]; ok {
 		dep.Digest = map[string]string{"gitCommit": commit}
-		if context.Kind == "git" && sameRemote(context.URI, dep.URI) {
+		if context.Kind == "git" && sameRemote(context.URI, dep.URI) && sameRevision(context.URI, d.URI) {
 			dep.Name = attestations.DependencySource
 		}
 		base, fragment, _ := strings.Cut(dep.URI, "#")
 		dep.URI = repositoryURI(base)
 		rev, sub, _ := strings.Cut(fragment, ":")
 		if rev != "" {
-			dep.URI += "@" + rev
+			// As in a URL: a "#" in it would begin something else.
+			dep.URI += "@" + strings.ReplaceAll(rev, "#", "%23")
 		}
 		if sub != "" {
 			dep.URI += "#" + sub
@@ -295,6 +298,18 @@ func sameRemote(a, b string) bool {
 		return strings.TrimSuffix(strings.TrimPrefix(s, "git+"), "/")
 	}
 	return cut(a) == cut(b)
+}
+
+// sameRevision reports whether the engine took the revision that a context
+// names: a Dockerfile can ask for others of the same repository.
+func sameRevision(context, taken string) bool {
+	ref, _, err := dfgitutil.ParseGitRef(context)
+	if err != nil {
+		return false
+	}
+	_, fragment, _ := strings.Cut(taken, "#")
+	rev, _, _ := strings.Cut(fragment, ":")
+	return rev == ref.Ref || ref.Ref == "" && rev == ref.Checksum
 }
 
 // subjectsOf is what a statement about one manifest is about: its digest,

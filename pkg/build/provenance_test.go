@@ -170,6 +170,37 @@ func TestProvenanceDependencies(t *testing.T) {
 	}
 }
 
+// The source is the revision that the context names, whatever else of the
+// repository the build took.
+func TestProvenanceNamesTheContextsRevision(t *testing.T) {
+	const app = "https://git.example/acme/app.git"
+	for _, c := range []struct{ context, took, want string }{
+		{app + "#zz", app + "#refs/tags/v1 " + app + "#zz " + app + " https://git.example/other.git#zz", "@zz"},
+		{app + "#refs/heads/zz:sub", app + "#refs/heads/main " + app + "#refs/heads/zz", "@refs/heads/zz"},
+		{app, app + "#main " + app, ""},
+		{app + "?tag=v1&subdir=x", app + "#refs/heads/main " + app + "#refs/tags/v1", "@refs/tags/v1"},
+		{app + "?branch=zz", app + "#refs/tags/v1 " + app + "#refs/heads/zz", "@refs/heads/zz"},
+		{app + "?commit=" + zeros64[:40], app + "#refs/tags/v1 " + app + "#" + zeros64[:40], "@" + zeros64[:40]},
+		{app + "#main%23x", app + "#main " + app + "#main#x", "@main%23x"},
+		{"git@git.example:acme/app.git#zz", "git@git.example:acme/app.git#refs/tags/v1 git@git.example:acme/app.git#zz", "@zz"},
+		{"git@git.example:acme/app.git#main#x", "git@git.example:acme/app.git#main#x", "@main%23x"},
+		{app + "#x@refs/tags/v1", app + "#x@refs/tags/v1", "@x@refs/tags/v1"},
+	} {
+		a := &account{in: &inputs{described: attestations.ContainerContext{Kind: "git", URI: cleanURL(c.context)}}}
+		var got []string
+		for uri := range strings.FieldsSeq(c.took) {
+			d := a.resolved(recordedInput{URI: uri, Digest: map[string]string{"sha1": zeros64[:40]}})
+			if d.Name == attestations.DependencySource {
+				_, rev, _ := strings.Cut(d.URI, "app.git")
+				got = append(got, rev)
+			}
+		}
+		if strings.Join(got, " ") != c.want || len(got) == 0 {
+			t.Errorf("%s: the source is %q, want %q", c.context, got, c.want)
+		}
+	}
+}
+
 // Every content that a step was given is there once, under its URI.
 func TestProvenanceListsWhatStepsAskedFor(t *testing.T) {
 	p, _ := provenanceOf(t)

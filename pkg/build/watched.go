@@ -165,18 +165,44 @@ func (w *watched) hidden() []string {
 			out = append(out, filepath.Join(home, d))
 		}
 	}
-	for _, name := range []string{"AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_FEDERATED_TOKEN_FILE", "SOFTHSM2_CONF"} {
-		if file := w.deps.env(name); file != "" && w.req.Key != "" {
-			out = append(out, file)
+	if strings.HasPrefix(w.req.Key, "pkcs11:") {
+		for _, conf := range []string{w.deps.env("SOFTHSM2_CONF"), filepath.Join(home, ".config/softhsm2/softhsm2.conf"), "/etc/softhsm/softhsm2.conf"} {
+			out = append(out, softTokens(conf))
+		}
+	}
+	if w.req.Key != "" {
+		for _, name := range keyFileVariables() {
+			switch {
+			case slices.Contains(w.req.Env, name): // the command's own: CommandEnv refuses the signer's
+			case name == "KUBECONFIG":
+				out = append(out, filepath.SplitList(w.deps.env(name))...)
+			default:
+				out = append(out, w.deps.env(name))
+			}
 		}
 	}
 	var abs []string
 	for _, name := range out {
+		if name == "" {
+			continue // else it were the working folder
+		}
 		if a, err := filepath.Abs(name); err == nil {
 			abs = append(abs, a)
 		}
 	}
 	return abs
+}
+
+// softTokens is the folder in which SoftHSM keeps its tokens, by its
+// configuration; "" for none. Who has a copy may try PINs as often as they like.
+func softTokens(conf string) string {
+	raw, _ := os.ReadFile(conf) // mostly there is none
+	for line := range strings.Lines(string(raw)) {
+		if name, folder, _ := strings.Cut(line, "="); strings.TrimSpace(name) == "directories.tokendir" {
+			return strings.TrimSpace(folder)
+		}
+	}
+	return ""
 }
 
 // run runs the command, in the sandbox or, where there is none to be had and
@@ -226,7 +252,11 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		return w.enough()
+		if err := w.enough(); err != nil {
+			return err
+		}
+		w.deps.started()
+		return nil
 	}
 	done, err := c.run(ctx)
 	var none *noSandbox
@@ -237,6 +267,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		if err := wait(); err != nil {
 			return 0, err
 		}
+		plain.Started = w.deps.startedBy(l)
 		return plain.Run(ctx)
 	}
 	if err != nil {

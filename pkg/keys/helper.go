@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,7 +58,9 @@ func (k *Key) start(ref string) (*helper, error) {
 	h.child.Env = clientEnv(ref, k.opts.Environ)
 	h.child.Stderr = &h.said
 	h.child.WaitDelay = time.Second // a child of its own may hold the other end
-	h.child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// A Ctrl-C on the terminal is ours to answer, and may be for somebody else: a
+	// command that is wrapped, whose work is signed once it has ended well.
+	h.child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if h.in, err = h.child.StdinPipe(); err != nil {
 		return nil, fail(err)
 	}
@@ -182,11 +185,10 @@ var (
 )
 
 func (h *helper) once(ctx context.Context, r Request) (Reply, error) {
-	raw, err := json.Marshal(r)
+	raw, err := encode(r)
 	if err != nil {
 		return Reply{}, err
 	}
-	raw = append(raw, '\n')
 	defer clear(raw) // a PIN may be in it
 	timer := time.NewTimer(answerTime)
 	defer timer.Stop()
@@ -207,6 +209,22 @@ func (h *helper) once(ctx context.Context, r Request) (Reply, error) {
 	}
 	h.child.Process.Kill()
 	return Reply{}, err
+}
+
+// encode is the request as a line. The PIN is put in by hand: json would leave
+// another copy in a buffer that it keeps.
+func encode(r Request) ([]byte, error) {
+	pin := r.PIN
+	r.PIN = nil
+	raw, err := json.Marshal(r)
+	if err != nil || len(pin) == 0 {
+		return append(raw, '\n'), err
+	}
+	const before, after = `,"pin":"`, "\"}\n"
+	whole := make([]byte, 0, len(raw)+len(before)+base64.StdEncoding.EncodedLen(len(pin))+len(after))
+	whole = append(append(whole, raw[:len(raw)-1]...), before...) // it has a field already: the reference
+	whole = base64.StdEncoding.AppendEncode(whole, pin)
+	return append(whole, after...), nil
 }
 
 // limited keeps the beginning of what a child prints.

@@ -6,13 +6,16 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/waxseal/waxseal/pkg/keys"
@@ -179,6 +182,42 @@ func TestAnswers(t *testing.T) {
 				t.Errorf("%v, told %d times", err, told)
 			}
 		})
+	}
+}
+
+// A Ctrl-C on the terminal ends no helper: the signature that it is there for may
+// be made after it.
+func TestAHelperIsNotTheTerminals(t *testing.T) {
+	group := filepath.Join(t.TempDir(), "group")
+	_, _ = keys.Open(t.Context(), "hashivault://x", keys.Options{
+		Program: child(t, "read l; cut -d' ' -f5 /proc/$$/stat >"+group), Environ: []string{"PATH=" + os.Getenv("PATH")},
+	})
+	raw, err := os.ReadFile(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if its := strings.TrimSpace(string(raw)); its == "" || its == strconv.Itoa(syscall.Getpgrp()) {
+		t.Errorf("it is in the process group %q, and this in %d", its, syscall.Getpgrp())
+	}
+}
+
+// The PIN comes as any other field would.
+func TestAPINOnItsWay(t *testing.T) {
+	saw := filepath.Join(t.TempDir(), "saw")
+	for _, pin := range []string{"1234", "12345", `p"in\u0000`} {
+		_, _ = keys.Open(t.Context(), "pkcs11:object=x?module-path=/m.so", keys.Options{
+			Sign: true, Environ: []string{"PATH=" + os.Getenv("PATH")},
+			Program: child(t, `read -r l; echo '{"class":"pin","message":"T"}'; read -r l; printf '%s\n' "$l" >`+saw),
+			PIN:     func(string) ([]byte, error) { return []byte(pin), nil },
+		})
+		raw, err := os.ReadFile(saw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got keys.Request
+		if err := json.Unmarshal(raw, &got); err != nil || string(got.PIN) != pin || got.Ref == "" || !got.Sign {
+			t.Errorf("%q: %s, %v", pin, raw, err)
+		}
 	}
 }
 

@@ -196,8 +196,7 @@ func (r *rebuilding) chooseEvidence() error {
 			}
 			continue
 		}
-		if r.replay == nil || len(r.replay.Unrepeatable()) > 0 && len(replay.Unrepeatable()) == 0 ||
-			mode(r.replay) == attestations.InputsOffline && mode(replay) != attestations.InputsOffline {
+		if r.replay == nil || worth(replay) > worth(r.replay) {
 			r.replay = replay
 			r.used = r.evidence(c, replay)
 			r.name = c.Statement.Subject[0].Name
@@ -212,7 +211,18 @@ func (r *rebuilding) chooseEvidence() error {
 	return errors.New("there is no provenance of the image that is believed")
 }
 
-func mode(r *build.Replay) string { return r.Records[0].Mode }
+// worth is more for what can be repeated, and of that for what was built from
+// the network.
+func worth(r *build.Replay) int {
+	n := 0
+	if len(r.Unrepeatable()) == 0 {
+		n += 2
+	}
+	if r.Records[0].Mode != attestations.InputsOffline {
+		n++
+	}
+	return n
+}
 
 // evidence lists what the second build rests on.
 func (r *rebuilding) evidence(prov Claim, replay *build.Replay) []attestations.RebuildEvidence {

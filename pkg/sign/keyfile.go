@@ -20,6 +20,7 @@ import (
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/cryptoutils/goodkey"
+	"golang.org/x/sys/unix"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 )
@@ -120,7 +121,7 @@ func openPEM(name string, raw []byte, opts OpenOptions) (*keySigner, error) {
 }
 
 func readKey(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe would wait for who writes into it
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errors.New(`no such file; make one with "waxseal key generate"`)
 	}

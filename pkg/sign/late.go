@@ -193,8 +193,14 @@ func (l *late) key(ctx context.Context) (*keySigner, error) {
 		return l.signer, nil
 	case l.held():
 		s, err := openKey(ctx, l.ref, l.opts)
+		if err != nil {
+			return nil, err
+		}
+		if !bytes.Equal(s.pub, l.public) {
+			return nil, fmt.Errorf("opening key %q: %w", keys.Name(l.ref), errors.Join(errChanged, s.Close()))
+		}
 		l.signer = s
-		return s, err
+		return s, nil
 	}
 	s, err := l.open()
 	if err == nil && !bytes.Equal(s.pub, l.public) {

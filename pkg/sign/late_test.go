@@ -9,15 +9,19 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/sign"
 )
 
@@ -215,6 +219,49 @@ func TestLateKeyIsTheOneThatWasTried(t *testing.T) {
 		}
 		if _, err := s.Sign(t.Context(), testStatement(t)); err == nil || !strings.Contains(err.Error(), "it is not the key that was there when this began") {
 			t.Errorf("%s: %v", name, err)
+		}
+		s.Close()
+	}
+}
+
+// So it is with a secret, which is read anew.
+func TestLateSecretIsTheOneThatWasTried(t *testing.T) {
+	for _, changes := range []bool{false, true} {
+		dir := t.TempDir()
+		for i := range 2 {
+			_, public, err := sign.GenerateKeyPair(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer, err := json.Marshal(map[string]string{"publicKey": string(public), "hash": "sha256"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), append(answer, '\n'), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		program := filepath.Join(dir, "helper")
+		script := "#!/bin/sh\nread l; cat " + dir + "/0; read l && echo '{\"class\":\"permission\",\"message\":\"it was asked to sign\"}'\n"
+		if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s, err := sign.OpenLate(t.Context(), "k8s://ci/release", sign.OpenOptions{Keys: keys.Options{Program: program, Environ: []string{"PATH=" + os.Getenv("PATH")}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ready(t, s); err != nil {
+			t.Fatal(err)
+		}
+		want := "it was asked to sign"
+		if changes {
+			want = "it is not the key that was there when this began"
+			if err := os.Rename(filepath.Join(dir, "1"), filepath.Join(dir, "0")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Sign(t.Context(), testStatement(t)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
 		}
 		s.Close()
 	}

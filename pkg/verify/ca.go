@@ -24,7 +24,7 @@ type CA struct {
 	authorities []*authority
 	revoked     *revocations
 	below       cache[[]*authority] // by the certificates that come with a signature
-	stapled     cache[*ocspAnswer]  // by their bytes
+	stapled     cache[*ocspAnswer]  // by their bytes; nil: it cannot be read
 }
 
 // CAOptions is what ParseCA makes a CA of.
@@ -185,13 +185,12 @@ func (c *CA) hearing(stapled [][]byte) *revocations {
 		key := cacheKey(raw)
 		a, ok := c.stapled.get(key)
 		if !ok {
-			var err error
-			if a, err = parseAnswer(raw); err != nil {
-				continue
-			}
+			a, _ = parseAnswer(raw)
 			c.stapled.put(key, a)
 		}
-		r.stapled = append(r.stapled, a)
+		if a != nil {
+			r.stapled = append(r.stapled, a)
+		}
 	}
 	return &r
 }
@@ -245,6 +244,7 @@ func (c *CA) with(along []*x509.Certificate) []*authority {
 	for _, a := range along {
 		parts = append(parts, a.Raw)
 	}
+	along = slices.DeleteFunc(slices.Clone(along), costly)
 	key := cacheKey(parts...)
 	if known, ok := c.below.get(key); ok {
 		return known
@@ -276,12 +276,14 @@ func along(b *protobundle.Bundle) []*x509.Certificate {
 }
 
 // unfit is what keeps a certificate from being one that signs code; "" nothing.
-// RFC 5280, sections 4.2.1.3 and 4.2.1.12: what a certificate does not say that
-// it is for, it may be for.
+// RFC 5280, sections 4.2.1.3 and 4.2.1.12, have one that does not say what it is
+// for be for anything; here it must say so.
 func unfit(leaf *x509.Certificate) string {
 	switch {
 	case leaf.IsCA:
 		return "its certificate is an authority's own"
+	case costly(leaf):
+		return tooLarge
 	case leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
 		return `its certificate is not for signing: the key usage "digitalSignature" is missing`
 	case !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):

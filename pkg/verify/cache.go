@@ -9,9 +9,9 @@ import (
 // maxCached bounds each cache of what was proved once.
 const maxCached = 1024
 
-// cache remembers what was proved of bytes, by their digest. Only successes
-// are kept, and only such as stay true: what depends on a time is kept with the
-// times it holds for. The zero cache is ready, and safe for concurrent use.
+// cache remembers what was proved of bytes, by their digest. Only what stays true
+// is kept: what depends on a time, with the times it holds for. The zero cache is
+// ready, and safe for concurrent use.
 type cache[V any] struct {
 	mu  sync.Mutex
 	all map[[sha256.Size]byte]V

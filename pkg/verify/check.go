@@ -209,11 +209,17 @@ func (c *Checker) signer(b *attest.Bundle, artifact toArtifact) (s Signer, r *Re
 // byCertificate tries each instance on its own: a certificate of one with a log
 // entry of another proves nothing.
 func (c *Checker) byCertificate(b *attest.Bundle, artifact toArtifact) (Signer, *Rejection) {
+	if err := lightEntries(b.Proto()); err != nil {
+		return Signer{}, rejectf(CodeLog, "reading its log entry: %s", clip(err.Error()))
+	}
 	parsed, err := bundle.NewBundle(b.Proto())
 	if err != nil {
 		return Signer{}, rejectf(unreadable(b), "reading its verification material: %s", clip(err.Error()))
 	}
 	e := &entity{Bundle: parsed, along: along(b.Proto()), stapled: b.Stapled()}
+	if content, err := e.VerificationContent(); err == nil && content.Certificate() != nil && costly(content.Certificate()) {
+		return Signer{}, rejectf(CodeChain, "%s", tooLarge)
+	}
 	var best *Rejection
 	for _, i := range c.instances {
 		signer, r := i.verify(e, artifact)
@@ -562,6 +568,9 @@ func (c *Checker) byKey(b *attest.Bundle, artifact toArtifact) (Signer, *Rejecti
 // prove for a signature that k made. Only a key with a window is asked about.
 func (c *Checker) proved(k Key, b *attest.Bundle) []time.Time {
 	if k.window.IsZero() || c.clock == nil {
+		return nil
+	}
+	if lightEntries(b.Proto()) != nil {
 		return nil
 	}
 	parsed, err := bundle.NewBundle(b.Proto())

@@ -96,7 +96,7 @@ func parseKey(raw []byte) (Key, error) {
 	case strings.Contains(block.Type, "PRIVATE KEY"):
 		return Key{}, errors.New("this is a private key; give the public half, the .pub file")
 	case block.Type == "CERTIFICATE":
-		return Key{}, errors.New("this is a certificate; this version trusts public keys only")
+		return Key{}, errors.New("this is a certificate, not a public key; trust the CA that issued it with --ca-roots FILE and --certificate-identity NAME, in a policy with ca and san")
 	case block.Type != "PUBLIC KEY":
 		return Key{}, fmt.Errorf("PEM block is %q, want \"PUBLIC KEY\"", block.Type)
 	case len(bytes.TrimSpace(rest)) > 0:
@@ -139,9 +139,8 @@ func verifiersFor(pub crypto.PublicKey) ([]signature.Verifier, error) {
 		if k.N.BitLen() < 2048 {
 			return nil, fmt.Errorf("RSA of %d bits is too weak; use 2048 or more", k.N.BitLen())
 		}
-		// A huge modulus makes every check slow.
-		if k.N.BitLen() > 8192 {
-			return nil, fmt.Errorf("RSA of %d bits is not supported; use 8192 or fewer", k.N.BitLen())
+		if k.N.BitLen() > maxRSA {
+			return nil, fmt.Errorf("RSA of %d bits is not supported; use %d or fewer", k.N.BitLen(), maxRSA)
 		}
 		// A service has one of them by the key's size.
 		hashes = append(hashes, crypto.SHA384, crypto.SHA512)

@@ -242,23 +242,34 @@ func looksLikeRepository(s string) bool {
 // repository strips what says how, or which revision, from a source URI.
 func repository(uri string) string {
 	s, _, _ := strings.Cut(uri, "#")
-	s, _, _ = strings.Cut(strings.TrimPrefix(s, "git+"), "@refs/")
-	// SPDX download locations and GitHub's provenance put the ref after "@";
-	// the "@" of user information stands before the path.
-	if i := strings.LastIndexByte(s, '@'); i > 0 && strings.Contains(s[:i], "://") && strings.Count(s[:i], "/") > 2 {
-		s = s[:i]
-	}
+	s, _, _ = cutRevision(strings.TrimPrefix(s, "git+"))
 	return s
+}
+
+// cutRevision cuts off what SPDX download locations and GitHub's provenance put
+// after "@"; the "@" of user information stands before the path.
+func cutRevision(s string) (repo, rev string, found bool) {
+	at := 0
+	if i := strings.Index(s, "://"); i >= 0 {
+		if at = i + 3 + strings.IndexByte(s[i+3:], '/'); at < i+3 {
+			return s, "", false
+		}
+	} else if i := strings.IndexByte(s, ':'); i >= 0 {
+		at = i
+	}
+	repo, rev, found = strings.Cut(s[at:], "@")
+	return s[:at] + repo, rev, found
 }
 
 // refOf is the full git ref in a source URI, after "@" or "#"; "" for a short
 // one, which may be a branch or a tag.
 func refOf(uri string) string {
 	base, fragment, _ := strings.Cut(uri, "#")
-	if _, ref, ok := strings.Cut(base, "@refs/"); ok {
-		return "refs/" + ref
+	_, ref, ok := cutRevision(base)
+	if !ok {
+		ref, _, _ = strings.Cut(fragment, ":")
 	}
-	if ref, _, _ := strings.Cut(fragment, ":"); strings.HasPrefix(ref, "refs/") {
+	if strings.HasPrefix(ref, "refs/") {
 		return ref
 	}
 	return ""
@@ -274,22 +285,27 @@ func sourceAt(uri, pointer string, digest map[string]string) Source {
 }
 
 // commitOf is the commit that the dependencies pin for a repository, and for a
-// ref of it where they tell refs apart.
+// ref of it where they tell refs apart; "" where they pin several.
 func (p *Provenance) commitOf(repo, ref string) string {
-	found := ""
+	var exact, all []string
 	for _, d := range p.Dependencies {
 		c := commit(d.Digest)
 		if c == "" || !SameRepository(repository(d.URI), repo) {
 			continue
 		}
+		all = append(all, c)
 		if ref != "" && refOf(d.URI) == ref {
-			return c
-		}
-		if found == "" {
-			found = c
+			exact = append(exact, c)
 		}
 	}
-	return found
+	if exact != nil {
+		all = exact
+	}
+	slices.Sort(all)
+	if all = slices.Compact(all); len(all) != 1 {
+		return ""
+	}
+	return all[0]
 }
 
 // SameRepository reports whether two repository URLs name one repository: a

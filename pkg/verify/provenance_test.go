@@ -104,6 +104,47 @@ func TestParseProvenanceRefuses(t *testing.T) {
 	}
 }
 
+// What else the build took from the repository makes it no build of that, nor
+// does a name that looks like a ref.
+func TestSourceIsWhatWasBuilt(t *testing.T) {
+	const app, tag = "git+https://example.org/acme/app.git", "refs/tags/v1"
+	dep := func(name, uri, commit string) string {
+		return fmt.Sprintf(`{"name":%q,"uri":%q,"digest":{"gitCommit":%q}}`, name, uri, commit)
+	}
+	for _, c := range []struct{ name, context, deps, want string }{
+		{"one", "", dep("source", app+"@"+tag, "1"), "refs/tags/v1 1"},
+		{"one in a fragment", "", dep("source", app+"#"+tag+":sub", "1"), "refs/tags/v1 1"},
+		{"and another of the repository", "", dep("", app+"@"+tag, "1") + "," + dep("source", app+"@zz", "2"), " 2"},
+		{"two", "", dep("source", app+"@"+tag, "1") + "," + dep("source", app+"@zz", "2"), ""},
+		{"two refs of one commit", "", dep("source", app+"@"+tag, "1") + "," + dep("source", app+"@zz", "1"), ""},
+		{"a branch whose name has a ref in it", "", dep("source", app+"@x@"+tag, "1"), " 1"},
+		{"a ref with a ref in it", "", dep("source", app+"@refs/heads/x@"+tag, "1"), "refs/heads/x@refs/tags/v1 1"},
+		{"a folder that is named as a ref", "", dep("source", app+"@zz#"+tag, "1"), " 1"},
+		{"a user and a ref", "", dep("source", "git+ssh://git@example.org/acme/app.git@"+tag, "1"), "refs/tags/v1 1"},
+		{"not named, the ref's", app + "#" + tag, dep("", app+"@zz", "2") + "," + dep("", app+"@"+tag, "1"), "refs/tags/v1 1"},
+		{"not named, of several", app + "#zz", dep("", app+"@"+tag, "1") + "," + dep("", app+"@zz", "2"), " "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, err := verify.ParseProvenance(parsed(t, attestations.ProvenanceV1, fmt.Sprintf(
+				`{"buildDefinition":{"buildType":%q,"externalParameters":{"context":{"kind":"git","uri":%q}},"resolvedDependencies":[%s]},"runDetails":{"builder":{"id":"https://ci.example.org/b"}}}`,
+				attestations.ContainerBuildType, c.context, c.deps)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			for _, s := range p.Sources {
+				got += s.Ref.Value + " " + s.Commit
+				if !strings.HasSuffix(s.Repository, "example.org/acme/app.git") {
+					t.Errorf("the repository is %q", s.Repository)
+				}
+			}
+			if got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
 func TestSameRepository(t *testing.T) {
 	const want = "https://example.org/acme/app"
 	for same, ok := range map[string]bool{

@@ -98,17 +98,20 @@ func (p *Provenance) formV1(internal json.RawMessage, in string, deps []descript
 	}
 	switch p.Form {
 	case FormWaxseal:
+		var named []Source
 		for i, d := range deps {
 			if d.Name == attestations.DependencySource {
 				s := sourceAt(d.URI, p.Dependencies[i].Pointer, d.Digest)
 				s.Changed, s.Dirty = changes(d.Annotations)
-				p.Sources = []Source{s}
-				break
+				named = append(named, s)
 			}
 		}
-		if p.Sources == nil {
+		switch len(named) {
+		case 0:
 			p.Sources = p.usualSources()
-		}
+		case 1:
+			p.Sources = named
+		} // Of several, nothing says which was built.
 		p.whose(internal, in)
 
 	case FormGitHub:

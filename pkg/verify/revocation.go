@@ -318,8 +318,8 @@ type ocspAnswer struct {
 	name string // what messages call it
 	raw  []byte
 	id   certID
-	said *ocsp.Response  // not verified
-	held cache[struct{}] // by the authority whose word it is
+	said *ocsp.Response // not verified
+	held cache[error]   // whose word it is, by the authority
 }
 
 // certID is whose certificate an answer is about: RFC 6960, section 4.1.1.
@@ -332,6 +332,9 @@ type certID struct {
 func parseAnswer(raw []byte) (*ocspAnswer, error) {
 	if len(raw) > attest.MaxOCSP {
 		return nil, fmt.Errorf("it is larger than the %d bytes allowed", attest.MaxOCSP)
+	}
+	if err := lightAnswer(raw); err != nil {
+		return nil, fmt.Errorf("it is no answer about one certificate: %s", clip(err.Error()))
 	}
 	said, err := ocsp.ParseResponse(raw, nil)
 	if err != nil {
@@ -374,21 +377,31 @@ func (a *ocspAnswer) is(c, issuer *x509.Certificate) bool {
 // the issuer named itself (RFC 6960, section 4.2.2.2).
 func (a *ocspAnswer) by(issuer *x509.Certificate) error {
 	key := cacheKey(issuer.Raw)
-	if _, ok := a.held.get(key); ok {
+	err, known := a.held.get(key)
+	if !known {
+		err = a.signedBy(issuer)
+		a.held.put(key, err)
+	}
+	return err
+}
+
+func (a *ocspAnswer) signedBy(issuer *x509.Certificate) error {
+	r := a.said.Certificate
+	if r != nil && bytes.Equal(r.Raw, issuer.Raw) {
+		// The issuer's own, which came along: reading the answer proved that its
+		// key made the signature. The library would ask for a responder's.
 		return nil
 	}
 	if _, err := ocsp.ParseResponse(a.raw, issuer); err != nil {
 		return errors.New("is not signed by the issuer of the certificate, or one that it named")
 	}
-	if r := a.said.Certificate; r != nil && !bytes.Equal(r.Raw, issuer.Raw) {
-		switch {
-		case !bytes.Equal(r.RawIssuer, issuer.RawSubject) || !slices.Contains(r.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning):
-			return errors.New("is signed with a certificate that is not for OCSP")
-		case !(Window{}).with(r).Holds(a.said.ProducedAt):
-			return errors.New("was signed when the responder's certificate was not valid")
-		}
+	switch {
+	case r == nil:
+	case !bytes.Equal(r.RawIssuer, issuer.RawSubject) || !slices.Contains(r.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning):
+		return errors.New("is signed with a certificate that is not for OCSP")
+	case !(Window{}).with(r).Holds(a.said.ProducedAt):
+		return errors.New("was signed when the responder's certificate was not valid")
 	}
-	a.held.put(key, struct{}{})
 	return nil
 }
 
@@ -448,10 +461,21 @@ func (a *ocspAnswer) spans(s Signer) string {
 	return ""
 }
 
+// before reports whether all that the answer tells of was over when s signed.
+func (a *ocspAnswer) before(s Signer) bool {
+	until := a.said.NextUpdate
+	if until.IsZero() {
+		until = a.said.ThisUpdate
+	}
+	return until.Before(s.first)
+}
+
 // status is what is known of one certificate, for what s signed. All that is given
 // is listened to: one that says revoked is believed before any that do not. A
-// stapled answer comes from the signer: that nothing was revoked it tells only
-// where the verifier was given nothing about the certificate.
+// stapled answer comes from the signer, or whoever may attach one: that nothing was
+// revoked it tells only where the verifier was given nothing about the certificate,
+// and that it was on hold, which can end, only where it is no older than the
+// signature.
 func (r *revocations) status(c, issuer *x509.Certificate, s Signer, now time.Time) (worst *revoked, why string) {
 	known, own := false, false
 	why = fmt.Sprintf("no list and no answer by %q was given", clip(nameOf(issuer)))
@@ -482,6 +506,9 @@ func (r *revocations) status(c, issuer *x509.Certificate, s Signer, now time.Tim
 	}
 	for _, a := range r.stapled {
 		about, said, lacks := ask(a, a.spans(s))
+		if said != nil && said.reason == ocsp.CertificateHold && a.before(s) {
+			said = nil // it may have been let go since
+		}
 		if own {
 			about, lacks = false, ""
 		}

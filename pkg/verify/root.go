@@ -399,6 +399,9 @@ func (s *stamper) Verify(stamp, signature []byte) (*root.Timestamp, error) {
 	if t, ok := s.proved.get(key); ok {
 		return &t, nil
 	}
+	if err := lightStamp(stamp); err != nil {
+		return nil, err
+	}
 	t, err := s.verify(stamp, signature)
 	if err != nil {
 		return nil, err

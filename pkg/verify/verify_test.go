@@ -270,7 +270,7 @@ func TestParseKeyRefuses(t *testing.T) {
 		{"text", "hello", "PEM"},
 		{"private", strings.ReplaceAll(good, "PUBLIC", "PRIVATE"), "private key"},
 		{"cosign's private", strings.ReplaceAll(good, "PUBLIC KEY", "ENCRYPTED SIGSTORE PRIVATE KEY"), "private key"},
-		{"certificate", strings.ReplaceAll(good, "PUBLIC KEY", "CERTIFICATE"), "certificate"},
+		{"certificate", strings.ReplaceAll(good, "PUBLIC KEY", "CERTIFICATE"), "trust the CA that issued it with --ca-roots"},
 		{"another block", strings.ReplaceAll(good, "PUBLIC KEY", "NONSENSE"), "NONSENSE"},
 		{"two keys", good + good, "one key"},
 		{"cut", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "PKIX"},

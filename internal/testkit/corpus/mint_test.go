@@ -71,6 +71,7 @@ type world struct {
 	people                 map[string]*person
 	ours, theirs           *virtual.Sigstore
 	private, ended         *virtual.CA
+	large                  *rsa.PrivateKey // larger than a verifier should bear
 	oursRoot, theirsRoot   []byte
 	privatePEM, betweenPEM []byte
 	image, other           *image
@@ -140,6 +141,10 @@ func newWorld(t *testing.T) *world {
 	modulus, err := rsa.GenerateKey(rand.Reader, 2048)
 	must(t, err)
 	w.people["rsa"] = newPerson(t, modulus, crypto.SHA256)
+
+	seed(t, "key large")
+	w.large, err = rsa.GenerateMultiPrimeKey(rand.Reader, 9, 9216) //nolint:staticcheck // of two primes it takes a minute
+	must(t, err)
 
 	seed(t, "instance ours")
 	w.ours, err = virtual.New()

@@ -160,6 +160,10 @@ func builderCases() []entry {
 		believed("source-only-a-dependency", "The expected repository is a dependency, and not what was built.", expectations, 0, wrong("source"), definition("resolvedDependencies", []any{
 			object{"name": "library", "uri": "git+" + repository, "digest": object{"gitCommit": commit}},
 		})),
+		believed("source-of-two-refs", "Two refs of the repository are said to be what was built.", "", 0, wrong("source"), definition("resolvedDependencies", []any{
+			object{"name": attestations.DependencySource, "uri": "git+" + repository + "@refs/tags/v1", "digest": object{"gitCommit": commit}},
+			object{"name": attestations.DependencySource, "uri": "git+" + repository + "@zz", "digest": object{"gitCommit": strings.Repeat("b", 40)}},
+		})),
 		believed("source-changed", "The built tree had files that are not the commit's.", "", 0, wrong("source"), definition("resolvedDependencies", []any{
 			object{"name": attestations.DependencySource, "uri": "git+" + repository, "digest": object{"gitCommit": commit}, "annotations": object{"changedFiles": []string{"main.go"}}},
 		})),

@@ -22,6 +22,9 @@ type told struct {
 	stranger bool
 	raw      []byte
 	required bool
+	// large has the intermediate authority have a key larger than a verifier
+	// should bear, largeResponder a responder that answers.
+	large, largeResponder bool
 }
 
 // company is a case of a signature under a certificate of a company's own CA,
@@ -34,6 +37,9 @@ func company(name, title, stands, code string, say told, changes ...func(*virtua
 func companyOf(name, title, stands, code string, o virtual.CAOptions, say told, changes ...func(*virtual.Options)) entry {
 	return entry{"certificate/" + name, title, stands, func(d *draft) {
 		o.Revokes = true
+		if say.large {
+			o.Key = d.large
+		}
 		ca, err := virtual.NewCA(o)
 		must(d, err)
 		private(d, ca, Identity{SAN: ciSAN})
@@ -84,6 +90,9 @@ func staple(d *draft, ca *virtual.CA, say told) {
 			r.Serial = ca.Between()
 		case r.Serial == nil:
 			r.Serial = big.NewInt(companySerial)
+		}
+		if say.largeResponder {
+			r.Key = d.large
 		}
 		one, err := ca.OCSP(whole(r))
 		must(d, err)
@@ -150,6 +159,7 @@ func certificateCases() []entry {
 		company("any-extended-key-usage", "A certificate for anyExtendedKeyUsage.", "RFC 5280 4.2.1.12", "chain", told{}, alter(func(x *x509.Certificate) { x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} })),
 		company("an-authority-signs", "The certificate of an authority, with the name of the signer.", "RFC 5280 4.2.1.9", "chain", told{}, alter(func(x *x509.Certificate) { x.IsCA, x.BasicConstraintsValid = true, true })),
 		company("name-for-dns", "The name is one for DNS, which no identity is.", "", "chain", told{}, alter(func(x *x509.Certificate) { x.URIs, x.DNSNames = nil, []string{"ci.example"} })),
+		company("authority-with-a-large-key", "The intermediate certificate that the bundle brings has an RSA key of 9216 bits; one of some millions would take hours.", "", "chain", told{large: true}),
 		companyOf("name-permitted", "The authority may give names of ci.example only, and did.", "RFC 5280 4.2.1.10", Accepted, permitted("ci.example"), told{}),
 		companyOf("name-not-permitted", "The authority may give names of other.example only.", "RFC 5280 4.2.1.10", "chain", permitted("other.example"), told{}),
 		company("ended-before", "The certificate had ended an hour before the time stamp.", "", "time", told{}, from(-2*time.Hour)),
@@ -171,6 +181,7 @@ func certificateCases() []entry {
 		company("list-keeps-all", "The list is of a day after the certificate ended, and names those that ended, too.", "X.509 9.5.2.9", Accepted, told{crls: []virtual.Revoking{{From: minted().Add(24 * time.Hour), Until: minted().AddDate(10, 0, 0), Extensions: []pkix.Extension{keeps}}, authorities}}),
 		company("answered-good", "An OCSP responder says that it is good.", "RFC 6960 2.2", Accepted, answer(virtual.Revoking{})),
 		company("answered-by-a-responder", "A responder that the authority named for OCSP says that it is good.", "RFC 6960 4.2.2.2", Accepted, answer(virtual.Revoking{Responder: func(*x509.Certificate) {}})),
+		company("answered-with-its-certificate", "The authority answers itself, and sends its own certificate along.", "RFC 6960 4.2.2.2", Accepted, answer(virtual.Revoking{Own: true})),
 		company("answered-revoked", "An OCSP responder says that it was revoked before it signed.", "RFC 6960 2.2", "revoked", answer(virtual.Revoking{Revoked: entryAt(-time.Hour, 3)})),
 		company("answered-by-a-signer", "The OCSP response is signed with a certificate for signing code.", "RFC 6960 4.2.2.2", "revocation", answer(virtual.Revoking{Responder: func(x *x509.Certificate) {
 			x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
@@ -181,6 +192,8 @@ func certificateCases() []entry {
 		company("stapled-for-the-signer-alone", "It is required, and the one that is stapled does not speak of the authority.", "", "revocation", told{stapled: []virtual.Revoking{{}}, required: true}),
 		company("stapled-beside-a-list", "The root's list tells of the authority, what is stapled of the signer's certificate.", "", Accepted, stapled(virtual.Revoking{})),
 		company("stapled-by-a-responder", "A responder that the authority named for OCSP answered.", "RFC 6960 4.2.2.2", Accepted, stapled(virtual.Revoking{Responder: func(*x509.Certificate) {}})),
+		company("stapled-with-its-certificate", "The authorities answered themselves, each with its own certificate in the response.", "RFC 6960 4.2.2.2", Accepted, told{stapled: []virtual.Revoking{{Own: true}, {Root: true, Own: true}}, required: true}),
+		company("stapled-by-a-large-key", "A responder answered whose RSA key has 9216 bits; one of some hundred thousand would take long.", "", "revocation", told{crls: []virtual.Revoking{authorities}, stapled: []virtual.Revoking{{Responder: func(*x509.Certificate) {}}}, largeResponder: true}),
 		company("stapled-by-a-signer", "The response is signed with a certificate for signing code.", "RFC 6960 4.2.2.2", "revocation", stapled(virtual.Revoking{Responder: func(x *x509.Certificate) {
 			x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
 		}})),
@@ -194,6 +207,10 @@ func certificateCases() []entry {
 		company("stapled-garbage", "What is stapled is no OCSP response.", "", "revocation", told{crls: []virtual.Revoking{authorities}, raw: []byte("0\x82good")}),
 		company("stapled-revoked", "Superseded an hour before it signed, as a stapled response says; nobody asked.", "RFC 6960 2.2", "revoked", told{stapled: []virtual.Revoking{{Revoked: entryAt(-time.Hour, 4)}}}),
 		company("stapled-revoked-later", "Revoked before it signed, says a response of after it, which somebody attached.", "RFC 6960 2.2", "revoked", told{stapled: []virtual.Revoking{{From: minted().Add(2 * time.Hour), Revoked: entryAt(-time.Hour, 4)}}}),
+		company("stapled-on-hold", "A response of when it signed says that it was on hold.", "RFC 5280 5.3.1", "revoked", told{stapled: []virtual.Revoking{{Revoked: entryAt(-time.Hour, 6)}}}),
+		company("stapled-on-hold-later", "A response of after it signed says that it has been on hold since before.", "RFC 5280 5.3.1", "revoked", told{stapled: []virtual.Revoking{{From: minted().Add(2 * time.Hour), Revoked: entryAt(-time.Hour, 6)}}}),
+		company("stapled-on-hold-before", "It was on hold, says a response that had ended an hour before it signed, which somebody attached; what the verifier was given says that it was let go.", "RFC 5280 5.3.1", Accepted, told{
+			crls: []virtual.Revoking{{}, authorities}, stapled: []virtual.Revoking{{From: minted().Add(-3 * time.Hour), Until: minted().Add(-time.Hour), Revoked: entryAt(-2*time.Hour, 6)}}}),
 		company("stapled-revoked-after", "Superseded an hour after it signed: what is older counts on.", "RFC 5280 5.3.1", Accepted, stapled(virtual.Revoking{Revoked: entryAt(time.Hour, 4)})),
 		company("stapled-key-stolen", "Revoked an hour after it signed, for the key was stolen, nobody knows when.", "RFC 5280 5.3.1", "revoked", told{stapled: []virtual.Revoking{{Revoked: entryAt(time.Hour, 1)}}}),
 		company("stapled-key-stolen-after", "The key was stolen half an hour after it signed.", "RFC 5280 5.3.2", Accepted, told{stapled: []virtual.Revoking{{Revoked: entryAt(time.Hour, 1, since(time.Hour/2))}}}),

@@ -1,7 +1,10 @@
 package corpus
 
 import (
+	"crypto"
+	"crypto/rand"
 	"crypto/x509"
+	"math/big"
 	"time"
 
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
@@ -328,6 +331,11 @@ func identityCases() []entry {
 				chain.Certificates = append(chain.Certificates, chain.Certificates[1])
 			}
 		}, version("0.1")),
+		{"time/stamp-with-a-large-key", "Somebody put a certificate into the time stamp whose RSA key has 9216 bits; one of some millions would take hours.", "", func(d *draft) {
+			d.trustIdentity(exact, d.root(virtual.RootOptions{NoLogs: true}))
+			d.nothing()
+			d.file("provenance.json", d.certified(d.world.ours, d.provenance(), unlogged, stamped, func(o *virtual.Options) { o.Beside = d.certificateOf(d.large) }), "time")
+		}},
 		certificate("identity/intermediate-as-signer", "The certificate of the authority where the signer's should be.", "", "log", func(_ *draft, b *protobundle.Bundle) {
 			chain := b.VerificationMaterial.GetX509CertificateChain()
 			chain.Certificates = chain.Certificates[1:]
@@ -355,6 +363,16 @@ func identityCases() []entry {
 			d.file("provenance.json", d.certified(d.world.ours, d.provenance()), "identity")
 		}},
 	}
+}
+
+// certificateOf is a certificate that the holder of a key made for himself.
+func (d *draft) certificateOf(key crypto.Signer) *x509.Certificate {
+	t := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: minted().Add(-time.Hour), NotAfter: minted().Add(time.Hour)}
+	raw, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	must(d, err)
+	cert, err := x509.ParseCertificate(raw)
+	must(d, err)
+	return cert
 }
 
 type virtualOptions = virtual.Options

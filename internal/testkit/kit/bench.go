@@ -27,6 +27,7 @@ const (
 	verifyRatio = 0.5
 	memoryRatio = 1.0
 	startCPU    = 20 * time.Millisecond
+	helpCPU     = 2 * time.Millisecond // beyond startCPU's
 	startRSS    = 35 << 20
 )
 
@@ -203,12 +204,19 @@ func (b *bench) judge(name, figures string, ok bool) {
 }
 
 func (b *bench) startUp() error {
-	m, err := b.runs(21, true, func() (sample, error) { return b.run(b.bin, "version") })
+	// What verify does before it looks at anything it does for its help, too, which
+	// it prints besides.
+	m, err := b.runs(21, true,
+		func() (sample, error) { return b.run(b.bin, "version") },
+		func() (sample, error) { return b.run(b.bin, "verify", "--help") })
 	if err != nil {
 		return err
 	}
 	b.judge("version, CPU", fmt.Sprintf("%v (budget %v)", ms(m[0].CPU), ms(startCPU)), m[0].CPU <= startCPU)
 	b.judge("version, peak memory", fmt.Sprintf("%s (budget %s)", mib(m[0].RSS), mib(startRSS)), m[0].RSS <= startRSS)
+	more := m[1].CPU - m[0].CPU
+	b.judge("verify --help, CPU", fmt.Sprintf("%v more than version (%v, budget %v more)", ms(more), ms(m[1].CPU), ms(helpCPU)), more <= helpCPU)
+	b.judge("verify --help, peak memory", fmt.Sprintf("%s (budget %s)", mib(m[1].RSS), mib(startRSS)), m[1].RSS <= startRSS)
 	return nil
 }
 

@@ -1,7 +1,7 @@
 package virtual
 
 import (
-	"crypto/ecdsa"
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -30,9 +30,13 @@ type Revoking struct {
 	// Responder changes the certificate of an OCSP responder; default: the
 	// authority answers itself.
 	Responder func(*x509.Certificate)
+	// Key is the responder's; default: any.
+	Key crypto.Signer
+	// Own has the authority that answers itself send its certificate along.
+	Own bool
 }
 
-func (c *CA) speaker(r *Revoking) (*x509.Certificate, *ecdsa.PrivateKey) {
+func (c *CA) speaker(r *Revoking) (*x509.Certificate, crypto.Signer) {
 	if r.From.IsZero() {
 		r.From = time.Now().Add(-time.Hour)
 	}
@@ -69,6 +73,9 @@ func (c *CA) OCSP(r Revoking) ([]byte, error) {
 	if r.Endless {
 		t.NextUpdate = time.Time{}
 	}
+	if r.Own {
+		t.Certificate = issuer
+	}
 	if r.Responder == nil {
 		return ocsp.CreateResponse(issuer, issuer, t, key)
 	}
@@ -77,11 +84,13 @@ func (c *CA) OCSP(r Revoking) ([]byte, error) {
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning},
 	}
 	r.Responder(named)
-	// Whose key it is does not matter here.
-	cert, err := issue(named, issuer, c.rootKey.Public(), key)
+	if r.Key == nil {
+		r.Key = c.rootKey // whose it is does not matter here
+	}
+	cert, err := issue(named, issuer, r.Key.Public(), key)
 	if err != nil {
 		return nil, err
 	}
 	t.Certificate = cert
-	return ocsp.CreateResponse(issuer, cert, t, c.rootKey)
+	return ocsp.CreateResponse(issuer, cert, t, r.Key)
 }

@@ -63,7 +63,7 @@ func New() (*Sigstore, error) {
 // CA is a certificate authority: a root and an intermediate certificate.
 type CA struct {
 	root, between *x509.Certificate
-	rootKey, key  *ecdsa.PrivateKey
+	rootKey, key  crypto.Signer
 }
 
 // CAOptions configures NewCA.
@@ -74,6 +74,8 @@ type CAOptions struct {
 	Revokes bool
 	// Change changes the intermediate certificate before it is issued.
 	Change func(*x509.Certificate)
+	// Key is the intermediate certificate's; default: a new one on P-256.
+	Key crypto.Signer
 }
 
 // NewCA makes a CA whose certificates began to be valid a year ago.
@@ -98,12 +100,14 @@ func NewCA(o CAOptions) (*CA, error) {
 		top.KeyUsage |= x509.KeyUsageCRLSign
 		below.KeyUsage |= x509.KeyUsageCRLSign
 	}
-	c := &CA{rootKey: rootKey}
+	c := &CA{rootKey: rootKey, key: o.Key}
 	if c.root, err = issue(top, top, rootKey.Public(), rootKey); err != nil {
 		return nil, err
 	}
-	if c.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-		return nil, err
+	if c.key == nil {
+		if c.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			return nil, err
+		}
 	}
 	below.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
 	if o.Change != nil {
@@ -150,6 +154,8 @@ type Options struct {
 	NoPromise bool
 	// Stamp adds a time stamp, of now.
 	Stamp bool
+	// Beside is a certificate that somebody put into the time stamp.
+	Beside *x509.Certificate
 	// Version is the bundle's: "0.1", "0.2" or "0.3"; default 0.3.
 	Version string
 	// Usage is what the certificate may be used for; default: code signing.
@@ -239,7 +245,7 @@ func (s *Sigstore) Bundle(statement []byte, o Options) (*protobundle.Bundle, err
 		}
 	}
 	if o.Stamp {
-		if err := s.stamp(m, sig); err != nil {
+		if err := s.stamp(m, sig, o.Beside); err != nil {
 			return nil, err
 		}
 	}
@@ -334,8 +340,11 @@ func (s *Sigstore) entry(leaf *x509.Certificate, env *dsse.Envelope, sig []byte,
 	return out, nil
 }
 
-func (s *Sigstore) stamp(m *protobundle.VerificationMaterial, sig []byte) error {
+func (s *Sigstore) stamp(m *protobundle.VerificationMaterial, sig []byte, beside *x509.Certificate) error {
 	raw, err := s.vs.TimestampResponse(sig)
+	if err == nil && beside != nil {
+		raw, err = s.accompany(raw, beside)
+	}
 	if err != nil {
 		return err
 	}
@@ -343,6 +352,35 @@ func (s *Sigstore) stamp(m *protobundle.VerificationMaterial, sig []byte) error 
 		Rfc3161Timestamps: []*protocommon.RFC3161SignedTimestamp{{SignedTimestamp: raw}},
 	}
 	return nil
+}
+
+// accompany puts the certificate of the time-stamping authority and another into
+// the response, whose signature is not over them.
+// https://www.rfc-editor.org/rfc/rfc5652#section-5.1
+func (s *Sigstore) accompany(response []byte, beside *x509.Certificate) ([]byte, error) {
+	tsa, ok := s.vs.TimestampingAuthorities()[0].(*root.SigstoreTimestampingAuthority)
+	if !ok {
+		return nil, errors.New("a time-stamping authority of another kind")
+	}
+	type token struct {
+		Type    asn1.ObjectIdentifier
+		Content struct {
+			Version      int
+			Algorithms   asn1.RawValue
+			Content      asn1.RawValue
+			Certificates []asn1.RawValue `asn1:"tag:0,set,optional,omitempty"`
+			Signers      asn1.RawValue
+		} `asn1:"explicit,tag:0"`
+	}
+	var whole struct {
+		Status asn1.RawValue
+		Token  token
+	}
+	if _, err := asn1.Unmarshal(response, &whole); err != nil {
+		return nil, fmt.Errorf("reading a time stamp: %w", err)
+	}
+	whole.Token.Content.Certificates = []asn1.RawValue{{FullBytes: tsa.Leaf.Raw}, {FullBytes: beside.Raw}}
+	return asn1.Marshal(whole)
 }
 
 // second signs with an entry in a Rekor v2 log, which proves no time itself.
@@ -371,7 +409,7 @@ func (s *Sigstore) second(statement []byte, o Options) (*protobundle.Bundle, err
 		return nil, err
 	}
 	if o.Stamp {
-		if err := s.stamp(out.VerificationMaterial, signed.Signature()); err != nil {
+		if err := s.stamp(out.VerificationMaterial, signed.Signature(), o.Beside); err != nil {
 			return nil, err
 		}
 	}
