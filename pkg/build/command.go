@@ -255,8 +255,11 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 // sealAll seals what was built while the command ran.
 func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error {
 	l.stopWatching()
-	nothing := hinted(errors.New("there is nothing to seal: it built no image that waxseal saw, and neither a file nor an image is named"),
-		"name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker build, buildx, bake or compose ask for, not those of another tool or of a builder made by the command itself")
+	way := "name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker build, buildx, bake or compose ask for, not those of another tool or of a builder made by the command itself"
+	if s.legacy != nil {
+		way += ", nor, without buildx, those of a daemon that -H or --context names: set DOCKER_HOST or DOCKER_CONTEXT for waxseal run"
+	}
+	nothing := hinted(errors.New("there is nothing to seal: it built no image that waxseal saw, and neither a file nor an image is named"), way)
 	s.engine, s.client = l.running()
 	around := res.Observed
 	s.aside = around.Unobserved // of the command
@@ -346,13 +349,20 @@ func isBelow(path, dir string) bool {
 }
 
 // legacy puts a proxy before the Docker daemon where docker would build by
-// itself. It returns the environment of the command.
+// itself, and where a script builds, whose images it loads, tags and pushes. It
+// returns the environment of the command.
 func (r *CommandRequest) legacy(ctx context.Context, l *lead, env []string, deps *Deps, plan InputsPlan) (_ *legacyProxy, environ []string, note string, err error) {
 	environ = l.env(env)
-	if !buildsItself(env) {
+	itself := buildsItself(env)
+	if !itself && (r.isDocker() || r.Require == GradeFull || len(r.Inputs.AllowHosts) > 0) {
+		// docker gets there by itself; of a script, what the daemon fetches and
+		// sends does not pass the gateway.
 		return nil, environ, "", nil
 	}
 	daemon, err := findDaemon(deps.env)
+	if err != nil && !itself {
+		return nil, environ, fmt.Sprintf("its scripts cannot load, tag or push by docker: %v", err), nil
+	}
 	if err != nil {
 		if r.Require != "" && r.isDocker() {
 			return nil, nil, "", fmt.Errorf("--require %s: %w", r.Require, err)
@@ -373,7 +383,8 @@ func (r *CommandRequest) legacy(ctx context.Context, l *lead, env []string, deps
 		name, _, _ := strings.Cut(kv, "=")
 		return slices.Contains([]string{"DOCKER_HOST", "DOCKER_BUILDKIT", "DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"}, name)
 	})
-	return p, append(environ, "DOCKER_HOST="+host, "DOCKER_BUILDKIT=0"), "", nil
+	buildKit := map[bool]string{true: "0", false: "1"}[itself]
+	return p, append(environ, "DOCKER_HOST="+host, "DOCKER_BUILDKIT="+buildKit), "", nil
 }
 
 // buildsItself reports whether docker would build with its daemon's legacy

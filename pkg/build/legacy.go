@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -34,12 +35,15 @@ import (
 // Bounds of what is kept of builds by the daemon's legacy builder.
 const (
 	maxLegacyBuilds = 1024
+	maxLegacyPushes = 4096
 	maxLegacyLine   = 1 << 20 // bytes of one message of the daemon
 	maxLegacySteps  = 4096
+	maxLegacyLinks  = 1 << 20 // symbolic links in a context
 	maxAhead        = 4 << 20 // bytes of a context in which its Dockerfile is looked for before it is sent
 )
 
-// legacyProxy stands before the Docker daemon where there is no buildx: it
+// legacyProxy stands before the Docker daemon where there is no buildx, and
+// before that of a confined command: it
 // passes on what docker asks, and of what a confined command asks that which
 // starts no container of its own and shows nothing of the machine, and notes what its legacy builder is asked and what it
 // answers. Where the daemon allows it, it has the steps run where the gateway
@@ -52,10 +56,16 @@ type legacyProxy struct {
 
 	mu      sync.Mutex
 	builds  []*legacyBuild
-	pushed  map[string]attest.Digest // by full name
-	blind   int                      // builds by the daemon's own BuildKit
-	did     []string                 // what else a confined command had the daemon do
-	refused []string                 // and what it may not have
+	pushed  []legacyPush
+	blind   int      // builds by the daemon's own BuildKit
+	did     []string // what else a confined command had the daemon do
+	refused []string // and what it may not have
+}
+
+// legacyPush is a manifest that the daemon put into a registry.
+type legacyPush struct {
+	name   string // full
+	digest attest.Digest
 }
 
 // legacyBuild is one build by the legacy builder.
@@ -70,7 +80,7 @@ type legacyBuild struct {
 
 	context    hash.Hash // of the archive as it was sent
 	size       int64
-	dockerfile []byte // nil where it was not found in the archive
+	dockerfile []byte // nil where it is not known
 	total      string // how many steps there are, in the builder's words
 	steps      []legacyStep
 	confused   bool // which step something was said of is not known
@@ -96,11 +106,12 @@ func newLegacyProxy(dir string, daemon *dockerDaemon, plan InputsPlan, confined 
 	if err != nil {
 		return nil, "", fmt.Errorf("opening a socket before the Docker daemon: %w", err)
 	}
-	p := &legacyProxy{daemon: daemon, pushed: map[string]attest.Digest{}, gateway: newLegacyGateway(daemon, dir, plan), confined: confined}
+	p := &legacyProxy{daemon: daemon, gateway: newLegacyGateway(daemon, dir, plan), confined: confined}
 	forward := &httputil.ReverseProxy{
 		Transport:      daemon.transport(),
 		FlushInterval:  -1,
 		ModifyResponse: p.answered,
+		ErrorHandler:   p.unanswered,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", "docker", "docker"
 		},
@@ -238,6 +249,9 @@ func (p *legacyProxy) asked(r *http.Request) *http.Request {
 	if what != "build" {
 		return r
 	}
+	// As docker's client has it. The daemon would take parameters from a form, too,
+	// and before those of the query.
+	r.Header.Set("Content-Type", "application/x-tar")
 	q := r.URL.Query()
 	b := &legacyBuild{id: identity.NewID(), query: q, started: time.Now(), context: sha256.New()}
 	p.mu.Lock()
@@ -275,7 +289,7 @@ func (p *legacyProxy) lead(r *http.Request, b *legacyBuild) {
 	r.Body = &aheadBody{ahead, r.Body}
 	// An error comes again to who reads on.
 	head, _ := ahead.Peek(maxAhead)
-	dockerfile := dockerfileIn(bytes.NewReader(head), q.Get("dockerfile"))
+	dockerfile := b.dockerfileIn(bytes.NewReader(head))
 	args := map[string]*string{}
 	wrong := false
 	if raw := q.Get("buildargs"); raw != "" {
@@ -354,7 +368,7 @@ func newContextTee(body io.ReadCloser, b *legacyBuild) *contextTee {
 	t := &contextTee{ReadCloser: body, build: b, pipe: w, done: make(chan struct{})}
 	go func() {
 		defer close(t.done)
-		b.dockerfile = dockerfileIn(r, b.query.Get("dockerfile"))
+		b.dockerfile = b.dockerfileIn(r)
 		_, _ = io.Copy(io.Discard, r)
 	}()
 	return t
@@ -381,43 +395,69 @@ func (t *contextTee) end() {
 	<-t.done
 }
 
-// dockerfileIn finds the Dockerfile in an archive that is not compressed; nil
-// where there is none.
-func dockerfileIn(r io.Reader, name string) []byte {
-	if name == "" {
-		name = "Dockerfile"
+// dockerfileIn finds the Dockerfile in an archive: the one plain file of that
+// name. It returns nil where the daemon may have built another, which unpacks
+// all of the archive and reads what is there then: where there are two, or links
+// on the way to one, where the archive is compressed or is not what is built.
+func (b *legacyBuild) dockerfileIn(r io.Reader) []byte {
+	name := path.Clean("/" + cmp.Or(b.query.Get("dockerfile"), "Dockerfile"))
+	in := bufio.NewReader(r)
+	head, _ := in.Peek(8)
+	if zstdSkips := bytes.Contains(head, []byte("\x2a\x4d\x18")); b.query.Get("remote") != "" || compressionOf(head) != "" || zstdSkips {
+		return nil
 	}
-	for tr := tar.NewReader(r); ; {
+	var found []byte
+	links := map[string]bool{}
+	for tr := tar.NewReader(in); ; {
 		h, err := tr.Next()
 		if err != nil {
+			return found
+		}
+		at := path.Clean("/" + h.Name)
+		for dir := at; dir != "/"; {
+			if dir = path.Dir(dir); links[dir] {
+				return nil
+			}
+		}
+		if h.Typeflag == tar.TypeSymlink {
+			links[at] = true
+		}
+		if len(links) > maxLegacyLinks || at == name && (found != nil || h.Typeflag != tar.TypeReg) {
 			return nil
 		}
-		if path.Clean("/"+h.Name) != path.Clean("/"+name) {
+		if at != name {
 			continue
 		}
-		raw, err := readAtMost(tr, maxDockerfile)
-		if err != nil {
+		if found, err = readAtMost(tr, maxDockerfile); err != nil {
 			return nil
 		}
-		return raw
 	}
 }
 
 // answered reads along what the daemon says.
 func (p *legacyProxy) answered(resp *http.Response) error {
-	if resp.StatusCode != http.StatusOK {
-		return nil
-	}
-	switch what, name := call(resp.Request); what {
-	case "build":
-		if b, ok := resp.Request.Context().Value(legacyKey{}).(*legacyBuild); ok {
-			resp.Body = newLineTee(resp.Body, func(line []byte) { p.said(b, line) }, func() { p.ended(b) })
-		}
-	case "push":
+	what, name := call(resp.Request)
+	b, ok := resp.Request.Context().Value(legacyKey{}).(*legacyBuild)
+	switch {
+	case ok && resp.StatusCode != http.StatusOK:
+		p.ended(b)
+	case ok:
+		resp.Body = newLineTee(resp.Body, func(line []byte) { p.said(b, line) }, func() { p.ended(b) })
+	case what == "push" && resp.StatusCode == http.StatusOK:
 		tag := resp.Request.URL.Query().Get("tag")
 		resp.Body = newLineTee(resp.Body, func(line []byte) { p.pushedTo(name, tag, line) }, func() {})
 	}
 	return nil
+}
+
+// unanswered says why the daemon did not answer.
+func (p *legacyProxy) unanswered(w http.ResponseWriter, r *http.Request, err error) {
+	if b, ok := r.Context().Value(legacyKey{}).(*legacyBuild); ok {
+		p.ended(b)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusBadGateway)
+	_ = json.NewEncoder(w).Encode(map[string]string{"message": fmt.Sprintf("waxseal run: asking the Docker daemon: %v", err)})
 }
 
 // ended notes that a build is over: its containers are gone.
@@ -468,7 +508,8 @@ func (p *legacyProxy) said(b *legacyBuild, line []byte) {
 }
 
 // announced takes in the line by which the builder begins a step. A step can
-// write such a line itself: then the builder's own comes twice.
+// write such a line itself: then the builder's own comes twice, that of the last
+// step at the latest.
 func (b *legacyBuild) announced(line string) (string, bool) {
 	m := announcement().FindStringSubmatch(line)
 	if m == nil {
@@ -478,10 +519,11 @@ func (b *legacyBuild) announced(line string) (string, bool) {
 		b.total = m[2]
 	}
 	number, err := strconv.Atoi(m[1])
+	total, _ := strconv.Atoi(m[2]) // of five digits at most
 	switch {
-	case err != nil || m[2] != b.total || number > maxLegacySteps:
+	case err != nil || m[2] != b.total || number > total:
 		return "", false
-	case number == len(b.steps) && number > 0:
+	case number == len(b.steps) && number > 0, number > maxLegacySteps:
 		b.confused = true
 		return "", false
 	case number != len(b.steps)+1:
@@ -521,7 +563,9 @@ func (p *legacyProxy) pushedTo(name, tag string, line []byte) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.pushed[fullName(name+":"+tag)] = d
+	if push := (legacyPush{fullName(name + ":" + tag), d}); len(p.pushed) < maxLegacyPushes && !slices.Contains(p.pushed, push) {
+		p.pushed = append(p.pushed, push)
+	}
 }
 
 // lineTee gives every line that passes to each, and calls end once.

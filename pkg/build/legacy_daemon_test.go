@@ -158,7 +158,7 @@ func TestLegacyBuildOfADaemonBehindTLS(t *testing.T) {
 		t.Fatalf("%d builds, %q, network %q", len(builds), notes, asked)
 	}
 	seen, watched, err := p.observe(t.Context(), builds[0])
-	if err != nil || watched || !strings.Contains(seen.Gaps[0].Detail, "the daemon is reached over the network") {
+	if err != nil || watched || !strings.Contains(seen.Gaps[0].Detail, "the daemon is reached over TCP") {
 		t.Errorf("%+v, %t, %v", seen, watched, err)
 	}
 }

@@ -10,7 +10,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -61,6 +65,7 @@ func (e *legacyEngine) Close() error            { return nil }
 // daemon. The caller removes the layouts.
 func (s *sealer) legacyImages(ctx context.Context, p *legacyProxy) (images []clientImage, notes []string, err error) {
 	builds, notes := p.list()
+	pushes := s.pushes(ctx, p)
 	for _, b := range builds {
 		seen, watched, err := p.observe(ctx, b)
 		if err != nil {
@@ -76,31 +81,97 @@ func (s *sealer) legacyImages(ctx context.Context, p *legacyProxy) (images []cli
 			records: &records{platforms: map[string]*record{"": b.record(seen)}, total: int32(len(b.steps))},
 		}
 		names := solve.Exports[0].names()
-		p.mu.Lock()
-		var pushed attest.Digest
-		for _, n := range names {
-			if d, ok := p.pushed[fullName(n)]; ok {
-				pushed = d
-			}
+		pushed, to, err := pushesOf(b, names, pushes)
+		if err != nil {
+			return images, notes, err
 		}
-		p.mu.Unlock()
 		if img.layout, err = os.MkdirTemp(s.deps.Home, ".tmp-"); err != nil {
 			return images, notes, fmt.Errorf("making a temporary folder: %w", err)
 		}
 		images = append(images, img)
 		at := &images[len(images)-1]
+		at.exports = []clientEntry{{client.ExporterDocker, map[string]string{"name": strings.Join(names, ",")}}}
 		if pushed != "" {
-			at.exports = []clientEntry{{client.ExporterImage, map[string]string{"name": strings.Join(names, ","), "push": "true"}}}
-			err = s.takeFromRegistry(ctx, at, b, names[0], pushed)
+			at.exports = append(at.exports, clientEntry{client.ExporterImage, map[string]string{"name": strings.Join(to, ","), "push": "true"}})
+			err = s.takeFromRegistry(ctx, at, b, to[0], pushed)
 		} else {
-			at.exports = []clientEntry{{client.ExporterDocker, map[string]string{"name": strings.Join(names, ",")}}}
 			err = takeFromDocker(ctx, at, b)
 		}
 		if err != nil {
 			return images, notes, err
 		}
 	}
+	for _, push := range pushes {
+		if !slices.ContainsFunc(images, func(i clientImage) bool { return i.root.Digest.String() == string(push.digest) }) {
+			notes = append(notes, fmt.Sprintf("what docker push put at %s has no evidence there, since no build that was seen made that manifest: docker buildx build --push gives it some", familiar(push.name)))
+		}
+	}
 	return images, notes, nil
+}
+
+// seenPush is a push, and what image the registry has there.
+type seenPush struct {
+	legacyPush
+	image string // the digest of its configuration; "" where err says why
+	err   error
+}
+
+// pushes asks the registries what image each push put there: names move from
+// one image to another, and an image gets others after it was built.
+func (s *sealer) pushes(ctx context.Context, p *legacyProxy) []seenPush {
+	p.mu.Lock()
+	all := slices.Clone(p.pushed)
+	p.mu.Unlock()
+	var out []seenPush
+	for _, push := range all {
+		image, err := s.configOf(ctx, push)
+		out = append(out, seenPush{push, image, err})
+	}
+	return out
+}
+
+func (s *sealer) configOf(ctx context.Context, push legacyPush) (string, error) {
+	place, _, err := registryPlace(push.name)
+	if err != nil {
+		return "", err
+	}
+	place.Digest = push.digest
+	repo, err := store.Open(ctx, place, store.Options{Insecure: s.req.Seal.Insecure})
+	if err != nil {
+		return "", err
+	}
+	raw, _, err := repo.Manifest(ctx, push.digest)
+	if err != nil {
+		return "", err
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return "", fmt.Errorf("reading image %s: %w", push.digest, err)
+	}
+	return m.Config.Digest.String(), nil
+}
+
+// pushesOf finds the manifest by which a build's image was pushed first, and
+// under which names; none where it was not. An error is why nobody can tell of
+// one of the names that the build gave it.
+func pushesOf(b *legacyBuild, names []string, all []seenPush) (d attest.Digest, to []string, err error) {
+	for _, p := range all {
+		name := familiar(p.name)
+		i := slices.IndexFunc(names, func(n string) bool { return fullName(n) == p.name })
+		if i >= 0 {
+			name = names[i]
+		}
+		switch {
+		case p.err != nil && i >= 0:
+			err = p.err
+		case p.err == nil && p.image == b.image && (d == "" || d == p.digest):
+			d, to = p.digest, append(to, name)
+		}
+	}
+	if d != "" {
+		err = nil
+	}
+	return d, to, err
 }
 
 // takeFromRegistry copies what the command pushed, which must be the image that
@@ -221,7 +292,6 @@ func (b *legacyBuild) solve() clientSolve {
 // inspected is what the daemon knows of an image.
 type inspected struct {
 	ID          string   `json:"Id"`          //nolint:tagliatelle // Docker's own
-	RepoTags    []string `json:"RepoTags"`    //nolint:tagliatelle // Docker's own
 	RepoDigests []string `json:"RepoDigests"` //nolint:tagliatelle // Docker's own
 }
 
@@ -260,7 +330,7 @@ func (p *legacyProxy) observe(ctx context.Context, b *legacyBuild) (seen *Engine
 		gap(attestations.GapSource, "the daemon fetched the context itself, from "+cleanURL(b.query.Get("remote")))
 	}
 	if b.dockerfile == nil {
-		gap(attestations.GapSource, "the Dockerfile was not found in what was sent")
+		gap(attestations.GapSource, "the Dockerfile is not known: it is not the one plain file of its name in what was sent")
 	}
 	if len(b.steps) == 0 {
 		gap(attestations.GapSource, "the build was quiet: which base images it took, and which results of its cache, is not known")
@@ -273,10 +343,10 @@ func (p *legacyProxy) bases(ctx context.Context, b *legacyBuild) ([]attestations
 	var out []attestations.InputSource
 	stages := map[string]bool{}
 	for _, f := range b.froms {
-		words := strings.Fields(f.step)
-		earlier := len(words) > 1 && stages[strings.ToLower(words[1])]
-		if len(words) == 4 && strings.EqualFold(words[2], "as") {
-			stages[strings.ToLower(words[3])] = true
+		base, name := b.stage(f.step)
+		earlier := base != "" && stages[strings.ToLower(base)]
+		if name != "" {
+			stages[strings.ToLower(name)] = true
 		}
 		if earlier {
 			continue
@@ -285,20 +355,86 @@ func (p *legacyProxy) bases(ctx context.Context, b *legacyBuild) ([]attestations
 		if err := p.daemon.get(ctx, "/images/"+f.id+"/json", &img); err != nil {
 			return nil, err
 		}
-		src := attestations.InputSource{Kind: "image", URI: "pkg:docker/unknown", Digest: img.ID}
-		if len(img.RepoTags) > 0 {
-			src.URI, src.Ref = dockerPURL(img.RepoTags[0]), familiar(img.RepoTags[0])
-		}
-		if len(img.RepoDigests) > 0 {
-			_, d, _ := strings.Cut(img.RepoDigests[0], "@")
-			src.Digest = d
-		}
+		src := img.source(base)
 		if _, err := attest.ParseDigest(src.Digest); err != nil {
 			return nil, fmt.Errorf("reading the base image of %q: %w", clipLine(f.step), err)
 		}
 		out = append(out, src)
 	}
 	return out, nil
+}
+
+// source is the image as a base that was called so: by the digest that the
+// registry of that name has for it, else by its own under no name.
+func (i *inspected) source(base string) attestations.InputSource {
+	unknown := attestations.InputSource{Kind: "image", URI: "pkg:docker/unknown", Digest: i.ID}
+	want, err := reference.ParseDockerRef(base)
+	if err != nil {
+		return unknown
+	}
+	for _, name := range i.RepoDigests {
+		has, err := reference.ParseDockerRef(name)
+		if err != nil || has.Name() != want.Name() {
+			continue
+		}
+		d, ok := has.(reference.Digested)
+		if asked, exact := want.(reference.Digested); ok && (!exact || asked.Digest() == d.Digest()) {
+			return attestations.InputSource{Kind: "image", URI: dockerPURL(base), Ref: reference.FamiliarString(want), Digest: d.Digest().String()}
+		}
+	}
+	return unknown
+}
+
+// stage reads a FROM as the builder does: which image it names, with the
+// arguments that stand before all stages, and what the stage is called. Where
+// the image cannot be told, base is "".
+func (b *legacyBuild) stage(step string) (base, name string) {
+	given := map[string]*string{}
+	_ = json.Unmarshal([]byte(b.query.Get("buildargs")), &given) // the daemon has read it
+	lex, env := shell.NewLex('\\'), []string(nil)
+	expand := func(word string) (string, error) {
+		v, _, err := lex.ProcessWord(word, shell.EnvsFromSlice(env))
+		return v, err
+	}
+	for i := range b.steps {
+		if !b.steps[i].is("ARG") {
+			break
+		}
+		arg, ok := instructionOf(b.steps[i].text).(*instructions.ArgCommand)
+		if !ok || arg.Expand(expand) != nil {
+			return "", ""
+		}
+		for _, a := range arg.Args {
+			if v := given[a.Key]; v != nil {
+				a.Value = v
+			}
+			if a.Value != nil {
+				env = append(env, a.Key+"="+*a.Value)
+			}
+		}
+	}
+	from, ok := instructionOf(step).(*instructions.Stage)
+	if !ok {
+		return "", ""
+	}
+	base, err := expand(from.BaseName)
+	if err != nil {
+		return "", from.Name
+	}
+	return base, from.Name
+}
+
+// instructionOf reads one line of a Dockerfile, nil where it is none.
+func instructionOf(line string) any {
+	read, err := parser.Parse(strings.NewReader(line))
+	if err != nil || len(read.AST.Children) != 1 {
+		return nil
+	}
+	in, err := instructions.ParseInstruction(read.AST.Children[0])
+	if err != nil {
+		return nil
+	}
+	return in
 }
 
 // judge is the record of the steps; net is nil where nobody watched.

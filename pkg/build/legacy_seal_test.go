@@ -1,11 +1,15 @@
 package build
 
 import (
+	"errors"
+	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
 )
 
 // says lets a build hear what a builder would say.
@@ -53,6 +57,11 @@ func TestLegacyStepsAreJudged(t *testing.T) {
 			slices.Concat([]string{"Step 1/3 : FROM base", "Step 2/3 : RUN a"}, run, []string{"Step 3/3 : RUN b", "Step 3/3 : RUN c"}, run),
 			[]attestations.InputStep{quiet, quiet, fetched}, []string{"RUN a unobserved", "RUN b unobserved"}, confusedSteps,
 		},
+		"a step that announces more than there are": {
+			slices.Concat([]string{"Step 1/4 : FROM base", "Step 2/4 : RUN a"}, run, []string{"Step 3/4 : CMD x", "Step 4/4 : CMD x", "Step 5/4 : CMD x"},
+				[]string{"Step 3/4 : ADD https://files.example/f /", "Step 4/4 : RUN b"}, cached),
+			[]attestations.InputStep{quiet, quiet, quiet, quiet}, []string{"RUN a unobserved"}, confusedSteps,
+		},
 		"a step that shows another build": {
 			slices.Concat([]string{"Step 1/2 : FROM base", "Step 2/2 : RUN a"}, run, []string{"Step 1/7 : FROM other", "Step 3/7 : RUN x", "Step 1/2 : FROM x"}),
 			[]attestations.InputStep{quiet, fetched}, []string{"RUN a recorded"}, "",
@@ -80,6 +89,63 @@ func TestLegacyStepsAreJudged(t *testing.T) {
 				t.Errorf("got %q, gaps %q", got, gaps)
 			}
 		})
+	}
+}
+
+// TestBaseOfALegacyBuild: a base image is what its FROM names, and not another
+// name of the same image with the digest of a third.
+func TestBaseOfALegacyBuild(t *testing.T) {
+	a, b := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)
+	img := inspected{ID: "sha256:" + strings.Repeat("c", 64), RepoDigests: []string{"mirror.example/x@" + a, "ubuntu@" + b, "<none>@<none>"}}
+	for from, want := range map[string]string{
+		"FROM ubuntu": "pkg:docker/ubuntu@latest ubuntu:latest " + b,
+		"FROM --platform=linux/amd64 ubuntu:24.04 AS x": "pkg:docker/ubuntu@24.04 ubuntu:24.04 " + b,
+		"from docker.io/library/ubuntu@" + b:            "pkg:docker/ubuntu@" + strings.Replace(b, ":", "%3A", 1) + " ubuntu@" + b + " " + b,
+		"FROM ${REG}/x:$TAG":                            "pkg:docker/mirror.example/x@7 mirror.example/x:7 " + a,
+		"FROM ubuntu@" + a:                              "pkg:docker/unknown  " + img.ID,
+		"FROM app-base:1":                               "pkg:docker/unknown  " + img.ID,
+		"FROM $LATER":                                   "pkg:docker/unknown  " + img.ID,
+		"FROM ${":                                       "pkg:docker/unknown  " + img.ID,
+	} {
+		build := &legacyBuild{query: url.Values{"buildargs": {`{"TAG":"7","LATER":"ubuntu"}`}}}
+		for _, text := range []string{"ARG HOST=mirror TAG=6", `ARG REG="$HOST.example"`, from, "ARG LATER"} {
+			build.steps = append(build.steps, legacyStep{text: text})
+		}
+		base, _ := build.stage(from)
+		src := img.source(base)
+		if got := src.URI + " " + src.Ref + " " + src.Digest; got != want {
+			t.Errorf("%s: %s", from, got)
+		}
+	}
+	if base, name := (&legacyBuild{}).stage("FROM --platform=$BUILDPLATFORM one AS Two"); base != "one" || name != "two" {
+		t.Errorf("a stage: %q, %q", base, name)
+	}
+}
+
+// TestPushOfALegacyBuild: a push is that of the build whose image the registry
+// has, whatever name it went by.
+func TestPushOfALegacyBuild(t *testing.T) {
+	push := func(name, d, image string) seenPush { return seenPush{legacyPush{name, attest.Digest(d)}, image, nil} }
+	lost := seenPush{legacyPush{"r.example/app:1", "m1"}, "", errors.New("no answer")}
+	for name, x := range map[string]struct {
+		image  string
+		names  []string
+		pushed []seenPush
+		want   string // digest and names
+		fails  bool
+	}{
+		"not pushed":                {"one", []string{"app:1"}, nil, "[]", false},
+		"pushed":                    {"one", []string{"r.example/app"}, []seenPush{push("r.example/app:latest", "m1", "one")}, "m1[r.example/app]", false},
+		"the name is another's now": {"one", []string{"r.example/app:1"}, []seenPush{push("r.example/app:1", "m2", "two")}, "[]", false},
+		"tagged later":              {"one", []string{"app:1"}, []seenPush{push("r.example/app:1", "m1", "one"), push("docker.io/team/app:2", "m1", "one")}, "m1[r.example/app:1 team/app:2]", false},
+		"one of two names":          {"one", []string{"r.example/a:1", "r.example/b:1"}, []seenPush{push("r.example/b:1", "m1", "one")}, "m1[r.example/b:1]", false},
+		"nobody can tell":           {"one", []string{"r.example/app:1"}, []seenPush{lost}, "[]", true},
+		"of another nobody can":     {"one", []string{"app:1"}, []seenPush{lost}, "[]", false},
+	} {
+		d, to, err := pushesOf(&legacyBuild{image: x.image}, x.names, x.pushed)
+		if got := fmt.Sprint(string(d), to); got != x.want || (err != nil) != x.fails {
+			t.Errorf("%s: %s, %v", name, got, err)
+		}
 	}
 }
 

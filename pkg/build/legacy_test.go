@@ -4,10 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,6 +38,12 @@ func daemonSays(t *testing.T, says string) (*legacyProxy, *http.Client) {
 	})}}
 	srv.Start()
 	t.Cleanup(srv.Close)
+	return proxyBefore(t, dir)
+}
+
+// proxyBefore stands before the daemon of a folder.
+func proxyBefore(t *testing.T, dir string) (*legacyProxy, *http.Client) {
+	t.Helper()
 	p, host, err := newLegacyProxy(dir, newDockerDaemon("unix", filepath.Join(dir, "daemon"), nil), InputsPlan{}, false)
 	if err != nil {
 		t.Fatal(err)
@@ -204,8 +212,111 @@ func TestLegacyPush(t *testing.T) {
 	d := "sha256:" + strings.Repeat("d", 64)
 	p, c := daemonSays(t, `{"status":"x"}`+"\n"+`{"progressDetail":{},"aux":{"Tag":"1","Digest":"`+d+`","Size":1}}`+"\n")
 	post(t, c, "/v1.41/images/registry.example/team/app/push?tag=1", nil)
-	if p.pushed["registry.example/team/app:1"] != attest.Digest(d) {
+	post(t, c, "/v1.41/images/registry.example/team/app/push?tag=1", nil)
+	if !slices.Equal(p.pushed, []legacyPush{{"registry.example/team/app:1", attest.Digest(d)}}) {
 		t.Errorf("pushed: %v", p.pushed)
+	}
+}
+
+// TestLegacyDockerfile: the daemon unpacks all of an archive and follows links,
+// so that what stands first in it need not be what is built.
+func TestLegacyDockerfile(t *testing.T) {
+	file := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg} }
+	link := func(name, to string) tar.Header {
+		return tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to}
+	}
+	for name, x := range map[string]struct {
+		query string
+		files []tar.Header
+		want  string // "" for none
+	}{
+		"plain":                   {"", []tar.Header{file("a"), link("l", "a"), file("Dockerfile"), file("b")}, "2 Dockerfile"},
+		"by another name":         {"dockerfile=./sub/D", []tar.Header{file("Dockerfile"), file("sub/D")}, "1 sub/D"},
+		"none":                    {"", []tar.Header{file("a")}, ""},
+		"two":                     {"", []tar.Header{file("Dockerfile"), file("./Dockerfile")}, ""},
+		"a link":                  {"", []tar.Header{file("other"), link("Dockerfile", "other")}, ""},
+		"a hard link":             {"", []tar.Header{file("other"), {Name: "Dockerfile", Typeflag: tar.TypeLink, Linkname: "other"}}, ""},
+		"first a file, then link": {"", []tar.Header{file("Dockerfile"), file("other"), link("Dockerfile", "other")}, ""},
+		"written through a link":  {"", []tar.Header{file("Dockerfile"), link("l", "."), file("l/Dockerfile")}, ""},
+		"in a folder by a link":   {"dockerfile=sub/D", []tar.Header{link("sub", "other"), file("sub/D")}, ""},
+		"not what is built":       {"remote=https://files.example/c.tar", []tar.Header{file("Dockerfile")}, ""},
+		"begins as compressed":    {"", []tar.Header{file("BZh"), file("Dockerfile")}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var sent bytes.Buffer
+			w := tar.NewWriter(&sent)
+			for i, h := range x.files {
+				text := ""
+				if h.Typeflag == tar.TypeReg {
+					text = fmt.Sprintf("%d %s", i, h.Name)
+				}
+				h.Size, h.Mode = int64(len(text)), 0o644
+				if err := w.WriteHeader(&h); err != nil {
+					t.Fatal(err)
+				}
+				_, _ = io.WriteString(w, text)
+			}
+			w.Close()
+			query, err := url.ParseQuery(x.query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := (&legacyBuild{query: query}).dockerfileIn(&sent)
+			if string(got) != x.want || (got == nil) != (x.want == "") {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}
+
+// TestLegacyBuildThatIsRefused: a build that the daemon does not begin is over.
+func TestLegacyBuildThatIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "daemon"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, `{"message":"no build stage in current context"}`, http.StatusBadRequest)
+	})}}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	p, c := proxyBefore(t, dir)
+	if got := post(t, c, "/build", strings.NewReader("")); !strings.Contains(got, "no build stage") {
+		t.Errorf("the client got %q", got)
+	}
+	srv.Close()
+	if got := post(t, c, "/build", strings.NewReader("")); !strings.Contains(got, "asking the Docker daemon") {
+		t.Errorf("without a daemon the client got %q", got)
+	}
+	builds, notes := p.list()
+	if len(builds) != 0 || len(notes) != 2 || strings.Contains(notes[0]+notes[1], "had not ended") {
+		t.Errorf("%d builds, %q", len(builds), notes)
+	}
+}
+
+// TestLegacyBuildOfAForm: the daemon takes a build's parameters from a form
+// before those of the query, of which alone anything is noted.
+func TestLegacyBuildOfAForm(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "daemon"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 1)
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		got <- r.FormValue("version") + r.FormValue("remote")
+	})}}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	_, c := proxyBefore(t, dir)
+	resp, err := c.PostForm("http://docker/build?networkmode=host", url.Values{"version": {"2"}, "remote": {"https://files.example/c.git"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if v := <-got; v != "" {
+		t.Errorf("the daemon was given %q", v)
 	}
 }
 

@@ -121,7 +121,7 @@ func newLegacyGateway(daemon *dockerDaemon, dir string, plan InputsPlan) *legacy
 func (g *legacyGateway) start() (err error) {
 	switch {
 	case !g.daemon.local():
-		return errors.New("the daemon is reached over the network, and its steps are not of this machine")
+		return errors.New("the daemon is reached over TCP and not by a socket, so that nobody can tell whether its steps are of this machine")
 	case os.Geteuid() != 0:
 		return errors.New("waxseal does not run as root")
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/moby/patternmatcher"
 
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/store"
 )
@@ -66,16 +67,34 @@ func imageFiles(args []string, dir string) []imageFile {
 	return out
 }
 
-// unseenImages says that an image is not known to be made in the sandbox of which
-// a command writes down the id alone: podman and buildah make theirs there, and
-// docker has a daemon make it, of whatever machine.
-func unseenImages(args []string, files []imageFile) []string {
-	inside := func(a string) bool { return slices.Contains([]string{"podman", "buildah"}, filepath.Base(a)) }
-	id := func(f imageFile) bool { return f.flag == "--iidfile" }
-	if !slices.ContainsFunc(files, id) || slices.ContainsFunc(args, inside) {
-		return nil
+// unseenImage is what a command leaves unseen whose image a daemon may have made.
+const unseenImage = "how the image of %s was made: where it is watched, podman and buildah alone make one"
+
+// elsewhere says of images that the command wrote down and that a daemon may
+// have made. Before the command is done that is judged by its arguments.
+func (w *watched) elsewhere() []string {
+	here := slices.ContainsFunc(w.req.Args, func(a string) bool {
+		name := filepath.Base(a)
+		return name == "podman" || name == "buildah"
+	}) && !w.askedToBuild()
+	var out []string
+	for _, f := range w.images {
+		if !here && (f.flag == "--iidfile" || f.flag == "--metadata-file") {
+			out = append(out, fmt.Sprintf(unseenImage, f.flag))
+		}
 	}
-	return []string{"how the image came about of which --iidfile holds the id"}
+	return out
+}
+
+// askedToBuild reports whether the record has the command ask a daemon for a
+// build, as docker's client and podman's do.
+func (w *watched) askedToBuild() bool {
+	return w.done != nil && w.done.Inputs != nil && slices.ContainsFunc(w.done.Inputs.Steps, func(st attestations.InputStep) bool {
+		return slices.ContainsFunc(st.Requests, func(q attestations.InputRequest) bool {
+			u, err := url.Parse(q.URI)
+			return err == nil && q.Method == http.MethodPost && strings.HasSuffix(u.Path, "/build")
+		})
+	})
 }
 
 // mark tells whether somebody has written to a file since; the zero mark is that

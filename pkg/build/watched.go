@@ -363,7 +363,8 @@ func (w *watched) expect(ready confineReady) Observed {
 	for _, b := range ready.Blind {
 		o.Unobserved = append(o.Unobserved, b+": not watched")
 	}
-	o.Unobserved = append(o.Unobserved, append(ready.Open, unseenImages(w.req.Args, w.images)...)...)
+	o.Unobserved = append(o.Unobserved, ready.Open...)
+	o.Unobserved = append(o.Unobserved, w.elsewhere()...)
 	if len(o.Unobserved) > 0 {
 		o.Grade = GradePartial
 	}
@@ -517,6 +518,9 @@ func (w *watched) seal(ctx context.Context) (*Sealed, error) {
 	subjects, err := w.subjects(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if made := w.elsewhere(); len(made) > 0 {
+		w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: made})
 	}
 	files := compareFolders(w.before, w.after)
 	if err := w.withoutSecrets(ctx, subjects, &files); err != nil {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/waxseal/waxseal/attestations"
 )
 
 func writeFiles(t *testing.T, dir string, files map[string]string) {
@@ -189,20 +191,28 @@ func TestImageFiles(t *testing.T) {
 	}
 }
 
-func TestImagesThatAreMadeElsewhere(t *testing.T) {
-	for _, x := range []struct {
-		args   []string
-		unseen bool
+// TestImagesMadeElsewhere: an image that docker wrote down may be another
+// machine's, and so may one of podman's where a daemon was asked for a build.
+func TestImagesMadeElsewhere(t *testing.T) {
+	asked := func(method, uri string) *confineDone {
+		return &confineDone{Inputs: &EngineInputs{Steps: []attestations.InputStep{{Requests: []attestations.InputRequest{{Method: method, URI: uri}}}}}}
+	}
+	for name, x := range map[string]struct {
+		args string
+		done *confineDone
+		want int
 	}{
-		{[]string{"timeout", "9", "docker", "-H", "tcp://host", "build", "--iidfile", "iid", "."}, true},
-		{[]string{"sh", "build.sh", "--iidfile=iid"}, true},
-		{[]string{"/usr/bin/podman", "build", "--iidfile", "iid"}, false},
-		{[]string{"timeout", "9", "buildah", "bud", "--iidfile", "iid"}, false},
-		{[]string{"ko", "build", "--image-refs", "refs"}, false},
-		{[]string{"make"}, false},
+		"podman":              {"podman build --iidfile iid .", asked("GET", "http://files.example/build"), 0},
+		"buildah, by another": {"timeout 9 /usr/bin/buildah bud --iidfile iid .", nil, 0},
+		"docker, by another":  {"timeout 9 docker build --iidfile iid .", nil, 1},
+		"buildctl":            {"buildctl build --metadata-file m", nil, 1},
+		"podman's daemon":     {"podman build --iidfile iid .", asked("POST", "http://far.example:8080/v4.0.0/libpod/build?t=x"), 1},
+		"pushed":              {"kaniko --digest-file d", nil, 0},
 	} {
-		if got := unseenImages(x.args, imageFiles(x.args, "/src")); len(got) > 0 != x.unseen {
-			t.Errorf("%q: %q", x.args, got)
+		args := strings.Fields(x.args)
+		w := &watched{req: &CommandRequest{Args: args}, images: imageFiles(args, "/src"), done: x.done}
+		if got := w.elsewhere(); len(got) != x.want {
+			t.Errorf("%s: %q", name, got)
 		}
 	}
 }
