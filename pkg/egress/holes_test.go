@@ -192,3 +192,42 @@ func TestALockAdmitsPartsOfWhatItLists(t *testing.T) {
 		t.Errorf("a part that upstream gave was admitted: %v", why)
 	}
 }
+
+// A lock that git merged of two names the headers of one. The steps of the
+// other have none, and their answers are upstream's.
+func TestAMergedLockHasNoHeaders(t *testing.T) {
+	w, st := newWorld(t, &site{}), newStore(t)
+	red, err := st.Redactor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var steps []*attestations.InputStep
+	for _, name := range []string{"RUN a", "RUN b"} {
+		s := open(t, w.gateway(t, Options{Store: st, Redactor: red}), StepOptions{Name: name, Fetch: true})
+		if status, _, _, _ := fetch(t, s, "GET", "https://files.test/redirect", ""); status != http.StatusFound {
+			t.Fatal(status)
+		}
+		steps = append(steps, end(t, s))
+	}
+	merged := lockOf(t, st, steps...)
+	merged.Replay = lockOf(t, st, steps[0]).Replay
+	if err := st.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	plan := Plan{Mode: attestations.InputsLocked, Lock: merged.Marshal(), Store: st.Dir()}
+	opts, err := plan.Options("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := w.gateway(t, opts)
+	for _, name := range []string{"RUN a", "RUN b"} {
+		s := open(t, g, StepOptions{Name: name, Fetch: true})
+		if status, h, body, _ := fetch(t, s, "GET", "https://files.test/redirect", ""); status != http.StatusFound || h.Get("Location") == "" || len(s.Violations()) != 0 {
+			t.Errorf("%s: %d %v %q %+v", name, status, h, body, s.Violations())
+		}
+	}
+	plan.Mode = attestations.InputsOffline
+	if _, err := plan.Options("test"); err == nil {
+		t.Error("a build offline begins without its headers")
+	}
+}
