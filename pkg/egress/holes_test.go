@@ -2,10 +2,14 @@ package egress
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -229,5 +233,60 @@ func TestAMergedLockHasNoHeaders(t *testing.T) {
 	plan.Mode = attestations.InputsOffline
 	if _, err := plan.Options("test"); err == nil {
 		t.Error("a build offline begins without its headers")
+	}
+}
+
+// Upstream's bytes are checked, and those that the store has under their name
+// may be others: what reaches the step is not what lies there unseen.
+func TestADamagedBlobDoesNotReachAStep(t *testing.T) {
+	up := &site{}
+	w, st := newWorld(t, up), newStore(t)
+	step := StepOptions{Name: "RUN fetch", Fetch: true}
+	s := open(t, w.gateway(t, Options{Store: st}), step)
+	if status, _, _, _ := fetch(t, s, "GET", "https://files.test/file", ""); status != 200 {
+		t.Fatal(status)
+	}
+	file := lockOf(t, st, end(t, s))
+	for i := range file.Steps[0].Entries {
+		file.Steps[0].Entries[i].Headers = nil
+	}
+	dir := t.TempDir()
+	planted, err := lock.OpenStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := planted.Put([]byte(up.text()))
+	if err == nil {
+		err = planted.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || !strings.Contains(path, d.Hex()) {
+			return err
+		}
+		if err := os.Chmod(path, 0o600); err != nil {
+			return err
+		}
+		return os.WriteFile(path, bytes.Repeat([]byte("E"), len(up.text())), 0o600)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if planted, err = lock.OpenStore(dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { planted.Close() })
+	s = open(t, w.gateway(t, Options{Mode: attestations.InputsLocked, Lock: file, Store: planted}), step)
+	status, _, body, err := fetch(t, s, "GET", "https://files.test/file", "")
+	if status != 200 || body != up.text() || err != nil || len(s.Violations()) != 0 {
+		t.Errorf("the step got %d %.40q %v %+v", status, body, err, s.Violations())
+	}
+	if err := planted.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := planted.Check(d); err != nil {
+		t.Errorf("the store was not mended: %v", err)
 	}
 }

@@ -398,11 +398,14 @@ func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, opti
 		x.release(out, r)
 		return true
 	}
+	// What the store has under this name already may be other bytes. Looking finds
+	// out, and Commit replaces what was found to be damaged.
+	_ = x.s.g.opts.Store.Check(w.Digest())
 	d, err := w.Commit()
 	if err != nil {
 		x.storeFailed(err)
 	}
-	b, err := x.s.g.opts.Store.Open(d)
+	b, err := x.s.g.opts.Store.OpenVerified(d)
 	if err != nil {
 		x.storeFailed(err)
 	}
