@@ -3,6 +3,7 @@ package egress
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"io/fs"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/lock"
 )
 
@@ -62,12 +64,12 @@ func TestAnErrorCarriesNothingIn(t *testing.T) {
 		}
 	}
 	rec := end(t, s)
-	if len(rec.Requests) != 0 {
-		t.Errorf("recorded %+v", rec.Requests)
+	if len(rec.Requests) != 5 || len(rec.Refusals) != 0 {
+		t.Fatalf("recorded %+v, refused %+v", rec.Requests, rec.Refusals)
 	}
-	for _, host := range []string{"status", "header", "length", "coding", "none"} {
-		if !hasRefusal(rec, "http", host+".test:80", "", "asking upstream") {
-			t.Errorf("%s: refused %+v", host, rec.Refusals)
+	for i, host := range []string{"status", "header", "length", "coding", "none"} {
+		if q := rec.Requests[i]; q.URI != "http://"+host+".test/" || !strings.Contains(q.Unanswered, "asking upstream") {
+			t.Errorf("%s: recorded %+v", host, q)
 		}
 	}
 }
@@ -288,5 +290,45 @@ func TestADamagedBlobDoesNotReachAStep(t *testing.T) {
 	}
 	if err := planted.Check(d); err != nil {
 		t.Errorf("the store was not mended: %v", err)
+	}
+}
+
+// What was sent has left, whether anybody answers or not.
+func TestASentRequestStandsInTheRecord(t *testing.T) {
+	const loot = "all that the step knows"
+	heard := make(chan struct{})
+	w := newWorld(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if b, err := io.ReadAll(r.Body); err != nil || string(b) != loot {
+			t.Errorf("upstream got %q, %v", b, err)
+		}
+		if r.URL.Path == "/hangs" {
+			heard <- struct{}{}
+			<-r.Context().Done()
+		}
+		panic(http.ErrAbortHandler)
+	}))
+	s := open(t, w.gateway(t, Options{Store: newStore(t)}), StepOptions{Fetch: true})
+	if status, _, _, _ := fetch(t, s, "POST", "https://files.test/hangs-up?token=hunter2hunter2", loot); status != http.StatusBadGateway {
+		t.Errorf("got %d", status)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	go func() { <-heard; leave() }()
+	r, err := http.NewRequestWithContext(ctx, "POST", "http://files.test/hangs", strings.NewReader(loot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := s.Transport().RoundTrip(r); err == nil {
+		resp.Body.Close()
+		t.Errorf("got %d", resp.StatusCode)
+	}
+	rec := end(t, s)
+	if len(rec.Requests) != 2 || len(rec.Refusals) != 0 || rec.Verdict != attestations.VerdictRecorded {
+		t.Fatalf("recorded %+v, refused %+v, verdict %s", rec.Requests, rec.Refusals, rec.Verdict)
+	}
+	for i, want := range []string{"https://files.test/hangs-up?token={hmac:", "http://files.test/hangs"} {
+		q := rec.Requests[i]
+		if q.Method != "POST" || q.Unanswered == "" || !strings.HasPrefix(q.URI, want) || q.RequestDigest != attest.DigestOf([]byte(loot)).String() || q.RequestSize != int64(len(loot)) {
+			t.Errorf("recorded %+v", q)
+		}
 	}
 }

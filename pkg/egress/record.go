@@ -54,10 +54,13 @@ func (r *record) add(req attestations.InputRequest) {
 	r.requests = append(r.requests, req)
 }
 
-// refuse counts a refusal. A text is clipped when the secrets are out of it:
-// half of one would not be found.
+// text is one as it is written down. It is clipped when the secrets are out of
+// it: half of one would not be found.
+func (r *record) text(s string) string { return printable(clip(r.scrub(s))) }
+
+// refuse counts a refusal.
 func (r *record) refuse(x refusal) {
-	x.dest, x.reason = printable(clip(r.scrub(x.dest))), printable(clip(r.scrub(x.reason)))
+	x.dest, x.reason = r.text(x.dest), r.text(x.reason)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// Room is left for one entry of each kind that stands for the rest.

@@ -395,6 +395,9 @@ func FromInputs(s *Store, records ...*attestations.Inputs) (*File, error) {
 				to = &f.Steps[len(f.Steps)-1]
 			}
 			for j := range st.Requests {
+				if st.Requests[j].Unanswered != "" {
+					continue // there is no answer to expect
+				}
 				e, err := fromRequest(&st.Requests[j])
 				if err != nil {
 					return nil, fmt.Errorf("making the lock: step %q: %w", clip(st.Name), err)
