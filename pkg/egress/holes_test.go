@@ -332,3 +332,57 @@ func TestASentRequestStandsInTheRecord(t *testing.T) {
 		}
 	}
 }
+
+// Some answers carry in a header what lets the client ask on.
+func TestCredentialsInHeadersAreNotWrittenDown(t *testing.T) {
+	const token = "a-bearer-token-of-nobody"
+	sent := map[string]string{
+		"X-Xet-Access-Token":     token,
+		"X-Xet-Token-Expiration": "1700000000",
+		"X-Xet-Cas-Url":          "https://cas.test/",
+		"X-Xet-Refresh-Route":    "/api/refresh?token=" + token,
+		"X-Terraform-Get":        "https://bucket.test/m.zip?X-Amz-Signature=" + token,
+		"Content-Location":       "/file?sig=" + token,
+		"Link":                   `<https://files.test/?page=2>; rel="next", <https://files.test/?page=9&token=` + token + `>; rel="last"`,
+		"Refresh":                "5; url=/file?token=" + token,
+	}
+	w := newWorld(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		for k, v := range sent {
+			rw.Header().Set(k, v)
+		}
+	}))
+	dir := t.TempDir()
+	st, err := lock.OpenStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, w.gateway(t, Options{Store: st}), StepOptions{Fetch: true})
+	_, h, _, _ := fetch(t, s, "GET", "https://files.test/", "")
+	for k, v := range sent {
+		if h.Get(k) != v {
+			t.Errorf("the step got %s: %q", k, h.Get(k))
+		}
+	}
+	rec := end(t, s)
+	got := rec.Requests[0].Headers
+	if strings.Contains(fmt.Sprint(got), token) {
+		t.Errorf("recorded %q", got)
+	}
+	for k, want := range map[string]string{
+		"x-xet-token-expiration": "1700000000", "x-xet-cas-url": "https://cas.test/", "x-xet-access-token": "{hmac:",
+		"x-terraform-get": "https://bucket.test/m.zip?X-Amz-Signature={hmac:", "link": `<https://files.test/?page=2>; rel="next", <https://files.test/?page=9&token={hmac:`,
+	} {
+		if !strings.HasPrefix(got[k], want) {
+			t.Errorf("recorded %s: %q", k, got[k])
+		}
+	}
+	lockOf(t, st, rec)
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range readAll(t, dir) {
+		if bytes.Contains(b, []byte(token)) {
+			t.Errorf("the store's %s holds the token", name)
+		}
+	}
+}

@@ -34,6 +34,9 @@ func (r *Redactor) mac(domain, value string) string {
 // Hash returns "hmac-sha256:…" of b.
 func (r *Redactor) Hash(b []byte) string { return "hmac-sha256:" + r.mac("body", string(b)) }
 
+// Mark returns what URI puts in place of a credential, for one that stands alone.
+func (r *Redactor) Mark(value string) string { return "{hmac:" + r.mac("uri", value)[:16] + "}" }
+
 // span is a part of a text, from from to before to.
 type span struct{ from, to int }
 
