@@ -488,6 +488,29 @@ func TestSecretsAcrossChunksAndCompressed(t *testing.T) {
 	}
 }
 
+// A text without its secrets says "(secret)", whatever the secrets are.
+func TestScrub(t *testing.T) {
+	for _, c := range []struct{ secrets, text, want string }{
+		{"secret", "the body holds a secret of the step", "the body holds a (secret) of the step"},
+		{"secr", "secrets", "(secret)ets"},
+		{"(secret)", "a (secret) b", "a (secret) b"},
+		{"SECRET|cret", "a Secret", "a (secret)"},
+		{"hunter2|secret", "hunter2 and secret", "(secret) and (secret)"},
+		{"abcdef|defghi", "xabcdefghix", "x(secret)x"},
+		{"hunter2", "\u023a\u212a HUNTER2 \u023a", "\u023a\u212a (secret) \u023a"},
+		{"hunter2", "\xff\xfehUnter2\xff", "\xff\xfe(secret)\xff"},
+		{"hunter2", "nothing", "nothing"},
+	} {
+		var secrets [][]byte
+		for s := range strings.SplitSeq(c.secrets, "|") {
+			secrets = append(secrets, []byte(s))
+		}
+		if got := newNeedles(secrets).scrub(c.text); got != c.want {
+			t.Errorf("%q without %q is %q, want %q", c.text, c.secrets, got, c.want)
+		}
+	}
+}
+
 // TestAFullStoreCutsTheAnswer: what cannot be kept does not reach the step.
 func TestAFullStoreCutsTheAnswer(t *testing.T) {
 	up := &site{big: make([]byte, 3<<20)}
