@@ -511,6 +511,47 @@ func TestScrub(t *testing.T) {
 	}
 }
 
+// A file that is a secret holds values that are: they are what its tool sends.
+func TestSecretsOfFilesAreNotKept(t *testing.T) {
+	for _, c := range []struct{ file, value string }{
+		{"//npm.example/:_authToken=npm-token-77\nregistry=https://npm.example/\n", "npm-token-77"},
+		{"machine a.example\n  login me\n  password s3same-open\n", "s3same-open"},
+		{"[global]\nindex-url = https://pypi.example/\npassword = p1p-pass\n", "p1p-pass"},
+		{`{"registry": {"token": "in-some-json"}}`, "in-some-json"},
+		{"Authorization: Bearer of-a-header\nAccept: text/plain\n", "of-a-header"},
+	} {
+		dir := t.TempDir()
+		st, err := lock.OpenStore(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, newWorld(t, &site{}).gateway(t, Options{Store: st}), StepOptions{Fetch: true, Secrets: [][]byte{[]byte(c.file)}})
+		if _, _, body, _ := fetch(t, s, "GET", "https://files.test/echo", "", "Authorization", "Bearer "+c.value); !strings.Contains(body, "Bearer "+c.value) {
+			t.Errorf("%q: the step got %q", c.file, body)
+		}
+		fetch(t, s, "POST", "https://files.test/post", c.value)
+		fetch(t, s, "GET", "https://"+c.value+".unknown.test:1/", "")
+		if _, _, body, _ := fetch(t, s, "GET", "https://files.test/Bearer", ""); body != "page /Bearer" {
+			t.Errorf("%q: the step got %q", c.file, body)
+		}
+		rec := end(t, s)
+		if err := st.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(fmt.Sprintf("%+v", rec), c.value) {
+			t.Errorf("%q: recorded %+v", c.file, rec)
+		}
+		if len(rec.Requests) != 3 || !rec.Requests[0].Withheld || !strings.HasPrefix(rec.Requests[1].RequestDigest, "hmac-") || rec.Requests[2].Withheld {
+			t.Errorf("%q: recorded %+v", c.file, rec.Requests)
+		}
+		for name, b := range readAll(t, dir) {
+			if bytes.Contains(b, []byte(c.value)) {
+				t.Errorf("%q: the store's %s holds the value", c.file, name)
+			}
+		}
+	}
+}
+
 // TestAFullStoreCutsTheAnswer: what cannot be kept does not reach the step.
 func TestAFullStoreCutsTheAnswer(t *testing.T) {
 	up := &site{big: make([]byte, 3<<20)}

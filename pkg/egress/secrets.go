@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+
+	"github.com/waxseal/waxseal/pkg/lock"
 )
 
 // minSecret is the shortest value that is looked for: a shorter one stands in
@@ -36,9 +38,6 @@ func newNeedles(secrets [][]byte) *needles {
 		}
 	}
 	one := func(v string) {
-		if len(v) < minSecret {
-			return
-		}
 		add(v)
 		add(url.QueryEscape(v))
 		add(url.PathEscape(v))
@@ -60,17 +59,10 @@ func newNeedles(secrets [][]byte) *needles {
 		}
 	}
 	for _, s := range secrets {
-		v := string(s)
-		n.values = append(n.values, v)
+		n.values = append(n.values, string(s))
+	}
+	for _, v := range lock.SecretValues(n.values) {
 		one(v)
-		one(strings.TrimSpace(v))
-		if lines := strings.Split(v, "\n"); len(lines) > 1 {
-			for _, l := range lines {
-				if l = strings.TrimSpace(l); len(l) >= 8 {
-					one(l)
-				}
-			}
-		}
 	}
 	return n
 }
