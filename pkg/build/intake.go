@@ -211,7 +211,7 @@ func (t *intake) holdToLock(all []taken) error {
 	for _, x := range all {
 		records = append(records, x.record)
 		for i := range x.record.Steps {
-			if why := t.held.Admits(&x.record.Steps[i]); len(why) > 0 {
+			if why := t.held.AdmitsRun(&x.record.Steps[i]); len(why) > 0 {
 				add("step " + clipLine(x.record.Steps[i].Name) + ":\n    " + strings.Join(why, "\n    "))
 			}
 		}
