@@ -87,13 +87,14 @@ type InputRequest struct {
 	RequestDigest string            `json:"requestDigest,omitempty"` // of a request body that was not empty
 	RequestSize   int64             `json:"requestSize,omitempty"`
 	Range         string            `json:"range,omitempty"` // the request's Range header
-	Status        int               `json:"status"`
-	Digest        string            `json:"digest"` // "sha256:…", of the empty body too; "hmac-sha256:…" for a withheld one
+	Status        int               `json:"status"`          // 0 where there was no answer
+	Digest        string            `json:"digest"`          // "sha256:…", of the empty body too; "hmac-sha256:…" for a withheld one
 	Size          int64             `json:"size"`
-	Cut           bool              `json:"cut,omitempty"`       // the body ended early: Digest is of what reached the step
-	Withheld      bool              `json:"withheld,omitempty"`  // it held a secret: not stored, and a gap
-	Headers       map[string]string `json:"headers,omitempty"`   // of the response, what a replay needs; lower-case names
-	FromStore     bool              `json:"fromStore,omitempty"` // answered without asking upstream
+	Cut           bool              `json:"cut,omitempty"`        // the body ended early: Digest is of what reached the step
+	Withheld      bool              `json:"withheld,omitempty"`   // it held a secret: not stored, and a gap
+	Headers       map[string]string `json:"headers,omitempty"`    // of the response, what a replay needs; lower-case names
+	FromStore     bool              `json:"fromStore,omitempty"`  // answered without asking upstream
+	Unanswered    string            `json:"unanswered,omitempty"` // why no answer came to what was sent: none reached the step
 }
 
 // InputRefusal is something a step tried and was denied.
@@ -396,8 +397,15 @@ func (r *InputRequest) check(limits InputLimits) error {
 	if err := checkURI(r.URI, limits); err != nil {
 		return err
 	}
-	if r.Status < 100 || r.Status > 999 || r.Size < 0 || r.RequestSize < 0 {
-		return errors.New("its status or size is out of range")
+	if r.Unanswered != "" {
+		if r.Status != 0 || r.Size != 0 || r.Digest != emptyDigest || r.Cut || r.Withheld || r.FromStore || len(r.Headers) > 0 {
+			return errors.New("it has an answer, and says that none came")
+		}
+	} else if r.Status < 100 || r.Status > 999 {
+		return errors.New("its status is out of range")
+	}
+	if r.Size < 0 || r.RequestSize < 0 || len(r.Unanswered) > limits.Text {
+		return errors.New("its size is out of range, or why it was not answered too long")
 	}
 	if r.RequestDigest != "" && !isDigest(strings.TrimPrefix(r.RequestDigest, "hmac-")) {
 		return fmt.Errorf("request digest %q is not one", clip(r.RequestDigest))
@@ -458,6 +466,9 @@ func checkGaps(gaps []InputGap, limits InputLimits) error {
 	}
 	return nil
 }
+
+// emptyDigest is that of a body without a byte.
+const emptyDigest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 func isDigest(s string) bool {
 	hex, ok := strings.CutPrefix(s, "sha256:")

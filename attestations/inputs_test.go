@@ -110,9 +110,11 @@ func TestInputsThatSayTooMuch(t *testing.T) {
 				in.Steps[1].Requests = append(in.Steps[1].Requests[:i:i], r)
 			}
 		}, "more than 100", false},
-		"a refusal of no kind":   {func(in *attestations.Inputs) { in.Steps[0].Refusals[0].Kind = "magic" }, "magic", true},
-		"a refusal of no count":  {func(in *attestations.Inputs) { in.Steps[0].Refusals[0].Count = 0 }, "count", true},
-		"a header in upper case": {func(in *attestations.Inputs) { in.Steps[0].Requests[0].Headers = map[string]string{"ETag": "1"} }, "lower case", true},
+		"an answer of no status":             {func(in *attestations.Inputs) { in.Steps[0].Requests[0].Status = 0 }, "status", true},
+		"an answer to what was not answered": {func(in *attestations.Inputs) { in.Steps[0].Requests[0].Unanswered = "EOF" }, "none came", true},
+		"a refusal of no kind":               {func(in *attestations.Inputs) { in.Steps[0].Refusals[0].Kind = "magic" }, "magic", true},
+		"a refusal of no count":              {func(in *attestations.Inputs) { in.Steps[0].Refusals[0].Count = 0 }, "count", true},
+		"a header in upper case":             {func(in *attestations.Inputs) { in.Steps[0].Requests[0].Headers = map[string]string{"ETag": "1"} }, "lower case", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := exampleInputs(t)
@@ -125,6 +127,25 @@ func TestInputsThatSayTooMuch(t *testing.T) {
 				t.Error("the schema lets it pass")
 			}
 		})
+	}
+}
+
+func TestARequestWithoutAnAnswer(t *testing.T) {
+	in := exampleInputs(t)
+	r := &in.Steps[0].Requests[0]
+	*r = attestations.InputRequest{
+		Ordinal: r.Ordinal, Method: "POST", URI: r.URI, RequestDigest: r.Digest, RequestSize: 9, Unanswered: "asking upstream: EOF",
+		Digest: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+	}
+	if err := in.Check(limits()); err != nil {
+		t.Error(err)
+	}
+	if err := fits(t, in); err != nil {
+		t.Error(err)
+	}
+	in.Steps[0].Requests = []attestations.InputRequest{*r}
+	if got := attestations.StepVerdict(&in.Steps[0]); got != attestations.VerdictRecorded {
+		t.Errorf("a step that sent something is %s", got)
 	}
 }
 

@@ -311,21 +311,29 @@ func violations(run *stepRun) *violationError {
 	return e
 }
 
-// withRefusals adds to the error of a step what it was denied: its own tools
-// show no more than a status.
+// withRefusals adds to the error of a step what it was denied and what nobody
+// answered: its own tools show no more than a status.
 func withRefusals(err error, record *attestations.InputStep) error {
-	if record == nil || len(record.Refusals) == 0 {
+	if record == nil {
 		return err
 	}
-	var b strings.Builder
-	for i, r := range record.Refusals {
-		if i == maxRefusalsTold {
-			fmt.Fprintf(&b, "\n  and %d more", len(record.Refusals)-i)
-			break
-		}
-		fmt.Fprintf(&b, "\n  denied by the gateway: %s: %s", r.Destination, r.Reason)
+	var lines []string
+	for _, r := range record.Refusals {
+		lines = append(lines, fmt.Sprintf("denied by the gateway: %s: %s", r.Destination, r.Reason))
 	}
-	return fmt.Errorf("%w%s", err, b.String())
+	for i := range record.Requests {
+		q := &record.Requests[i]
+		if line := fmt.Sprintf("not answered: %s %s: %s", q.Method, q.URI, q.Unanswered); q.Unanswered != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	if more := len(lines) - maxRefusalsTold; more > 0 {
+		lines = append(lines[:maxRefusalsTold], fmt.Sprintf("and %d more", more))
+	}
+	if len(lines) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w\n  %s", err, strings.Join(lines, "\n  "))
 }
 
 const maxRefusalsTold = 5

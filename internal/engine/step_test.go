@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/internal/testkit"
 )
 
@@ -48,5 +49,27 @@ func TestAnEmptyCacheMountHoldsNothing(t *testing.T) {
 	}
 	if bare() {
 		t.Error("a folder with an attribute is empty")
+	}
+}
+
+// The step's own tools show no more than a status.
+func TestAFailedStepSaysWhatTheGatewayKnows(t *testing.T) {
+	failed := errors.New("exit code: 22")
+	lost := attestations.InputRequest{Method: "GET", URI: "https://a.example/", Unanswered: "asking upstream: EOF"}
+	for _, c := range []struct {
+		record *attestations.InputStep
+		want   string
+	}{
+		{nil, "exit code: 22"},
+		{&attestations.InputStep{Requests: []attestations.InputRequest{{Method: "GET", URI: "https://a.example/", Status: 200}}}, "exit code: 22"},
+		{&attestations.InputStep{
+			Refusals: []attestations.InputRefusal{{Destination: "b.example:443", Reason: "the host is not allowed"}},
+			Requests: []attestations.InputRequest{lost, lost},
+		}, "exit code: 22\n  denied by the gateway: b.example:443: the host is not allowed\n  not answered: GET https://a.example/: asking upstream: EOF"},
+	} {
+		err := withRefusals(failed, c.record)
+		if err.Error() != c.want || !errors.Is(err, failed) {
+			t.Errorf("got %q, want %q", err, c.want)
+		}
 	}
 }

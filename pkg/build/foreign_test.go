@@ -181,6 +181,23 @@ func TestForeignBuildIsHeldToTheLock(t *testing.T) {
 	}
 }
 
+// What our gateway gave of a listed body is held to the lock already.
+func TestPartsOfWhatALockLists(t *testing.T) {
+	it := &intake{held: &lock.File{Steps: []lock.Step{{Name: "RUN curl", Entries: []lock.Entry{
+		{Method: "GET", URI: "https://a.example/x", Status: 200, Digest: attest.Digest(sumA)},
+	}}}}}
+	part := attestations.InputRequest{Ordinal: 1, Method: "GET", URI: "https://a.example/x", Range: "bytes=1-2", Status: 206, Digest: sumB, FromStore: true}
+	step := attestations.InputStep{Name: "RUN curl", Requests: []attestations.InputRequest{part}}
+	all := []taken{{record: &attestations.Inputs{Steps: []attestations.InputStep{step}}}}
+	if err := it.holdToLock(all); err != nil {
+		t.Error(err)
+	}
+	all[0].record.Steps[0].Reused = true
+	if err := it.holdToLock(all); err == nil {
+		t.Error("a part in a reused step passes, of nobody knows what")
+	}
+}
+
 // The policy is judged by BuildKit's own engine for them.
 func TestSourcePolicyOfALock(t *testing.T) {
 	held := &lock.File{

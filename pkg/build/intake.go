@@ -211,7 +211,7 @@ func (t *intake) holdToLock(all []taken) error {
 	for _, x := range all {
 		records = append(records, x.record)
 		for i := range x.record.Steps {
-			if why := t.held.Admits(&x.record.Steps[i]); len(why) > 0 {
+			if why := t.held.AdmitsRun(&x.record.Steps[i]); len(why) > 0 {
 				add("step " + clipLine(x.record.Steps[i].Name) + ":\n    " + strings.Join(why, "\n    "))
 			}
 		}
@@ -272,7 +272,7 @@ func (t *intake) makeLock(all []taken) error {
 		records[i] = x.record
 	}
 	if t.choice.mode() != attestations.InputsRecord {
-		if t.lacksHeaders() {
+		if t.headers() != nil {
 			return t.held.RestoreReplay(t.store, records...)
 		}
 		return nil
@@ -290,10 +290,13 @@ func (t *intake) makeLock(all []taken) error {
 	return nil
 }
 
-// lacksHeaders reports whether the store has not what the lock in force needs
-// for a build offline.
-func (t *intake) lacksHeaders() bool {
-	return t.held != nil && t.held.Replay != "" && !t.store.Has(t.held.Replay)
+// headers says why the store has not what the lock in force needs for a build
+// offline, nil where it has.
+func (t *intake) headers() error {
+	if t.held == nil {
+		return nil
+	}
+	return t.held.LoadReplay(t.store)
 }
 
 // mediaType is the one among the headers of a remote file that the engine put
@@ -334,8 +337,11 @@ func (t *intake) writeLock(n *notes) bool {
 	if t.blind && t.place != "" {
 		n.add("no lock was written: some of what came in nobody watched, and a lock would forbid it")
 	}
-	if t.lacksHeaders() {
+	switch err := t.headers(); {
+	case errors.Is(err, fs.ErrNotExist):
 		n.add("--inputs offline will not work from this store: it lacks the headers that the lock was recorded with, and the ones that came now are others; waxseal store import brings them")
+	case err != nil:
+		n.add("the headers of answers were upstream's and not held to the lock, and --inputs offline will not work with it: %v", err)
 	}
 	if t.made == nil || t.place == "" || bytes.Equal(t.made, t.raw) {
 		return false

@@ -184,7 +184,7 @@ func requested(all []taken) []dependency {
 			st := &t.record.Steps[i]
 			for _, q := range st.Requests {
 				k := key{q.URI, q.Digest}
-				if seen[k] {
+				if seen[k] || q.Unanswered != "" {
 					continue
 				}
 				seen[k] = true

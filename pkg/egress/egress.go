@@ -33,7 +33,7 @@ import (
 type Options struct {
 	Mode       string      // attestations.InputsRecord and so on; "" records
 	AllowHosts []string    // patterns of hosts, "*.example.org"; none: all
-	Lock       *lock.File  // for locked and offline, replay loaded where the store has it
+	Lock       *lock.File  // for locked and offline, replay loaded where it can be
 	Store      *lock.Store // nil keeps no bodies (record and none only)
 	Redactor   *lock.Redactor
 	// Roots are what upstream certificates are verified with; nil: the system's.
@@ -63,7 +63,6 @@ type Gateway struct {
 	ca       *authority
 	up       *upstream
 	dir      string       // of all Files; made when first needed
-	headed   bool         // the lock's headers are loaded
 	requests atomic.Int64 // of all steps, bounded by attest.MaxInputs
 	buffers  sync.Pool    // *[]byte of bufferSize, which bodies pass through
 	batches  sync.Pool    // *[]byte, empty, for batchConn
@@ -101,13 +100,6 @@ func New(opts Options) (*Gateway, error) {
 	}
 	if opts.Unopened != "" && g.mode != attestations.InputsRecord && g.mode != attestations.InputsNone {
 		return nil, fmt.Errorf("making the gateway: mode %s needs TLS opened, and it cannot be: %s", g.mode, opts.Unopened)
-	}
-	if opts.Lock != nil {
-		for _, st := range opts.Lock.Steps {
-			for _, e := range st.Entries {
-				g.headed = g.headed || e.Headers != nil
-			}
-		}
 	}
 	for _, p := range opts.AllowHosts {
 		pat, err := parseHostPattern(p)

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -55,6 +56,7 @@ type exchange struct {
 	uri     string // as it is written down
 	ordinal int
 	body    *requestBody
+	sent    atomic.Bool // a connection to upstream was had: something may have left
 }
 
 // ServeHTTP answers a request of the step.
@@ -403,6 +405,7 @@ func (x *exchange) ask(ctx context.Context, body io.ReadCloser, length int64) (*
 	if x.r.ProtoMajor == 2 {
 		t = x.s.http2
 	}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { x.sent.Store(true) }})
 	out := x.outgoing(ctx, body, length)
 	resp, err := t.RoundTrip(out)
 	if err != nil && t == x.s.http1 && length == 0 && strings.Contains(err.Error(), "no application protocol") {
@@ -425,12 +428,12 @@ func (x *exchange) ask(ctx context.Context, body io.ReadCloser, length int64) (*
 // failed answers for an upstream that could not be asked.
 func (x *exchange) failed(err error) {
 	if f := forbidden(err); f != nil {
-		x.s.rec.refuse(refusal{kind: "policy", dest: x.dest(), reason: f.Error(), technique: f.technique})
+		x.unheard(refusal{kind: "policy", dest: x.dest(), reason: f.Error(), technique: f.technique})
 		x.s.explain(x.w, http.StatusForbidden, x.dest()+": the gateway does not connect to it: "+f.why+" (--upstream NAME=ADDRESS allows it)")
 		return
 	}
 	if x.s.ctx.Err() != nil || x.r.Context().Err() != nil {
-		x.s.rec.refuse(refusal{kind: "http", dest: x.dest(), reason: "the client went away before upstream answered"})
+		x.unheard(refusal{kind: "http", dest: x.dest(), reason: "the client went away before upstream answered"})
 		panic(http.ErrAbortHandler)
 	}
 	x.unanswered(err)
@@ -440,8 +443,22 @@ func (x *exchange) failed(err error) {
 // what kind of reason it was: the words of some are upstream's own, and what
 // reaches a step from there is in the record whole or does not reach it.
 func (x *exchange) unanswered(err error) {
-	x.s.rec.refuse(refusal{kind: "http", dest: x.dest(), reason: "asking upstream: " + upstreamReason(err)})
+	x.unheard(refusal{kind: "http", dest: x.dest(), reason: "asking upstream: " + upstreamReason(err)})
 	x.s.explain(x.w, http.StatusBadGateway, x.dest()+": asking upstream: "+stepReason(err))
+}
+
+// unheard writes down an exchange that came to nothing: an attempt where
+// nothing left, else what was sent, and that no answer reached the step.
+func (x *exchange) unheard(r refusal) {
+	if !x.sent.Load() {
+		x.s.rec.refuse(r)
+		return
+	}
+	d, n := x.body.digest(x.s.g.redactor)
+	x.s.rec.add(attestations.InputRequest{
+		Ordinal: x.ordinal, Method: x.r.Method, URI: x.uri, Range: x.r.Header.Get("Range"), RequestDigest: string(d), RequestSize: n,
+		Digest: string(attest.DigestOf(nil)), Unanswered: x.s.rec.text(r.reason),
+	})
 }
 
 func stepReason(err error) string {

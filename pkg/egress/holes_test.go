@@ -2,15 +2,21 @@ package egress
 
 import (
 	"bufio"
+	"bytes"
+	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/lock"
 )
 
@@ -58,12 +64,12 @@ func TestAnErrorCarriesNothingIn(t *testing.T) {
 		}
 	}
 	rec := end(t, s)
-	if len(rec.Requests) != 0 {
-		t.Errorf("recorded %+v", rec.Requests)
+	if len(rec.Requests) != 5 || len(rec.Refusals) != 0 {
+		t.Fatalf("recorded %+v, refused %+v", rec.Requests, rec.Refusals)
 	}
-	for _, host := range []string{"status", "header", "length", "coding", "none"} {
-		if !hasRefusal(rec, "http", host+".test:80", "", "asking upstream") {
-			t.Errorf("%s: refused %+v", host, rec.Refusals)
+	for i, host := range []string{"status", "header", "length", "coding", "none"} {
+		if q := rec.Requests[i]; q.URI != "http://"+host+".test/" || !strings.Contains(q.Unanswered, "asking upstream") {
+			t.Errorf("%s: recorded %+v", host, q)
 		}
 	}
 }
@@ -190,5 +196,193 @@ func TestALockAdmitsPartsOfWhatItLists(t *testing.T) {
 	rec.Requests[0].FromStore = false
 	if why := file.AdmitsRun(rec); len(why) != 1 {
 		t.Errorf("a part that upstream gave was admitted: %v", why)
+	}
+}
+
+// A lock that git merged of two names the headers of one. The steps of the
+// other have none, and their answers are upstream's.
+func TestAMergedLockHasNoHeaders(t *testing.T) {
+	w, st := newWorld(t, &site{}), newStore(t)
+	red, err := st.Redactor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var steps []*attestations.InputStep
+	for _, name := range []string{"RUN a", "RUN b"} {
+		s := open(t, w.gateway(t, Options{Store: st, Redactor: red}), StepOptions{Name: name, Fetch: true})
+		if status, _, _, _ := fetch(t, s, "GET", "https://files.test/redirect", ""); status != http.StatusFound {
+			t.Fatal(status)
+		}
+		steps = append(steps, end(t, s))
+	}
+	merged := lockOf(t, st, steps...)
+	merged.Replay = lockOf(t, st, steps[0]).Replay
+	if err := st.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	plan := Plan{Mode: attestations.InputsLocked, Lock: merged.Marshal(), Store: st.Dir()}
+	opts, err := plan.Options("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := w.gateway(t, opts)
+	for _, name := range []string{"RUN a", "RUN b"} {
+		s := open(t, g, StepOptions{Name: name, Fetch: true})
+		if status, h, body, _ := fetch(t, s, "GET", "https://files.test/redirect", ""); status != http.StatusFound || h.Get("Location") == "" || len(s.Violations()) != 0 {
+			t.Errorf("%s: %d %v %q %+v", name, status, h, body, s.Violations())
+		}
+	}
+	plan.Mode = attestations.InputsOffline
+	if _, err := plan.Options("test"); err == nil {
+		t.Error("a build offline begins without its headers")
+	}
+}
+
+// Upstream's bytes are checked, and those that the store has under their name
+// may be others: what reaches the step is not what lies there unseen.
+func TestADamagedBlobDoesNotReachAStep(t *testing.T) {
+	up := &site{}
+	w, st := newWorld(t, up), newStore(t)
+	step := StepOptions{Name: "RUN fetch", Fetch: true}
+	s := open(t, w.gateway(t, Options{Store: st}), step)
+	if status, _, _, _ := fetch(t, s, "GET", "https://files.test/file", ""); status != 200 {
+		t.Fatal(status)
+	}
+	file := lockOf(t, st, end(t, s))
+	for i := range file.Steps[0].Entries {
+		file.Steps[0].Entries[i].Headers = nil
+	}
+	dir := t.TempDir()
+	planted, err := lock.OpenStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := planted.Put([]byte(up.text()))
+	if err == nil {
+		err = planted.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || !strings.Contains(path, d.Hex()) {
+			return err
+		}
+		if err := os.Chmod(path, 0o600); err != nil {
+			return err
+		}
+		return os.WriteFile(path, bytes.Repeat([]byte("E"), len(up.text())), 0o600)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if planted, err = lock.OpenStore(dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { planted.Close() })
+	s = open(t, w.gateway(t, Options{Mode: attestations.InputsLocked, Lock: file, Store: planted}), step)
+	status, _, body, err := fetch(t, s, "GET", "https://files.test/file", "")
+	if status != 200 || body != up.text() || err != nil || len(s.Violations()) != 0 {
+		t.Errorf("the step got %d %.40q %v %+v", status, body, err, s.Violations())
+	}
+	if err := planted.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := planted.Check(d); err != nil {
+		t.Errorf("the store was not mended: %v", err)
+	}
+}
+
+// What was sent has left, whether anybody answers or not.
+func TestASentRequestStandsInTheRecord(t *testing.T) {
+	const loot = "all that the step knows"
+	heard := make(chan struct{})
+	w := newWorld(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if b, err := io.ReadAll(r.Body); err != nil || string(b) != loot {
+			t.Errorf("upstream got %q, %v", b, err)
+		}
+		if r.URL.Path == "/hangs" {
+			heard <- struct{}{}
+			<-r.Context().Done()
+		}
+		panic(http.ErrAbortHandler)
+	}))
+	s := open(t, w.gateway(t, Options{Store: newStore(t)}), StepOptions{Fetch: true})
+	if status, _, _, _ := fetch(t, s, "POST", "https://files.test/hangs-up?token=hunter2hunter2", loot); status != http.StatusBadGateway {
+		t.Errorf("got %d", status)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	go func() { <-heard; leave() }()
+	r, err := http.NewRequestWithContext(ctx, "POST", "http://files.test/hangs", strings.NewReader(loot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := s.Transport().RoundTrip(r); err == nil {
+		resp.Body.Close()
+		t.Errorf("got %d", resp.StatusCode)
+	}
+	rec := end(t, s)
+	if len(rec.Requests) != 2 || len(rec.Refusals) != 0 || rec.Verdict != attestations.VerdictRecorded {
+		t.Fatalf("recorded %+v, refused %+v, verdict %s", rec.Requests, rec.Refusals, rec.Verdict)
+	}
+	for i, want := range []string{"https://files.test/hangs-up?token={hmac:", "http://files.test/hangs"} {
+		q := rec.Requests[i]
+		if q.Method != "POST" || q.Unanswered == "" || !strings.HasPrefix(q.URI, want) || q.RequestDigest != attest.DigestOf([]byte(loot)).String() || q.RequestSize != int64(len(loot)) {
+			t.Errorf("recorded %+v", q)
+		}
+	}
+}
+
+// Some answers carry in a header what lets the client ask on.
+func TestCredentialsInHeadersAreNotWrittenDown(t *testing.T) {
+	const token = "a-bearer-token-of-nobody"
+	sent := map[string]string{
+		"X-Xet-Access-Token":     token,
+		"X-Xet-Token-Expiration": "1700000000",
+		"X-Xet-Cas-Url":          "https://cas.test/",
+		"X-Xet-Refresh-Route":    "/api/refresh?token=" + token,
+		"X-Terraform-Get":        "https://bucket.test/m.zip?X-Amz-Signature=" + token,
+		"Content-Location":       "/file?sig=" + token,
+		"Link":                   `<https://files.test/?page=2>; rel="next", <https://files.test/?page=9&token=` + token + `>; rel="last"`,
+		"Refresh":                "5; url=/file?token=" + token,
+	}
+	w := newWorld(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		for k, v := range sent {
+			rw.Header().Set(k, v)
+		}
+	}))
+	dir := t.TempDir()
+	st, err := lock.OpenStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, w.gateway(t, Options{Store: st}), StepOptions{Fetch: true})
+	_, h, _, _ := fetch(t, s, "GET", "https://files.test/", "")
+	for k, v := range sent {
+		if h.Get(k) != v {
+			t.Errorf("the step got %s: %q", k, h.Get(k))
+		}
+	}
+	rec := end(t, s)
+	got := rec.Requests[0].Headers
+	if strings.Contains(fmt.Sprint(got), token) {
+		t.Errorf("recorded %q", got)
+	}
+	for k, want := range map[string]string{
+		"x-xet-token-expiration": "1700000000", "x-xet-cas-url": "https://cas.test/", "x-xet-access-token": "{hmac:",
+		"x-terraform-get": "https://bucket.test/m.zip?X-Amz-Signature={hmac:", "link": `<https://files.test/?page=2>; rel="next", <https://files.test/?page=9&token={hmac:`,
+	} {
+		if !strings.HasPrefix(got[k], want) {
+			t.Errorf("recorded %s: %q", k, got[k])
+		}
+	}
+	lockOf(t, st, rec)
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range readAll(t, dir) {
+		if bytes.Contains(b, []byte(token)) {
+			t.Errorf("the store's %s holds the token", name)
+		}
 	}
 }

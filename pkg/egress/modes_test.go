@@ -488,6 +488,70 @@ func TestSecretsAcrossChunksAndCompressed(t *testing.T) {
 	}
 }
 
+// A text without its secrets says "(secret)", whatever the secrets are.
+func TestScrub(t *testing.T) {
+	for _, c := range []struct{ secrets, text, want string }{
+		{"secret", "the body holds a secret of the step", "the body holds a (secret) of the step"},
+		{"secr", "secrets", "(secret)ets"},
+		{"(secret)", "a (secret) b", "a (secret) b"},
+		{"SECRET|cret", "a Secret", "a (secret)"},
+		{"hunter2|secret", "hunter2 and secret", "(secret) and (secret)"},
+		{"abcdef|defghi", "xabcdefghix", "x(secret)x"},
+		{"hunter2", "\u023a\u212a HUNTER2 \u023a", "\u023a\u212a (secret) \u023a"},
+		{"hunter2", "\xff\xfehUnter2\xff", "\xff\xfe(secret)\xff"},
+		{"hunter2", "nothing", "nothing"},
+	} {
+		var secrets [][]byte
+		for s := range strings.SplitSeq(c.secrets, "|") {
+			secrets = append(secrets, []byte(s))
+		}
+		if got := newNeedles(secrets).scrub(c.text); got != c.want {
+			t.Errorf("%q without %q is %q, want %q", c.text, c.secrets, got, c.want)
+		}
+	}
+}
+
+// A file that is a secret holds values that are: they are what its tool sends.
+func TestSecretsOfFilesAreNotKept(t *testing.T) {
+	for _, c := range []struct{ file, value string }{
+		{"//npm.example/:_authToken=npm-token-77\nregistry=https://npm.example/\n", "npm-token-77"},
+		{"machine a.example\n  login me\n  password s3same-open\n", "s3same-open"},
+		{"[global]\nindex-url = https://pypi.example/\npassword = p1p-pass\n", "p1p-pass"},
+		{`{"registry": {"token": "in-some-json"}}`, "in-some-json"},
+		{"Authorization: Bearer of-a-header\nAccept: text/plain\n", "of-a-header"},
+	} {
+		dir := t.TempDir()
+		st, err := lock.OpenStore(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, newWorld(t, &site{}).gateway(t, Options{Store: st}), StepOptions{Fetch: true, Secrets: [][]byte{[]byte(c.file)}})
+		if _, _, body, _ := fetch(t, s, "GET", "https://files.test/echo", "", "Authorization", "Bearer "+c.value); !strings.Contains(body, "Bearer "+c.value) {
+			t.Errorf("%q: the step got %q", c.file, body)
+		}
+		fetch(t, s, "POST", "https://files.test/post", c.value)
+		fetch(t, s, "GET", "https://"+c.value+".unknown.test:1/", "")
+		if _, _, body, _ := fetch(t, s, "GET", "https://files.test/Bearer", ""); body != "page /Bearer" {
+			t.Errorf("%q: the step got %q", c.file, body)
+		}
+		rec := end(t, s)
+		if err := st.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(fmt.Sprintf("%+v", rec), c.value) {
+			t.Errorf("%q: recorded %+v", c.file, rec)
+		}
+		if len(rec.Requests) != 3 || !rec.Requests[0].Withheld || !strings.HasPrefix(rec.Requests[1].RequestDigest, "hmac-") || rec.Requests[2].Withheld {
+			t.Errorf("%q: recorded %+v", c.file, rec.Requests)
+		}
+		for name, b := range readAll(t, dir) {
+			if bytes.Contains(b, []byte(c.value)) {
+				t.Errorf("%q: the store's %s holds the value", c.file, name)
+			}
+		}
+	}
+}
+
 // TestAFullStoreCutsTheAnswer: what cannot be kept does not reach the step.
 func TestAFullStoreCutsTheAnswer(t *testing.T) {
 	up := &site{big: make([]byte, 3<<20)}

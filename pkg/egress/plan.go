@@ -74,6 +74,7 @@ func (p *Plan) Options(version string) (Options, error) {
 			return o, errors.New("starting the gateway: an offline build needs a store")
 		}
 		if o.Store != nil {
+			// Without its headers a locked build asks upstream, and says so at its end.
 			if err := o.Lock.LoadReplay(o.Store); err != nil && p.Offline() {
 				return o, err
 			}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -54,10 +55,13 @@ func (r *record) add(req attestations.InputRequest) {
 	r.requests = append(r.requests, req)
 }
 
-// refuse counts a refusal. A text is clipped when the secrets are out of it:
-// half of one would not be found.
+// text is one as it is written down. It is clipped when the secrets are out of
+// it: half of one would not be found.
+func (r *record) text(s string) string { return printable(clip(r.scrub(s))) }
+
+// refuse counts a refusal.
 func (r *record) refuse(x refusal) {
-	x.dest, x.reason = printable(clip(r.scrub(x.dest))), printable(clip(r.scrub(x.reason)))
+	x.dest, x.reason = r.text(x.dest), r.text(x.reason)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// Room is left for one entry of each kind that stands for the rest.
@@ -222,12 +226,13 @@ func replayHeader(name string) bool {
 		"git-protocol", "x-pypi-last-serial", "x-goog-hash", "x-goog-stored-content-length", "x-goog-stored-content-encoding",
 		"x-error-code", "x-error-message", "x-served-by-mirror", "x-amz-version-id", "x-ms-blob-type", "x-ms-version",
 		"x-total-count", "x-next-page", "x-page", "x-per-page", "x-total", "x-total-pages", "npm-notice",
+		"x-xet-hash", "x-xet-cas-url", "x-xet-refresh-route", "x-xet-access-token", "x-xet-token-expiration",
 		"grpc-encoding", "grpc-accept-encoding", "grpc-status", "grpc-message", "grpc-status-details-bin":
 		return true
 	case "x-amz-meta-mtime":
 		return true
 	}
-	for _, p := range []string{"x-checksum-", "docker-", "x-repo-", "x-linked-", "x-xet-", "x-terraform-", "x-oss-meta-", "x-artifactory-filename"} {
+	for _, p := range []string{"x-checksum-", "docker-", "x-repo-", "x-linked-", "x-terraform-", "x-oss-meta-", "x-artifactory-filename"} {
 		if strings.HasPrefix(name, p) {
 			return true
 		}
@@ -253,14 +258,21 @@ func (s *Step) keepHeaders(h http.Header) (pass, written map[string]string) {
 		sum += len(v)
 		pass[low] = v
 		switch w := v; low {
-		case "location", "content-location", "refresh", "link":
+		case "location", "content-location":
 			written[low] = s.redact(w)
+		case "refresh", "link", "x-terraform-get", "x-xet-cas-url", "x-xet-refresh-route":
+			written[low] = s.needles.scrub(uriWord.ReplaceAllStringFunc(w, s.redact))
+		case "x-xet-access-token": // a credential as a whole, which its answers do not depend on
+			written[low] = s.g.redactor.Mark(w)
 		default:
 			written[low] = s.needles.scrub(w)
 		}
 	}
 	return pass, written
 }
+
+// uriWord is a URL in a header that has more than one, or other words as well.
+var uriWord = regexp.MustCompile(`[^\s<>"]*[/?][^\s<>"]*`)
 
 func plainHeader(v string) bool {
 	for i := range len(v) {

@@ -178,8 +178,9 @@ func (x *exchange) give(e lock.Entry, sent *spooled, digest attest.Digest) {
 // fromStore answers from the store, whose bytes are hashed before the first of
 // them goes out; false if it cannot.
 func (x *exchange) fromStore(e lock.Entry) bool {
-	if e.Headers == nil && !x.s.g.headed && x.s.g.mode == attestations.InputsLocked {
-		// Without its headers a body may be read wrongly: upstream has them.
+	if e.Headers == nil && x.s.g.mode == attestations.InputsLocked {
+		// Without its headers a body may be read wrongly: upstream has them. Loaded
+		// headers are never nil, even where there are none.
 		return false
 	}
 	if strings.HasPrefix(string(e.Digest), "hmac-") {
@@ -238,6 +239,9 @@ func (x *exchange) release(a *answer, body io.Reader) {
 
 // part answers a HEAD or a range from a whole body in the store.
 func (x *exchange) part(whole lock.Entry) bool {
+	if whole.Headers == nil {
+		return false // it may be read wrongly without them
+	}
 	b, err := x.s.g.opts.Store.OpenVerified(whole.Digest)
 	if err != nil {
 		return false
@@ -372,13 +376,13 @@ func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, opti
 	}
 	x.s.rec.settle(key)
 	entry := x.entryOf(e)
-	if e.Headers == nil && !x.s.g.headed {
+	if e.Headers == nil {
 		entry.Headers = a.entry.Headers
 	}
 	entry.Withheld = withheld
 	out := &answer{entry: entry, pass: e.Headers, length: w.Size(), signed: a.signed}
 	switch {
-	case e.Headers == nil && !x.s.g.headed:
+	case e.Headers == nil:
 		out.pass = a.pass
 	case a.signed: // upstream's is the signature, and nothing else
 		out.pass = map[string]string{}
@@ -394,11 +398,14 @@ func (x *exchange) fetch(e lock.Entry, sent *spooled, digest attest.Digest, opti
 		x.release(out, r)
 		return true
 	}
+	// What the store has under this name already may be other bytes. Looking finds
+	// out, and Commit replaces what was found to be damaged.
+	_ = x.s.g.opts.Store.Check(w.Digest())
 	d, err := w.Commit()
 	if err != nil {
 		x.storeFailed(err)
 	}
-	b, err := x.s.g.opts.Store.Open(d)
+	b, err := x.s.g.opts.Store.OpenVerified(d)
 	if err != nil {
 		x.storeFailed(err)
 	}

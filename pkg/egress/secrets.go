@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+
+	"github.com/waxseal/waxseal/pkg/lock"
 )
 
 // minSecret is the shortest value that is looked for: a shorter one stands in
@@ -36,9 +38,6 @@ func newNeedles(secrets [][]byte) *needles {
 		}
 	}
 	one := func(v string) {
-		if len(v) < minSecret {
-			return
-		}
 		add(v)
 		add(url.QueryEscape(v))
 		add(url.PathEscape(v))
@@ -60,17 +59,10 @@ func newNeedles(secrets [][]byte) *needles {
 		}
 	}
 	for _, s := range secrets {
-		v := string(s)
-		n.values = append(n.values, v)
+		n.values = append(n.values, string(s))
+	}
+	for _, v := range lock.SecretValues(n.values) {
 		one(v)
-		one(strings.TrimSpace(v))
-		if lines := strings.Split(v, "\n"); len(lines) > 1 {
-			for _, l := range lines {
-				if l = strings.TrimSpace(l); len(l) >= 8 {
-					one(l)
-				}
-			}
-		}
 	}
 	return n
 }
@@ -97,21 +89,46 @@ func (n *needles) in(b []byte) bool {
 	return false
 }
 
-// scrub takes the secrets out of a text. Host names come in lower case.
+// scrub takes the secrets out of a text, in any case of ASCII letters: host
+// names come in lower case. What is put in is not looked at again.
 func (n *needles) scrub(s string) string {
+	low := lowerASCII(s)
+	hide := make([]bool, len(s))
 	for _, f := range n.forms {
-		for {
-			i := strings.Index(s, string(f))
+		form := lowerASCII(string(f))
+		for from := 0; ; from++ {
+			i := strings.Index(low[from:], form)
 			if i < 0 {
-				i = strings.Index(strings.ToLower(s), strings.ToLower(string(f)))
-			}
-			if i < 0 || i+len(f) > len(s) {
 				break
 			}
-			s = s[:i] + "(secret)" + s[i+len(f):]
+			from += i
+			for j := range len(form) {
+				hide[from+j] = true
+			}
 		}
 	}
-	return s
+	var out strings.Builder
+	for i := range len(s) {
+		switch {
+		case !hide[i]:
+			out.WriteByte(s[i])
+		case i == 0 || !hide[i-1]:
+			out.WriteString("(secret)")
+		}
+	}
+	return out.String()
+}
+
+// lowerASCII lowers what has one byte in both cases: what is found in it stands
+// at the same place in s.
+func lowerASCII(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
 }
 
 // maxDecoded bounds what a compressed body is unpacked to for the search.

@@ -82,6 +82,27 @@ func TestBook(t *testing.T) {
 	}
 }
 
+func unanswered(r *attestations.InputRequest) {
+	*r = attestations.InputRequest{Ordinal: r.Ordinal, Method: r.Method, URI: r.URI, Digest: of(""), Unanswered: "asking upstream: EOF"}
+}
+
+// There is no answer that a lock could expect.
+func TestALockListsNoRequestWithoutAnAnswer(t *testing.T) {
+	in := record()
+	lost := in.Steps[0].Requests[0]
+	unanswered(&lost)
+	lost.Ordinal = 10
+	in.Steps[0].Requests = append(in.Steps[0].Requests, lost)
+	got, err := lock.FromInputs(nil, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := lock.FromInputs(nil, record())
+	if err != nil || string(got.Marshal()) != string(want.Marshal()) {
+		t.Errorf("%v: the lock is\n%s\nwant\n%s", err, got.Marshal(), want.Marshal())
+	}
+}
+
 func TestAdmits(t *testing.T) {
 	f, err := lock.FromInputs(nil, record())
 	if err != nil {
@@ -104,9 +125,15 @@ func TestAdmits(t *testing.T) {
 			r := st.Requests
 			r[3].Digest, r[4].Digest = r[4].Digest, r[3].Digest
 		}, "got 200"},
-		"another URL":                 {func(st *attestations.InputStep) { st.Requests[0].URI = "https://evil.example/" }, ": not in the lock"},
-		"another method":              {func(st *attestations.InputStep) { st.Requests[0].Method = "HEAD" }, "HEAD https://files.example/a: not in the lock"},
-		"cut where it was whole":      {func(st *attestations.InputStep) { st.Requests[0].Cut = true }, "got 200"},
+		"another URL":               {func(st *attestations.InputStep) { st.Requests[0].URI = "https://evil.example/" }, ": not in the lock"},
+		"another method":            {func(st *attestations.InputStep) { st.Requests[0].Method = "HEAD" }, "HEAD https://files.example/a: not in the lock"},
+		"cut where it was whole":    {func(st *attestations.InputStep) { st.Requests[0].Cut = true }, "got 200"},
+		"not answered at first":     {func(st *attestations.InputStep) { unanswered(&st.Requests[0]) }, ""},
+		"not answered, another URL": {func(st *attestations.InputStep) { unanswered(&st.Requests[0]); st.Requests[0].URI += "/loot" }, "/loot: not in the lock"},
+		"not answered, another body": {func(st *attestations.InputStep) {
+			unanswered(&st.Requests[0])
+			st.Requests[0].RequestDigest = of("loot")
+		}, ": not in the lock"},
 		"another stage, same URLs":    {func(st *attestations.InputStep) { st.Stage = "other" }, ""},
 		"a step that may ask nothing": {func(st *attestations.InputStep) { st.Name = "RUN make" }, ": not in the lock"},
 	} {

@@ -53,19 +53,33 @@ func (f *File) Marshal() []byte {
 		option(&b, "platform", s.Platform)
 		b.WriteByte('\n')
 		for _, e := range s.Entries {
-			fmt.Fprintf(&b, "  %s %s %d %s %d", word(e.Method), word(e.URI), e.Status, word(string(e.Digest)), e.Size)
-			option(&b, "body", string(e.RequestDigest))
-			option(&b, "range", e.Range)
-			if e.Cut {
-				b.WriteString(" cut")
-			}
-			if e.Location != "" {
-				b.WriteString(" -> " + word(e.Location))
-			}
-			b.WriteByte('\n')
+			e.line(&b)
 		}
 	}
 	return b.Bytes()
+}
+
+// line is an exchange as it stands in the file.
+func (e *Entry) line(b *bytes.Buffer) {
+	fmt.Fprintf(b, "  %s %s %d %s %d", word(e.Method), word(e.URI), e.Status, word(string(e.Digest)), e.Size)
+	option(b, "body", string(e.RequestDigest))
+	option(b, "range", e.Range)
+	if e.Cut {
+		b.WriteString(" cut")
+	}
+	if e.Location != "" {
+		b.WriteString(" -> " + word(e.Location))
+	}
+	b.WriteByte('\n')
+}
+
+// digest is that of a step's exchanges, without their headers.
+func (s *Step) digest() attest.Digest {
+	var b bytes.Buffer
+	for i := range s.Entries {
+		s.Entries[i].line(&b)
+	}
+	return attest.DigestOf(b.Bytes())
 }
 
 func option(b *bytes.Buffer, name, value string) {
@@ -381,6 +395,9 @@ func FromInputs(s *Store, records ...*attestations.Inputs) (*File, error) {
 				to = &f.Steps[len(f.Steps)-1]
 			}
 			for j := range st.Requests {
+				if st.Requests[j].Unanswered != "" {
+					continue // there is no answer to expect
+				}
 				e, err := fromRequest(&st.Requests[j])
 				if err != nil {
 					return nil, fmt.Errorf("making the lock: step %q: %w", clip(st.Name), err)
@@ -477,6 +494,7 @@ type replayStep struct {
 	Name     string              `json:"name"`
 	Stage    string              `json:"stage,omitempty"`
 	Platform string              `json:"platform,omitempty"`
+	Of       attest.Digest       `json:"of"` // Step.digest: the exchanges that the headers belong to
 	Headers  []map[string]string `json:"headers"`
 }
 
@@ -506,8 +524,9 @@ func (f *File) RestoreReplay(s *Store, records ...*attestations.Inputs) error {
 
 func (f *File) replay() ([]byte, error) {
 	r := replay{Steps: []replayStep{}}
-	for _, st := range f.Steps {
-		rs := replayStep{Name: st.Name, Stage: st.Stage, Platform: st.Platform, Headers: []map[string]string{}}
+	for i := range f.Steps {
+		st := &f.Steps[i]
+		rs := replayStep{Name: st.Name, Stage: st.Stage, Platform: st.Platform, Of: st.digest(), Headers: []map[string]string{}}
 		for _, e := range st.Entries {
 			h := e.Headers
 			if h == nil {
@@ -529,14 +548,19 @@ func (f *File) replay() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// LoadReplay fills in the headers of all entries from the store.
+// LoadReplay fills in the headers of all entries from the store. On an error,
+// fs.ErrNotExist where the store lacks them, no entry has any: those of another
+// lock, as a merged one may name, must not be given with these answers.
 func (f *File) LoadReplay(s *Store) error {
 	if f.Replay == "" {
+		if slices.ContainsFunc(f.Steps, func(st Step) bool { return len(st.Entries) > 0 }) {
+			return errors.New("reading the lock's headers: it names none; record again")
+		}
 		return nil
 	}
 	blob, err := s.OpenVerified(f.Replay)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the store lacks %s, the headers that the lock was recorded with", f.Replay)
+		return fmt.Errorf("the store lacks %s, the headers that the lock was recorded with: %w", f.Replay, fs.ErrNotExist)
 	}
 	if err != nil {
 		return fmt.Errorf("reading the lock's headers: %w", err)
@@ -551,19 +575,22 @@ func (f *File) LoadReplay(s *Store) error {
 	if err := dec.Decode(&r); err != nil {
 		return fmt.Errorf("reading the lock's headers: %w", err)
 	}
-	// The blob goes by order, which an edited lock may have left.
+	if len(r.Steps) != len(f.Steps) {
+		return fmt.Errorf("reading the lock's headers: they are of another lock, with %d steps instead of %d; record again", len(r.Steps), len(f.Steps))
+	}
+	of := make(map[*Step][]map[string]string, len(f.Steps))
 	for i := range r.Steps {
 		rs := &r.Steps[i]
 		st := f.step(rs.Name, rs.Stage, rs.Platform)
-		if st == nil || len(st.Entries) != len(rs.Headers) {
+		if st == nil || of[st] != nil || len(st.Entries) != len(rs.Headers) || st.digest() != rs.Of {
 			return fmt.Errorf("reading the lock's headers: they are of another lock (step %q); record again", clip(rs.Name))
 		}
-		for j := range st.Entries {
-			st.Entries[j].Headers = rs.Headers[j]
-		}
+		of[st] = rs.Headers
 	}
-	if len(r.Steps) != len(f.Steps) {
-		return fmt.Errorf("reading the lock's headers: they are of another lock, with %d steps instead of %d; record again", len(r.Steps), len(f.Steps))
+	for st, headers := range of {
+		for j, h := range headers {
+			st.Entries[j].Headers = h
+		}
 	}
 	return nil
 }

@@ -335,12 +335,27 @@ func FuzzReplay(f *testing.F) {
 			f.Error(err)
 		}
 	})
+	in := &attestations.Inputs{Steps: []attestations.InputStep{{Name: "s", Requests: []attestations.InputRequest{get(1, "https://a.example/", "a")}}}}
+	made, err := lock.FromInputs(s, in)
+	if err != nil {
+		f.Fatal(err)
+	}
+	b, err := s.Open(made.Replay)
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer b.Close()
+	good, err := io.ReadAll(b)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		d, err := s.Put(raw)
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := lock.FromInputs(nil, &attestations.Inputs{Steps: []attestations.InputStep{{Name: "s", Requests: []attestations.InputRequest{get(1, "https://a.example/", "a")}}}})
+		l, err := lock.FromInputs(nil, in)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -34,6 +34,14 @@ func (r *Redactor) mac(domain, value string) string {
 // Hash returns "hmac-sha256:…" of b.
 func (r *Redactor) Hash(b []byte) string { return "hmac-sha256:" + r.mac("body", string(b)) }
 
+// Mark returns what URI puts in place of a credential, for one that stands alone.
+func (r *Redactor) Mark(value string) string { return "{hmac:" + r.mac("uri", value)[:16] + "}" }
+
+// SecretValues are what is looked for of secrets: each as it is and without the
+// space around it, its lines, and its values that have a telling name, as a
+// netrc, an npmrc or JSON has them.
+func SecretValues(secrets []string) []string { return secretValues(secrets) }
+
 // span is a part of a text, from from to before to.
 type span struct{ from, to int }
 
@@ -289,8 +297,8 @@ type needle struct {
 	base64 bool // to be looked for with the URL-safe alphabet taken for the other
 }
 
-// namedValue is a line of a netrc, npmrc, pip.conf or env file.
-var namedValue = regexp.MustCompile(`(?i)(?:passw\w*|token|secret|auth\w*|key|credential\w*)["']?\s*[:=\s]\s*["']?([^\s"',;]{6,})`)
+// namedValue is a line of a netrc, npmrc, pip.conf or env file, or a header.
+var namedValue = regexp.MustCompile(`(?i)(?:passw\w*|token|secret|auth\w*|key|credential\w*)["']?\s*[:=\s]\s*["']?(?:(?:bearer|basic|token)\s+)?([^\s"',;]{6,})`)
 
 // needles are all the forms in which secrets are looked for.
 func needles(secrets []string) []needle {
