@@ -178,9 +178,11 @@ func looseEvidence(ctx context.Context, src Repo, about []attest.Digest) (map[at
 		for _, commit := range named {
 			commits[commit] = true
 		}
-		for _, p := range pieces {
-			if err := keep(p, func(st *attest.Statement) bool { return st.Binds(d) }); err != nil {
-				return nil, err
+		for _, found := range pieces {
+			for _, p := range found.everywhere() {
+				if err := keep(p, func(st *attest.Statement) bool { return st.Binds(d) }); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}
