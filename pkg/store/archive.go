@@ -171,7 +171,7 @@ func looseEvidence(ctx context.Context, src Repo, about []attest.Digest) (map[at
 		if c.source, ok = src.(source); !ok {
 			return nil, errors.New("the place cannot be searched")
 		}
-		named, err := c.commits(ctx)
+		named, _, err := c.commits(ctx)
 		if err != nil {
 			return nil, err
 		}
