@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -138,6 +139,51 @@ func TestParseStatement(t *testing.T) {
 			check(t, err, c.want)
 			if err == nil && string(st.Raw()) != c.in {
 				t.Error("raw bytes changed")
+			}
+		})
+	}
+}
+
+// What there is too many of costs no more than finding that out.
+func TestManyAreRefusedBeforeTheyAreDecoded(t *testing.T) {
+	many := func(s string) string { return strings.Repeat(s+",", (4<<20)/(len(s)+1)) + s }
+	bundle := func(material string) string {
+		return `{"mediaType":"` + attest.BundleMediaType + `","verificationMaterial":{` + material + `},"dsseEnvelope":{"payload":"","payloadType":"","signatures":[]}}`
+	}
+	members := func(format string) string {
+		var b strings.Builder
+		for n := range 300_000 {
+			fmt.Fprintf(&b, format+",", n)
+		}
+		return strings.TrimSuffix(b.String(), ",")
+	}
+	for name, c := range map[string]struct{ in, want string }{
+		"log entries":           {bundle(`"tlogEntries":[` + many(`{}`) + `]`), `"/verificationMaterial/tlogEntries`},
+		"log entries, proto":    {strings.Replace(bundle(`"tlog_entries":[`+many(`{}`)+`]`), "verificationMaterial", "verification_material", 1), "more than the 1024 allowed"},
+		"hashes of a proof":     {bundle(`"tlogEntries":[{"inclusionProof":{"hashes":[` + many(`""`) + `]}}]`), "more than the 64 allowed"},
+		"time stamps":           {bundle(`"timestampVerificationData":{"rfc3161Timestamps":[` + many(`{}`) + `]}`), "more than the 1024 allowed"},
+		"certificates":          {bundle(`"x509CertificateChain":{"certificates":[` + many(`{}`) + `]}`), "more than the 1024 allowed"},
+		"signatures":            {strings.Replace(bundle(`"publicKey":{}`), `"signatures":[`, `"signatures":[`+many(`{}`), 1), "more than the 16 allowed"},
+		"signatures, bare":      {`{"payload":"","payloadType":"","signatures":[` + many(`{}`) + `]}`, "more than the 16 allowed"},
+		"members of a bundle":   {`{"mediaType":"",` + members(`"%d":1`) + `}`, "more than the 1024 members"},
+		"subjects":              {statement(`[` + many(`{}`) + `]`), "more than the 1024 allowed"},
+		"digests of a subject":  {statement(`[{"digest":{` + members(`"%d":""`) + `}}]`), "more than the 64 members"},
+		"members of a document": {strings.Replace(good(), `{`, `{`+members(`"%d":1`)+`,`, 1), "more than the 1024 members"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw := []byte(c.in)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			var err error
+			if bytes.Contains(raw, []byte(`"_type"`)) {
+				_, err = attest.ParseStatement(raw)
+			} else {
+				_, err = attest.ParseBundle(raw)
+			}
+			runtime.ReadMemStats(&after)
+			check(t, err, c.want)
+			if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+				t.Errorf("%d bytes were allocated for %d", n, len(raw))
 			}
 		})
 	}
@@ -280,8 +326,8 @@ func TestParseBundle(t *testing.T) {
 		"payload type case":     {in: strings.Replace(b, "application/vnd.in-toto", "application/vnd.In-Toto", 1), want: "payload type"},
 		"no signature":          {in: strings.Replace(b, `{"keyid":"","sig":"c2ln"}`, ``, 1), want: "no signature"},
 		"empty signature":       {in: strings.Replace(b, `c2ln`, ``, 1), want: "signature 0 is empty"},
-		"many signatures":       {in: strings.Replace(b, `{"keyid":"","sig":"c2ln"}`, strings.Repeat(`{"sig":"c2ln"},`, 20)+`{"sig":"c2ln"}`, 1), want: "21 signatures"},
-		"many DSSE signatures":  {in: strings.Replace(envelope(good()), `{"keyid":"","sig":"c2ln"}`, strings.Repeat(`{"sig":"c2ln"},`, 20)+`{"sig":"c2ln"}`, 1), want: "21 signatures"},
+		"many signatures":       {in: strings.Replace(b, `{"keyid":"","sig":"c2ln"}`, strings.Repeat(`{"sig":"c2ln"},`, 20)+`{"sig":"c2ln"}`, 1), want: "more than the 16 allowed"},
+		"many DSSE signatures":  {in: strings.Replace(envelope(good()), `{"keyid":"","sig":"c2ln"}`, strings.Repeat(`{"sig":"c2ln"},`, 20)+`{"sig":"c2ln"}`, 1), want: "more than the 16 allowed"},
 		"bundle v0.4":           {in: strings.Replace(b, "v0.3", "v0.4", 1), want: "media type"},
 		"no key":                {in: strings.Replace(b, `"publicKey":{"hint":"h"}`, ``, 1), want: "neither a public key"},
 		"unknown bundle field":  {in: strings.Replace(b, `{"mediaType"`, `{"x":1,"mediaType"`, 1), want: "Sigstore bundle"},

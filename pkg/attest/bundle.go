@@ -98,15 +98,47 @@ func parseBundle(raw []byte, plain bool) (*Bundle, error) {
 	return b, nil
 }
 
-// shape lists the keys whose spelling tells the two forms apart.
+// shape lists the keys whose spelling tells the two forms apart, and what there
+// may be many of, under each name that protojson reads.
 type shape struct {
-	MediaType            any `json:"mediaType"`
-	VerificationMaterial any `json:"verificationMaterial"`
-	DsseEnvelope         any `json:"dsseEnvelope"`
-	Payload              any `json:"payload"`
-	PayloadType          any `json:"payloadType"`
-	Signatures           any `json:"signatures"`
+	MediaType            any      `json:"mediaType"`
+	VerificationMaterial material `json:"verificationMaterial"`
+	Material             material `json:"verification_material"`
+	DsseEnvelope         envelope `json:"dsseEnvelope"`
+	Envelope             envelope `json:"dsse_envelope"`
+	envelope
 }
+
+type envelope struct {
+	Payload     any                `json:"payload"`
+	PayloadType any                `json:"payloadType"`
+	Signatures  [maxSignatures]any `json:"signatures"`
+}
+
+type (
+	material struct {
+		TlogEntries [maxEntries]logEntry `json:"tlogEntries"`
+		Entries     [maxEntries]logEntry `json:"tlog_entries"`
+		Data        stamps               `json:"timestampVerificationData"`
+		Stamps      stamps               `json:"timestamp_verification_data"`
+		X509        chain                `json:"x509CertificateChain"`
+		Chain       chain                `json:"x509_certificate_chain"`
+	}
+	logEntry struct {
+		InclusionProof proof `json:"inclusionProof"`
+		Proof          proof `json:"inclusion_proof"`
+	}
+	proof struct {
+		Hashes [maxHashes]any `json:"hashes"`
+	}
+	stamps struct {
+		RFC3161 [maxEntries]any `json:"rfc3161Timestamps"`
+		Stamps  [maxEntries]any `json:"rfc3161_timestamps"`
+	}
+	chain struct {
+		Certificates [maxEntries]any `json:"certificates"`
+	}
+)
 
 func parseSigstore(raw []byte, plain bool) (*protobundle.Bundle, error) {
 	pb := new(protobundle.Bundle)

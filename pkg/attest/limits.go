@@ -58,5 +58,8 @@ const (
 	MaxDifferences  = 1000      // differences listed; the rest is counted
 )
 
-// maxSignatures bounds the signatures of one envelope.
-const maxSignatures = 16
+const (
+	maxSignatures = 16   // signatures of one envelope
+	maxEntries    = 1024 // log entries, time stamps or certificates of one bundle; fewer count
+	maxHashes     = 64   // hashes of one inclusion proof
+)

@@ -105,13 +105,29 @@ func ParseStatement(raw []byte) (*Statement, error) {
 	return st, nil
 }
 
+// outline is the form of a Statement.
+type outline struct {
+	Type    any `json:"_type"`
+	Subject [MaxSubjects]struct {
+		Name        any       `json:"name"`
+		Digest      digestSet `json:"digest"`
+		Annotations any       `json:"annotations"`
+	} `json:"subject"`
+	PredicateType any `json:"predicateType"`
+	Predicate     any `json:"predicate"`
+}
+
+// digestSet has at most maxDigests members.
+type digestSet map[string]any
+
 func parseStatement(raw []byte) (*Statement, error) {
 	if len(raw) > MaxStatement {
 		return nil, fmt.Errorf("%d bytes, more than the %d allowed", len(raw), MaxStatement)
 	}
-	// The type of the scan says where spelling matters; the predicate, the
-	// bulk of the bytes, is taken as a slice of raw and not decoded here.
-	members, err := scan(raw, reflect.TypeFor[Statement]())
+	// The type of the scan says where spelling matters and how many there may be;
+	// the predicate, the bulk of the bytes, is taken as a slice of raw and not
+	// decoded here.
+	members, err := scan(raw, reflect.TypeFor[outline]())
 	if err != nil {
 		return nil, err
 	}

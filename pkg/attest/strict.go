@@ -27,7 +27,8 @@ func UnmarshalStrict(data []byte, v any) error {
 			return fmt.Errorf("decoding JSON into %s: not a pointer", t)
 		}
 	}
-	if _, err := scan(data, t); err != nil {
+	s := newScanner(data)
+	if err := s.document(t); err != nil {
 		return err
 	}
 	if v == nil {
@@ -49,19 +50,38 @@ type member struct {
 	value []byte
 }
 
+// Limits on the members of objects in evidence.
+const (
+	maxMembers = 1024    // of the top object
+	maxDigests = 64      // of the digests of one subject
+	maxObject  = 1 << 18 // of any other: some predicates list files
+)
+
 // scan checks data and returns the members of its top object (nil when the top
-// is no object). The values are slices of data.
+// is no object). The values are slices of data. An array type stands for a list
+// of at most so many, which is refused before anything is decoded.
 func scan(data []byte, t reflect.Type) ([]member, error) {
+	s := newScanner(data)
+	s.keep = true
+	err := s.document(t)
+	return s.top, err
+}
+
+func newScanner(data []byte) *scanner {
 	// Of a bytes.Buffer the decoder takes the bytes themselves, not a copy.
-	s := scanner{data: data, dec: jsontext.NewDecoder(bytes.NewBuffer(data)), fields: map[reflect.Type][]field{}}
+	return &scanner{data: data, dec: jsontext.NewDecoder(bytes.NewBuffer(data)), fields: map[reflect.Type][]field{}}
+}
+
+// document reads one value that is for t, and nothing after it.
+func (s *scanner) document(t reflect.Type) error {
 	if err := s.value(t); err != nil {
-		return nil, s.place(err)
+		return s.place(err)
 	}
 	end := s.dec.InputOffset()
 	if _, err := s.dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("reading JSON: data after the end of the value, at byte %d", end)
+		return fmt.Errorf("reading JSON: data after the end of the value, at byte %d", end)
 	}
-	return s.top, nil
+	return nil
 }
 
 // scanner walks one document beside the type it is for. Syntax, duplicate
@@ -69,6 +89,7 @@ func scan(data []byte, t reflect.Type) ([]member, error) {
 type scanner struct {
 	data   []byte
 	dec    *jsontext.Decoder
+	keep   bool // the members of the top object
 	top    []member
 	fields map[reflect.Type][]field
 }
@@ -112,10 +133,22 @@ func (s *scanner) value(t reflect.Type) error {
 }
 
 func (s *scanner) object(t reflect.Type) error {
-	top := s.dec.StackDepth() == 1
+	top := s.keep && s.dec.StackDepth() == 1
 	known := s.known(t)
+	most := 0 // without a limit
+	switch {
+	case top:
+		most = maxMembers
+	case t == reflect.TypeFor[digestSet]():
+		most = maxDigests
+	case s.keep:
+		most = maxObject
+	}
 	// What PeekKind stumbles over is reported by the read that follows.
-	for s.dec.PeekKind() != jsontext.KindEndObject {
+	for n := 1; s.dec.PeekKind() != jsontext.KindEndObject; n++ {
+		if most > 0 && n > most {
+			return fmt.Errorf("more than the %d members allowed", most)
+		}
 		name, err := s.dec.ReadToken()
 		if err != nil {
 			return err
@@ -150,7 +183,10 @@ func (s *scanner) array(t reflect.Type) error {
 	if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
 		elem = t.Elem()
 	}
-	for s.dec.PeekKind() != jsontext.KindEndArray {
+	for n := 1; s.dec.PeekKind() != jsontext.KindEndArray; n++ {
+		if t != nil && t.Kind() == reflect.Array && n > t.Len() {
+			return fmt.Errorf("more than the %d allowed", t.Len())
+		}
 		if err := s.value(elem); err != nil {
 			return err
 		}

@@ -252,14 +252,10 @@ func (f *found) findings(c *check, below []verify.Platform) verify.Findings {
 }
 
 // inherit gives a platform what is said of having built its index again: the
-// digest of the index covers it.
+// digest of the index covers it. Provenance of an index does not count: it may be
+// of putting the platforms together only.
 func (f *found) inherit(top *found) {
 	f.known.rebuilds = append(f.known.rebuilds, top.known.rebuilds...)
-	for _, c := range top.candidates {
-		if c.Signer != nil {
-			f.known.rebuilds = append(f.known.rebuilds, verify.Rebuild{Bundle: c.Bundle, Signer: *c.Signer, BuilderID: c.Provenance.BuilderID})
-		}
-	}
 }
 
 func same(a, b verify.Signer) bool {

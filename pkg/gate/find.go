@@ -166,6 +166,9 @@ func (f *found) gather(ctx context.Context, place store.Repo, c *check, l look) 
 	}
 	stapled := stapledIn(pieces)
 	for i := range pieces {
+		if err := ctx.Err(); err != nil {
+			return err // nobody waits for the rest of them
+		}
 		e := f.read(&pieces[i], stapled, c, l)
 		pieces[i].Raw = nil // an SBOM is large, and has been read
 		f.evidence = append(f.evidence, e)

@@ -207,6 +207,17 @@ func (i *image) attach(by person, d v1.Descriptor, kind, predicate string) attes
 // referrer attaches any bytes as a bundle of d, whatever they are about.
 func (i *image) referrer(d v1.Descriptor, raw []byte, annotations map[string]string) {
 	i.w.Helper()
+	i.refer(d, raw, nil, annotations)
+}
+
+// layer attaches them with annotations of the layer alone.
+func (i *image) layer(d v1.Descriptor, raw []byte, annotations map[string]string) {
+	i.w.Helper()
+	i.refer(d, raw, annotations, nil)
+}
+
+func (i *image) refer(d v1.Descriptor, raw []byte, ofLayer, annotations map[string]string) {
+	i.w.Helper()
 	config := []byte("{}")
 	put := func(data []byte, mediaType types.MediaType) v1.Descriptor {
 		sum := attest.DigestOf(data)
@@ -216,8 +227,10 @@ func (i *image) referrer(d v1.Descriptor, raw []byte, annotations map[string]str
 		i.w.must(remote.WriteLayer(repo, static.NewLayer(data, mediaType)))
 		return desc
 	}
+	content := put(raw, attest.BundleMediaType)
+	content.Annotations = ofLayer
 	m, err := json.Marshal(v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: attest.BundleMediaType,
-		Config: put(config, "application/vnd.oci.empty.v1+json"), Layers: []v1.Descriptor{put(raw, attest.BundleMediaType)},
+		Config: put(config, "application/vnd.oci.empty.v1+json"), Layers: []v1.Descriptor{content},
 		Subject: &v1.Descriptor{MediaType: d.MediaType, Size: d.Size, Digest: d.Digest}, Annotations: annotations})
 	i.w.must(err)
 	_, err = i.place.PutManifest(i.w.Context(), types.OCIManifestSchema1, m)

@@ -227,6 +227,9 @@ func TestReproducedByAnother(t *testing.T) {
 	}
 	index.attach(w.strange, index.platforms[0], attestations.ProvenanceV1, provenance(elsewhere))
 	w.want(judge(index), gate.Deny, 3, "level linux/arm64 property.reproduced", "level  property.reproduced")
+	// Provenance of the index may be of putting it together only.
+	index.attach(w.strange, index.desc, attestations.ProvenanceV1, provenance(elsewhere))
+	w.want(judge(index), gate.Deny, 3, "level linux/arm64 property.reproduced")
 	index.attach(w.strange, index.desc, attestations.RebuildV1, rebuild(digestOf(index.desc)))
 	v = judge(index)
 	w.want(v, gate.Pass, 3)

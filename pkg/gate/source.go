@@ -102,7 +102,7 @@ func (g Gate) sources(ctx context.Context, place store.Repo, c *check, l look, a
 			}
 			stapled := stapledIn(pieces)
 			for _, p := range pieces {
-				if slices.ContainsFunc(f.evidence, func(e Evidence) bool { return e.Bundle == p.Digest && e.Bundle != "" }) {
+				if f.has(p.Digest) {
 					continue
 				}
 				f.evidence = append(f.evidence, f.read(&p, stapled, c, l))
@@ -132,18 +132,31 @@ func (s commitChecks) check(c *check, b *attest.Bundle, commit string) (*verify.
 	return s[key]()
 }
 
+// has reports whether content with that digest was read already. What was not,
+// has the digest that whoever attached it wrote down, and keeps nothing out.
+func (f *found) has(d attest.Digest) bool {
+	return d != "" && slices.ContainsFunc(f.evidence, func(e Evidence) bool {
+		return e.Bundle == d && e.Code != CodeSkipped && e.Code != CodeNotNeeded && e.Code != CodeStapled
+	})
+}
+
 // lend shows evidence of the index with a platform.
 func (f *found) lend(e Evidence, b *attest.Bundle) {
-	if slices.ContainsFunc(f.evidence, func(o Evidence) bool { return o.Bundle == e.Bundle }) {
+	if f.has(e.Bundle) {
 		return
 	}
 	f.pending = append(f.pending, pending{len(f.evidence), b})
 	f.evidence = append(f.evidence, e)
 }
 
-// findRevisions lists the revisions that the accepted provenance names.
+// findRevisions lists the revisions that the accepted provenance names. What is
+// said of the commit of one that is not as expected could help nothing, and some
+// builders sign for anybody.
 func (f *found) findRevisions() {
 	for i := range f.candidates {
+		if slices.ContainsFunc(f.candidates[i].Problems, func(p verify.Problem) bool { return !p.Unsaid }) {
+			continue
+		}
 		r, ok := verify.RevisionOf(&f.candidates[i])
 		if ok && !slices.ContainsFunc(f.revisions, func(o *revised) bool { return o.is(r) && o.Dirty == r.Dirty }) {
 			f.revisions = append(f.revisions, &revised{Revision: r})

@@ -411,8 +411,29 @@ func TestCommitEvidence(t *testing.T) {
 	if v.Reached.Source != 2 || len(place.asked) != 1 || !strings.Contains(w.codes(v.Evidence), string(gate.CodeSkipped)) {
 		t.Errorf("Source L%d, asked %q, %s", v.Reached.Source, place.asked, w.codes(v.Evidence))
 	}
+	// A stranger attaches something unread that is said to be the same.
+	for _, d := range idx.platforms {
+		idx.layer(d, raw, map[string]string{"predicateType": "https://x.example/y"})
+	}
+	v, err = g.Judge(w.Context(), gate.Request{Reference: idx.ref, Policy: w.aware("level: {build: 2, source: 2}", verifier)})
+	w.must(err)
+	w.want(v, gate.Pass, 2)
 	place.asked = nil
 	if _, err := g.Judge(w.Context(), gate.Request{Reference: idx.ref, Policy: w.aware("level: {build: 2}", verifier)}); err != nil || len(place.asked) > 0 {
 		t.Errorf("asked %q, though nothing depends on it; %v", place.asked, err)
 	}
+}
+
+// A builder that signs for anybody gives a stranger no say in which commits are
+// asked about.
+func TestManyCommitsOfAStranger(t *testing.T) {
+	w := newWorld(t)
+	verifier := w.person("verifier.pub")
+	i := w.sourced()
+	for n := range 17 {
+		i.attach(w.ours, i.desc, attestations.ProvenanceV1, ofCommit("https://git.example.org/mallory/app", fmt.Sprintf("%040x", n)))
+	}
+	raw := w.about(verifier, head, "", attestations.VSAV1, vsa("git+"+repo, "SLSA_SOURCE_LEVEL_2"))
+	v := w.judge(gate.Request{Reference: i.ref, Policy: w.aware("level: {build: 2, source: 2}\n    source: {repository: "+repo+"}", verifier), Store: w.files(raw)})
+	w.want(v, gate.Pass, 2)
 }

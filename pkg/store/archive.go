@@ -171,16 +171,18 @@ func looseEvidence(ctx context.Context, src Repo, about []attest.Digest) (map[at
 		if c.source, ok = src.(source); !ok {
 			return nil, errors.New("the place cannot be searched")
 		}
-		named, err := c.commits(ctx)
+		named, _, err := c.commits(ctx)
 		if err != nil {
 			return nil, err
 		}
 		for _, commit := range named {
 			commits[commit] = true
 		}
-		for _, p := range pieces {
-			if err := keep(p, func(st *attest.Statement) bool { return st.Binds(d) }); err != nil {
-				return nil, err
+		for _, found := range pieces {
+			for _, p := range found.everywhere() {
+				if err := keep(p, func(st *attest.Statement) bool { return st.Binds(d) }); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}

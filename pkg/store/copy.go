@@ -232,36 +232,41 @@ func (c *copier) evidence(ctx context.Context, about v1.Descriptor) error {
 	want := map[attest.Digest]bool{}
 	done := map[string]bool{}
 	for _, p := range pieces {
-		if p.Source == SourceSig && !done[p.Where] {
+		// Each content counts once; where it lies decides who reads it.
+		counted := false
+		for _, p := range p.everywhere() {
+			if p.Source == SourceSig && !done[p.Where] {
+				done[p.Where] = true
+				if err := c.sig(ctx, ad, attest.Digest(p.Where)); err != nil {
+					return err
+				}
+			}
+			if p.Raw == nil || p.Source == SourceIndex {
+				continue // not read means not copied; an index attestation came with the index
+			}
+			loose := p.Source == SourceFile || p.Source == SourceNotes
+			switch {
+			case loose && c.archive != nil:
+			case loose:
+				if err := c.file(ctx, about, p); err != nil {
+					return err
+				}
+			case done[p.Where]:
+			case p.Source == SourceAtt:
+				if err := c.att(ctx, ad, attest.Digest(p.Where)); err != nil {
+					return err
+				}
+			default:
+				if err := c.referrer(ctx, ad, attest.Digest(p.Where)); err != nil {
+					return err
+				}
+			}
 			done[p.Where] = true
-			if err := c.sig(ctx, ad, attest.Digest(p.Where)); err != nil {
-				return err
+			want[p.Digest] = want[p.Digest] || !loose
+			if !loose && c.archive != nil && !counted {
+				c.archive.evidence++
+				counted = true
 			}
-		}
-		if p.Raw == nil || p.Source == SourceIndex {
-			continue // not read means not copied; an index attestation came with the index
-		}
-		loose := p.Source == SourceFile || p.Source == SourceNotes
-		switch {
-		case loose && c.archive != nil:
-		case loose:
-			if err := c.file(ctx, about, p); err != nil {
-				return err
-			}
-		case done[p.Where]:
-		case p.Source == SourceAtt:
-			if err := c.att(ctx, ad, attest.Digest(p.Where)); err != nil {
-				return err
-			}
-		default:
-			if err := c.referrer(ctx, ad, attest.Digest(p.Where)); err != nil {
-				return err
-			}
-		}
-		done[p.Where] = true
-		want[p.Digest] = !loose
-		if !loose && c.archive != nil {
-			c.archive.evidence++
 		}
 	}
 	return c.compareEvidence(ctx, ad, want)

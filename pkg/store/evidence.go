@@ -415,17 +415,32 @@ func (c *collector) readLayers(ctx context.Context, p Piece, doc *document) erro
 	return nil
 }
 
-// sorted returns the pieces in a stable order, each content once.
+// sorted returns the pieces in a stable order, each content once. Who attaches
+// the content of another piece as something else hides neither: an OCSP response
+// is never the same as what is no response, and a copy takes both manifests.
 func (c *collector) sorted() []Piece {
 	slices.SortStableFunc(c.pieces, func(a, b Piece) int {
 		return cmp.Or(cmp.Compare(order(a.Source), order(b.Source)), cmp.Compare(a.Where, b.Where), cmp.Compare(a.Digest, b.Digest))
 	})
-	seen := map[attest.Digest]bool{}
-	return slices.DeleteFunc(c.pieces, func(p Piece) bool {
-		again := p.Raw != nil && seen[p.Digest]
-		seen[p.Digest] = seen[p.Digest] || p.Raw != nil
-		return again
-	})
+	type content struct {
+		digest  attest.Digest
+		stapled bool
+	}
+	first := map[content]int{}
+	out := c.pieces[:0]
+	for _, p := range c.pieces {
+		if p.Raw != nil {
+			k := content{p.Digest, p.Stapled}
+			if i, ok := first[k]; ok {
+				p.Raw = nil
+				out[i].again = append(out[i].again, p)
+				continue
+			}
+			first[k] = len(out)
+		}
+		out = append(out, p)
+	}
+	return out
 }
 
 func order(origin string) int {

@@ -340,8 +340,9 @@ const (
 	// of its manifest or a label of its configuration.
 	// https://github.com/opencontainers/image-spec/blob/v1.1.1/annotations.md
 	revision = "org.opencontainers.image.revision"
-	// maxCommits bounds the commits whose notes one image makes us read.
-	maxCommits = 16
+	// maxCommits bounds the commits whose notes one image makes us look for: as
+	// many as there may be statements that name one.
+	maxCommits = attest.MaxEvidence
 )
 
 // readNotes takes from the notes what is about the image. A repository may have
@@ -356,9 +357,12 @@ func (c *collector) readNotes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	commits, err := c.commits(ctx)
+	commits, more, err := c.commits(ctx)
 	if err != nil {
 		return err
+	}
+	if more {
+		c.add(Piece{Source: SourceNotes, Where: notesRefs, Skipped: fmt.Sprintf("what is said of the image names more than the %d commits whose notes are read", maxCommits)})
 	}
 	for _, commit := range commits {
 		for _, n := range there.notes {
@@ -393,24 +397,27 @@ func (c *collector) readNote(p Piece) error {
 	return nil
 }
 
-// commits are those whose notes may speak of the image, in a stable order.
-func (c *collector) commits(ctx context.Context) ([]gitID, error) {
-	found := map[gitID]bool{}
-	take := func(s string) {
-		if id, err := parseGitID(s); err == nil {
-			found[id] = true
-		}
-	}
+// commits are those whose notes may speak of the image, and whether there are
+// more of them: first what the image itself names, then of what each statement
+// names one in turn, so that no stranger's keeps out another's.
+func (c *collector) commits(ctx context.Context) (ids []gitID, more bool, err error) {
 	names, err := c.revisions(ctx)
 	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		take(name)
+		return nil, false, err
 	}
 	type dependency struct {
 		Digest map[string]string `json:"digest"`
 	}
+	ofThem := func(names ...string) (out []gitID) {
+		for _, s := range names {
+			if id, err := parseGitID(s); err == nil {
+				out = append(out, id)
+			}
+		}
+		return out
+	}
+	own := ofThem(names...)
+	var lists [][]gitID
 	for _, p := range c.pieces {
 		st := statementOf(p.Raw)
 		if st == nil || !st.Binds(c.about) {
@@ -426,13 +433,40 @@ func (c *collector) commits(ctx context.Context) ([]gitID, error) {
 		if attest.UnmarshalStrict(st.Predicate, &predicate) != nil {
 			continue
 		}
+		var list []gitID
 		for _, d := range slices.Concat(predicate.BuildDefinition.ResolvedDependencies, predicate.Materials) {
-			take(d.Digest["gitCommit"])
-			take(d.Digest["sha1"])
+			list = append(list, ofThem(d.Digest["gitCommit"], d.Digest["sha1"])...)
 		}
+		lists = append(lists, list)
 	}
-	all := slices.Sorted(maps.Keys(found))
-	return all[:min(len(all), maxCommits)], nil
+	seen := map[gitID]bool{}
+	// next takes the first of a list that is not there yet, and returns the rest.
+	next := func(list []gitID) []gitID {
+		for i, id := range list {
+			if !seen[id] {
+				seen[id] = true
+				ids = append(ids, id)
+				return list[i+1:]
+			}
+		}
+		return nil
+	}
+	for len(own) > 0 {
+		own = next(own)
+	}
+	for len(lists) > 0 {
+		left := lists[:0]
+		for _, list := range lists {
+			if list = next(list); len(list) > 0 {
+				left = append(left, list)
+			}
+			if len(ids) > maxCommits {
+				return ids[:maxCommits], true, nil
+			}
+		}
+		lists = left
+	}
+	return ids, false, nil
 }
 
 // revisions is what the image itself says it was built from. An image that

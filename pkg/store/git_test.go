@@ -361,6 +361,44 @@ func TestNotesAboutAnImage(t *testing.T) {
 	}
 }
 
+// Who floods an image with commits keeps out the notes on none that somebody else
+// names.
+func TestNotesAboutAFloodedImage(t *testing.T) {
+	s := newSigner(t)
+	from, top := testIndex(t)
+	r := newGitRepo(t)
+	about := s.bundle(t, top, "https://example.com/about-the-image")
+	r.note("images", string(about.Raw()))
+	names := func(commits ...string) string {
+		var deps []any
+		for _, c := range commits {
+			deps = append(deps, map[string]any{"digest": map[string]string{"gitCommit": c}})
+		}
+		st := must(attest.NewStatement("https://slsa.dev/provenance/v1", []attest.Subject{{Digest: map[string]string{"sha256": top.Digest.Hex}}},
+			map[string]any{"buildDefinition": map[string]any{"resolvedDependencies": deps}}))(t)
+		return string(st.Raw())
+	}
+	var few, many []string
+	for n := range 2 * maxCommits {
+		many = append(many, fmt.Sprintf("%040x", n))
+	}
+	few = many[:16]
+	own := names(r.in("rev-parse", "HEAD"))
+	for name, c := range map[string]struct{ flood, want string }{
+		"few":  {names(few...), SourceFile + ", " + SourceFile + ", " + SourceNotes},
+		"many": {names(many...), SourceFile + ", " + SourceFile + ", " + SourceNotes + " skipped, " + SourceNotes},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "p.jsonl")
+			write(t, path, c.flood+"\n"+own+"\n")
+			ps := evidence(t, open(t, from, Options{Evidence: []string{path, GitPrefix + r.dir}}), top)
+			if summary(ps) != c.want || !bytes.Equal(ps[len(ps)-1].Raw, about.Raw()) {
+				t.Errorf("%s: %s", summary(ps), wheres(ps))
+			}
+		})
+	}
+}
+
 func TestDocuments(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                                 "",

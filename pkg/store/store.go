@@ -91,6 +91,19 @@ type Piece struct {
 	// signed other pieces, and PredicateType its media type. It is no evidence by
 	// itself.
 	Stapled bool
+
+	// again are the same content in other places, without Raw.
+	again []Piece
+}
+
+// everywhere is the piece, and the same content in other places.
+func (p Piece) everywhere() []Piece {
+	out := []Piece{p}
+	for _, a := range p.again {
+		a.Raw = p.Raw
+		out = append(out, a)
+	}
+	return out
 }
 
 // Where pieces come from.

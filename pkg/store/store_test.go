@@ -387,6 +387,55 @@ func referrerRaw(t testing.TB, w Writable, subject v1.Descriptor, artifactType s
 	}))(t)
 }
 
+// What a stranger attaches again as something else hides nothing: it is listed
+// as what both say that it is, and a copy brings both.
+func TestTheSameContentTwice(t *testing.T) {
+	ctx := t.Context()
+	s := newSigner(t)
+	for name, place := range map[string]struct{ artifactType, layerType, annotations, listed string }{
+		"as an OCSP response":    {attest.OCSPMediaType, attest.OCSPMediaType, "", "referrer, referrer stapled"},
+		"as something else":      {bundleMediaPrefix + ".v0.3+json", bundleMediaPrefix + ".v0.3+json", `"` + bundlePredicateType + `":"https://x.example/y",`, "referrer"},
+		"as a layer that is one": {bundleMediaPrefix + ".v0.3+json", attest.OCSPMediaType, "", "referrer, referrer stapled"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			from, top := testIndex(t)
+			src := openW(t, from)
+			b := s.bundle(t, top, "https://example.com/good")
+			good := must(Attach(ctx, src, top, b))(t)
+			// The stranger tries until their manifest comes first.
+			for n := 0; ; n++ {
+				raw := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"artifactType":%q,"config":{"mediaType":%q,"size":2,"digest":%q},"layers":[{"mediaType":%q,"size":%d,"digest":%q}],"subject":{"mediaType":%q,"size":%d,"digest":%q},"annotations":{%s"nonce":"%d"}}`,
+					types.OCIManifestSchema1, place.artifactType, emptyMediaType, attest.DigestOf([]byte("{}")),
+					place.layerType, len(b.Raw()), attest.DigestOf(b.Raw()), top.MediaType, top.Size, top.Digest, place.annotations, n)
+				if string(attest.DigestOf(raw)) < good.Digest.String() {
+					must(putReferrer(ctx, src, attest.Digest(top.Digest.String()), raw))(t)
+					break
+				}
+			}
+			var got []string
+			for _, p := range evidence(t, open(t, from, Options{}), top) {
+				s := p.Source
+				if p.Stapled {
+					s += " stapled"
+				}
+				got = append(got, s)
+			}
+			slices.Sort(got)
+			if list := strings.Join(got, ", "); list != place.listed {
+				t.Errorf("listed: %s", list)
+			}
+			dst := openW(t, "oci:"+filepath.Join(t.TempDir(), "copy"))
+			if err := Copy(ctx, src, dst, top, CopyOptions{Evidence: true}); err != nil {
+				t.Fatal(err)
+			}
+			list := must(dst.referrers(ctx, attest.Digest(top.Digest.String())))(t)
+			if len(list) != 2 || !slices.ContainsFunc(list, func(d v1.Descriptor) bool { return d.Digest == good.Digest }) {
+				t.Errorf("copied: %v", list)
+			}
+		})
+	}
+}
+
 func TestReferrersArePaged(t *testing.T) {
 	ctx := context.Background()
 	faults := &testkit.Faults{}

@@ -205,7 +205,7 @@ func TestCertificates(t *testing.T) {
 			b.VerificationMaterial.TlogEntries = append(b.VerificationMaterial.TlogEntries, b.VerificationMaterial.TlogEntries[0])
 		}), good, verify.CodeLog},
 		{"more entries than anybody has", changed(t, ours, me, func(b *protobundle.Bundle) {
-			for range 2000 {
+			for range 1000 {
 				b.VerificationMaterial.TlogEntries = append(b.VerificationMaterial.TlogEntries, b.VerificationMaterial.TlogEntries[0])
 			}
 		}), good, verify.CodeLog},

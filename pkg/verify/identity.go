@@ -114,8 +114,8 @@ func NewIdentity(o IdentityOptions) (Identity, error) {
 }
 
 // Pattern is a name, or all names of one form: * stands for anything but "/" and
-// "@", ** for anything, and whatever else it holds for itself. Make one with
-// NewPattern.
+// "@", ** for anything, or where an "@" comes after it for anything but "@", and
+// whatever else it holds for itself. Make one with NewPattern.
 type Pattern struct {
 	text  string
 	match *regexp.Regexp // nil: the text itself
@@ -186,7 +186,13 @@ func compilePattern(p string) (*regexp.Regexp, error) {
 			if before, after := p[i-1], p[i+2:]; before != '/' && before != '@' || after != "" && after[0] != '/' && after[0] != '@' {
 				return nil, errors.New(`** must stand between "/" or "@": it would match names that only begin alike`)
 			}
-			b.WriteString(`(?s:.*)`)
+			// Where the pattern goes on to an "@", that is the name's first: what
+			// stands behind it is the revision, and a branch may be called x@refs/tags/v1.
+			if strings.Contains(p[i+2:], "@") {
+				b.WriteString(`[^@]*`)
+			} else {
+				b.WriteString(`(?s:.*)`)
+			}
 			i += 2
 		case p[i] == '*':
 			b.WriteString(`[^/@]*`)

@@ -294,9 +294,29 @@ func (p party) says(o party) bool {
 	return p.builder.Value == o.builder.Value && p.signer.Key == o.signer.Key && p.signer.SAN == o.signer.SAN && p.signer.Issuer == o.signer.Issuer
 }
 
+// stands says why another's provenance is none of the same build, "" when it
+// may be. Some builders attest any digest that they are handed, so that the same
+// bytes alone are nobody's second build.
+func (w *weighing) stands(o *Candidate) string {
+	name := clip(o.Provenance.BuilderID.Value)
+	for _, p := range o.Problems {
+		// What evidence about the commit says as well is not held against it.
+		if !p.Unsaid {
+			return fmt.Sprintf("what %s says is not what is expected: %s", name, p.Message)
+		}
+	}
+	if len(w.Provenance.Sources) == 0 || len(o.Provenance.Sources) == 0 {
+		return ""
+	}
+	a, b := w.Provenance.Sources[0], o.Provenance.Sources[0]
+	if a.Repository != "" && b.Repository != "" && !SameRepository(a.Repository, b.Repository) || a.Commit != "" && b.Commit != "" && a.Commit != b.Commit {
+		return name + " says that it built this digest from another source"
+	}
+	return ""
+}
+
 // checkReproduced counts the parties, independent of the candidate's own, who
-// built the same digest. No expectation is compared with what they say: the
-// bytes are the same, whatever made them.
+// built the same digest.
 func checkReproduced(w *weighing) answer {
 	if why := w.unvouched(); why != "" {
 		return say(Unknown, why)
@@ -304,10 +324,17 @@ func checkReproduced(w *weighing) answer {
 	own := party{w.Bundle, *w.Signer, w.Provenance.BuilderID, w.Provenance}
 	var others []party
 	var doubts []string
-	for _, c := range w.findings.Candidates {
-		if c.Signer != nil && c.Bundle != w.Bundle {
-			others = append(others, party{c.Bundle, *c.Signer, c.Provenance.BuilderID, c.Provenance})
+	for i := range w.findings.Candidates {
+		c := &w.findings.Candidates[i]
+		if c.Signer == nil || c.Bundle == w.Bundle {
+			continue
 		}
+		o := party{c.Bundle, *c.Signer, c.Provenance.BuilderID, c.Provenance}
+		if why := w.stands(c); why != "" && !own.says(o) {
+			doubts = append(doubts, why)
+			continue
+		}
+		others = append(others, o)
 	}
 	for _, r := range w.findings.Rebuilds {
 		if r.Problem != "" {

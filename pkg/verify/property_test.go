@@ -139,6 +139,14 @@ func TestReproduced(t *testing.T) {
 	rebuilt := func(signer attest.Digest, problem string) verify.Rebuild {
 		return verify.Rebuild{Bundle: keyA, Signer: verify.Signer{Key: signer}, BuilderID: verify.Field{Value: other, Pointer: "/predicate/build/builder"}, Problem: problem}
 	}
+	elsewhere := func(old, new string) verify.Candidate {
+		return candidate(t, v1, strings.ReplaceAll(strings.Replace(goodV1, ci, other, 1), old, new), keyB)
+	}
+	unmet := func(p ...verify.Problem) verify.Candidate {
+		c := by(other, keyB)
+		c.Expected, c.Problems = true, p
+		return c
+	}
 	anybody := verify.Trust{}
 	for _, c := range []struct {
 		name       string
@@ -149,6 +157,11 @@ func TestReproduced(t *testing.T) {
 		says       string
 	}{
 		{"two builders, two keys", twoBuilders(), []verify.Candidate{by(ci, keyA), by(other, keyB)}, nil, verify.Met, "built to the same digest by " + other},
+		{"not as the policy expects", twoBuilders(), []verify.Candidate{by(ci, keyA), unmet(verify.Problem{Code: "source", Message: "built from evil/repo"})}, nil, verify.NotMet, "is not what is expected: built from evil/repo"},
+		{"from a branch that it does not say", twoBuilders(), []verify.Candidate{by(ci, keyA), unmet(verify.Problem{Code: "source", Unsaid: true})}, nil, verify.Met, ""},
+		{"from another repository", twoBuilders(), []verify.Candidate{by(ci, keyA), elsewhere("acme/app", "evil/app")}, nil, verify.NotMet, "from another source"},
+		{"from another commit", twoBuilders(), []verify.Candidate{by(ci, keyA), elsewhere("c0ffee", "c0ffef")}, nil, verify.NotMet, "from another source"},
+		{"from a source that it does not say", twoBuilders(), []verify.Candidate{by(ci, keyA), elsewhere("git+https", "x+https")}, nil, verify.Met, ""},
 		{"one builder", twoBuilders(), []verify.Candidate{by(ci, keyA)}, nil, verify.Unknown, "only one builder says"},
 		{"one builder, two provenances", twoBuilders(), []verify.Candidate{by(ci, keyA), candidate(t, v1, strings.Replace(goodV1, "2026-01-01", "2026-01-02", 1), keyA)}, nil, verify.Unknown, "only one builder says"},
 		{"the same provenance twice", twoBuilders(), []verify.Candidate{by(ci, keyA), by(ci, keyA)}, nil, verify.Unknown, "only one builder says"},

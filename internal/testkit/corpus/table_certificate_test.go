@@ -75,6 +75,21 @@ func companyOf(name, title, stands, code string, o virtual.CAOptions, say told, 
 	}}
 }
 
+// again is a case of a company in which a file of it is attached to the image,
+// too, as what it is not.
+func again(name, title, file, mediaType, code string, say told) entry {
+	e := company(name, title, "", Accepted, say)
+	with := e.make
+	e.make = func(d *draft) {
+		with(d)
+		d.refer(d.top, d.files[file], func(m *manifest) {
+			m.ArtifactType, m.Layers[0].MediaType = mediaType, mediaType
+		})
+		d.seen(d.files[file], "", code)
+	}
+	return e
+}
+
 // staple puts what is stapled beside provenance.json.
 func staple(d *draft, ca *virtual.CA, say told) {
 	const file = "evidence/provenance.ocsp"
@@ -188,6 +203,8 @@ func certificateCases() []entry {
 		}})),
 
 		company("stapled-good", "OCSP responses about the certificate and its authority's are stapled, and required.", "RFC 6960 2.2", Accepted, told{stapled: []virtual.Revoking{{}, authorities}, required: true}),
+		again("provenance-attached-as-a-response", "A stranger attached the provenance once more, as an OCSP response.", "evidence/provenance.json", "application/ocsp-response", "stapled", stapled(virtual.Revoking{})),
+		again("response-attached-as-a-bundle", "A stranger attached the OCSP response once more, as a bundle.", "evidence/provenance.ocsp", "application/vnd.dev.sigstore.bundle.v0.3+json", "unreadable", stapled(virtual.Revoking{})),
 		company("stapled-none", "It is required, and none is stapled.", "", "revocation", told{required: true}),
 		company("stapled-for-the-signer-alone", "It is required, and the one that is stapled does not speak of the authority.", "", "revocation", told{stapled: []virtual.Revoking{{}}, required: true}),
 		company("stapled-beside-a-list", "The root's list tells of the authority, what is stapled of the signer's certificate.", "", Accepted, stapled(virtual.Revoking{})),

@@ -308,6 +308,25 @@ func propertyCases() []entry {
 			d.good()
 			d.file("second.json", d.seal("strange", d.provenance(builder(secondID))), "signature")
 		}},
+		{"property/second-builder-of-another-source", "The second builder is trusted, and says that it built the image from a stranger's repository: some builders attest any digest that they are handed.", twice, func(d *draft) {
+			second(d)
+			d.missing(reqReproduced)
+			d.good()
+			d.file("second.json", d.seal("second", d.provenance(builder(secondID), source("git+https://git.example/mallory/app", object{"gitCommit": commit}))), Accepted)
+		}},
+		{"property/second-builder-of-another-commit", "The two builders say that they built it from different commits.", twice, func(d *draft) {
+			second(d)
+			d.missing(reqReproduced)
+			d.good()
+			d.file("second.json", d.seal("second", d.provenance(builder(secondID), source("git+"+repository, object{"gitCommit": strings.Repeat("d", 40)}))), Accepted)
+		}},
+		{"property/provenance-of-the-index-alone", "Two builders attest an index, and one of them its platforms: the other may have put it together only.", twice, func(d *draft) {
+			d.index()
+			second(d)
+			d.deny(3, "level "+reqReproduced+" "+amd64, "level "+reqReproduced+" "+arm64)
+			d.each("", amd64, arm64)
+			d.file("second.json", d.seal("second", d.provenanceOf(d.top.Digest, builder(secondID))), Accepted)
+		}},
 		rebuilt("rebuild-equivalent", "The rebuild came out equivalent, and not the same.", twice, func(r object) { r["verdict"], r["rebuilt"] = "equivalent", digestOf([]byte("other")) }),
 		rebuilt("rebuild-of-another-digest", "The rebuild says that it reproduced the image, and names another digest.", twice, func(r object) { r["rebuilt"] = digestOf([]byte("other")) }),
 		rebuilt("rebuild-with-differences", "The rebuild says that it reproduced the image, and lists a difference.", twice, func(r object) {

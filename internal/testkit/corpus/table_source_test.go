@@ -169,6 +169,21 @@ func sourceCases() []entry {
 	foreign["repo_uri"] = "https://git.example/mallory/app"
 	return []entry{
 		vsa("summary", "A verification summary of the very revision that the provenance names, at Source L3.", spec, 3, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3")), Accepted, nil),
+		{"source/summary-attached-unread", "A stranger attached the summary, too, as of a type that nobody needs.", "", func(d *draft) {
+			d.ofSource(3)
+			raw := d.dsse("verifier", ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3")))
+			d.file("source.json", raw, Accepted)
+			d.refer(d.top, raw, func(m *manifest) { m.Layers[0].Annotations = map[string]string{"predicateType": "https://x.example/y"} })
+			d.seen(raw, "", "not-needed")
+		}},
+		vsa("commits-of-a-stranger", "A builder that signs for anybody says of the image that it is of seventeen commits of a stranger's.", "", 3, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3")), Accepted, func(d *draft) {
+			d.c.Question.Repository = repository
+			d.trustKey("second", secondID, 2)
+			for n := range 17 {
+				d.file(fmt.Sprintf("stranger-%d.json", n), d.seal("second", d.provenance(builder(secondID),
+					source("git+https://git.example/mallory/app", object{"gitCommit": fmt.Sprintf("%040x", n+1)}))), Accepted)
+			}
+		}),
 		vsa("summary-level-1", "The same at Source L1, where that is asked.", spec, 1, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_1")), Accepted, nil),
 		vsa("summary-level-4", "The same at Source L4, which is two-party review for all that goes into a branch.", spec, 4, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_4")), Accepted, reviewedByTwo),
 		vsa("summary-with-property", "The same with a verified property.", spec, 2, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_2", "SLSA_SOURCE_TWO_PARTY_REVIEWED")), Accepted, reviewedByTwo),

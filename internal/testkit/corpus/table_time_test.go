@@ -235,6 +235,7 @@ func identityCases() []entry {
 	}
 	exact := Identity{Issuer: ciIssuer, SAN: ciSAN}
 	pattern := Identity{Issuer: ciIssuer, Pattern: tags}
+	anyFlow := Identity{Issuer: ciIssuer, Pattern: "https://ci.example/acme/**@refs/tags/v*"}
 	refused := func(name, title, stands, says string, id Identity) entry {
 		return entry{"identity/" + name, title, stands, func(d *draft) {
 			d.trustIdentity(id, d.oursRoot)
@@ -257,6 +258,7 @@ func identityCases() []entry {
 	return []entry{
 		named("exact", "The certificate's name and issuer are exactly those that are trusted.", "", Accepted, exact),
 		named("pattern", "The name is a tag of the trusted workflow.", "", Accepted, pattern),
+		named("pattern-of-an-owner", "Any workflow of the owner is trusted on a tag.", "", Accepted, anyFlow),
 		named("mail", "A mail address.", "", Accepted, Identity{Issuer: ciIssuer, SAN: "release@acme.example"}, san("release@acme.example")),
 		named("mail-of-a-domain", "Anybody of one mail domain.", "", Accepted, Identity{Issuer: ciIssuer, Pattern: "*@acme.example"}, san("release@acme.example")),
 		expression("expression", "An anchored regular expression.", "", Accepted, re),
@@ -267,6 +269,7 @@ func identityCases() []entry {
 		named("fork", "The same workflow in a fork.", "", "identity", pattern, san("https://ci.example/mallory/build/.github/workflows/seal.yml@refs/tags/v1")),
 		named("branch-like-a-tag", "A branch that is called like the tag.", "", "identity", pattern, san("https://ci.example/acme/build/.github/workflows/seal.yml@refs/heads/v1")),
 		named("branch-with-a-tag-inside", "A branch that is called refs/tags/v1.", "", "identity", pattern, san("https://ci.example/acme/build/.github/workflows/seal.yml@refs/heads/refs/tags/v1")),
+		named("branch-with-a-revision-inside", "A branch that is called evil@refs/tags/v1, where any workflow of the owner is trusted on a tag.", "", "identity", anyFlow, san("https://ci.example/acme/build/.github/workflows/seal.yml@refs/heads/evil@refs/tags/v1")),
 		named("pull-request", "The workflow as a pull request changed it.", "", "identity", pattern, san("https://ci.example/acme/build/.github/workflows/seal.yml@refs/pull/7/merge")),
 		named("star-and-slash", "A star does not reach over a slash.", "", "identity", pattern, san("https://ci.example/acme/build/.github/workflows/seal.yml@refs/tags/v1/../../heads/main")),
 		named("another-workflow", "Another workflow of the same repository.", "", "identity", pattern, san("https://ci.example/acme/build/.github/workflows/test.yml@refs/tags/v1")),
