@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -534,10 +535,11 @@ func (j *judge) hardening(h *hardening) {
 func rooted(c *ImageConfig, numeric bool) string {
 	user, _, _ := strings.Cut(c.User, ":")
 	number := user != "" && strings.Trim(user, "0123456789") == ""
+	zero, err := strconv.Atoi(user) // as a runtime reads it: +0 and -0 are root too
 	switch {
 	case user == "":
 		return "the image sets no user, so it runs as root"
-	case number && strings.Trim(user, "0") == "",
+	case number && strings.Trim(user, "0") == "", err == nil && zero == 0,
 		slices.ContainsFunc([]string{"root", "toor", "ContainerAdministrator", "Administrator"}, func(n string) bool { return strings.EqualFold(n, user) }):
 		return fmt.Sprintf("the image runs as %q, which is root", clip(c.User))
 	case numeric && !number:
