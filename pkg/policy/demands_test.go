@@ -613,6 +613,29 @@ func TestSpeaks(t *testing.T) {
 			t.Errorf("%s for %s: %t", c.s, c.k, got)
 		}
 	}
+	// One that is trusted for a part of what it signs speaks of nothing else, and
+	// the words say whose word counts.
+	for more, want := range map[string]bool{
+		`id: "https://ci.example/b", maxLevel: 2`:                                      true,
+		`id: "https://ci.example/b", maxLevel: 2, buildTypes: ["https://t.example/1"]`: false,
+		`idPattern: "https://ci.example/*", maxLevel: 2`:                               false,
+		`id: "https://ci.example/b", maxLevel: 1`:                                      true,
+	} {
+		p, err := policy.Parse([]byte(`{apiVersion: waxseal.dev/v1, kind: Policy, trust: {builders: [{`+more+`, signer: {key: k}}]}, images: [{match: "**", level: {build: 1}, sbom: {required: true}}]}`),
+			policy.ParseOptions{ReadKey: func(string) ([]byte, error) { return os.ReadFile("testdata/release.pub") }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := p.Speaks(verify.Signer{Key: p.Trust().Builders[0].Key}, policy.FactSBOM)
+		said := strings.Contains(p.Explain(now()), `from the signer of "https://ci.example/b".`)
+		warned := strings.Contains(p.Summary(), "nobody is believed about SBOMs")
+		if got != want || said != want || warned == want {
+			t.Errorf("%s: speaks %t, said %t, warned %t\n%s", more, got, said, warned, p.Explain(now()))
+		}
+		if words := p.BuilderWords(p.Trust().Builders[0]); !strings.Contains(words, `"https://ci.example/`) || !strings.Contains(words, "up to Build L") || strings.Contains(more, "buildTypes") != strings.Contains(words, "for 1 build type") {
+			t.Errorf("%s is in words %s", more, words)
+		}
+	}
 	// An attester builds nothing.
 	if c := p.Trust().Cap(attester, p.Trust().Builders[0].ID); c.Level != 0 {
 		t.Errorf("an attester is trusted as a builder: %+v", c)
