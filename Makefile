@@ -7,7 +7,7 @@ BUILD_PACKAGES := runc ca-certificates git
 TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev make python3 buildah podman docker.io openssl softhsm2 strace mariadb-server-core mariadb-client-core
 # What "make fuzz" runs: what reads evidence, policies and locks.
 FUZZ       ?= ./pkg/attest ./pkg/verify ./pkg/policy ./pkg/lock ./pkg/store ./pkg/keys ./pkg/sign
-FUZZ_NAMES ?= ^Fuzz(Parse.*|UnmarshalStrict|Git.*)$$
+FUZZ_NAMES ?= ^Fuzz(Parse.*|UnmarshalStrict|Git.*|Scan|VEX|Packages|Config|ReadRebuild|OpenArchive)$$
 
 .PHONY: build install test attack fuzz demo demo-keyless bench lint docs clean
 

@@ -16,6 +16,7 @@ import (
 	"github.com/waxseal/waxseal/pkg/gate"
 	"github.com/waxseal/waxseal/pkg/report"
 	"github.com/waxseal/waxseal/pkg/store"
+	"github.com/waxseal/waxseal/pkg/verify"
 )
 
 // auditFlags are what `waxseal audit` takes beside the judge's flags.
@@ -40,7 +41,8 @@ listed by registries, and not seen.
 
 With --resume, what was answered is kept in FILE, and the same command goes on
 from there after it was broken off, however. What could not be decided is asked
-again.
+again, and so is what was answered more than 12 hours before. Once everything was
+decided, the same command begins anew.
 
 Exit codes: 0 all passed, 3 at least one denied, 4 at least one undecided and
 none denied, or the walk broke off, 64 wrong usage.`,
@@ -79,14 +81,19 @@ func (f *auditFlags) audit(ctx context.Context, s *Streams, place string) error 
 	}
 	j := &journal{}
 	if f.resume != "" {
-		if j, err = openJournal(f.resume, auditOf(place, req)); err != nil {
+		if j, err = openJournal(f.resume, auditOf(place, req), time.Now()); err != nil {
 			return err
 		}
 		defer j.close()
 	}
 	p := newPrinter(s, f.output == "text", true)
 	b.earlier = j.earlier
-	b.trailer = p.trailer
+	b.trailer = func(t report.Trailer) error {
+		if err := p.trailer(t); err != nil {
+			return err
+		}
+		return j.end(t)
+	}
 	b.print = func(q question, l report.Line) error {
 		// Printed before it is noted: what is lost between is answered twice,
 		// and nothing is never answered.
@@ -126,27 +133,24 @@ func (f *auditFlags) audit(ctx context.Context, s *Streams, place string) error 
 	return err
 }
 
-// auditOf tells one audit from another: the place, the policy and the trust.
+// auditOf tells one audit from another by all that its verdicts depend on beside
+// the images: the place, what is asked, the policy with the files that it names,
+// and the trust.
 func auditOf(place string, req gate.Request) attest.Digest {
-	lines := []string{"place " + strings.TrimSuffix(place, "/")}
-	if req.Policy != nil {
-		lines = append(lines, "policy "+string(req.Policy.Digest()))
+	lines := []string{
+		"place " + strings.TrimSuffix(place, "/"),
+		fmt.Sprintf("dependencies %d %q", req.Dependencies, req.DependencyRegistries),
+		fmt.Sprintf("evidence %q", req.Store.Evidence),
 	}
 	if req.Level != nil {
 		lines = append(lines, "level "+req.Level.String())
 	}
-	var trust []string
-	for _, k := range req.Keys {
-		trust = append(trust, "key "+string(k.ID())+k.Window().String())
-	}
-	for _, id := range req.Identities {
-		trust = append(trust, "identity "+id.String())
-	}
-	for _, r := range req.Roots {
-		trust = append(trust, "root "+string(r.ID()))
-	}
-	for _, c := range req.CAs {
-		trust = append(trust, "ca "+string(c.ID()))
+	trust := verify.Trust{Keys: req.Keys, Identities: req.Identities, Roots: req.Roots, CAs: req.CAs}.Lines()
+	if req.Policy != nil {
+		lines = append(lines, "policy "+string(req.Policy.Digest()))
+		for _, l := range req.Policy.Trust().Lines() {
+			trust = append(trust, "policy's "+l)
+		}
 	}
 	slices.Sort(trust)
 	return attest.DigestOf([]byte(strings.Join(append(lines, trust...), "\n")))

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
@@ -22,10 +23,15 @@ const journalSchema = "https://waxseal.dev/schemas/audit-journal/v1.json"
 // digests.
 const maxJournal = 4 << 20
 
+// maxAnswerAge is how long an answer stands for asking again: less than the day
+// between two nights' audits.
+const maxAnswerAge = 12 * time.Hour
+
 // journal remembers which images of an audit were answered, a line of JSON each
 // behind one that names the audit. A line is on the disk before the next image
-// is noted, so that a kill loses at most half a line, which is dropped. The zero
-// journal remembers nothing.
+// is noted, so that a kill loses at most half a line, which is dropped. The last
+// line of an audit that left nothing open says so, and the next one begins anew.
+// The zero journal remembers nothing.
 type journal struct {
 	file    *os.File
 	seen    map[[16]byte]struct{}
@@ -37,14 +43,18 @@ type journalHead struct {
 	Audit  attest.Digest `json:"audit"`
 }
 
+// journalLine is an answer, or the end.
 type journalLine struct {
-	Image    string        `json:"image"`
-	Decision gate.Decision `json:"decision"`
+	Image     string        `json:"image,omitempty"`
+	Decision  gate.Decision `json:"decision,omitempty"`
+	DecidedAt time.Time     `json:"decidedAt,omitzero"`
+	Complete  bool          `json:"complete,omitempty"`
 }
 
 // openJournal opens the journal of an audit, or makes it. That of another audit
-// is refused, and so is one that somebody else has open.
-func openJournal(path string, audit attest.Digest) (*journal, error) {
+// is refused, and so is one that somebody else has open. Of what is too old by
+// now nothing is remembered.
+func openJournal(path string, audit attest.Digest, now time.Time) (*journal, error) {
 	fail := func(code int, err error) (*journal, error) {
 		return nil, exitError{code, fmt.Errorf("reading journal %q: %w", path, err)}
 	}
@@ -61,16 +71,17 @@ func openJournal(path string, audit attest.Digest) (*journal, error) {
 		f.Close()
 		return fail(ExitUsage, errors.New("another audit is writing it"))
 	}
-	if err := j.read(audit); err != nil {
+	if err := j.read(audit, now); err != nil {
 		f.Close()
 		return fail(ExitUsage, err)
 	}
 	return j, nil
 }
 
-func (j *journal) read(audit attest.Digest) error {
+func (j *journal) read(audit attest.Digest, now time.Time) error {
 	in := bufio.NewReaderSize(j.file, 64<<10)
 	whole := int64(0) // bytes of whole lines
+	complete := false
 	for n := 0; ; n++ {
 		raw, err := in.ReadSlice('\n')
 		if errors.Is(err, io.EOF) {
@@ -86,7 +97,7 @@ func (j *journal) read(audit attest.Digest) error {
 				return errors.New("it is not the journal of an audit")
 			}
 			if head.Audit != audit {
-				return errors.New("it is of another audit: the place, the policy or the trust is not the same; give another file")
+				return errors.New("it is of another audit: the place, the policy, the trust or what was asked is not the same; give another file")
 			}
 			continue
 		}
@@ -97,9 +108,16 @@ func (j *journal) read(audit attest.Digest) error {
 		if n > maxJournal {
 			return fmt.Errorf("more than the %d images allowed", maxJournal)
 		}
+		complete = complete || l.Complete
+		if age := now.Sub(l.DecidedAt); age < 0 || age > maxAnswerAge {
+			continue
+		}
 		if j.remember(l.Image) {
 			j.earlier.Count(l.Decision)
 		}
+	}
+	if complete {
+		whole, j.seen, j.earlier = 0, map[[16]byte]struct{}{}, report.Tally{}
 	}
 	// What a kill cut short goes, so that the next line starts a line.
 	if err := j.file.Truncate(whole); err != nil {
@@ -137,7 +155,15 @@ func (j *journal) note(l report.Line) error {
 	if j.file == nil || l.Decision != gate.Pass && l.Decision != gate.Deny {
 		return nil
 	}
-	return j.append(journalLine{Image: l.Image, Decision: l.Decision})
+	return j.append(journalLine{Image: l.Image, Decision: l.Decision, DecidedAt: l.DecidedAt})
+}
+
+// end notes that an audit left nothing open.
+func (j *journal) end(t report.Trailer) error {
+	if j.file == nil || !t.Complete || t.Undecided > 0 {
+		return nil
+	}
+	return j.append(journalLine{Complete: true})
 }
 
 func (j *journal) append(line any) error {

@@ -86,7 +86,11 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 	}
 	root := newRoot(&streams, asked)
 	root.SetArgs(args)
+	aside := onHelp(root, &streams)
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = aside()
+	}
 	if err == nil {
 		return ExitOK
 	}
@@ -105,6 +109,24 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 	}
 	tellError(streams.Err, err)
 	return code
+}
+
+// onHelp makes help that is asked for beside anything else an error of usage,
+// which the function returned gives after the command: nothing else was done, and
+// the code of a pass would be taken for that of whatever the rest asks. Help goes
+// to where errors go then.
+func onHelp(root *cobra.Command, s *Streams) func() error {
+	var err error
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		// The words of the command but for waxseal, and the flag.
+		if len(args) > len(strings.Fields(cmd.CommandPath())) {
+			err = usagef("help was asked for, so nothing was done; alone it is %q", cmd.CommandPath()+" --help")
+			root.SetOut(s.Err)
+		}
+		help(cmd, args)
+	})
+	return func() error { return err }
 }
 
 // tellError prints an error and the way out of it.

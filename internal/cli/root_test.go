@@ -36,6 +36,32 @@ func TestHelpFits(t *testing.T) {
 	walk(root)
 }
 
+// Help beside anything else is no answer: what comes from elsewhere, as the name
+// of an image does, may be a flag.
+func TestHelpIsNoAnswer(t *testing.T) {
+	for line, want := range map[string]int{
+		"--help": ExitOK, "-h": ExitOK, "help verify": ExitOK, "verify --help": ExitOK, "verify -h": ExitOK, "policy": ExitOK,
+		"policy check --help":               ExitOK,
+		"verify --policy p.yaml --help":     ExitUsage,
+		"verify --policy p.yaml -h":         ExitUsage,
+		"verify --policy p.yaml --help=1":   ExitUsage,
+		"verify --help registry.example/a":  ExitUsage,
+		"audit --policy p.yaml --help":      ExitUsage,
+		"promote --policy p.yaml --help a":  ExitUsage,
+		"policy test --policy p.yaml -h":    ExitUsage,
+		"verify --policy p.yaml -- --help":  ExitUsage,
+		"verify --policy --help":            ExitUsage,
+		"--help verify":                     ExitUsage, // of waxseal, beside a word
+		"verify registry.example/a --help=": ExitUsage,
+	} {
+		var out, told bytes.Buffer
+		code := Main(t.Context(), strings.Fields(line), Streams{In: strings.NewReader(""), Out: &out, Err: &told, LookupEnv: func(string) (string, bool) { return "", false }})
+		if code != want || (out.Len() > 0) != (want == ExitOK) || (told.Len() > 0) == (want == ExitOK) {
+			t.Errorf("%s: exit code %d, want %d; printed %q, told %q", line, code, want, out.String(), told.String())
+		}
+	}
+}
+
 // A command that is made alone is the one that stands among all.
 func TestCommandAlone(t *testing.T) {
 	s := &Streams{LookupEnv: func(string) (string, bool) { return "", false }}

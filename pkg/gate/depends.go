@@ -109,14 +109,23 @@ func imageURI(uri string) (ref string, image bool) {
 	return parsed.Place, true
 }
 
-// walk looks at the images below one image, each once.
+// named is an image as provenance names it. The same bytes under another name are
+// judged by another entry of the policy, and asked for elsewhere.
+type named struct {
+	ref    string
+	digest attest.Digest
+}
+
+func (in input) named() named { return named{in.ref, in.digest} }
+
+// walk looks at the images below one image, each once under each of its names.
 type walk struct {
 	gate    Gate
 	request Request
 	rule    policy.Dependencies
 	host    string // of the image itself
 
-	known map[attest.Digest]*node
+	known map[named]*node
 	order []*node
 }
 
@@ -138,7 +147,7 @@ func (g Gate) depend(ctx context.Context, c *check, v *Verdict, subjects []Subje
 	if rule.Depth == 0 {
 		return nil
 	}
-	w := &walk{gate: g, request: c.Request, rule: rule, known: map[attest.Digest]*node{}}
+	w := &walk{gate: g, request: c.Request, rule: rule, known: map[named]*node{}}
 	if c.ref.Kind == store.Registry {
 		w.host, _, _ = strings.Cut(c.ref.Place, "/")
 	}
@@ -200,7 +209,7 @@ func unlisted(s Subject) Reason {
 func (w *walk) enter(inputs []input, depth int, own map[attest.Digest]bool) []*node {
 	var fresh []*node
 	for _, in := range inputs {
-		if !in.image || own[in.digest] || in.digest != "" && w.known[in.digest] != nil {
+		if !in.image || own[in.digest] || in.digest != "" && w.known[in.named()] != nil {
 			continue
 		}
 		if len(w.order) == attest.MaxDependencies {
@@ -218,7 +227,7 @@ func (w *walk) enter(inputs []input, depth int, own map[attest.Digest]bool) []*n
 			n.Image = printable(in.ref + "@" + string(in.digest))
 		}
 		if in.digest != "" {
-			w.known[in.digest] = n
+			w.known[in.named()] = n
 		}
 		w.order = append(w.order, n)
 		fresh = append(fresh, n)
@@ -313,16 +322,16 @@ func (w *walk) lacking(top []input, rule policy.Dependencies, own map[attest.Dig
 		return nil
 	}
 	var out []Reason
-	seen := map[attest.Digest]bool{}
+	seen := map[named]bool{}
 	next := top
 	for depth := 1; depth <= rule.Depth && len(next) > 0; depth++ {
 		var below []input
 		for _, in := range next {
-			if !in.image || own[in.digest] || in.digest != "" && seen[in.digest] {
+			if !in.image || own[in.digest] || in.digest != "" && seen[in.named()] {
 				continue
 			}
-			seen[in.digest] = in.digest != ""
-			n := w.known[in.digest]
+			seen[in.named()] = in.digest != ""
+			n := w.known[in.named()]
 			if in.digest == "" {
 				n = &node{refused: true, Dependency: Dependency{Message: "not looked at: the provenance does not pin it by digest"}}
 			}
@@ -365,11 +374,12 @@ func short(in input, n *node, rule policy.Dependencies) (Reason, bool) {
 	return r, false
 }
 
-// levels counts the dependencies below inputs by level, each once
+// levels counts the dependencies below inputs by level, each once, at the worst
+// that it is under any of its names
 // (https://slsa.dev/spec/v1.2/verification_summary#dependencyLevels). Nil: no
 // claim, because some could not be told or lie deeper than was looked.
 func (w *walk) levels(inputs []input, own map[attest.Digest]bool) map[string]uint64 {
-	out := map[string]uint64{}
+	worst := map[string]int{}
 	for in, n := range w.below(inputs, own) {
 		level := 0
 		switch {
@@ -378,6 +388,14 @@ func (w *walk) levels(inputs []input, own map[attest.Digest]bool) map[string]uin
 		case n != nil && n.Decision == Pass:
 			level = n.Reached.Build
 		}
+		key := cmp.Or(string(in.digest), in.uri)
+		if before, met := worst[key]; met {
+			level = min(level, before)
+		}
+		worst[key] = level
+	}
+	out := map[string]uint64{}
+	for _, level := range worst {
 		out[fmt.Sprintf("SLSA_BUILD_LEVEL_%d", level)]++
 	}
 	return out
@@ -389,7 +407,11 @@ func (w *walk) rests(inputs []input, own map[attest.Digest]bool) []attest.Digest
 	var out []attest.Digest
 	for _, n := range w.below(inputs, own) {
 		if n != nil && n.verdict != nil {
-			out = append(out, slices.Concat(n.verdict.used...)...)
+			for _, bundle := range slices.Concat(n.verdict.used...) {
+				if !slices.Contains(out, bundle) {
+					out = append(out, bundle)
+				}
+			}
 		}
 	}
 	return out
@@ -399,16 +421,19 @@ func (w *walk) rests(inputs []input, own map[attest.Digest]bool) []attest.Digest
 // where it was met.
 func (w *walk) below(inputs []input, own map[attest.Digest]bool) iter.Seq2[input, *node] {
 	return func(yield func(input, *node) bool) {
-		seen := map[string]bool{}
+		seen := map[named]bool{}
 		for next := inputs; len(next) > 0; {
 			var below []input
 			for _, in := range next {
-				key := cmp.Or(string(in.digest), in.uri)
+				key := in.named()
+				if in.digest == "" {
+					key.ref = in.uri
+				}
 				if seen[key] || own[in.digest] {
 					continue
 				}
 				seen[key] = true
-				n := w.known[in.digest]
+				n := w.known[in.named()]
 				if n != nil {
 					below = append(below, n.below...)
 				}

@@ -8,7 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/internal/testkit"
@@ -290,6 +292,45 @@ func TestDemandsOfDependencies(t *testing.T) {
 			t.Errorf("%s %q %v", v.Decision, summary(v), v.DependencyLevels)
 		}
 	})
+}
+
+// The same image under two names is judged by the policy's entry of each.
+func TestADependencyOfTwoNames(t *testing.T) {
+	w := newWorld(t)
+	base := w.built(w.ours)
+	at := func(place string) map[string]any {
+		return pinned("docker-image://"+place+"/base", digestOf(base.desc))
+	}
+	loose, strict := purl(base), at(w.addr+"/prod")
+	place, repo := w.open("prod/base")
+	tag, err := name.NewTag(base.ref, name.Insecure)
+	w.must(err)
+	img, err := remote.Image(tag)
+	w.must(err)
+	w.must(remote.Write(repo.Tag("v1"), img))
+	w.pushed(place, repo).attach(w.ours, base.desc, attestations.ProvenanceV1, builtFrom(ci))
+	elsewhere := at("elsewhere.example")
+	pol := w.policy(fmt.Sprintf("  - match: '%[1]s/app*'\n    level: {build: 0}\n    dependencies: {depth: 1, registries: ['%[1]s/**'], level: {build: 1}}\n  - match: '%[1]s/prod/**'\n    level: {build: 3}\n", w.addr), trusted(2))
+	for _, c := range []struct {
+		name     string
+		from     []map[string]any
+		decision gate.Decision
+		want     string
+		levels   map[string]uint64
+	}{
+		{"the loose one", []map[string]any{loose}, gate.Pass, "1:pass:L2", map[string]uint64{"SLSA_BUILD_LEVEL_2": 1}},
+		{"the strict one", []map[string]any{strict}, gate.Deny, "1:deny:L2", map[string]uint64{"SLSA_BUILD_LEVEL_0": 1}},
+		{"the loose one first", []map[string]any{loose, strict}, gate.Deny, "1:deny:L2 1:pass:L2", map[string]uint64{"SLSA_BUILD_LEVEL_0": 1}},
+		{"the strict one first", []map[string]any{strict, loose, strict}, gate.Deny, "1:deny:L2 1:pass:L2", map[string]uint64{"SLSA_BUILD_LEVEL_0": 1}},
+		{"where nobody may be asked, first", []map[string]any{elsewhere, loose}, gate.Deny, "1:pass:L2 1:undecided:L0", map[string]uint64{"SLSA_BUILD_LEVEL_0": 1}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := w.judge(gate.Request{Reference: w.built(w.ours, c.from...).ref, Policy: pol})
+			if v.Decision != c.decision || summary(v) != c.want || !maps.Equal(v.DependencyLevels, c.levels) {
+				t.Errorf("%s, dependencies %q, levels %v; want %s, %q, %v", v.Decision, summary(v), v.DependencyLevels, c.decision, c.want, c.levels)
+			}
+		})
+	}
 }
 
 func TestDependenciesAreBounded(t *testing.T) {

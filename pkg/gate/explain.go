@@ -18,9 +18,7 @@ func (c *check) explain() *Explanation {
 	trusts := func(format string, args ...any) {
 		e.Trust = append(e.Trust, printable(fmt.Sprintf(format, args...)))
 	}
-	names := map[string]string{}
 	for _, k := range c.trust.Keys {
-		names[string(k.ID())] = k.Name()
 		trusts("signatures of the key %s (%s) count%s", k.Name(), verify.Short(k.ID()), k.Window())
 	}
 	for _, id := range c.trust.Identities {
@@ -36,11 +34,7 @@ func (c *check) explain() *Explanation {
 		trusts("certificates may lead to the CA %s (%s)", ca.Name(), verify.Short(ca.ID()))
 	}
 	for _, b := range c.trust.Builders {
-		by := "the key " + names[string(b.Key)]
-		if b.Identity != nil {
-			by = b.Identity.String()
-		}
-		trusts("builder.id %q signed by %s is trusted up to Build L%d%s", b.ID, by, b.MaxLevel, b.Window)
+		trusts("provenance counts from %s", c.Policy.BuilderWords(b))
 	}
 	switch {
 	case c.trust.Unsigned:

@@ -82,11 +82,12 @@ func (f *found) fact(c *check, st *attest.Statement, signer verify.Signer, bundl
 		f.known.sboms = append(f.known.sboms, policy.SBOM{Format: format, Bundle: bundle, Packages: packages})
 	case policy.FactScan:
 		scan, err := policy.ReadScan(st.Predicate)
-		if err != nil {
+		if scan == nil {
 			return f.known.cannot(kind, err)
 		}
 		scan.Bundle = bundle
 		f.known.scans = append(f.known.scans, *scan)
+		return err // and the demand says it, unless a newer one can be read
 	case policy.FactVEX:
 		vex, err := policy.ReadVEX(st.Predicate)
 		if err != nil {

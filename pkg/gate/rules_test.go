@@ -98,11 +98,17 @@ func TestDemands(t *testing.T) {
 	}
 	w.want(judge(user, `vulnerabilities: {maxAge: 1d}`), gate.Deny, 3, "older than the 24h allowed")
 
-	// A scan that somebody trusted signed and that cannot be read.
-	root.attach(w.ours, root.desc, attestations.CosignVuln, `{"scanner":{"result":{"odd":1}}}`)
+	// A scan that somebody trusted signed and that cannot be read stands until the
+	// same scanner made a newer one.
+	torn := func(image *image, date string) {
+		image.attach(w.ours, image.desc, attestations.CosignVuln, `{"scanner":{"uri":"trivy","result":{"odd":1}},"metadata":{"scanFinishedOn":"`+date+`T00:00:00Z"}}`)
+	}
+	torn(root, "2026-01-01")
 	w.want(judge(root, limit), gate.Undecided, 3, "in no form that is known")
 	root.attach(w.ours, root.desc, attestations.CosignVuln, vuln("LOW"))
 	w.want(judge(root, limit), gate.Pass, 3)
+	torn(root, "2026-01-03")
+	w.want(judge(root, limit), gate.Undecided, 3, "in no form that is known")
 
 	// What is not asked about is not fetched.
 	w.must(w.faults.Set())

@@ -60,6 +60,36 @@ func (b builder) String() string {
 	return s.String()
 }
 
+// speaks reports whether the word of its signer counts for more than provenance.
+// One that is trusted for a part of what it signs, as a platform is that signs for
+// whoever asks, cannot be told from the rest by a statement without a builder.id.
+func (b builder) speaks() bool {
+	t := b.trust
+	return t.IDs == nil && !t.SignerID && len(t.BuildTypes) == 0 && len(t.Events) == 0
+}
+
+// speaking lists the ids of the builders that speak.
+func (p *Policy) speaking() []string {
+	var out []string
+	for _, b := range p.builders {
+		if b.speaks() && !slices.Contains(out, b.trust.ID) {
+			out = append(out, b.trust.ID)
+		}
+	}
+	return out
+}
+
+// BuilderWords says in words what a builder of the policy's Trust is trusted for.
+func (p *Policy) BuilderWords(t verify.Builder) string {
+	line := func(b verify.Builder) string { return verify.Trust{Builders: []verify.Builder{b}}.Lines()[0] }
+	for _, b := range p.builders {
+		if line(b.trust) == line(t) {
+			return b.String()
+		}
+	}
+	return fmt.Sprintf("%q, up to Build L%d", t.ID, t.MaxLevel)
+}
+
 // settled is the builder with all that Trust.Lines has to say of it.
 func (b builder) settled() builder {
 	var terms []string

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -241,11 +242,22 @@ func (j *judge) use(bundle attest.Digest) {
 
 // missing says what is not there, or that it cannot be read.
 func (j *judge) missing(k Fact, f Finding, message string) {
-	f.Message = message
-	if why, bad := j.facts.Unreadable[k]; bad {
-		f.Undecided, f.Message = true, "it cannot be decided: "+why
+	if j.unread(k, f) {
+		return
 	}
+	f.Message = message
 	j.add(f)
+}
+
+// unread says that there is evidence of a kind that cannot be read, if there is:
+// what it says could be worse than what the rest says.
+func (j *judge) unread(k Fact, f Finding) bool {
+	why, bad := j.facts.Unreadable[k]
+	if bad {
+		f.Undecided, f.Message = true, "it cannot be decided: "+why
+		j.add(f)
+	}
+	return bad
 }
 
 func (f Facts) has(k Fact) bool {
@@ -287,6 +299,7 @@ func (j *judge) rule(ctx context.Context, x *expression) {
 	vars := j.facts.variables()
 	runs := []SBOM{{}}
 	if slices.Contains(x.needs, FactSBOM) {
+		j.unread(FactSBOM, f)
 		runs = j.facts.SBOMs // it must hold for each of them
 	}
 	for _, s := range runs {
@@ -326,6 +339,7 @@ func (j *judge) packages(d *packageDemand) {
 	if len(d.forbidden) == 0 && d.licenses == nil {
 		return
 	}
+	j.unread(FactSBOM, Finding{Code: CodeSBOM})
 	for _, s := range j.facts.SBOMs {
 		j.use(s.Bundle)
 		if len(s.Packages) == 0 {
@@ -374,6 +388,7 @@ func (j *judge) vulnerabilities(r Rule, d *vulnDemand) {
 	if len(scans) == 0 {
 		return
 	}
+	j.unread(FactScan, Finding{Code: CodeScan})
 	words := indexVEX(j.facts.VEX)
 	for _, s := range scans {
 		j.use(s.Bundle)
@@ -382,7 +397,10 @@ func (j *judge) vulnerabilities(r Rule, d *vulnDemand) {
 		waived := map[Waiver]bool{}
 		for _, v := range worstFirst(s.Findings) {
 			if by, excused := words.excuse(v, j.facts.Digest, j.at); excused {
-				j.use(by)
+				j.unread(FactVEX, Finding{Code: CodeScan}) // it may take that back
+				for _, bundle := range by {
+					j.use(bundle)
+				}
 				continue
 			}
 			if d.fixableOnly && v.Fix == FixNone {
@@ -434,9 +452,10 @@ func worstFirst(found []Vulnerability) []Vulnerability {
 }
 
 // latest is the last scan of each scanner that is not too old. None is a
-// finding.
+// finding, and so is one that cannot be read where none of its scanner is newer.
 func (j *judge) latest(d *vulnDemand) []Scan {
 	last := map[string]Scan{}
+	var unread []Scan
 	why := "no signed vulnerability scan that counts is attached"
 	for _, s := range j.facts.Scans {
 		switch {
@@ -448,6 +467,9 @@ func (j *judge) latest(d *vulnDemand) []Scan {
 			continue
 		case d.maxAge > 0 && j.at.Sub(s.Finished) > d.maxAge:
 			why = fmt.Sprintf("the vulnerability scan is of %s, older than the %s allowed", s.Finished.UTC().Format(time.RFC3339), span(d.maxAge))
+			continue
+		case s.Unread != "":
+			unread = append(unread, s)
 			continue
 		}
 		if d.maxAge > 0 {
@@ -463,7 +485,12 @@ func (j *judge) latest(d *vulnDemand) []Scan {
 		out = append(out, s)
 	}
 	slices.SortFunc(out, func(a, b Scan) int { return strings.Compare(a.Scanner+a.Format, b.Scanner+b.Format) })
-	if len(out) == 0 {
+	for _, s := range unread {
+		if !slices.ContainsFunc(out, func(o Scan) bool { return o.Scanner == s.Scanner && o.Finished.After(s.Finished) }) {
+			j.add(Finding{Code: CodeScan, Undecided: true, Bundle: s.Bundle, Message: "it cannot be decided: " + s.Unread})
+		}
+	}
+	if len(out) == 0 && len(unread) == 0 {
 		j.missing(FactScan, Finding{Code: CodeScan}, why)
 	}
 	return out
@@ -534,10 +561,11 @@ func (j *judge) hardening(h *hardening) {
 func rooted(c *ImageConfig, numeric bool) string {
 	user, _, _ := strings.Cut(c.User, ":")
 	number := user != "" && strings.Trim(user, "0123456789") == ""
+	zero, err := strconv.Atoi(user) // as a runtime reads it: +0 and -0 are root too
 	switch {
 	case user == "":
 		return "the image sets no user, so it runs as root"
-	case number && strings.Trim(user, "0") == "",
+	case number && strings.Trim(user, "0") == "", err == nil && zero == 0,
 		slices.ContainsFunc([]string{"root", "toor", "ContainerAdministrator", "Administrator"}, func(n string) bool { return strings.EqualFold(n, user) }):
 		return fmt.Sprintf("the image runs as %q, which is root", clip(c.User))
 	case numeric && !number:

@@ -192,6 +192,11 @@ func TestPackageDemands(t *testing.T) {
 	checkFound(t, ask(t, "sbom: {required: true, forbidden: [x]}", f), "undecided sbom")
 	f.SBOMs = []policy.SBOM{{Format: "spdx"}}
 	checkFound(t, ask(t, "sbom: {required: true, forbidden: [x]}", f), "lists no package")
+	// Another that says nothing bad does not make up for it.
+	f.SBOMs = facts(t).SBOMs
+	checkFound(t, ask(t, "sbom: {required: true, forbidden: [x]}", f), "undecided sbom: it cannot be decided: torn")
+	checkFound(t, ask(t, "rules: [{name: a, expr: 'sbom.packages.size() > 0'}]", f), "undecided rule: it cannot be decided: torn")
+	checkFound(t, ask(t, "sbom: {required: true}", f), "")
 	f = facts(t)
 	for i := range 1000 {
 		f.SBOMs[0].Packages = append(f.SBOMs[0].Packages, policy.Package{Name: fmt.Sprint("bad", i)})
@@ -376,6 +381,33 @@ func TestVulnerabilities(t *testing.T) {
 	f := facts(t)
 	f.Unreadable = map[policy.Fact]string{policy.FactScan: "torn"}
 	checkFound(t, ask(t, "vulnerabilities: {limits: {critical: 0}}", f), "undecided scan: it cannot be decided: torn")
+	// Another that says nothing bad does not make up for it.
+	f.Scans = []policy.Scan{scan(t, fresh, clean)}
+	checkFound(t, ask(t, "vulnerabilities: {limits: {critical: 0}}", f), "undecided scan: it cannot be decided: torn")
+
+	// One whose result is in no known form stands for its scanner until a newer
+	// one does.
+	f.Unreadable = nil
+	for _, c := range []struct{ name, scanner, torn, demand, want string }{
+		{"the newest", "x", "2026-11-22T06:00:00Z", "limits: {critical: 0}", "undecided scan: it cannot be decided: reading a vulnerability scan: "},
+		{"of the same moment", "x", fresh, "limits: {critical: 0}", "undecided scan: "},
+		{"an older one", "x", old, "limits: {critical: 0}", ""},
+		{"an older one of another scanner", "y", old, "limits: {critical: 0}", "undecided scan: "},
+		{"one of another scanner that is too old", "y", old, "maxAge: 7d", ""},
+	} {
+		t.Run("not readable: "+c.name, func(t *testing.T) {
+			torn, err := policy.ReadScan(json.RawMessage(strings.Replace(scanned(c.torn, `{"SchemaVersion":3,"ArtifactName":"x"}`), `github/x/`, `github/`+c.scanner+`/`, 1)))
+			if err == nil || torn == nil || torn.Scanner != "pkg:github/"+c.scanner+"/scanner" {
+				t.Fatalf("%+v, %v", torn, err)
+			}
+			f.Scans = []policy.Scan{*torn, scan(t, fresh, clean)}
+			checkFound(t, ask(t, "vulnerabilities: {"+c.demand+"}", f), c.want)
+			f.Scans = []policy.Scan{*torn}
+			if got := ask(t, "vulnerabilities: {limits: {critical: 0}}", f); !strings.HasPrefix(got, "undecided scan: ") {
+				t.Errorf("alone: found %q", got)
+			}
+		})
+	}
 }
 
 func TestVEX(t *testing.T) {
@@ -418,6 +450,37 @@ func TestVEX(t *testing.T) {
 			}
 		})
 	}
+
+	// An advisory of several is excused when each of them is, or the whole.
+	for _, c := range []struct {
+		name, statements string
+		excused          bool
+	}{
+		{"one of two", `{"vulnerability":{"name":"CVE-2026-1"},` + ours + `,` + good + `}`, false},
+		{"both", `{"vulnerability":{"name":"CVE-2026-1"},` + ours + `,` + good + `},{"vulnerability":{"name":"CVE-2026-9"},` + ours + `,` + good + `}`, true},
+		{"the advisory", `{"vulnerability":{"name":"ELSA-1"},` + ours + `,` + good + `}`, true},
+		{"the advisory, and one taken back later", `{"vulnerability":{"name":"ELSA-1"},` + ours + `,` + good + `},{"vulnerability":{"name":"CVE-2026-9"},` + ours + `,"status":"affected","timestamp":"2026-11-22T00:00:00Z"}`, false},
+		{"one, and of the other a word that is none", `{"vulnerability":{"name":"CVE-2026-1"},` + ours + `,` + good + `},{"vulnerability":{"name":"CVE-2026-9"},` + ours + `,"status":"under_investigation"}`, false},
+	} {
+		t.Run("of several: "+c.name, func(t *testing.T) {
+			v, err := policy.ReadVEX(json.RawMessage(doc(c.statements)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := facts(t)
+			f.VEX = []policy.VEX{*v}
+			f.Scans = []policy.Scan{{Scanner: "x", Format: "grype", Finished: now(), Findings: []policy.Vulnerability{
+				{ID: "ELSA-1", Aliases: []string{"ELSA-1", "CVE-2026-1", "CVE-2026-9"}, Severity: policy.Critical}}}}
+			if got := ask(t, "vulnerabilities: {limits: {critical: 0}}", f); (got == "") != c.excused {
+				t.Errorf("found %q", got)
+			}
+			// What cannot be read may take the excuse back.
+			f.Unreadable = map[policy.Fact]string{policy.FactVEX: "torn"}
+			if got := ask(t, "vulnerabilities: {limits: {critical: 0}}", f); strings.Contains(got, "undecided scan: it cannot be decided: torn") != c.excused {
+				t.Errorf("with one that cannot be read, found %q", got)
+			}
+		})
+	}
 	for _, bad := range []string{``, `{}`, `{"@context":"https://cyclonedx.org"}`, doc(`{}`), doc(`{"vulnerability":{"name":"x"},"status":"fine"}`), doc(`{"vulnerability":{},"status":"fixed"}`), doc(`{"vulnerability":"x","status":"fixed","products":[3]}`), doc(`{"vulnerability":"x","vulnerability":"y","status":"fixed"}`), doc(`{"vulnerability":"x","status":"fixed","products":[{"subcomponents":[{}]}]}`)} {
 		if _, err := policy.ReadVEX(json.RawMessage(bad)); err == nil {
 			t.Errorf("accepted %s", bad)
@@ -435,6 +498,9 @@ func TestHardening(t *testing.T) {
 		{"nonRoot: true", `{"os":"linux"}`, "root-user: the image sets no user"},
 		{"nonRoot: true", `{"config":{"User":"0"}}`, "which is root"},
 		{"nonRoot: true", `{"config":{"User":"000"}}`, "which is root"},
+		{"nonRoot: true", `{"config":{"User":"+0"}}`, "which is root"},
+		{"nonRoot: true", `{"config":{"User":"-00:app"}}`, "which is root"},
+		{"nonRoot: numeric", `{"config":{"User":"+0"}}`, "which is root"},
 		{"nonRoot: true", `{"config":{"User":"root"}}`, "which is root"},
 		{"nonRoot: true", `{"config":{"User":"ROOT:app"}}`, "which is root"},
 		{"nonRoot: true", `{"config":{"User":":1000"}}`, "sets no user"},
@@ -545,6 +611,29 @@ func TestSpeaks(t *testing.T) {
 	} {
 		if got := p.Speaks(c.s, c.k); got != c.want {
 			t.Errorf("%s for %s: %t", c.s, c.k, got)
+		}
+	}
+	// One that is trusted for a part of what it signs speaks of nothing else, and
+	// the words say whose word counts.
+	for more, want := range map[string]bool{
+		`id: "https://ci.example/b", maxLevel: 2`:                                      true,
+		`id: "https://ci.example/b", maxLevel: 2, buildTypes: ["https://t.example/1"]`: false,
+		`idPattern: "https://ci.example/*", maxLevel: 2`:                               false,
+		`id: "https://ci.example/b", maxLevel: 1`:                                      true,
+	} {
+		p, err := policy.Parse([]byte(`{apiVersion: waxseal.dev/v1, kind: Policy, trust: {builders: [{`+more+`, signer: {key: k}}]}, images: [{match: "**", level: {build: 1}, sbom: {required: true}}]}`),
+			policy.ParseOptions{ReadKey: func(string) ([]byte, error) { return os.ReadFile("testdata/release.pub") }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := p.Speaks(verify.Signer{Key: p.Trust().Builders[0].Key}, policy.FactSBOM)
+		said := strings.Contains(p.Explain(now()), `from the signer of "https://ci.example/b".`)
+		warned := strings.Contains(p.Summary(), "nobody is believed about SBOMs")
+		if got != want || said != want || warned == want {
+			t.Errorf("%s: speaks %t, said %t, warned %t\n%s", more, got, said, warned, p.Explain(now()))
+		}
+		if words := p.BuilderWords(p.Trust().Builders[0]); !strings.Contains(words, `"https://ci.example/`) || !strings.Contains(words, "up to Build L") || strings.Contains(more, "buildTypes") != strings.Contains(words, "for 1 build type") {
+			t.Errorf("%s is in words %s", more, words)
 		}
 	}
 	// An attester builds nothing.

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,7 +39,14 @@ func (p *Policy) Explained(at time.Time) *Explained {
 			}
 		}
 	}
-	say("It believes SBOMs and scans from the signers of its builders, and nobody else's.")
+	if names := p.speaking(); len(names) > 0 {
+		say("It believes SBOMs, vulnerability scans and records of inputs from the signer of %s.", list(names))
+	}
+	if slices.ContainsFunc(p.builders, func(b builder) bool { return !b.speaks() }) {
+		say("It believes only the provenance of a builder that it trusts for some build types or events, for a pattern of ids, or for the id that is its signer's name.")
+	}
+	say("Nobody else is believed about these.")
+	say("A build parameter that is set is refused unless the entry, the builder's or what is known of the build type allows it.")
 	say("An image that no entry below matches is denied. All entries that match hold together.")
 	for _, i := range p.images {
 		out.Images = append(out.Images, ExplainedImage{i.match, i.sentences(at)})
@@ -128,7 +136,7 @@ func (s *Scan) Says() string {
 func (v *VEX) Says() string { return "OpenVEX, " + count(len(v.statements), "statement") }
 
 func (f Fact) plural() string {
-	return map[Fact]string{FactSBOM: "SBOMs", FactScan: "vulnerability scans", FactVEX: "OpenVEX, which can excuse from vulnerabilities,"}[f]
+	return map[Fact]string{FactSBOM: "SBOMs", FactScan: "vulnerability scans", FactVEX: "OpenVEX, which can excuse from vulnerabilities,", FactInputs: "records of inputs"}[f]
 }
 
 // lower makes a sentence a part of one.
@@ -236,14 +244,23 @@ func (i image) sentences(at time.Time) []string {
 		say(v.effective, "must have a signed vulnerability scan%s", age)
 		what := "vulnerabilities"
 		if v.fixableOnly {
-			what = "vulnerabilities that there is a fix for"
+			what = "vulnerabilities that there is a fix for (or nobody says)"
 		}
+		// What stands in for critical where nothing is said of unknown.
+		too := func(s Severity, unknown bool) string {
+			if s == Critical && !unknown {
+				return ", of unknown severity counted in"
+			}
+			return ""
+		}
+		_, limited := v.limits[SeverityUnknown]
+		_, timed := v.sla[SeverityUnknown]
 		for _, s := range severities() {
 			if n, ok := v.limits[s]; ok {
-				say(v.effective, "must not have more than %d %s %s", n, s, what)
+				say(v.effective, "must not have more than %d %s %s%s", n, s, what, too(s, limited))
 			}
 			if d, ok := v.sla[s]; ok {
-				say(v.effective, "must not have %s %s known for longer than %s", s, what, span(d))
+				say(v.effective, "must not have %s %s known for longer than %s%s", s, what, span(d), too(s, timed))
 			}
 		}
 	}

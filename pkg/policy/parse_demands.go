@@ -383,14 +383,16 @@ func (p *Policy) adopt(base *Policy) {
 func (p *Policy) Extends() []attest.Digest { return slices.Clone(p.extends) }
 
 // Speaks reports whether a signer's word counts for a kind of evidence: that
-// of a builder for SBOMs, scans and records of inputs, that of an attester for
-// what the policy names. VEX, which excuses, counts from attesters alone.
+// of a builder, where it signs for one, for SBOMs, scans and records of inputs,
+// that of an attester for what the policy names. VEX, which excuses, counts from attesters alone.
 func (p *Policy) Speaks(signer verify.Signer, k Fact) bool {
 	t := verify.Trust{Builders: slices.Clone(p.speakers)}
 	if k == FactSBOM || k == FactScan || k == FactInputs {
-		for _, b := range p.Trust().Builders {
-			b.ID, b.MaxLevel = string(k), 1
-			t.Builders = append(t.Builders, b)
+		for _, b := range p.builders {
+			if b.speaks() {
+				b.trust.ID, b.trust.MaxLevel = string(k), 1
+				t.Builders = append(t.Builders, b.trust)
+			}
 		}
 	}
 	if len(t.Builders) == 0 {

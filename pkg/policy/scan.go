@@ -21,6 +21,7 @@ type Scan struct {
 	Finished time.Time
 	Findings []Vulnerability
 	Bundle   attest.Digest
+	Unread   string // why what it found cannot be read, empty when it can
 }
 
 // Vulnerability is one finding: an advisory in a package.
@@ -84,10 +85,17 @@ func severityOf(word string) Severity {
 // ReadScan reads cosign's vulnerability predicate with the result of Trivy,
 // Grype or Snyk in their own JSON, or of any scanner in SARIF 2.1.0.
 // https://github.com/sigstore/cosign/blob/v2.6.5/specs/COSIGN_VULN_ATTESTATION_SPEC.md
+//
+// One whose result cannot be read is returned beside the error, with its scanner
+// and time, and Unread set: another may be newer.
 func ReadScan(predicate json.RawMessage) (*Scan, error) {
 	s, err := readScan(predicate)
 	if err != nil {
-		return nil, fmt.Errorf("reading a vulnerability scan: %w", err)
+		err = fmt.Errorf("reading a vulnerability scan: %w", err)
+		if s != nil {
+			s.Unread = err.Error()
+		}
+		return s, err
 	}
 	return s, nil
 }
@@ -113,11 +121,12 @@ func readScan(predicate json.RawMessage) (*Scan, error) {
 	}
 	out := &Scan{Scanner: in.Scanner.URI, Finished: in.Metadata.Finished}
 	var err error
-	if out.Format, out.Findings, err = readResult(in.Scanner.Result); err != nil {
-		return nil, err
+	if out.Format, out.Findings, err = readResult(in.Scanner.Result); err == nil && len(out.Findings) > attest.MaxFindings {
+		err = tooMany("findings", attest.MaxFindings)
 	}
-	if len(out.Findings) > attest.MaxFindings {
-		return nil, tooMany("findings", attest.MaxFindings)
+	if err != nil {
+		out.Findings = nil
+		return out, err
 	}
 	out.Scanner = cmp.Or(out.Scanner, out.Format)
 	return out, nil
@@ -617,13 +626,32 @@ func samePackage(stated, found string) bool {
 	return ok && found2 && a.name == b.name && (a.version == "" || a.version == b.version)
 }
 
-// excuse returns the document whose latest word on the finding is that the
-// image is not affected. At the same moment the worse word holds.
-func (x vexIndex) excuse(v Vulnerability, image attest.Digest, at time.Time) (attest.Digest, bool) {
+// excuse returns the documents whose latest word on the finding is that the
+// image is not affected. An advisory of several vulnerabilities is excused when
+// each of them is, by a word on it or on the advisory itself.
+func (x vexIndex) excuse(v Vulnerability, image attest.Digest, at time.Time) ([]attest.Digest, bool) {
+	others := slices.DeleteFunc(slices.Clone(v.Aliases), func(id string) bool { return id == v.ID })
+	if len(others) == 0 {
+		others = []string{v.ID}
+	}
+	var by []attest.Digest
+	for _, id := range others {
+		bundle, excused := x.latest(v, []string{v.ID, id}, image, at)
+		if !excused {
+			return nil, false
+		}
+		by = append(by, bundle)
+	}
+	return by, true
+}
+
+// latest returns the document with the last word on any of the names of a
+// finding, and whether that excuses. At the same moment the worse word holds.
+func (x vexIndex) latest(v Vulnerability, names []string, image attest.Digest, at time.Time) (attest.Digest, bool) {
 	var last time.Time
 	var by attest.Digest
 	spoken, excused := false, false
-	for _, id := range append([]string{v.ID}, v.Aliases...) {
+	for _, id := range names {
 		for _, s := range x[id] {
 			if later(s.time, at) || !s.about(v, image) {
 				continue

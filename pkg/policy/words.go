@@ -223,7 +223,7 @@ func (p *Policy) words() []string {
 		out = append(out, fmt.Sprintf("trusts verifier %q, signed by %s, about %s", v.id, v.signer, v.about()))
 	}
 	for _, s := range p.systems {
-		out = append(out, fmt.Sprintf("trusts %s about the source of %q, up to Source L%d", s.signer, s.repository, s.maxLevel))
+		out = append(out, fmt.Sprintf("trusts %s about the source of %q, up to Source L%d, and about %s at any level", s.signer, s.repository, s.maxLevel, verify.PropertyTwoParty))
 	}
 	for _, r := range p.reviewers {
 		line := fmt.Sprintf("trusts the reviews of %q, signed by %s", r.name, r.signer)
@@ -320,7 +320,24 @@ func (p *Policy) warnings(i image) []string {
 	if !source {
 		out = append(out, fmt.Sprintf("nobody is trusted about the source up to Source L%d, so nothing can fulfil this", i.level.Source))
 	}
+	for _, k := range []Fact{FactSBOM, FactScan, FactInputs} {
+		if i.asks(k) && !p.hears(k) {
+			out = append(out, fmt.Sprintf("nobody is believed about %s, so nothing can fulfil this: name an attester, or a builder by its id alone", k.plural()))
+		}
+	}
 	return out
+}
+
+// asks reports whether an entry cannot be fulfilled without a kind of evidence.
+func (i image) asks(k Fact) bool {
+	return slices.ContainsFunc(i.rules, func(r rule) bool { return slices.Contains(r.needs, k) }) ||
+		k == FactSBOM && (i.sbom || i.packages != nil) || k == FactScan && i.vulns != nil ||
+		k == FactInputs && i.level.Records() && (i.vsa == nil || !slices.Contains(i.vsa.delegates, delegateProperties))
+}
+
+// hears reports whether there is anybody who is believed about it.
+func (p *Policy) hears(k Fact) bool {
+	return len(p.speaking()) > 0 || slices.ContainsFunc(p.attesters, func(a attester) bool { return a.fact == k })
 }
 
 // Names are whom a policy's text calls a reviewer, and the keys that it names:

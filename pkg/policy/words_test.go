@@ -37,7 +37,7 @@ func TestWordsAreExplained(t *testing.T) {
 	for _, want := range []string{
 		`trusts verifier "https://v.example/v", signed by "../security.pub" (sha256:`,
 		`until 2030-01-01T00:00:00Z, about Build up to L3, Source up to L4, SLSA_SOURCE_TWO_PARTY_REVIEWED, under the policy "https://v.example/all" with digest sha256:2222222222222222222222222222222222222222222222222222222222222222, not older than 30d`,
-		`about the source of "https://git.example/acme/**", up to Source L3`,
+		`about the source of "https://git.example/acme/**", up to Source L3, and about SLSA_SOURCE_TWO_PARTY_REVIEWED at any level`,
 		`trusts the reviews of "Ann", signed by "../release.pub"`, `who is also ann@acme.example`,
 		`source "https://git.example/acme/app" at "refs/tags/v*", a VSA, which can show build and properties`,
 		`expects of "registry.example/mirror/**": Build L3, build by VSA`,
@@ -57,6 +57,9 @@ func TestWordsAreExplained(t *testing.T) {
 	for text, want := range map[string]string{
 		"level: {build: 3}": "no builder is trusted up to Build L3",
 		"level: {build: 2, source: 2}, vsa: {delegates: [build]}": "nobody is trusted about the source up to Source L2",
+		"level: {build: 0}, sbom: {required: true}":               "nobody is believed about SBOMs, so nothing can fulfil this",
+		"level: {build: 0}, vulnerabilities: {maxAge: 1d}":        "nobody is believed about vulnerability scans, so nothing can fulfil this",
+		"level: {build: 0}, properties: [WAXSEAL_HERMETIC]":       "nobody is believed about records of inputs, so nothing can fulfil this",
 	} {
 		p, err := policy.Parse([]byte(`{apiVersion: waxseal.dev/v1, kind: Policy, trust: {verifiers: [{id: "https://v.example/v", signer: {key: k}, levels: {build: 2, source: 1}}]}, images: [{match: "**", `+text+`}]}`),
 			policy.ParseOptions{ReadKey: func(string) ([]byte, error) { return os.ReadFile("testdata/release.pub") }})
