@@ -214,8 +214,14 @@ func WorstVerdict(steps []InputStep, gaps []InputGap) string {
 // or to no network at all.
 func (in *Inputs) Judge() (verdict string, hermetic bool) {
 	verdict = WorstVerdict(in.Steps, in.Gaps)
-	held := in.Mode == InputsNone || (in.Mode == InputsLocked || in.Mode == InputsOffline) && in.Lock != ""
+	held := in.Mode == InputsNone && !in.fetched() || (in.Mode == InputsLocked || in.Mode == InputsOffline) && in.Lock != ""
 	return verdict, held && verdictRank(verdict) <= verdictRank(VerdictRecorded)
+}
+
+// fetched reports whether the engine took in what no lock and no digest had
+// decided on before. Without a network that must be nothing.
+func (in *Inputs) fetched() bool {
+	return slices.ContainsFunc(in.Sources, func(s InputSource) bool { return s.Kind == "http" || s.Kind == "git" })
 }
 
 // Count is what the last line of a build says: the exchanges recorded, the gaps

@@ -218,6 +218,27 @@ func TestSourcePolicyOfALock(t *testing.T) {
 	}
 }
 
+// ADD fetches without a step's network: with --inputs none it must not either.
+func TestSourcePolicyOfNone(t *testing.T) {
+	var opt client.SolveOpt
+	if _, err := foreign(t, attestations.InputsNone).adjust(&opt); err != nil {
+		t.Fatal(err)
+	}
+	for id, passes := range map[string]bool{
+		"https://a.example/x":                        false,
+		"http://a.example/x":                         false,
+		"git://git.example/a.git":                    false,
+		"docker-image://docker.io/library/debian:12": true,
+		"oci-layout://waxseal/context@" + sumA:       true,
+		"local://dockerfile":                         true,
+	} {
+		_, err := sourcepolicy.NewEngine([]*spb.Policy{opt.SourcePolicy}).Evaluate(t.Context(), &pb.SourceOp{Identifier: id, Attrs: map[string]string{}})
+		if (err == nil) != passes {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+}
+
 // What a step prints reaches this parser.
 func FuzzTrace(f *testing.F) {
 	for _, s := range []string{"proxy network requests:\n- GET https://a.example/ -> 200\n", "- \n", "proxy network requests:\n- GET  -> \n- x -> 1", "[output clipped, log limit 2MiB reached]\n", "\n\n\x00"} {
