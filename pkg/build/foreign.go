@@ -29,6 +29,7 @@ type foreignEngine struct {
 	address string
 	client  *client.Client
 	intake  *intake
+	imports bool // of the results of another cache
 	seen    trace
 	version string
 }
@@ -81,6 +82,7 @@ func (e *foreignEngine) Close() error {
 // tells.
 func (e *foreignEngine) adjust(opt *client.SolveOpt) (func(*client.SolveStatus), error) {
 	opt.ProxyNetwork = e.intake.choice.mode() != attestations.InputsNone
+	e.imports = len(opt.CacheImports) > 0
 	switch held := e.intake.held; {
 	case held != nil:
 		opt.SourcePolicy = sourcePolicy(held)
@@ -159,6 +161,7 @@ type trace struct {
 	order []string
 	steps map[string]*tracedStep // by vertex
 	lines int
+	reuse bool // something came from a cache, not a step perhaps
 }
 
 type tracedStep struct {
@@ -189,6 +192,7 @@ func (t *trace) add(s *client.SolveStatus) {
 		t.steps = map[string]*tracedStep{}
 	}
 	for _, v := range s.Vertexes {
+		t.reuse = t.reuse || v.Cached
 		id := v.Digest.String()
 		st := t.steps[id]
 		if st == nil {
@@ -280,6 +284,9 @@ func (e *foreignEngine) inputs(_ context.Context, _ *built, rec *record, platfor
 		if sum := d.Digest["sha256"]; sum != "" {
 			j.kept[d.URI] = "sha256:" + sum
 		}
+	}
+	if e.imports && e.seen.reuse {
+		j.gap(attestations.GapCacheImport, "BuildKit does not say which results came from there")
 	}
 	open := false // a step had a network
 	shut := 0     // steps that had none

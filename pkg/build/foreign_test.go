@@ -239,6 +239,32 @@ func TestSourcePolicyOfNone(t *testing.T) {
 	}
 }
 
+// What an imported cache holds somebody else made, and with which network
+// nobody knows. A COPY whose result comes from there is no step of the record.
+func TestForeignCacheImport(t *testing.T) {
+	rec := &record{Execs: []recordedExec{{Platform: "linux/amd64", Network: int(pb.NetMode_NONE)}}}
+	for name, verdict := range map[string]string{"[2/2] RUN --network=none make": "unobserved", "[2/2] COPY a /a": "unobserved", "": "isolated"} {
+		e := foreign(t, "")
+		e.imports = true
+		if name != "" {
+			progressOf(&e.seen, name, true)
+		}
+		in, err := e.inputs(t.Context(), nil, rec, "linux/amd64")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := attestations.WorstVerdict(in.Steps, in.Gaps); got != verdict {
+			t.Errorf("%q out of the cache: %s, gaps %+v", name, got, in.Gaps)
+		}
+	}
+	for _, mode := range []string{attestations.InputsLocked, attestations.InputsNone} {
+		r := Request{Inputs: InputChoice{Mode: mode}, Engine: EngineChoice{BuildKit: "unix:///bk.sock"}, Cache: Cache{From: []CacheEntry{{Type: "registry"}}}}
+		if err := r.checkInputs(); err == nil || !strings.Contains(err.Error(), "--cache-from") {
+			t.Errorf("%s: %v", mode, err)
+		}
+	}
+}
+
 // What a step prints reaches this parser.
 func FuzzTrace(f *testing.F) {
 	for _, s := range []string{"proxy network requests:\n- GET https://a.example/ -> 200\n", "- \n", "proxy network requests:\n- GET  -> \n- x -> 1", "[output clipped, log limit 2MiB reached]\n", "\n\n\x00"} {
