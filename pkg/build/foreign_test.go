@@ -218,6 +218,22 @@ func TestSourcePolicyOfALock(t *testing.T) {
 	}
 }
 
+// A reference by digest is one whichever way BuildKit writes it down.
+func TestRecordedImages(t *testing.T) {
+	for uri, ref := range map[string]string{
+		"pkg:docker/debian@12?platform=linux%2Famd64":                             "debian:12",
+		"pkg:docker/debian@12?digest=" + sumA + "&platform=linux%2Famd64":         "debian:12",
+		"pkg:docker/debian?digest=" + sumA + "&platform=linux%2Famd64":            "debian@" + sumA,
+		"pkg:docker/debian@" + strings.Replace(sumA, ":", "%3A", 1):               "debian@" + sumA,
+		"pkg:docker/r.example/a/b?digest=" + strings.Replace(sumA, ":", "%3A", 1): "r.example/a/b@" + sumA,
+	} {
+		s, ok := recordedInput{URI: uri, Digest: map[string]string{"sha256": sumA[7:]}}.source()
+		if !ok || s.Kind != "image" || s.Ref != ref || s.Digest != sumA {
+			t.Errorf("%s: %+v", uri, s)
+		}
+	}
+}
+
 // ADD fetches without a step's network: with --inputs none it must not either.
 func TestSourcePolicyOfNone(t *testing.T) {
 	var opt client.SolveOpt
