@@ -240,7 +240,7 @@ func parameters(text string) []span {
 	}
 	var spans []span
 	for _, p := range all {
-		if secretName(p.name) || signed && signingName(p.name) {
+		if secretName(p.name) || signed && signingName(p.name) || doubtfulName(p.name) && (signed || !plainValue.MatchString(text[p.from:p.to])) {
 			spans = append(spans, p.span)
 		}
 	}
@@ -252,21 +252,36 @@ func secretName(name string) bool {
 	switch name {
 	case "page_token", "pagetoken", "page-token", "next_token", "nexttoken", "continuation_token", "continuationtoken", "continuation-token":
 		return false // they say where to go on, not who asks
-	case "sig", "key", "auth", "pass", "pwd", "pw", "sid", "jwt", "sas", "hdnea", "hmac", "policy", "assertion", "otp",
-		"awsaccesskeyid", "googleaccessid", "key-pair-id", "ticket", "nonce", "private":
+	case "sig", "auth", "pass", "pwd", "pw", "jwt", "sas", "hdnea", "hmac", "assertion", "otp",
+		"awsaccesskeyid", "googleaccessid", "key-pair-id", "nonce", "private":
 		return true
 	}
 	if strings.HasPrefix(name, "x-amz-") || strings.HasPrefix(name, "x-goog-") {
 		return true // all of them are the signature's, and change with it
 	}
 	for _, part := range []string{"token", "secret", "passw", "passphrase", "apikey", "api_key", "api-key", "accesskey", "access_key", "access-key",
-		"privatekey", "private_key", "signature", "credential", "session", "authorization", "oauth", "auth_", "auth-", "authkey", "bearer", "jsessionid", "client_assertion"} {
+		"privatekey", "private_key", "signature", "credential", "authorization", "oauth", "auth_", "auth-", "authkey", "bearer", "client_assertion"} {
 		if strings.Contains(name, part) {
 			return true
 		}
 	}
 	return false
 }
+
+// doubtfulName says whether a parameter of this name carries a credential, or
+// says which file is meant. A lock must hold a build to the second.
+func doubtfulName(name string) bool {
+	switch name {
+	case "key", "sid", "ticket", "policy":
+		return true
+	}
+	return strings.Contains(name, "session")
+}
+
+// plainValue is a value of words, numbers and versions, as no key is made.
+var plainValue = regexp.MustCompile(`^/?` + plainWord + `(?:[._/:,~-]` + plainWord + `)*$`)
+
+const plainWord = `(?:[A-Z]?[a-z]{1,15}|[A-Z]{1,15}|[0-9]{1,8}|[a-z]{1,3}[0-9]{1,3})`
 
 // signingName says whether a parameter of a signed URL belongs to the
 // signature: its times and whose key it was.
