@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -18,10 +19,16 @@ const (
 
 // Redactor replaces what can be a credential in a URL by a keyed hash,
 // "{hmac:0123456789abcdef}". Safe for concurrent use.
-type Redactor struct{ key []byte }
+type Redactor struct {
+	key []byte
+
+	mu      sync.Mutex
+	secrets []string // those that were asked for last
+	find    []needle // their forms: of a long file, costly to make for every URL
+}
 
 // NewRedactor returns one with a key of at least 32 bytes.
-func NewRedactor(key []byte) *Redactor { return &Redactor{slices.Clone(key)} }
+func NewRedactor(key []byte) *Redactor { return &Redactor{key: slices.Clone(key)} }
 
 func (r *Redactor) mac(domain, value string) string {
 	m := hmac.New(sha256.New, r.key)
@@ -43,7 +50,7 @@ type span struct{ from, to int }
 // plain, percent-encoded, in hex or in base64, in any case of letters. Lines
 // of a secret, and values in it that have a telling name, are secrets too.
 func (r *Redactor) URI(u string, secrets ...string) string {
-	find := needles(secrets)
+	find := r.needles(secrets)
 	var spans []span
 	for _, l := range levels(u) {
 		for _, s := range l.credentials(find) {
@@ -310,9 +317,10 @@ var namedValue = regexp.MustCompile(`(?i)(?:passw\w*|token|secret|auth\w*|key|cr
 // needles are all the forms in which secrets are looked for.
 func needles(secrets []string) []needle {
 	var out []needle
+	seen := map[needle]bool{}
 	add := func(text string, b64 bool) {
-		n := needle{foldASCII(text), b64}
-		if !slices.Contains(out, n) {
+		if n := (needle{foldASCII(text), b64}); !seen[n] {
+			seen[n] = true
 			out = append(out, n)
 		}
 	}
@@ -338,10 +346,21 @@ func needles(secrets []string) []needle {
 	return out
 }
 
+func (r *Redactor) needles(secrets []string) []needle {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Equal(secrets, r.secrets) {
+		r.secrets, r.find = slices.Clone(secrets), needles(secrets)
+	}
+	return r.find
+}
+
 func secretValues(secrets []string) []string {
 	var out []string
+	seen := map[string]bool{}
 	add := func(v string) {
-		if len(v) >= minSecret && !slices.Contains(out, v) {
+		if len(v) >= minSecret && !seen[v] {
+			seen[v] = true
 			out = append(out, v)
 		}
 	}

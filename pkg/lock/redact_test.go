@@ -197,6 +197,20 @@ func TestSecretsOfFiles(t *testing.T) {
 	}
 }
 
+// A redactor that knows the forms of one step's secrets knows the next's too.
+func TestSecretsOfSteps(t *testing.T) {
+	r := redactor()
+	for _, c := range [][2]string{{"first-one", "H/second-one"}, {"second-one", "first-one/H"}, {"", "first-one/second-one"}, {"first-one", "H/second-one"}} {
+		var secrets []string
+		if c[0] != "" {
+			secrets = []string{c[0]}
+		}
+		if got := mark.ReplaceAllString(r.URI("https://a.example/first-one/second-one", secrets...), "H"); got != "https://a.example/"+c[1] {
+			t.Errorf("with %q: %s", c[0], got)
+		}
+	}
+}
+
 func TestShape(t *testing.T) {
 	other := lock.NewRedactor([]byte("another key of thirty-two bytes."))
 	for _, u := range []string{
