@@ -39,7 +39,7 @@ const (
 type Inputs struct {
 	Mode       string          `json:"mode"`
 	Verdict    string          `json:"verdict"`        // the worst step's
-	Hermetic   bool            `json:"hermetic"`       // isolated or recorded, and held to a lock or to nothing at all
+	Hermetic   bool            `json:"hermetic"`       // isolated or recorded, and held to a lock, or to no network and to images by digest
 	Lock       string          `json:"lock,omitempty"` // "sha256:…" of the lock that was enforced; absent in mode record
 	AllowHosts []string        `json:"allowHosts,omitempty"`
 	Sources    []InputSource   `json:"sources"`
@@ -212,11 +212,19 @@ func WorstVerdict(steps []InputStep, gaps []InputGap) string {
 
 // Judge computes what Verdict and Hermetic must say. Hermetic is a build whose
 // every step was isolated or recorded, without a gap, and was held to a lock
-// or to no network at all.
+// or to no network at all, with base images by their digests.
 func (in *Inputs) Judge() (verdict string, hermetic bool) {
 	verdict = WorstVerdict(in.Steps, in.Gaps)
-	held := in.Mode == InputsNone || (in.Mode == InputsLocked || in.Mode == InputsOffline) && in.Lock != ""
+	held := in.Mode == InputsNone && !in.undecided() || (in.Mode == InputsLocked || in.Mode == InputsOffline) && in.Lock != ""
 	return verdict, held && verdictRank(verdict) <= verdictRank(VerdictRecorded)
+}
+
+// undecided reports whether the engine fetched what nothing had decided on
+// before: a file, a repository, an image by its tag.
+func (in *Inputs) undecided() bool {
+	return slices.ContainsFunc(in.Sources, func(s InputSource) bool {
+		return s.Kind == "http" || s.Kind == "git" || s.Kind == "image" && !strings.Contains(s.Ref, "@sha256:")
+	})
 }
 
 // Count is what the last line of a build says: the exchanges recorded, the gaps

@@ -175,6 +175,13 @@ func TestJudge(t *testing.T) {
 		"an invented one neither":     {attestations.Inputs{Mode: "none", Steps: []attestations.InputStep{step("great")}}, "unobserved", false},
 		"a gap the step left out":     {attestations.Inputs{Mode: "locked", Lock: lock, Steps: []attestations.InputStep{step("recorded", gap("no-record")...)}}, "unobserved", false},
 		"an imported cache":           {attestations.Inputs{Mode: "locked", Lock: lock, Gaps: gap("cache-import")}, "unobserved", false},
+		"none, and a file was added":  {attestations.Inputs{Mode: "none", Sources: []attestations.InputSource{{Kind: "http"}}}, "isolated", false},
+		"none, and git was":           {attestations.Inputs{Mode: "none", Sources: []attestations.InputSource{{Kind: "git"}}}, "isolated", false},
+		"none, of a tag":              {attestations.Inputs{Mode: "none", Sources: []attestations.InputSource{{Kind: "image", Ref: "docker.io/library/debian:12"}}}, "isolated", false},
+		"none, of a name unknown":     {attestations.Inputs{Mode: "none", Sources: []attestations.InputSource{{Kind: "image"}}}, "isolated", false},
+		"none, of a digest":           {attestations.Inputs{Mode: "none", Sources: []attestations.InputSource{{Kind: "image", Ref: "docker.io/library/debian@sha256:1"}}}, "isolated", true},
+		"locked, of a tag":            {attestations.Inputs{Mode: "locked", Lock: lock, Sources: []attestations.InputSource{{Kind: "image", Ref: "docker.io/library/debian:12"}}}, "isolated", true},
+		"none, of what was given":     {attestations.Inputs{Mode: "none", Sources: []attestations.InputSource{{Kind: "context"}, {Kind: "named-context"}}}, "isolated", true},
 		"a source that is not pinned": {attestations.Inputs{Mode: "locked", Lock: lock, Gaps: gap("source")}, "gaps", false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -70,13 +70,16 @@ func (t *lockedRegistry) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.upstream(req)
 	}
 	d, err := attest.ParseDigest(what)
+	switch {
+	case err != nil && kind != "manifests":
+		return t.upstream(req)
+	case err != nil:
+		d, err = w.lockedTag(t.name + "/" + name + ":" + what)
+	case kind == "manifests" || req.Method == http.MethodHead: // what is no manifest is looked for among the blobs
+		err = w.lockedDigest(t.name+"/"+name, d, t.rec.blobs)
+	}
 	if err != nil {
-		if kind != "manifests" {
-			return t.upstream(req)
-		}
-		if d, err = w.lockedTag(t.name + "/" + name + ":" + what); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	if resp, err := w.stored(req, kind, d); resp != nil || err != nil {
 		return resp, err
@@ -133,6 +136,47 @@ func (w *watch) lockedTag(ref string) (attest.Digest, error) {
 		}
 	}
 	return "", lockViolation("FROM "+want, "", "")
+}
+
+// lockedDigest refuses a manifest of an image that the lock does not list. What
+// a listed index consists of is listed with it: blobs is where BuildKit keeps
+// the index by the time it asks for a part.
+func (w *watch) lockedDigest(name string, d attest.Digest, blobs string) error {
+	for _, s := range w.lock.Sources {
+		named, err := reference.ParseNormalizedNamed(s.Ref)
+		if s.Kind == lock.KindImage && err == nil && named.Name() == name && w.consistsOf(attest.Digest(s.Digest), d, blobs, 2) {
+			return nil
+		}
+	}
+	return lockViolation("FROM "+name+"@"+string(d), "", "")
+}
+
+// consistsOf reports whether a manifest is d, or an index that leads to it.
+func (w *watch) consistsOf(top, d attest.Digest, blobs string, depth int) bool {
+	if top == d {
+		return true
+	}
+	if depth == 0 {
+		return false
+	}
+	var raw []byte
+	if f, err := os.Open(filepath.Join(blobs, "sha256", top.Hex())); err == nil {
+		raw, _ = readBlob(f, attest.MaxManifest)
+		f.Close()
+	} else if w.store != nil {
+		if b, err := w.store.OpenVerified(top); err == nil {
+			raw, _ = readBlob(b, attest.MaxManifest)
+			b.Close()
+		}
+	}
+	var ix ocispecs.Index
+	if json.Unmarshal(raw, &ix) != nil {
+		return false
+	}
+	return slices.ContainsFunc(ix.Manifests, func(m ocispecs.Descriptor) bool {
+		part, err := attest.ParseDigest(string(m.Digest))
+		return err == nil && w.consistsOf(part, d, blobs, depth-1)
+	})
 }
 
 func normalImage(ref string) string {

@@ -25,6 +25,10 @@ import (
 // maxFileHeaders bounds what is kept of the headers of a remote file.
 const maxFileHeaders = 64 << 10
 
+// fileSlack is how many bytes more than the lock expects are read of a remote
+// file, to say what came instead.
+const fileSlack = 1 << 20
+
 // keptHeaders are those of a remote file's answer on which the file's name and
 // time in the image depend.
 func keptHeaders() []string { return []string{"Last-Modified", "Content-Disposition", "Content-Type"} }
@@ -299,9 +303,17 @@ func (t *remoteFiles) held(req *http.Request, w *watch) (*http.Response, error) 
 		return resp, err
 	}
 	defer resp.Body.Close()
-	spool, got, size, err := w.spool(resp.Body)
+	limit := int64(attest.MaxBlob)
+	if want.Size > 0 {
+		limit = want.Size + fileSlack
+	}
+	spool, got, size, err := w.spool(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
 		return nil, err
+	}
+	if size > limit {
+		spool.Close()
+		return nil, lockViolation(step, string(d), fmt.Sprintf("more than %d bytes", limit))
 	}
 	if got != d {
 		spool.Close()

@@ -17,10 +17,13 @@ import (
 // A remote file's name and time in the image come from headers: a lock pins
 // them as it pins the bytes.
 func TestRemoteFilesAreHeldToTheirHeaders(t *testing.T) {
-	name := "right.txt"
+	name, more := "right.txt", 0
 	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Disposition", `attachment; filename="`+name+`"`)
 		io.WriteString(w, "the bytes")
+		for range more {
+			w.Write(make([]byte, 1<<20))
+		}
 	}))
 	defer up.Close()
 	const uri = "http://files.test/get"
@@ -60,6 +63,11 @@ func TestRemoteFilesAreHeldToTheirHeaders(t *testing.T) {
 	var refused *violationError
 	if h, _, _, err := get(attestations.InputsLocked, t.TempDir(), file); !errors.As(err, &refused) {
 		t.Errorf("another name passed: %v %v", h, err)
+	}
+	// What upstream sends instead is read no further than it takes to say so.
+	name, more = "right.txt", 2
+	if _, _, _, err := get(attestations.InputsLocked, t.TempDir(), file); !errors.As(err, &refused) || !strings.Contains(err.Error(), "more than 1048585 bytes") {
+		t.Errorf("a long answer: %v", err)
 	}
 	for _, mode := range []string{attestations.InputsLocked, attestations.InputsOffline} {
 		if h, body, _, err := get(mode, kept, file); err != nil || body != "the bytes" || !strings.Contains(h.Get("Content-Disposition"), "right") {

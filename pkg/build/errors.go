@@ -113,7 +113,7 @@ func waysOut() [][2]string {
 		{signLacks, "waxseal store import brings it from where the lock was made; bodies are also fetched by the same command with --inputs locked"},
 		{signLock, relock},
 		{signGateway, "the server refused it, or the gateway did: it connects to this machine and its link only where --upstream NAME=ADDRESS says so, and only to hosts that --allow-host allows"},
-		{signPolicy, "the lock does not list it; " + relock},
+		{signPolicy, "with --inputs none nothing is fetched; else the lock does not list it, and " + relock},
 		{signNoSpace, "free some space, or choose another cache with --cache-dir"},
 		{signStep, "the step's own output is above, or shown without --quiet"},
 		{signDenied, "log in with docker login, or give the base image with --build-context NAME=oci:LAYOUT"},

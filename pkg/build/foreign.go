@@ -29,6 +29,7 @@ type foreignEngine struct {
 	address string
 	client  *client.Client
 	intake  *intake
+	imports bool // of the results of another cache
 	seen    trace
 	version string
 }
@@ -75,28 +76,39 @@ func (e *foreignEngine) Close() error {
 	return e.client.Close()
 }
 
-// adjust asks for BuildKit's proxy network, and restricts it to the lock. A
+// adjust asks for BuildKit's proxy network, and restricts it to the lock, or
+// with no network keeps ADD from fetching: its network is not the steps'. A
 // BuildKit before 0.31 does not know of the proxy and does without; its record
 // tells.
 func (e *foreignEngine) adjust(opt *client.SolveOpt) (func(*client.SolveStatus), error) {
 	opt.ProxyNetwork = e.intake.choice.mode() != attestations.InputsNone
-	if held := e.intake.held; held != nil {
+	e.imports = len(opt.CacheImports) > 0
+	switch held := e.intake.held; {
+	case held != nil:
 		opt.SourcePolicy = sourcePolicy(held)
+	case e.intake.choice.mode() == attestations.InputsNone:
+		opt.SourcePolicy = &spb.Policy{Version: 1, Rules: denials("http", "https", "git")}
 	}
 	return e.seen.add, nil
+}
+
+// denials are rules that let nothing of these schemes through.
+func denials(schemes ...string) []*spb.Rule {
+	var rules []*spb.Rule
+	for _, s := range schemes {
+		rules = append(rules, &spb.Rule{Action: spb.PolicyAction_DENY, Selector: &spb.Selector{Identifier: "^" + s + "://", MatchType: spb.MatchType_REGEX}})
+	}
+	return rules
 }
 
 // sourcePolicy lets a BuildKit fetch what a lock lists, pinned where BuildKit
 // can do that, and nothing else. It cannot pin what steps fetch; that is
 // compared when the build is over.
 func sourcePolicy(held *lock.File) *spb.Policy {
-	p := &spb.Policy{Version: 1}
+	// The last rule that matches wins.
+	p := &spb.Policy{Version: 1, Rules: denials("http", "https", "docker-image", "git")}
 	rule := func(action spb.PolicyAction, match spb.MatchType, id string, u *spb.Update) {
 		p.Rules = append(p.Rules, &spb.Rule{Action: action, Selector: &spb.Selector{Identifier: id, MatchType: match}, Updates: u})
-	}
-	// The last rule that matches wins.
-	for _, scheme := range []string{"http", "https", "docker-image", "git"} {
-		rule(spb.PolicyAction_DENY, spb.MatchType_REGEX, "^"+scheme+"://", nil)
 	}
 	asked := map[string]bool{} // by steps
 	for _, st := range held.Steps {
@@ -149,6 +161,7 @@ type trace struct {
 	order []string
 	steps map[string]*tracedStep // by vertex
 	lines int
+	reuse bool // something came from a cache, not a step perhaps
 }
 
 type tracedStep struct {
@@ -179,6 +192,7 @@ func (t *trace) add(s *client.SolveStatus) {
 		t.steps = map[string]*tracedStep{}
 	}
 	for _, v := range s.Vertexes {
+		t.reuse = t.reuse || v.Cached
 		id := v.Digest.String()
 		st := t.steps[id]
 		if st == nil {
@@ -270,6 +284,9 @@ func (e *foreignEngine) inputs(_ context.Context, _ *built, rec *record, platfor
 		if sum := d.Digest["sha256"]; sum != "" {
 			j.kept[d.URI] = "sha256:" + sum
 		}
+	}
+	if e.imports && e.seen.reuse {
+		j.gap(attestations.GapCacheImport, "BuildKit does not say which results came from there")
 	}
 	open := false // a step had a network
 	shut := 0     // steps that had none

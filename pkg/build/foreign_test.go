@@ -235,6 +235,69 @@ func TestSourcePolicyOfALock(t *testing.T) {
 	}
 }
 
+// A reference by digest is one whichever way BuildKit writes it down.
+func TestRecordedImages(t *testing.T) {
+	for uri, ref := range map[string]string{
+		"pkg:docker/debian@12?platform=linux%2Famd64":                             "debian:12",
+		"pkg:docker/debian@12?digest=" + sumA + "&platform=linux%2Famd64":         "debian:12",
+		"pkg:docker/debian?digest=" + sumA + "&platform=linux%2Famd64":            "debian@" + sumA,
+		"pkg:docker/debian@" + strings.Replace(sumA, ":", "%3A", 1):               "debian@" + sumA,
+		"pkg:docker/r.example/a/b?digest=" + strings.Replace(sumA, ":", "%3A", 1): "r.example/a/b@" + sumA,
+	} {
+		s, ok := recordedInput{URI: uri, Digest: map[string]string{"sha256": sumA[7:]}}.source()
+		if !ok || s.Kind != "image" || s.Ref != ref || s.Digest != sumA {
+			t.Errorf("%s: %+v", uri, s)
+		}
+	}
+}
+
+// ADD fetches without a step's network: with --inputs none it must not either.
+func TestSourcePolicyOfNone(t *testing.T) {
+	var opt client.SolveOpt
+	if _, err := foreign(t, attestations.InputsNone).adjust(&opt); err != nil {
+		t.Fatal(err)
+	}
+	for id, passes := range map[string]bool{
+		"https://a.example/x":                        false,
+		"http://a.example/x":                         false,
+		"git://git.example/a.git":                    false,
+		"docker-image://docker.io/library/debian:12": true,
+		"oci-layout://waxseal/context@" + sumA:       true,
+		"local://dockerfile":                         true,
+	} {
+		_, err := sourcepolicy.NewEngine([]*spb.Policy{opt.SourcePolicy}).Evaluate(t.Context(), &pb.SourceOp{Identifier: id, Attrs: map[string]string{}})
+		if (err == nil) != passes {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+}
+
+// What an imported cache holds somebody else made, and with which network
+// nobody knows. A COPY whose result comes from there is no step of the record.
+func TestForeignCacheImport(t *testing.T) {
+	rec := &record{Execs: []recordedExec{{Platform: "linux/amd64", Network: int(pb.NetMode_NONE)}}}
+	for name, verdict := range map[string]string{"[2/2] RUN --network=none make": "unobserved", "[2/2] COPY a /a": "unobserved", "": "isolated"} {
+		e := foreign(t, "")
+		e.imports = true
+		if name != "" {
+			progressOf(&e.seen, name, true)
+		}
+		in, err := e.inputs(t.Context(), nil, rec, "linux/amd64")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := attestations.WorstVerdict(in.Steps, in.Gaps); got != verdict {
+			t.Errorf("%q out of the cache: %s, gaps %+v", name, got, in.Gaps)
+		}
+	}
+	for _, mode := range []string{attestations.InputsLocked, attestations.InputsNone} {
+		r := Request{Inputs: InputChoice{Mode: mode}, Engine: EngineChoice{BuildKit: "unix:///bk.sock"}, Cache: Cache{From: []CacheEntry{{Type: "registry"}}}}
+		if err := r.checkInputs(); err == nil || !strings.Contains(err.Error(), "--cache-from") {
+			t.Errorf("%s: %v", mode, err)
+		}
+	}
+}
+
 // What a step prints reaches this parser.
 func FuzzTrace(f *testing.F) {
 	for _, s := range []string{"proxy network requests:\n- GET https://a.example/ -> 200\n", "- \n", "proxy network requests:\n- GET  -> \n- x -> 1", "[output clipped, log limit 2MiB reached]\n", "\n\n\x00"} {

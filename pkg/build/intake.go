@@ -576,13 +576,18 @@ func (d recordedInput) source() (attestations.InputSource, bool) {
 		// pkg:docker/NAME@TAG?digest=…&platform=… names what was asked for.
 		if base, query, ok := strings.Cut(strings.TrimPrefix(d.URI, "pkg:docker/"), "?"); ok || base != d.URI {
 			name, version, _ := strings.Cut(base, "@")
-			if v, err := url.QueryUnescape(version); err == nil && !strings.HasPrefix(v, "sha256:") && v != "" {
+			q, _ := url.ParseQuery(query)
+			v, _ := url.QueryUnescape(version)
+			switch {
+			case strings.HasPrefix(v, "sha256:"):
+				name += "@" + v
+			case v != "":
 				name += ":" + v
+			case q.Get("digest") != "":
+				name += "@" + q.Get("digest")
 			}
 			s.Ref = familiar(name)
-			if q, err := url.ParseQuery(query); err == nil {
-				s.Platform = q.Get("platform")
-			}
+			s.Platform = q.Get("platform")
 		}
 	}
 	if commit := d.Digest["sha1"]; commit != "" {
@@ -640,6 +645,8 @@ func (r InputsResult) hermetic() string {
 		return "no (unobserved: some of it nobody watched)"
 	case r.Verdict == attestations.VerdictGaps || r.Gaps > 0:
 		return "no (the record has gaps)"
+	case r.Mode == attestations.InputsNone:
+		return "no (a base image was taken by its tag; name it by its digest alone, or build with --inputs locked)"
 	case r.Mode == attestations.InputsRecord && r.LockFile == "":
 		return "no (recorded; write a lock with --lock FILE, then build with --inputs locked)"
 	}

@@ -238,6 +238,8 @@ func (r *Request) checkInputs() error {
 			"leave --engine out, or use --inputs locked, which compares every digest afterwards")
 	case len(c.AllowHosts) > 0 || c.UpstreamCA != "" || len(c.Upstreams) > 0:
 		return errors.New("--allow-host, --upstream and --upstream-ca are for waxseal's own engine: another BuildKit has its own network and its own trust")
+	case len(r.Cache.From) > 0 && (c.enforced() || c.mode() == attestations.InputsNone):
+		return fmt.Errorf("results of an imported build cache have no record of what went into them: leave out --cache-from with --inputs %s", c.mode())
 	case c.Push:
 		return errors.New("--push-inputs needs waxseal's own engine: another BuildKit keeps no bytes")
 	}

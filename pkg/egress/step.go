@@ -19,6 +19,7 @@ import (
 const (
 	maxConns     = 512              // of one step at a time
 	maxRunning   = 64               // exchanges of one step at a time; others wait. It bounds the memory for bodies
+	maxStreams   = 16               // of one HTTP/2 connection at a time
 	headTimeout  = 30 * time.Second // to say what a connection is for, and for each request's headers
 	idleTimeout  = 5 * time.Minute
 	maxHead      = 64 << 10               // bytes of a request's line and headers
@@ -166,8 +167,10 @@ func (s *Step) serve() {
 		BaseContext:                  func(net.Listener) context.Context { return s.ctx },
 		ConnContext:                  withFront,
 		Protocols:                    new(http.Protocols),
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 250, MaxReadFrameSize: 1 << 20,
-			MaxReceiveBufferPerConnection: 4 << 20, MaxReceiveBufferPerStream: 1 << 20},
+		// Each stream has its headers in memory, and the connection its bodies, while
+		// they wait to be among those that run.
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: 1 << 20,
+			MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 1 << 20},
 	}
 	s.h2.Protocols.SetUnencryptedHTTP2(true)
 	go func() { _ = s.srv.Serve(s.inner) }()

@@ -1,6 +1,7 @@
 package lock_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -100,6 +101,27 @@ func TestALockListsNoRequestWithoutAnAnswer(t *testing.T) {
 	want, err := lock.FromInputs(nil, record())
 	if err != nil || string(got.Marshal()) != string(want.Marshal()) {
 		t.Errorf("%v: the lock is\n%s\nwant\n%s", err, got.Marshal(), want.Marshal())
+	}
+}
+
+// A parameter that only may be a credential says which file is meant.
+func TestKeyIsHeldToTheLock(t *testing.T) {
+	in, r := record(), redactor()
+	in.Steps[0].Requests = in.Steps[0].Requests[:1]
+	in.Steps[0].Requests[0].URI = r.URI("https://dl.example/get?key=app-1.0")
+	f, err := lock.FromInputs(nil, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"app-1.0", "app-2.0"} {
+		uri := r.URI("https://dl.example/get?key=" + name)
+		st := in.Steps[0]
+		st.Requests = slices.Clone(st.Requests)
+		st.Requests[0].URI = uri
+		_, _, ok := f.Book(st.Name, st.Stage, st.Platform).Expect("GET", uri, "", "")
+		if listed := name == "app-1.0"; ok != listed || (len(f.Admits(&st)) == 0) != listed {
+			t.Errorf("%s is listed: %t, %q", name, ok, f.Admits(&st))
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -18,10 +19,16 @@ const (
 
 // Redactor replaces what can be a credential in a URL by a keyed hash,
 // "{hmac:0123456789abcdef}". Safe for concurrent use.
-type Redactor struct{ key []byte }
+type Redactor struct {
+	key []byte
+
+	mu      sync.Mutex
+	secrets []string // those that were asked for last
+	find    []needle // their forms: of a long file, costly to make for every URL
+}
 
 // NewRedactor returns one with a key of at least 32 bytes.
-func NewRedactor(key []byte) *Redactor { return &Redactor{slices.Clone(key)} }
+func NewRedactor(key []byte) *Redactor { return &Redactor{key: slices.Clone(key)} }
 
 func (r *Redactor) mac(domain, value string) string {
 	m := hmac.New(sha256.New, r.key)
@@ -51,7 +58,7 @@ type span struct{ from, to int }
 // plain, percent-encoded, in hex or in base64, in any case of letters. Lines
 // of a secret, and values in it that have a telling name, are secrets too.
 func (r *Redactor) URI(u string, secrets ...string) string {
-	find := needles(secrets)
+	find := r.needles(secrets)
 	var spans []span
 	for _, l := range levels(u) {
 		for _, s := range l.credentials(find) {
@@ -248,7 +255,7 @@ func parameters(text string) []span {
 	}
 	var spans []span
 	for _, p := range all {
-		if secretName(p.name) || signed && signingName(p.name) {
+		if secretName(p.name) || signed && signingName(p.name) || doubtfulName(p.name) && (signed || !plainValue.MatchString(text[p.from:p.to])) {
 			spans = append(spans, p.span)
 		}
 	}
@@ -260,21 +267,36 @@ func secretName(name string) bool {
 	switch name {
 	case "page_token", "pagetoken", "page-token", "next_token", "nexttoken", "continuation_token", "continuationtoken", "continuation-token":
 		return false // they say where to go on, not who asks
-	case "sig", "key", "auth", "pass", "pwd", "pw", "sid", "jwt", "sas", "hdnea", "hmac", "policy", "assertion", "otp",
-		"awsaccesskeyid", "googleaccessid", "key-pair-id", "ticket", "nonce", "private":
+	case "sig", "auth", "pass", "pwd", "pw", "jwt", "sas", "hdnea", "hmac", "assertion", "otp",
+		"awsaccesskeyid", "googleaccessid", "key-pair-id", "nonce", "private":
 		return true
 	}
 	if strings.HasPrefix(name, "x-amz-") || strings.HasPrefix(name, "x-goog-") {
 		return true // all of them are the signature's, and change with it
 	}
 	for _, part := range []string{"token", "secret", "passw", "passphrase", "apikey", "api_key", "api-key", "accesskey", "access_key", "access-key",
-		"privatekey", "private_key", "signature", "credential", "session", "authorization", "oauth", "auth_", "auth-", "authkey", "bearer", "jsessionid", "client_assertion"} {
+		"privatekey", "private_key", "signature", "credential", "authorization", "oauth", "auth_", "auth-", "authkey", "bearer", "client_assertion"} {
 		if strings.Contains(name, part) {
 			return true
 		}
 	}
 	return false
 }
+
+// doubtfulName says whether a parameter of this name carries a credential, or
+// says which file is meant. A lock must hold a build to the second.
+func doubtfulName(name string) bool {
+	switch name {
+	case "key", "sid", "ticket", "policy":
+		return true
+	}
+	return strings.Contains(name, "session")
+}
+
+// plainValue is a value of words, numbers and versions, as no key is made.
+var plainValue = regexp.MustCompile(`^/?` + plainWord + `(?:[._/:,~-]` + plainWord + `)*$`)
+
+const plainWord = `(?:[A-Z]?[a-z]{1,15}|[A-Z]{1,15}|[0-9]{1,8}|[a-z]{1,3}[0-9]{1,3})`
 
 // signingName says whether a parameter of a signed URL belongs to the
 // signature: its times and whose key it was.
@@ -303,9 +325,10 @@ var namedValue = regexp.MustCompile(`(?i)(?:passw\w*|token|secret|auth\w*|key|cr
 // needles are all the forms in which secrets are looked for.
 func needles(secrets []string) []needle {
 	var out []needle
+	seen := map[needle]bool{}
 	add := func(text string, b64 bool) {
-		n := needle{foldASCII(text), b64}
-		if !slices.Contains(out, n) {
+		if n := (needle{foldASCII(text), b64}); !seen[n] {
+			seen[n] = true
 			out = append(out, n)
 		}
 	}
@@ -331,10 +354,21 @@ func needles(secrets []string) []needle {
 	return out
 }
 
+func (r *Redactor) needles(secrets []string) []needle {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Equal(secrets, r.secrets) {
+		r.secrets, r.find = slices.Clone(secrets), needles(secrets)
+	}
+	return r.find
+}
+
 func secretValues(secrets []string) []string {
 	var out []string
+	seen := map[string]bool{}
 	add := func(v string) {
-		if len(v) >= minSecret && !slices.Contains(out, v) {
+		if len(v) >= minSecret && !seen[v] {
+			seen[v] = true
 			out = append(out, v)
 		}
 	}

@@ -55,6 +55,18 @@ func TestRedactURI(t *testing.T) {
 		"https://blob.example/o?sp=r&st=2026&se=2027&sv=2024-11-04&sr=b&sig=abc%3D&rscd=x": "https://blob.example/o?sp=r&st=H&se=H&sv=2024-11-04&sr=b&sig=H&rscd=x",
 		"https://cdn.example/o?Expires=9&Signature=s&Key-Pair-Id=K&Policy=p":               "https://cdn.example/o?Expires=H&Signature=H&Key-Pair-Id=H&Policy=H",
 		"https://a.example/o?expires=9":                                                    "https://a.example/o?expires=9",
+		// Names that credentials have, and other things as well.
+		"https://dl.example/get?key=app-1.0&policy=strict":                "https://dl.example/get?key=app-1.0&policy=strict",
+		"https://dl.example/get?key=out/linux_amd64/tool-v2.10.tgz":       "https://dl.example/get?key=out/linux_amd64/tool-v2.10.tgz",
+		"https://dl.example/get?session=spring-2024&sid=12&ticket=ABC-77": "https://dl.example/get?session=spring-2024&sid=12&ticket=ABC-77",
+		"https://dl.example/get?key=out%2Ftool":                           "https://dl.example/get?key=H",
+		"https://dl.example/get?key=s3cr3t&sid=hunter22":                  "https://dl.example/get?key=H&sid=H",
+		"https://dl.example/get?key=AbCdEfGh&sid=20260101235959":          "https://dl.example/get?key=H&sid=H",
+		"https://dl.example/get?key=0f8fad5b-d9cb-469f-a165-70867728950e": "https://dl.example/get?key=H",
+		"https://dl.example/get?key=deadbeefdeadbeef&ticket=YWJj+ZGVm=":   "https://dl.example/get?key=H&ticket=H",
+		"https://dl.example/get?key=%61pp-1.0":                            "https://dl.example/get?key=H",
+		"https://dl.example/get?key=app-1.0&Signature=s":                  "https://dl.example/get?key=H&Signature=H",
+		"https://dl.example/get?session_token=spring&nonce=one":           "https://dl.example/get?session_token=H&nonce=H",
 		// Tokens that one knows by sight, wherever they stand.
 		"https://a.example/t/ghp_0123456789012345678901234567890123ab/x":             "https://a.example/t/H/x",
 		"https://a.example/t/eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl/": "https://a.example/t/H/",
@@ -181,6 +193,20 @@ func TestSecretsOfFiles(t *testing.T) {
 		got := redactor().URI("https://npm.example/x/"+token+"/y", secret)
 		if strings.Contains(got, token) || !strings.HasPrefix(got, "https://npm.example/x/{hmac:") {
 			t.Errorf("%q leaves %q", secret, got)
+		}
+	}
+}
+
+// A redactor that knows the forms of one step's secrets knows the next's too.
+func TestSecretsOfSteps(t *testing.T) {
+	r := redactor()
+	for _, c := range [][2]string{{"first-one", "H/second-one"}, {"second-one", "first-one/H"}, {"", "first-one/second-one"}, {"first-one", "H/second-one"}} {
+		var secrets []string
+		if c[0] != "" {
+			secrets = []string{c[0]}
+		}
+		if got := mark.ReplaceAllString(r.URI("https://a.example/first-one/second-one", secrets...), "H"); got != "https://a.example/"+c[1] {
+			t.Errorf("with %q: %s", c[0], got)
 		}
 	}
 }

@@ -152,9 +152,11 @@ func checkHermetic(w *weighing) answer {
 	verdict, hermetic := in.Judge()
 	switch {
 	case hermetic && in.Mode == attestations.InputsNone:
-		return w.recorded(Met, "no step had a network"+w.word())
+		return w.recorded(Met, "no step had a network, and no base image was taken by a tag"+w.word())
 	case hermetic:
 		return w.recorded(Met, "every step was held to the lock "+Short(attest.Digest(in.Lock))+w.word())
+	case in.Mode == attestations.InputsNone && verdict == attestations.VerdictIsolated:
+		return w.recorded(NotMet, "no step had a network, but nothing had decided on what the engine fetched: a base image by its tag, a file or a repository")
 	case verdict == attestations.VerdictIsolated || verdict == attestations.VerdictRecorded:
 		return w.recorded(NotMet, "all that came in is known, but nothing had decided on it before: the mode was "+in.Mode)
 	}

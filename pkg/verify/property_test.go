@@ -61,6 +61,9 @@ func TestPropertiesOfInputs(t *testing.T) {
 	overstated, foreign := inputs(attestations.InputsLocked, gap), inputs(attestations.InputsNone)
 	overstated.Verdict, overstated.Hermetic = attestations.VerdictIsolated, true
 	foreign.Gateway.Name = "buildkit-proxy"
+	tagged := inputs(attestations.InputsNone)
+	tagged.Sources = []attestations.InputSource{{Kind: "image", URI: "pkg:docker/debian@12", Ref: "docker.io/library/debian:12", Digest: string(keyC)}}
+	tagged.Hermetic = false
 	absent := with(nil, keyA)
 	absent.NoInputs = "the record was signed by somebody else"
 	for _, c := range []struct {
@@ -73,6 +76,7 @@ func TestPropertiesOfInputs(t *testing.T) {
 		{"locked", with(inputs(attestations.InputsLocked, fetch), keyA), verify.Met, verify.Met, "held to the lock sha256:111111111111"},
 		{"only recorded", with(inputs(attestations.InputsRecord, fetch), keyA), verify.Met, verify.NotMet, "the mode was record"},
 		{"without a step", with(inputs(attestations.InputsNone), keyA), verify.Met, verify.Met, "no step"},
+		{"a base image by its tag", with(tagged, keyA), verify.Met, verify.NotMet, "a base image by its tag"},
 		{"a cache mount", with(inputs(attestations.InputsLocked, fetch, gap), keyA), verify.NotMet, verify.NotMet, `cache-mount in "RUN x"`},
 		{"the machine's network", with(inputs(attestations.InputsLocked, host, gap), keyA), verify.NotMet, verify.NotMet, `host-network in "RUN x", and 1 more`},
 		{"a record that says more than it holds", with(overstated, keyA), verify.Unknown, verify.Unknown, "does not hold together"},
