@@ -72,7 +72,7 @@ func saveFromDocker(ctx context.Context, name, dir string) error {
 	if strings.HasPrefix(name, "-") || name == "" {
 		return fmt.Errorf("taking an image from Docker: %q is no name", name)
 	}
-	cmd := exec.CommandContext(ctx, "docker", "image", "save", name)
+	cmd := exec.CommandContext(ctx, "docker", "image", "save", oneImage(name))
 	cmd.Env = helperEnv(os.Environ())
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -89,7 +89,11 @@ func saveFromDocker(ctx context.Context, name, dir string) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return hinted(fmt.Errorf("taking image %q from Docker: %s", name, firstLine(said.String(), err)), wayToDocker(said.String()))
+		text := firstLine(said.String(), err)
+		if strings.Contains(text, "reference does not exist") { // of a name with a tag, as save says it
+			text = "No such image: " + oneImage(name)
+		}
+		return hinted(fmt.Errorf("taking image %q from Docker: %s", name, text), wayToDocker(text))
 	}
 	if readErr != nil {
 		return fmt.Errorf("taking image %q from Docker: %w", name, readErr)
@@ -97,9 +101,21 @@ func saveFromDocker(ctx context.Context, name, dir string) error {
 	return nil
 }
 
+// oneImage is a name as docker save must have it: a repository alone would be all
+// that it has, whatever the tags, and to every other command it is its latest. An
+// image's ID, or the beginning of one, stays.
+func oneImage(name string) string {
+	_, last, ok := strings.Cut(name[strings.LastIndexByte(name, '/')+1:], ":")
+	id := strings.Trim(name, "0123456789abcdef") == ""
+	if ok && last != "" || id || strings.Contains(name, "@") {
+		return name
+	}
+	return name + ":latest"
+}
+
 // wayToDocker is the way out of what docker said when it gave no image.
 func wayToDocker(said string) string {
-	if strings.Contains(strings.ToLower(said), "no such image") || strings.Contains(said, "reference does not exist") {
+	if strings.Contains(strings.ToLower(said), "no such image") {
 		return "docker image ls shows what it has; an image of a registry is docker-image://NAME"
 	}
 	return "check that its daemon runs (docker info), or give the image as oci:LAYOUT"

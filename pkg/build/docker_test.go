@@ -14,3 +14,14 @@ func TestDockerPURL(t *testing.T) {
 		}
 	}
 }
+
+func TestOneImage(t *testing.T) {
+	for name, want := range map[string]string{
+		"app": "app:latest", "app:1": "app:1", "team/app": "team/app:latest", "localhost:5000/app": "localhost:5000/app:latest",
+		"localhost:5000/app:1": "localhost:5000/app:1", "app@sha256:ab": "app@sha256:ab", "sha256:ab12": "sha256:ab12", "ab12": "ab12",
+	} {
+		if got := oneImage(name); got != want {
+			t.Errorf("%q: %q, want %q", name, got, want)
+		}
+	}
+}
