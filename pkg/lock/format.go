@@ -576,14 +576,14 @@ func (f *File) LoadReplay(s *Store) error {
 		return fmt.Errorf("reading the lock's headers: %w", err)
 	}
 	if len(r.Steps) != len(f.Steps) {
-		return fmt.Errorf("reading the lock's headers: they are of another lock, with %d steps instead of %d; record again", len(r.Steps), len(f.Steps))
+		return fmt.Errorf("reading the lock's headers: they are of another lock, with %d steps instead of %d: this one was edited or merged since; record again with --inputs record", len(r.Steps), len(f.Steps))
 	}
 	of := make(map[*Step][]map[string]string, len(f.Steps))
 	for i := range r.Steps {
 		rs := &r.Steps[i]
 		st := f.step(rs.Name, rs.Stage, rs.Platform)
 		if st == nil || of[st] != nil || len(st.Entries) != len(rs.Headers) || st.digest() != rs.Of {
-			return fmt.Errorf("reading the lock's headers: they are of another lock (step %q); record again", clip(rs.Name))
+			return fmt.Errorf("reading the lock's headers: they are of another lock (step %q): this one was edited or merged since; record again with --inputs record", clip(rs.Name))
 		}
 		of[st] = rs.Headers
 	}
