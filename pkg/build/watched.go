@@ -84,16 +84,18 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 		l.stopWatching()
 		if l.legacy != nil && l.legacy.unseen() != "" {
 			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{l.legacy.unseen()}})
-			res.Observed = w.observed
 		}
 		if l.built() {
 			builds := Observed{Grade: GradePartial, Unobserved: []string{unseenBuilds}}
 			w.observed, w.files = Together(w.observed, builds), Together(w.files, builds)
-			res.Observed = w.observed
-			if !w.names() {
-				return nil // the images are what it made
-			}
 		}
+	}
+	if made := w.elsewhere(); len(made) > 0 {
+		w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: made})
+	}
+	res.Observed = w.observed
+	if l != nil && l.built() && !w.names() {
+		return nil // the images are what it made
 	}
 	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
@@ -518,9 +520,6 @@ func (w *watched) seal(ctx context.Context) (*Sealed, error) {
 	subjects, err := w.subjects(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if made := w.elsewhere(); len(made) > 0 {
-		w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: made})
 	}
 	files := compareFolders(w.before, w.after)
 	if err := w.withoutSecrets(ctx, subjects, &files); err != nil {

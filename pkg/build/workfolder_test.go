@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/internal/testkit"
 )
 
 func writeFiles(t *testing.T, dir string, files map[string]string) {
@@ -118,11 +119,11 @@ func TestWorkFolderReadsAgainWhatMayHaveChanged(t *testing.T) {
 func TestWorkFolderInMemoryIsReadAgain(t *testing.T) {
 	dir, err := os.MkdirTemp("/dev/shm", "waxseal-test-")
 	if err != nil {
-		t.Skip(err)
+		testkit.Unavailable(t, "a folder in memory: %v", err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	if !inMemory(dir) {
-		t.Skip("/dev/shm is not in memory")
+		testkit.Unavailable(t, "/dev/shm is not in memory")
 	}
 	writeFiles(t, dir, map[string]string{"a": "a"})
 	f, err := os.OpenFile(filepath.Join(dir, "a"), os.O_RDWR, 0)
