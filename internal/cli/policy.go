@@ -59,8 +59,9 @@ made under which policy and up to which maxAge ago; a summary of the image
 stands in for no more than vsa.delegates says, and what is expected of source,
 build type and parameters is never delegated. A summary of the commit that the
 provenance names shows the Source level; so does the source provenance of
-trust.sources. source.ref is the branch or tag that either must name. Two
-reviews of the commit by different trust.reviewers, neither its author nor the
+trust.sources, which shows SLSA_SOURCE_TWO_PARTY_REVIEWED below Source L4 only
+where its properties list that. source.ref is the branch or tag that either must
+name. Two reviews of the commit by different trust.reviewers, neither its author nor the
 builder, show SLSA_SOURCE_TWO_PARTY_REVIEWED ("waxseal attest --type review"
 signs one).
 

@@ -252,7 +252,7 @@ func (r *revised) record(e Evidence, c *check, st *attest.Statement, signer veri
 	if err != nil {
 		return rejected(e, err)
 	}
-	level, why := c.Policy.Sources(signer, r.Repository)
+	level, twoParty, why := c.Policy.Sources(signer, r.Repository)
 	switch {
 	case !verify.SameRepository(p.Repository, r.Repository):
 		return rejected(e, &verify.Rejection{Code: verify.CodeResource, Message: fmt.Sprintf("it is of the repository %q, and the image was built from %q", p.Repository, r.Repository)})
@@ -262,7 +262,7 @@ func (r *revised) record(e Evidence, c *check, st *attest.Statement, signer veri
 		return rejected(e, offRef([]string{p.Ref}))
 	}
 	e.Accepted = true
-	r.records = append(r.records, verify.SourceRecord{Bundle: e.Bundle, Provenance: p, MaxLevel: level})
+	r.records = append(r.records, verify.SourceRecord{Bundle: e.Bundle, Provenance: p, MaxLevel: level, TwoParty: twoParty})
 	return e
 }
 

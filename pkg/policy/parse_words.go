@@ -35,6 +35,7 @@ type system struct {
 	repository string // a pattern
 	signer     signer
 	maxLevel   int
+	twoParty   bool // believed about two-party review below Source L4 as well
 }
 
 // reviewer is a person whose reviews count.
@@ -87,7 +88,17 @@ func (d *decoder) system(n *yaml.Node) {
 		},
 		"signer":   func(n *yaml.Node) { s.signer = d.signer(n) },
 		"maxLevel": func(n *yaml.Node) { s.maxLevel = d.number(n, "maxLevel", 1, verify.MaxSourceLevel) },
+		"properties": func(n *yaml.Node) {
+			for _, name := range d.properties(n, "properties") {
+				if d.err == nil && name != verify.PropertyTwoParty {
+					d.fail(n, "properties: source provenance says nothing of %s; it may show %s", name, verify.PropertyTwoParty)
+				}
+			}
+			s.twoParty = true
+		},
 	})
+	// Source L4 is two-party review, for all that goes into a branch.
+	s.twoParty = s.twoParty || s.maxLevel >= verify.MaxSourceLevel
 	if d.err != nil {
 		return
 	}

@@ -28,25 +28,26 @@ func (p *Policy) Verifiers() []verify.Verifier {
 }
 
 // Sources returns the highest Source level that a signer's source provenance
-// counts for in a repository; 0: it does not count, and why.
-func (p *Policy) Sources(signer verify.Signer, repository string) (int, string) {
-	best, near := 0, false
+// counts for in a repository, and whether it is believed about two-party review;
+// 0: it does not count, and why.
+func (p *Policy) Sources(signer verify.Signer, repository string) (level int, twoParty bool, why string) {
+	near := false
 	for _, s := range p.systems {
 		if !matches(s.repository, verify.RepositoryURL(repository)) {
 			continue
 		}
 		near = true
 		if (verify.Trust{Builders: []verify.Builder{s.signer.builder("", 1)}}).Cap(signer, "").Level > 0 {
-			best = max(best, s.maxLevel)
+			level, twoParty = max(level, s.maxLevel), twoParty || s.twoParty
 		}
 	}
 	switch {
-	case best > 0:
-		return best, ""
+	case level > 0:
+		return level, twoParty, ""
 	case near:
-		return 0, fmt.Sprintf("%s is not the one trusted about the source of %q at that time", signer, clip(repository))
+		return 0, false, fmt.Sprintf("%s is not the one trusted about the source of %q at that time", signer, clip(repository))
 	}
-	return 0, fmt.Sprintf("trust.sources has nobody for the repository %q", clip(repository))
+	return 0, false, fmt.Sprintf("trust.sources has nobody for the repository %q", clip(repository))
 }
 
 // Reviewer returns the trusted person that a signer is. Somebody who has several
@@ -223,7 +224,11 @@ func (p *Policy) words() []string {
 		out = append(out, fmt.Sprintf("trusts verifier %q, signed by %s, about %s", v.id, v.signer, v.about()))
 	}
 	for _, s := range p.systems {
-		out = append(out, fmt.Sprintf("trusts %s about the source of %q, up to Source L%d, and about %s at any level", s.signer, s.repository, s.maxLevel, verify.PropertyTwoParty))
+		line := fmt.Sprintf("trusts %s about the source of %q, up to Source L%d", s.signer, s.repository, s.maxLevel)
+		if s.twoParty {
+			line += ", and about " + verify.PropertyTwoParty + " at any level"
+		}
+		out = append(out, line)
 	}
 	for _, r := range p.reviewers {
 		line := fmt.Sprintf("trusts the reviews of %q, signed by %s", r.name, r.signer)

@@ -37,7 +37,9 @@ func TestWordsAreExplained(t *testing.T) {
 	for _, want := range []string{
 		`trusts verifier "https://v.example/v", signed by "../security.pub" (sha256:`,
 		`until 2030-01-01T00:00:00Z, about Build up to L3, Source up to L4, SLSA_SOURCE_TWO_PARTY_REVIEWED, under the policy "https://v.example/all" with digest sha256:2222222222222222222222222222222222222222222222222222222222222222, not older than 30d`,
-		`about the source of "https://git.example/acme/**", up to Source L3, and about SLSA_SOURCE_TWO_PARTY_REVIEWED at any level`,
+		`about the source of "https://git.example/acme/**", up to Source L3` + "\n",
+		`about the source of "https://git.example/acme/reviewed/**", up to Source L1, and about SLSA_SOURCE_TWO_PARTY_REVIEWED at any level`,
+		`about the source of "https://git.example/acme/strict", up to Source L4, and about SLSA_SOURCE_TWO_PARTY_REVIEWED at any level`,
 		`trusts the reviews of "Ann", signed by "../release.pub"`, `who is also ann@acme.example`,
 		`source "https://git.example/acme/app" at "refs/tags/v*", a VSA, which can show build and properties`,
 		`expects of "registry.example/mirror/**": Build L3, build by VSA`,
@@ -88,16 +90,19 @@ func TestWords(t *testing.T) {
 		key        verify.Key
 		repository string
 		level      int
+		twoParty   bool
 	}{
-		{security, "git+https://git.example/acme/app.git", 3},
-		{security, "https://GIT.example/acme/deep/app", 3},
-		{security, "https://git.example/acme-evil/app", 0},
-		{security, "https://git.example.evil/acme/app", 0},
-		{security, "ssh://git@git.example/acme/app", 0},
-		{release, "https://git.example/acme/app", 0},
+		{security, "git+https://git.example/acme/app.git", 3, false},
+		{security, "https://GIT.example/acme/deep/app", 3, false},
+		{security, "https://git.example/acme/reviewed/app", 3, true},
+		{security, "https://git.example/acme/strict", 4, true},
+		{security, "https://git.example/acme-evil/app", 0, false},
+		{security, "https://git.example.evil/acme/app", 0, false},
+		{security, "ssh://git@git.example/acme/app", 0, false},
+		{release, "https://git.example/acme/reviewed/app", 0, false},
 	} {
-		if level, why := p.Sources(signer(c.key), c.repository); level != c.level || (why == "") != (level > 0) {
-			t.Errorf("%s about %s: %d, %q", c.key.Name(), c.repository, level, why)
+		if level, twoParty, why := p.Sources(signer(c.key), c.repository); level != c.level || twoParty != c.twoParty || (why == "") != (level > 0) {
+			t.Errorf("%s about %s: %d, %t, %q", c.key.Name(), c.repository, level, twoParty, why)
 		}
 	}
 	if r, ok := p.Reviewer(signer(release), verify.Signer{}); !ok || r.Name != "Ann" || len(r.Aliases) != 1 {

@@ -212,7 +212,8 @@ type SourceSummary struct {
 type SourceRecord struct {
 	Bundle     attest.Digest
 	Provenance *SourceProvenance
-	MaxLevel   int // what its signer is trusted for
+	MaxLevel   int  // what its signer is trusted for
+	TwoParty   bool // its signer is believed about two-party review, at any level
 }
 
 // Reviewer is a person whose reviews count.
@@ -361,25 +362,33 @@ func shows(id string) [][]string {
 	return nil
 }
 
+// missing is the first of some controls that was not in force before the branch
+// moved.
+func (p SourceRecord) missing(names []string) string {
+	for _, n := range names {
+		if since, ok := p.Provenance.Controls[n]; !ok || since.After(p.Provenance.CreatedOn) {
+			return n
+		}
+	}
+	return ""
+}
+
+// unbelieved reports whether it says that two people reviewed, and is not
+// believed about that.
+func (p SourceRecord) unbelieved() bool {
+	return !p.TwoParty && slices.ContainsFunc(shows(RowSourceReview), func(list []string) bool { return p.missing(list) == "" })
+}
+
 func (p SourceRecord) result(r Revision) *SourceResult {
 	out := &SourceResult{}
 	var two Row
 	at := func(pointer string) []Evidence { return []Evidence{{Bundle: p.Bundle, Pointer: pointer}} }
-	// A control counts that was in force before the branch moved.
-	inForce := func(names []string) (missing string) {
-		for _, n := range names {
-			if since, ok := p.Provenance.Controls[n]; !ok || since.After(p.Provenance.CreatedOn) {
-				return n
-			}
-		}
-		return ""
-	}
 	for _, q := range sourceRequirements() {
 		row := Row{ID: q.ID, Evidence: at("/predicate/controls")}
 		lists := shows(q.ID)
 		var missing []string
 		for _, list := range lists {
-			m := inForce(list)
+			m := p.missing(list)
 			if m == "" {
 				row.Status, row.Reason = Met, "in force when the revision came to "+clip(p.Provenance.Ref)+": "+strings.Join(list, ", ")
 				break
@@ -388,7 +397,7 @@ func (p SourceRecord) result(r Revision) *SourceResult {
 		}
 		// The property may be claimed at any level:
 		// https://slsa.dev/spec/v1.2/verified-properties#slsa_source_two_party_reviewed
-		if q.ID == RowSourceReview && row.Status == Met {
+		if q.ID == RowSourceReview && row.Status == Met && p.TwoParty {
 			out.TwoParty = true
 			two = Row{ID: RowTwoParty, Status: Met, Reason: row.Reason, Evidence: row.Evidence}
 		}
@@ -456,7 +465,11 @@ func (s *SourceResult) reviewed(e SourceEvidence) Row {
 		row = *rejected
 	case len(e.Reviews) == 0:
 		s.Why = "there is no review by somebody trusted"
-		return Row{Status: Unknown, Reason: "no source VSA or source provenance that counts shows it, and there is no review by somebody trusted"}
+		reason := "no source VSA or source provenance that counts shows it, and there is no review by somebody trusted"
+		if slices.ContainsFunc(e.Records, SourceRecord.unbelieved) {
+			reason = "source provenance says so, but trust.sources lists no such property of who signed it; and there is no review by somebody trusted"
+		}
+		return Row{Status: Unknown, Reason: reason}
 	case !known && len(approved) >= 2:
 		row.Status, row.Reason = Unknown, "who wrote it is not known, so nobody can tell that they did not review their own work"
 	case len(approved) < 2:

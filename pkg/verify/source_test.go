@@ -132,7 +132,13 @@ func (k *known) record(most int, activity string, controls ...string) *known {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	k.Records = append(k.Records, verify.SourceRecord{Bundle: "sha256:r", Provenance: p, MaxLevel: most})
+	k.Records = append(k.Records, verify.SourceRecord{Bundle: "sha256:r", Provenance: p, MaxLevel: most, TwoParty: most == 4})
+	return k
+}
+
+// believed lets the source provenance count for two-party review.
+func (k *known) believed() *known {
+	k.Records[0].TwoParty = true
 	return k
 }
 
@@ -176,8 +182,10 @@ func TestAssessSource(t *testing.T) {
 		{"no commit", unpinned, 0, false, verify.RowSourceRevision, "not met the provenance pins no commit"},
 		{"source provenance", evidence(t).record(3, "push", all[:3]...), 3, false, verify.RowSourceContinuity, "met in force when the revision came to refs/heads/main: CONTINUITY_ENFORCED"},
 		{"with its newer names", evidence(t).record(4, "pr_merge", now...), 4, true, verify.RowSourceReview, "met in force"},
-		{"every control, of a system trusted to L3", evidence(t).record(3, "push", all...), 3, true, verify.RowSourceReview, "cannot be told trust in this source control system ends at Source L3"},
-		{"of a system trusted to L1", evidence(t).record(1, "push", all...), 1, true, verify.RowSourceExpunging, "cannot be told trust in this source control system ends at Source L1, this asks for L2"},
+		{"every control, of a system trusted to L3", evidence(t).record(3, "push", all...).believed(), 3, true, verify.RowSourceReview, "cannot be told trust in this source control system ends at Source L3"},
+		{"and not believed about reviews", evidence(t).record(3, "push", all...), 3, false, verify.RowTwoParty, "cannot be told source provenance says so, but trust.sources lists no such property"},
+		{"believed about reviews that it does not say", evidence(t).record(3, "push", all[:3]...).believed(), 3, false, verify.RowTwoParty, "cannot be told no source VSA or source provenance that counts"},
+		{"of a system trusted to L1", evidence(t).record(1, "push", all...).believed(), 1, true, verify.RowSourceExpunging, "cannot be told trust in this source control system ends at Source L1, this asks for L2"},
 		{"without protected tags", evidence(t).record(3, "push", "CONTINUITY_ENFORCED", "PROVENANCE_AVAILABLE"), 1, false, verify.RowSourceAccess, "not met source provenance lacks SLSA_SOURCE_ORG_ACCESS_CONTROL or TAG_HYGIENE"},
 		{"without anything", evidence(t).record(4, "push"), 1, false, verify.RowSourceHistory, "not met source provenance lacks"},
 		{"controls of after it moved", late, 1, false, verify.RowSourceHistory, "or it was not in force yet"},

@@ -165,6 +165,8 @@ type SourceSystem struct {
 	Repository string `json:"repository"` // a pattern
 	Key        string `json:"key"`
 	MaxLevel   int    `json:"maxLevel"`
+	// Properties are those that it is believed about below Source L4 as well.
+	Properties []string `json:"properties,omitempty"`
 }
 
 // Reviewer is a person whose reviews count, and what else they are called as

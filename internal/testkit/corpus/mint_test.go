@@ -644,7 +644,11 @@ func (d *draft) writeSpeakers(b *strings.Builder) {
 	}
 	list("sources", len(t.Sources))
 	for _, s := range t.Sources {
-		fmt.Fprintf(b, "    - {repository: %q, signer: %s, maxLevel: %d}\n", s.Repository, key(s.Key), s.MaxLevel)
+		properties := ""
+		if len(s.Properties) > 0 {
+			properties = fmt.Sprintf(", properties: [%s]", strings.Join(s.Properties, ", "))
+		}
+		fmt.Fprintf(b, "    - {repository: %q, signer: %s, maxLevel: %d%s}\n", s.Repository, key(s.Key), s.MaxLevel, properties)
 	}
 	list("reviewers", len(t.Reviewers))
 	for _, r := range t.Reviewers {

@@ -166,6 +166,7 @@ func sourceCases() []entry {
 	elsewhere := sourceSummary("SLSA_SOURCE_LEVEL_3")
 	elsewhere["resourceUri"] = "git+https://git.example/mallory/app"
 	foreign := controls(minted().AddDate(0, -1, 0), all...)
+	enforced := controls(minted().AddDate(0, -1, 0), append(all, "REVIEW_ENFORCED")...)
 	foreign["repo_uri"] = "https://git.example/mallory/app"
 	return []entry{
 		vsa("summary", "A verification summary of the very revision that the provenance names, at Source L3.", spec, 3, ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3")), Accepted, nil),
@@ -289,6 +290,22 @@ func sourceCases() []entry {
 			d.system(1)
 			levels(1, verify.RowSourceAccess)(d)
 			d.file("source.json", d.seal("second", revision(commit, attestations.SourceProvenanceV1, controls(minted().AddDate(0, -1, 0), all...))), Accepted)
+		}},
+		{"source/system-not-believed-about-reviews", "Source provenance says that two people reviewed, by a system that is trusted to L3 and not about that.", tool, func(d *draft) {
+			d.ofSource(3)
+			d.system(3)
+			d.want(twoParty)
+			d.unreviewed()
+			d.c.Expect.Reached.Source = 3
+			d.file("source.json", d.seal("second", revision(commit, attestations.SourceProvenanceV1, enforced)), Accepted)
+		}},
+		{"source/system-believed-about-reviews", "The same, by a system whose word counts about that at any level.", tool, func(d *draft) {
+			d.ofSource(3)
+			d.system(3)
+			d.c.Trust.Sources[0].Properties = []string{twoParty}
+			d.want(twoParty)
+			reviewedByTwo(d)
+			d.file("source.json", d.seal("second", revision(commit, attestations.SourceProvenanceV1, enforced)), Accepted)
 		}},
 
 		reviews("two-reviews", "Two people who may review, neither of them the author, approved the revision.", party, func(d *draft) {
