@@ -54,7 +54,7 @@ func (f *trustFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.keys, "key", nil, "public `KEY` that signs the evidence: a file, env://NAME, or a key that something else holds: "+keys.Forms+", each with @sha256:… to take no other; repeatable; with --policy, only these of its keys count")
 	fl.StringVar(&f.identity, "certificate-identity", "", "the `NAME` (URI or mail address) that the certificate was issued to; with --policy, only such of its signers count")
-	fl.StringVar(&f.regexp, "certificate-identity-regexp", "", "the same as a regular expression `RE` of the whole name, ^ to $")
+	fl.StringVar(&f.regexp, "certificate-identity-regexp", "", "the same as a regular expression `RE` of the whole name, ^ to $, with the @ before the revision written out")
 	fl.StringVar(&f.issuer, "certificate-oidc-issuer", "", "the OpenID Connect issuer `URL` that the certificate names")
 	f.anchorFlags.register(fl)
 	completePublic(cmd)

@@ -47,6 +47,8 @@ type IdentityOptions struct {
 	// itself.
 	Pattern string
 	// Regexp is a regular expression of the whole name, written with ^ and $.
+	// Nothing repeated in it may match an @ before one that is written out, but in
+	// an expression that ends in @HOST, as of mail addresses.
 	Regexp string
 	// Anchor is the ID of the Root or CA that the certificate must lead to;
 	// empty: any that is trusted.
@@ -226,6 +228,14 @@ func compileRegexp(p string) (*regexp.Regexp, error) {
 	if !literal(tree) {
 		return nil, errors.New("the expression matches everybody")
 	}
+	if !mail(tree) {
+		if begins(tree.Sub[1]) {
+			return nil, errors.New("it begins with a wildcard, so it is not anchored; only one that ends in @HOST may")
+		}
+		if _, bad := swallows(tree, false); bad {
+			return nil, errors.New("something repeated in it can match the @ before the revision, and a branch may be called x@refs/tags/v1: write [^@]* for .* and the @ itself, after which .* may stand")
+		}
+	}
 	return regexp.Compile(`\A(?:` + p + `)\z`)
 }
 
@@ -275,6 +285,71 @@ func literal(t *syntax.Regexp) bool {
 		return true
 	}
 	return false
+}
+
+// mail reports whether an expression ends in @HOST, written out, as one of mail
+// addresses does: they have no revision.
+func mail(t *syntax.Regexp) bool {
+	last := t.Sub[len(t.Sub)-2]
+	return last.Op == syntax.OpLiteral && slices.Contains(last.Rune, '@') && !slices.Contains(last.Rune, '/')
+}
+
+// begins reports whether a part of an expression begins with something repeated
+// that could be a scheme and a host.
+func begins(t *syntax.Regexp) bool {
+	switch t.Op {
+	case syntax.OpConcat, syntax.OpCapture:
+		return begins(t.Sub[0])
+	case syntax.OpAlternate:
+		return slices.ContainsFunc(t.Sub, begins)
+	case syntax.OpStar, syntax.OpPlus, syntax.OpRepeat:
+		return holds(t, '/')
+	}
+	return false
+}
+
+// swallows reports whether something repeated in a part of an expression can
+// match an @ where none was before it; at: one was, or is, whatever matches.
+func swallows(t *syntax.Regexp, before bool) (at, bad bool) {
+	at = before
+	switch t.Op {
+	case syntax.OpConcat, syntax.OpCapture:
+		for _, s := range t.Sub {
+			var b bool
+			at, b = swallows(s, at)
+			bad = bad || b
+		}
+	case syntax.OpAlternate:
+		at = true
+		for _, s := range t.Sub {
+			a, b := swallows(s, before)
+			at, bad = at && a, bad || b
+		}
+	case syntax.OpQuest:
+		_, bad = swallows(t.Sub[0], before)
+	case syntax.OpStar, syntax.OpPlus, syntax.OpRepeat:
+		bad = !before && holds(t, '@')
+	case syntax.OpLiteral:
+		at = before || holds(t, '@')
+	}
+	return at, bad
+}
+
+// holds reports whether what a part of an expression matches can have c in it.
+func holds(t *syntax.Regexp, c rune) bool {
+	switch t.Op {
+	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
+		return true
+	case syntax.OpLiteral:
+		return slices.Contains(t.Rune, c)
+	case syntax.OpCharClass: // pairs of a first and a last
+		for i := 0; i+1 < len(t.Rune); i += 2 {
+			if t.Rune[i] <= c && c <= t.Rune[i+1] {
+				return true
+			}
+		}
+	}
+	return slices.ContainsFunc(t.Sub, func(s *syntax.Regexp) bool { return holds(s, c) })
 }
 
 // Issuer is the OpenID Connect issuer, or "" for a private CA's.

@@ -262,6 +262,8 @@ func identityCases() []entry {
 		named("mail", "A mail address.", "", Accepted, Identity{Issuer: ciIssuer, SAN: "release@acme.example"}, san("release@acme.example")),
 		named("mail-of-a-domain", "Anybody of one mail domain.", "", Accepted, Identity{Issuer: ciIssuer, Pattern: "*@acme.example"}, san("release@acme.example")),
 		expression("expression", "An anchored regular expression.", "", Accepted, re),
+		expression("expression-of-an-owner", "An expression of all workflows of an owner, on a tag.", "", Accepted, `^https://ci\.example/acme/[^@]*@refs/tags/.*$`),
+		expression("expression-of-a-mail-domain", "An expression of the mail addresses of a domain.", "", Accepted, `^.*@acme\.example$`, san("release@acme.example")),
 
 		named("name-goes-on", "The trusted name with more behind it.", "gh expandToGitHubURL", "identity", exact, san(ciSAN+"-evil")),
 		named("repository-goes-on", "A repository whose name only begins like the trusted one.", "gh validateSignerWorkflow", "identity", pattern, san("https://ci.example/acme/build-evil/.github/workflows/seal.yml@refs/tags/v1")),
@@ -288,6 +290,9 @@ func identityCases() []entry {
 		refused("half-anchored", "Two alternatives, each anchored at one end only.", "", "not anchored", Identity{Issuer: ciIssuer, Regexp: `^https://ci\.example/a|https://ci\.example/b$`}),
 		refused("open-dot", "An expression with a dot that matches any character.", "", "dot", Identity{Issuer: ciIssuer, Regexp: `^https://ci.example/acme/build$`}),
 		refused("everybody", "An expression that matches everybody.", "witness policy constraints", "everybody", Identity{Issuer: ciIssuer, Regexp: `^.*$`}),
+		refused("expression-over-the-revision", "An expression of all workflows of an owner that leaves the revision open without a word, so that any branch is trusted.", "gh expandToGitHubURL", "[^@]*", Identity{Issuer: ciIssuer, Regexp: `^https://ci\.example/acme/.*$`}),
+		refused("expression-over-an-at", "An expression of a tag that the branch evil@refs/tags/v1 matches, too.", "", "[^@]*", Identity{Issuer: ciIssuer, Regexp: `^https://ci\.example/acme/build/.*@refs/tags/v1$`}),
+		refused("expression-without-a-host", "An expression of a workflow at any host and of any owner.", "witness policy constraints", "wildcard", Identity{Issuer: ciIssuer, Regexp: `^[^@]*/seal\.yml@refs/tags/v1$`}),
 		refused("star-alone", "A pattern that begins with a wildcard.", "witness policy constraints", "wildcard", Identity{Issuer: ciIssuer, Pattern: "**"}),
 		refused("stars-after-a-name", "A pattern that matches what only begins alike.", "", "begin", Identity{Issuer: ciIssuer, Pattern: "https://ci.example/acme/build**"}),
 		refused("negated-class", "A pattern with a negated class, which implementations read differently.", "GHSA-pmwq-pjrm-6p5r, CVE-2021-41087", "regular expression", Identity{Issuer: ciIssuer, Pattern: "https://ci.example/[^e]vil/build"}),
