@@ -129,30 +129,41 @@ func listCommit(ctx context.Context, dir, commit string) (map[string]gitFile, er
 
 // addCommit lists a commit of the repository at a place in dir.
 func addCommit(ctx context.Context, out map[string]gitFile, dir, at, commit string, depth int) error {
-	raw, err := runGit(ctx, filepath.Join(dir, filepath.FromSlash(at)), "ls-tree", "-r", "-z", "--full-tree", commit)
+	tree, err := listTree(ctx, filepath.Join(dir, filepath.FromSlash(at)), commit)
 	if err != nil {
 		return err
 	}
-	for rec := range strings.SplitSeq(string(raw), "\x00") {
-		about, name, ok := strings.Cut(rec, "\t")
-		fields := strings.Fields(about)
-		if !ok || len(fields) != 3 {
-			continue
-		}
+	for name, f := range tree {
 		name = path.Join(at, name)
-		out[name] = gitFile{fields[0], fields[2]}
-		if fields[0] != gitModule || depth >= maxSubmoduleDepth {
+		out[name] = f
+		if f.mode != gitModule || depth >= maxSubmoduleDepth {
 			continue
 		}
 		if _, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(name), ".git")); err != nil {
 			continue
 		}
 		// It may be without that commit: then no file in it is as committed.
-		if err := addCommit(ctx, out, dir, name, fields[2], depth+1); ctx.Err() != nil {
+		if err := addCommit(ctx, out, dir, name, f.id, depth+1); ctx.Err() != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// listTree lists the files of a commit of the repository that dir is in.
+func listTree(ctx context.Context, dir, commit string) (map[string]gitFile, error) {
+	raw, err := runGit(ctx, dir, "ls-tree", "-r", "-z", "--full-tree", commit)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]gitFile{}
+	for rec := range strings.SplitSeq(string(raw), "\x00") {
+		about, name, ok := strings.Cut(rec, "\t")
+		if fields := strings.Fields(about); ok && len(fields) == 3 {
+			out[name] = gitFile{fields[0], fields[2]}
+		}
+	}
+	return out, nil
 }
 
 // moduleOf is the place of the repository that has a path: that of a submodule,
@@ -384,7 +395,7 @@ func (c *candidate) filtered(ctx context.Context, tree map[string]gitFile) (map[
 	}
 	for _, module := range sortedKeys(modules) {
 		dir := filepath.Join(c.repo.root, filepath.FromSlash(module))
-		filters, err := localFilters(ctx, dir, 0)
+		filters, err := localFilters(ctx, dir)
 		if err != nil {
 			return nil, err
 		}

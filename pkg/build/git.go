@@ -3,6 +3,10 @@ package build
 import (
 	"bytes"
 	"context"
+	"crypto/sha1" //nolint:gosec // git's
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -66,18 +70,120 @@ func (g *GitState) details(ctx context.Context, dir string, inContext func(strin
 	if remote, err := runGit(ctx, dir, "config", "--get-regexp", `^remote\..*\.url$`); err == nil {
 		g.Remote = pickRemote(string(remote))
 	}
-	filters, err := localFilters(ctx, dir, 0)
+	changed, err := changes(ctx, dir, g.Subdir, g.Commit, 0)
 	if err != nil {
 		return err
+	}
+	g.note(changed, inContext)
+	return nil
+}
+
+// maxSubmoduleDepth bounds how deep submodules are looked into.
+const maxSubmoduleDepth = 8
+
+// changes asks git what in dir, which lies at a place in its repository, is not
+// as in the commit, and in submodules not as in the commit that theirs is. The
+// folder's own index is not believed: it can say that a file is not to be looked
+// at, or has been. Git gets one of the commit that knows of no file.
+func changes(ctx context.Context, dir, at, commit string, depth int) ([]gitChange, error) {
+	if depth > maxSubmoduleDepth {
+		return nil, errors.New("submodules are nested too deep")
+	}
+	tree, err := listTree(ctx, dir, commit)
+	if err != nil {
+		return nil, err
+	}
+	temp, err := os.MkdirTemp("", "waxseal-git-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(temp)
+	index := filepath.Join(temp, "index")
+	if err := os.WriteFile(index, freshIndex(tree, len(commit)/2), 0o600); err != nil {
+		return nil, err
+	}
+	filters, err := localFilters(ctx, dir)
+	if err != nil {
+		return nil, err
 	}
 	// Ignored files are asked for too: a build output that git ignores and the
 	// context holds is not in the commit either.
-	status, err := runGit(ctx, dir, append(filters, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignored=traditional", "--ignore-submodules=none", "--no-renames", "--", ".")...)
+	status, err := runGitWith(ctx, dir, "GIT_INDEX_FILE="+index, append(filters, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignored=traditional", "--ignore-submodules=dirty", "--no-renames", "--", ".")...)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	g.note(parseStatus(status), inContext)
-	return nil
+	out := parseStatus(status)
+	for _, name := range sortedKeys(tree) {
+		inside, ok := strings.CutPrefix(name, at+"/")
+		if at == "" {
+			inside, ok = name, true
+		}
+		if !ok || tree[name].mode != gitModule {
+			continue
+		}
+		more, err := moduleChanges(ctx, filepath.Join(dir, filepath.FromSlash(inside)), tree[name].id, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range more {
+			c.path = name + "/" + c.path
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+// moduleChanges is changes of a submodule. One that is at another commit is a
+// change itself, which the repository above tells; without a repository there
+// is nothing that its files could be from.
+func moduleChanges(ctx context.Context, dir, commit string, depth int) ([]gitChange, error) {
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) == 0 {
+		return nil, nil // it is told as missing, or not checked out
+	}
+	if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil {
+		if head, err := gitHead(ctx, dir); err != nil {
+			return nil, err
+		} else if head.Subdir == "" {
+			if head.Commit != commit {
+				return nil, nil
+			}
+			return changes(ctx, dir, "", commit, depth)
+		}
+	}
+	var out []gitChange
+	for _, f := range files {
+		out = append(out, gitChange{path: f.Name()})
+	}
+	return out, nil
+}
+
+// freshIndex is an index of the files of a commit, whose ids have so many bytes,
+// that says of none of them when it was looked at last.
+// https://git-scm.com/docs/index-format
+func freshIndex(tree map[string]gitFile, idLength int) []byte {
+	out := binary.BigEndian.AppendUint32([]byte("DIRC\x00\x00\x00\x02"), uint32(len(tree)))
+	for _, name := range sortedKeys(tree) {
+		begin := len(out)
+		mode, _ := strconv.ParseUint(tree[name].mode, 8, 32)
+		if mode>>12 == 0o10 { // the first versions of git wrote other permissions as well
+			mode = 0o100644 | mode&0o100/0o100*0o111
+		}
+		out = append(out, make([]byte, 24)...) // two times, device and inode
+		out = binary.BigEndian.AppendUint32(out, uint32(mode))
+		out = append(out, make([]byte, 12)...) // owner, group, size
+		id, _ := hex.DecodeString(tree[name].id)
+		out = append(out, id...)
+		out = binary.BigEndian.AppendUint16(out, uint16(min(len(name), 0xfff)))
+		out = append(out, name...)
+		out = append(out, make([]byte, 8-(len(out)-begin)%8)...)
+	}
+	if idLength == sha256.Size {
+		sum := sha256.Sum256(out)
+		return append(out, sum[:]...)
+	}
+	sum := sha1.Sum(out) //nolint:gosec // git's
+	return append(out, sum[:]...)
 }
 
 // pickRemote takes the URL of origin, or of the first remote, from the lines
@@ -138,17 +244,11 @@ func parseStatus(raw []byte) []gitChange {
 	return out
 }
 
-// maxSubmoduleDepth bounds how deep filters of submodules are looked for.
-const maxSubmoduleDepth = 8
-
 // localFilters are the options that switch off the content filters which the
-// repository and its submodules configure for themselves, and what they have
-// the filter of git-lfs run: git status would run them. Those of the user and
-// the machine, as git-lfs installs them, stay.
-func localFilters(ctx context.Context, dir string, depth int) ([]string, error) {
-	if depth > maxSubmoduleDepth {
-		return nil, errors.New("submodules are nested too deep")
-	}
+// repository configures for itself, and what it has the filter of git-lfs run:
+// git status would run them. Those of the user and the machine, as git-lfs
+// installs them, stay.
+func localFilters(ctx context.Context, dir string) ([]string, error) {
 	// Only an error can be told from "there are none" by git's output.
 	found, err := runGit(ctx, dir, "config", "-z", "--show-scope", "--name-only", "--get-regexp", `^(filter\..*\.(clean|process|required)|lfs\.extension\..*\.clean)$`)
 	var exit *exec.ExitError
@@ -163,25 +263,6 @@ func localFilters(ctx context.Context, dir string, depth int) ([]string, error) 
 		}
 		// -c would end the name at the first "=" in it.
 		out = append(out, "--config-env="+fields[i+1]+"="+emptyVar)
-	}
-	files, err := runGit(ctx, dir, "ls-files", "--stage", "-z", "--", ".")
-	if err != nil {
-		return nil, err
-	}
-	for _, rec := range strings.Split(string(files), "\x00") {
-		_, name, ok := strings.Cut(rec, "\t")
-		if !ok || !strings.HasPrefix(rec, "160000 ") {
-			continue
-		}
-		sub := filepath.Join(dir, name)
-		if _, err := os.Lstat(filepath.Join(sub, ".git")); err != nil {
-			continue
-		}
-		more, err := localFilters(ctx, sub, depth+1)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, more...)
 	}
 	return out, nil
 }
@@ -213,7 +294,13 @@ func gitEnv(environ []string) []string {
 // runGit runs git so that nothing the repository configures is executed, and
 // with nothing in its environment that is of use to anybody.
 func runGit(ctx context.Context, dir string, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	return runGitWith(ctx, dir, "", args...)
+}
+
+// runGitWith is runGit with a variable more, as NAME=VALUE; empty for none.
+func runGitWith(ctx context.Context, dir, variable string, args ...string) ([]byte, error) {
+	// It reads every file of the folder, which may be on a slow disk.
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	safe := []string{"-C", dir, "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false", "-c", "log.showSignature=false",
 		// So that it looks at files as closely as it can.
@@ -227,6 +314,9 @@ func runGit(ctx context.Context, dir string, args ...string) ([]byte, error) {
 		"-c", "core.useReplaceRefs=false"}
 	cmd := exec.CommandContext(ctx, "git", append(safe, args...)...)
 	cmd.Env = gitEnv(os.Environ())
+	if variable != "" {
+		cmd.Env = append(cmd.Env, variable)
+	}
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &limitedBuffer{&out, maxGitOutput}, &limitedBuffer{&errs, 4 << 10}
 	if err := cmd.Run(); err != nil {

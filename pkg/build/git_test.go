@@ -64,6 +64,91 @@ func TestGitState(t *testing.T) {
 	}
 }
 
+// The index of the folder is the folder's own: what it says of files is not
+// believed, of those of a submodule neither.
+func TestGitStateBelievesNoIndex(t *testing.T) {
+	for _, format := range []string{"sha1", "sha256"} {
+		t.Run(format, func(t *testing.T) {
+			repository := func(files map[string]string) string {
+				dir := folder(t, files)
+				git(t, dir, "init", "-q", "--object-format="+format)
+				git(t, dir, "add", "-A")
+				git(t, dir, "commit", "-qm", "x")
+				return dir
+			}
+			files := map[string]string{"app/as it was": "k", "app/assumed": "a", "app/run.sh": "r", "app/skipped": "s", "app/stat": "t", "app/unlisted": "u", "other/x": "x"}
+			dir, bare := repository(files), repository(map[string]string{"b": "b"})
+			module := filepath.Join(dir, "app/mod")
+			for at, from := range map[string]string{"app/mod": repository(files), "app/bare": bare} {
+				if err := os.Rename(from, filepath.Join(dir, at)); err != nil {
+					t.Fatal(err)
+				}
+				git(t, dir, "add", at)
+			}
+			git(t, dir, "commit", "-qm", "with submodules")
+			app := filepath.Join(dir, "app")
+			changed := func() []string {
+				t.Helper()
+				g, err := gitHead(t.Context(), app)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := g.details(t.Context(), app, func(string) bool { return true }); err != nil {
+					t.Fatal(err)
+				}
+				slices.Sort(g.Changed)
+				return g.Changed
+			}
+			if got := changed(); len(got) > 0 {
+				t.Errorf("as committed, and %q changed", got)
+			}
+			for _, dir := range []string{dir, module} {
+				app := filepath.Join(dir, "app")
+				git(t, dir, "config", "core.trustctime", "false")
+				git(t, dir, "config", "core.checkStat", "minimal")
+				old := time.Unix(1e9, 0)
+				at := func(name string) string {
+					if err := os.Chtimes(filepath.Join(app, name), old, old); err != nil {
+						t.Fatal(err)
+					}
+					return filepath.Join(app, name)
+				}
+				at("stat")
+				git(t, dir, "status")
+				write(t, at("stat"), "T")
+				at("stat")
+				git(t, dir, "update-index", "--assume-unchanged", "app/assumed")
+				git(t, dir, "update-index", "--skip-worktree", "app/skipped")
+				write(t, filepath.Join(app, "assumed"), "changed")
+				write(t, filepath.Join(app, "skipped"), "changed")
+				if err := os.Chmod(filepath.Join(app, "run.sh"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				git(t, dir, "rm", "-q", "--cached", "app/unlisted")
+				write(t, filepath.Join(dir, ".git/info/exclude"), "unlisted\n")
+				write(t, filepath.Join(app, "unlisted"), "changed")
+			}
+			// Without a repository, what lies in a submodule's place is of no commit.
+			if err := os.RemoveAll(filepath.Join(app, "bare/.git")); err != nil {
+				t.Fatal(err)
+			}
+			want := []string{"bare/b"}
+			for _, name := range []string{"assumed", "run.sh", "skipped", "stat", "unlisted"} {
+				want = append(want, name, "mod/app/"+name)
+			}
+			slices.Sort(want)
+			if got := changed(); !slices.Equal(got, want) {
+				t.Errorf("changed %q, want %q", got, want)
+			}
+			// One at another commit is a change.
+			git(t, module, "commit", "-qam", "y")
+			if got := changed(); !slices.Contains(got, "mod") {
+				t.Errorf("a submodule at another commit, and %q changed", got)
+			}
+		})
+	}
+}
+
 func TestGitStateOfNoRepository(t *testing.T) {
 	if g, err := gitHead(t.Context(), t.TempDir()); g != nil || err != nil {
 		t.Errorf("a plain folder: %v, %v", g, err)
@@ -211,7 +296,7 @@ func TestGitRunsNothingOfTheRepository(t *testing.T) {
 	if same, err := c.filtered(t.Context(), tree); err != nil || !maps.Equal(same, c.differ) {
 		t.Errorf("as committed: %v, %v", same, err)
 	}
-	if off, err := localFilters(t.Context(), dir, 0); err != nil || !slices.Contains(off, "--config-env=lfs.extension.evil.clean="+emptyVar) {
+	if off, err := localFilters(t.Context(), dir); err != nil || !slices.Contains(off, "--config-env=lfs.extension.evil.clean="+emptyVar) {
 		t.Errorf("switched off: %q, %v", off, err)
 	}
 	// Nor is one believed that is no more than files of this one.
