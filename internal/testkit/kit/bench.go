@@ -80,7 +80,7 @@ func runBench(ctx context.Context, out io.Writer, only, images string) error {
 		run   func() error
 	}{
 		{"start", nil, b.startUp}, {"bundles", nil, b.bundles}, {"images", nil, func() error { return b.images(many) }},
-		{"keyless", nil, b.keyless}, {"verify", []string{"cosign"}, b.verify}, {"builds", []string{"buildctl", "buildkitd"}, b.builds}, {"inputs", []string{"buildctl", "buildkitd"}, b.inputs},
+		{"kms", nil, b.kms}, {"keyless", nil, b.keyless}, {"verify", []string{"cosign"}, b.verify}, {"builds", []string{"buildctl", "buildkitd"}, b.builds}, {"inputs", []string{"buildctl", "buildkitd"}, b.inputs},
 		{"run", []string{"buildctl", "buildkitd", "buildx", "crane"}, b.wrapped},
 	} {
 		if only != "" && only != part.name {
