@@ -101,7 +101,7 @@ func (b builder) settled() builder {
 		}
 		terms = append(terms, fmt.Sprintf("%q=%q", name, a.values))
 	}
-	b.trust.Terms = strings.Join(terms, " ")
+	b.trust.Name, b.trust.Terms = b.name, strings.Join(terms, " ")
 	return b
 }
 
@@ -109,6 +109,7 @@ func (b builder) same(o builder) bool {
 	line := func(b builder) string { return verify.Trust{Builders: []verify.Builder{b.trust}}.Lines()[0] }
 	// Two levels or sets of terms for one pair would be a riddle.
 	b.trust.MaxLevel, o.trust.MaxLevel, b.trust.Terms, o.trust.Terms = 1, 1, "", ""
+	b.trust.Name, o.trust.Name = "", ""
 	return line(b) == line(o)
 }
 

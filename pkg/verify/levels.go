@@ -286,7 +286,7 @@ func propertyRequirements() []Requirement {
 			ID: RowReproduced, Track: TrackProperty, Property: PropertyReproduced, check: checkReproduced,
 			Title: "Build reproduced", Clause: specProperties + "slsa_build_reproduced",
 			Asks:     "Two or more build platforms, operated independently and each of them trusted, built exactly these bytes.",
-			Evidence: "Provenance of two trusted builders for the same digest, both as it is expected and of the same source, or provenance of one and a rebuild (https://waxseal.dev/attestations/rebuild/v1) of the other that says \"reproduced\". Those with the same builder.id, key, identity or issuer of identities count once; what is only equivalent does not count.",
+			Evidence: "Provenance of two trusted builders for the same digest, both as it is expected and of the same source, or provenance of one and a rebuild (https://waxseal.dev/attestations/rebuild/v1) of the other that says \"reproduced\". Those with the same builder.id, name in the policy, key, identity or issuer of identities count once; what is only equivalent does not count.",
 			Met:      "builders independent of each other agree on the digest",
 			NotMet:   "who else says so is no second, independent builder, or came to other bytes",
 			Unknown:  "only one builder says that it built this digest",

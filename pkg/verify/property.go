@@ -383,10 +383,12 @@ func (t Trust) together(a, b party) string {
 		return "both have the builder.id " + clip(a.builder.Value)
 	case a.signer.Key != "" && a.signer.Key == b.signer.Key:
 		return "one key signed for both builders"
+	case t.called(a.signer) != "" && fold(t.called(a.signer)) == fold(t.called(b.signer)):
+		return fmt.Sprintf("%q signs for both builders", clip(strings.TrimSpace(t.called(a.signer))))
 	case a.signer.SAN == "" || b.signer.SAN == "":
 		return ""
-	case a.signer.Issuer == b.signer.Issuer && a.signer.Issuer != "":
-		return fmt.Sprintf("%q vouches for who signed for both builders", clip(a.signer.Issuer))
+	case oneIssuer(a.signer.Issuer, b.signer.Issuer):
+		return fmt.Sprintf("%q vouches for who signed for both builders", clip(min(a.signer.Issuer, b.signer.Issuer)))
 	case a.signer.Issuer == "" && b.signer.Issuer == "" && a.signer.anchor == b.signer.anchor:
 		return "one authority issued the certificates of both builders"
 	case platform(a.signer.SAN) == platform(b.signer.SAN):
@@ -398,6 +400,21 @@ func (t Trust) together(a, b party) string {
 		}
 	}
 	return ""
+}
+
+// called is the name that the policy gives a signer; "" for none.
+func (t Trust) called(s Signer) string {
+	i := slices.IndexFunc(t.Builders, func(b Builder) bool { return b.Name != "" && b.Signs(s) })
+	if i < 0 {
+		return ""
+	}
+	return t.Builders[i].Name
+}
+
+// oneIssuer reports whether two issuers are one platform's: they are the same,
+// or one has the other's path below its own, as those of GitHub's enterprises.
+func oneIssuer(a, b string) bool {
+	return a != "" && b != "" && (a == b || strings.HasPrefix(a, strings.TrimSuffix(b, "/")+"/") || strings.HasPrefix(b, strings.TrimSuffix(a, "/")+"/"))
 }
 
 // platform is an id or name without the revision that it runs in: what follows

@@ -152,6 +152,16 @@ func TestReproduced(t *testing.T) {
 		return c
 	}
 	anybody := verify.Trust{}
+	const github, flows = "https://token.actions.githubusercontent.com", "https://github.com/acme/app/.github/workflows/"
+	const generator = "https://github.com/slsa-framework/slsa-github-generator/.github/workflows/generator_"
+	// Both sign under a builder.id that is their name, as on GitHub.
+	pair := func(a, issuerA, b, issuerB string) []verify.Candidate {
+		return []verify.Candidate{certified(a, issuerA, a), certified(b, issuerB, b)}
+	}
+	named := twoBuilders()
+	for i, name := range []string{"Acme CI", " acme ci"} {
+		named.Builders[i].Name = name
+	}
 	for _, c := range []struct {
 		name       string
 		trust      verify.Trust
@@ -184,6 +194,15 @@ func TestReproduced(t *testing.T) {
 		{"two identities of two issuers", anybody, []verify.Candidate{certified(ci, "https://i.example", "https://h.example/a"), certified(other, "https://j.example", "https://h.example/b")}, nil, verify.Met, ""},
 		{"one name under two issuers", anybody, []verify.Candidate{certified(ci, "https://i.example", "https://h.example/a@v1"), certified(other, "https://j.example", "https://h.example/a@v2")}, nil, verify.NotMet, "both are signed for"},
 		{"two identities of one CA", anybody, []verify.Candidate{certified(ci, "", "https://h.example/a"), certified(other, "", "https://h.example/b")}, nil, verify.NotMet, "one authority issued"},
+		{"a shared generator, twice", anybody, pair(generator+"generic_slsa3.yml@refs/tags/v2.0.0", github, generator+"generic_slsa3.yml@refs/tags/v2.1.0", github), nil, verify.NotMet, "both have the builder.id"},
+		{"two of the shared generators", anybody, pair(generator+"generic_slsa3.yml@refs/tags/v2.1.0", github, generator+"container_slsa3.yml@refs/tags/v2.1.0", github), nil, verify.NotMet, "vouches for who signed for both"},
+		{"two workflows of a platform", anybody, pair(flows+"build.yml@refs/tags/v1", github, flows+"again.yml@refs/tags/v1", github), nil, verify.NotMet, "vouches for who signed for both"},
+		{"a workflow and a shared generator", anybody, pair(flows+"build.yml@refs/tags/v1", github, generator+"generic_slsa3.yml@refs/tags/v2.1.0", github), nil, verify.NotMet, "vouches for who signed for both"},
+		{"a workflow and one of an enterprise of the platform", anybody, pair(flows+"build.yml@refs/tags/v1", github, flows+"again.yml@refs/tags/v1", github+"/acme"), nil, verify.NotMet, "vouches for who signed for both"},
+		{"and the other way about", anybody, pair(flows+"build.yml@refs/tags/v1", github+"/acme", flows+"again.yml@refs/tags/v1", github), nil, verify.NotMet, "vouches for who signed for both"},
+		{"two platforms whose issuers begin alike", anybody, pair("https://a.example/w", "https://i.example", "https://b.example/w", "https://i.example.org"), nil, verify.Met, ""},
+		{"two entries of one name", named, []verify.Candidate{by(ci, keyA), by(other, keyB)}, nil, verify.NotMet, `"Acme CI" signs for both builders`},
+		{"a rebuild under the same name", named, []verify.Candidate{by(ci, keyA)}, []verify.Rebuild{rebuilt(keyB, "")}, verify.NotMet, `"Acme CI" signs for both builders`},
 		{"a key and an identity", anybody, []verify.Candidate{by(ci, keyA), certified(other, "https://i.example", "https://h.example/b")}, nil, verify.Met, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

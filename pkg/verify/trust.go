@@ -36,6 +36,9 @@ type Builder struct {
 	SelfHosted bool
 	// Called asks for proof of a reusable workflow above Build L2.
 	Called bool
+	// Name is who signs, in the policy's words: signers of one name are one. Empty:
+	// it names nobody.
+	Name string
 	// Terms is what else a policy holds the builder to, for Trust.Lines.
 	Terms string
 }
@@ -185,6 +188,9 @@ func (b Builder) terms() string {
 		if f.set {
 			out.WriteString(" " + f.name)
 		}
+	}
+	if b.Name != "" {
+		fmt.Fprintf(&out, " name %q", b.Name)
 	}
 	if b.Terms != "" {
 		fmt.Fprintf(&out, " terms %q", b.Terms)

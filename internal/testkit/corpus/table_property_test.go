@@ -302,6 +302,25 @@ func propertyCases() []entry {
 			d.good()
 			d.file("again.json", d.seal("second", d.provenance()), Accepted)
 		}},
+		{"property/one-name-for-two-builders", "Two builders with keys of their own, both of which the policy says are one signer's.", twice, func(d *draft) {
+			second(d)
+			for i := range d.c.Trust.Builders {
+				d.c.Trust.Builders[i].Name = "acme"
+			}
+			d.missing(reqReproduced)
+			d.good()
+			d.file("second.json", d.seal("second", d.provenance(builder(secondID))), Accepted)
+		}},
+		{"property/two-workflows-of-one-platform", "Two workflows that one platform vouches for, each of which signs as a builder of its own.", twice, func(d *draft) {
+			d.trustCertificate()
+			again := strings.Replace(ciSAN, "seal.yml", "again.yml", 1)
+			d.c.Trust.Identities = append(d.c.Trust.Identities, Identity{Issuer: ciIssuer, SAN: again})
+			d.c.Trust.Builders = append(d.c.Trust.Builders, Builder{ID: secondID, Identity: &Identity{Issuer: ciIssuer, SAN: again}, MaxLevel: 3})
+			d.want(reproduced)
+			d.missing(reqReproduced)
+			d.file("provenance.json", d.certified(d.world.ours, d.provenance()), Accepted)
+			d.file("second.json", d.certified(d.world.ours, d.provenance(builder(secondID)), san(again)), Accepted)
+		}},
 		{"property/second-builder-not-trusted", "The second builder is one that nobody trusts.", twice, func(d *draft) {
 			d.want(reproduced)
 			d.missing(reqReproduced)
