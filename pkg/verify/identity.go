@@ -287,11 +287,19 @@ func literal(t *syntax.Regexp) bool {
 	return false
 }
 
-// mail reports whether an expression ends in @HOST, written out, as one of mail
-// addresses does: they have no revision.
+// mail reports whether an expression ends in @HOST, written out, and writes no /
+// anywhere, as one of mail addresses does: they have no revision.
 func mail(t *syntax.Regexp) bool {
 	last := t.Sub[len(t.Sub)-2]
-	return last.Op == syntax.OpLiteral && slices.Contains(last.Rune, '@') && !slices.Contains(last.Rune, '/')
+	return last.Op == syntax.OpLiteral && slices.Contains(last.Rune, '@') && !writes(t, '/')
+}
+
+// writes reports whether c is written out in a part of an expression.
+func writes(t *syntax.Regexp, c rune) bool {
+	if t.Op == syntax.OpLiteral {
+		return slices.Contains(t.Rune, c)
+	}
+	return slices.ContainsFunc(t.Sub, func(s *syntax.Regexp) bool { return writes(s, c) })
 }
 
 // begins reports whether a part of an expression begins with something repeated

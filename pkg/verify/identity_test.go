@@ -66,6 +66,7 @@ func TestIdentitiesThatAreNotAnchoredAreRefused(t *testing.T) {
 		{regexp: `^https://github\.com/acme/(app@|lib/).*$`, want: "[^@]*"},
 		{regexp: `^https://github\.com/acme/app(@refs)?/.*$`, want: "[^@]*"},
 		{regexp: `^https://github\.com/acme/.*@acme/x$`, want: "[^@]*"},
+		{regexp: `^https://github\.com/acme/.*@main$`, want: "[^@]*"},
 		{regexp: `^.*/release\.yml@refs/tags/v1$`, want: "begins with a wildcard"},
 		{regexp: `^[^@]*/release\.yml@refs/tags/v1$`, want: "begins with a wildcard"},
 		{regexp: `^(.*|x)/release\.yml@refs/tags/v1$`, want: "begins with a wildcard"},
