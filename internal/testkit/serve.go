@@ -63,7 +63,8 @@ func upstreamOf(ts *testscript.TestScript, variable string) *Upstream {
 }
 
 // cmdUpstream starts an Upstream. VAR is its flags, to be split by a shell,
-// VAR_HTTP its address and VAR_PROXY that of the proxy before it.
+// VAR_HTTP its address, VAR_PROXY that of the proxy before it and VAR_PROXYTLS
+// that of the same behind TLS, as localhost if that is among the names.
 func cmdUpstream(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, len(args) >= 3 && !neg, "upstream VAR DIR NAME...")
 	faults := new(Faults)
@@ -77,6 +78,7 @@ func cmdUpstream(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], strings.Join(u.Flags, " "))
 	ts.Setenv(args[0]+"_HTTP", u.HTTP)
 	ts.Setenv(args[0]+"_PROXY", u.Proxy)
+	ts.Setenv(args[0]+"_PROXYTLS", strings.Replace(u.ProxyTLS, "127.0.0.1", "localhost", 1))
 }
 
 // cmdChange gives a path of an upstream another body: the text, or what is in

@@ -65,9 +65,9 @@ type UpstreamOptions struct {
 type Upstream struct {
 	// Flags are what `waxseal build` needs to find it.
 	Flags []string
-	// HTTP, HTTPS and Proxy are addresses: of the server without and with TLS,
-	// and of a company's proxy that knows its names.
-	HTTP, HTTPS, Proxy string
+	// HTTP, HTTPS, Proxy and ProxyTLS are addresses: of the server without and
+	// with TLS, and of a company's proxy that knows its names, both ways too.
+	HTTP, HTTPS, Proxy, ProxyTLS string
 
 	dir     string
 	faults  *Faults
@@ -108,7 +108,7 @@ func NewUpstream(opts UpstreamOptions) (*Upstream, error) {
 	}{
 		{"http", false, false, u}, {"https", true, false, u},
 		{"h2c", false, true, u}, {"h2", true, true, u},
-		{"proxy", false, false, http.HandlerFunc(u.proxy)},
+		{"proxy", false, false, http.HandlerFunc(u.proxy)}, {"proxytls", true, false, http.HandlerFunc(u.proxy)},
 	} {
 		server := &http.Server{
 			Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, Protocols: new(http.Protocols),
@@ -137,7 +137,7 @@ func NewUpstream(opts UpstreamOptions) (*Upstream, error) {
 			server.Serve(ln)
 		})
 	}
-	u.HTTP, u.HTTPS, u.Proxy = addrs["http"], addrs["https"], addrs["proxy"]
+	u.HTTP, u.HTTPS, u.Proxy, u.ProxyTLS = addrs["http"], addrs["https"], addrs["proxy"], addrs["proxytls"]
 	u.Flags = []string{"--upstream-ca", opts.CAFile}
 	for _, name := range opts.Names {
 		plain, secure := addrs["http"], addrs["https"]

@@ -228,6 +228,9 @@ func (r *Request) checkInputs() error {
 	if c.Push && !slices.ContainsFunc(r.Outputs, func(o Output) bool { return o.Push }) {
 		return hinted(errors.New("--push-inputs puts the bytes beside a pushed image, and none is pushed"), "give --push as well; without it they stay in the store, see \"waxseal store export\"")
 	}
+	if len(r.Cache.From) > 0 && (c.enforced() || c.mode() == attestations.InputsNone) {
+		return fmt.Errorf("results of an imported build cache have no record of what went into them: leave out --cache-from with --inputs %s", c.mode())
+	}
 	if r.Engine.BuildKit == "" {
 		return nil
 	}
@@ -238,8 +241,6 @@ func (r *Request) checkInputs() error {
 			"leave --engine out, or use --inputs locked, which compares every digest afterwards")
 	case len(c.AllowHosts) > 0 || c.UpstreamCA != "" || len(c.Upstreams) > 0:
 		return errors.New("--allow-host, --upstream and --upstream-ca are for waxseal's own engine: another BuildKit has its own network and its own trust")
-	case len(r.Cache.From) > 0 && (c.enforced() || c.mode() == attestations.InputsNone):
-		return fmt.Errorf("results of an imported build cache have no record of what went into them: leave out --cache-from with --inputs %s", c.mode())
 	case c.Push:
 		return errors.New("--push-inputs needs waxseal's own engine: another BuildKit keeps no bytes")
 	}

@@ -91,6 +91,9 @@ func Environ(env []string) []string {
 		put(k, MountPoint+"/ca.pem")
 	}
 	put("NODE_EXTRA_CA_CERTS", MountPoint+"/ca-only.pem")
+	// A newer Bazel drops it (bazelbuild/bazel#19358) and wants --host_jvm_args.
+	// No variable names its configuration, and with a file mounted there its own
+	// package, which has /etc/bazel.bazelrc, could not be installed in a step.
 	java := "-Djavax.net.ssl.trustStore=" + MountPoint + "/cacerts.p12 -Djavax.net.ssl.trustStorePassword=" + trustPass + " -Djavax.net.ssl.trustStoreType=PKCS12"
 	if had := strings.TrimSpace(old["JAVA_TOOL_OPTIONS"]); strings.HasSuffix(had, java) {
 		java = had

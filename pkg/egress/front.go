@@ -313,7 +313,7 @@ func (s *Step) nameTLS(f *front, hello *tls.ClientHelloInfo) error {
 
 // handshakeReason says why a client's handshake failed, with what helps.
 func handshakeReason(err error) string {
-	const hint = "; it does not trust the gateway's authority: let it read " + MountPoint + "/ca.pem, which SSL_CERT_FILE names"
+	const hint = "; it does not trust the gateway's authority: let it read $SSL_CERT_FILE, or its Java take $JAVA_TOOL_OPTIONS"
 	msg := err.Error()
 	var alert tls.AlertError
 	switch {

@@ -36,6 +36,7 @@ func needRoot(t testing.TB) {
 // known to the gateway as every name below "test".
 type world struct {
 	http, https *httptest.Server
+	ca          *x509.Certificate
 	roots       *x509.CertPool
 	upstreams   map[string]string
 }
@@ -46,6 +47,7 @@ func newWorld(t testing.TB, h http.Handler, names ...string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.ca = ca.cert
 	w.roots.AddCert(ca.cert)
 	w.https.EnableHTTP2 = true
 	w.https.TLS = &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {

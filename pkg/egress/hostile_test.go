@@ -215,7 +215,7 @@ func TestHostileClients(t *testing.T) {
 		{"no DNS on port 53", func(s *Step) string { return say(s, "8.8.8.8:53", "\x00\x05hello") }, "dns", "port 53", "T1071.004", ""},
 		{"a client that does not trust the gateway", func(s *Step) string {
 			return sayTLS(s, "files.test:443", &tls.Config{ServerName: "files.test"}, over)
-		}, "tls", "files.test:443", "", "trust"},
+		}, "tls", "files.test:443", "", "$JAVA_TOOL_OPTIONS"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

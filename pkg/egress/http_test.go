@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -361,6 +362,96 @@ func TestThroughTheCompanysProxy(t *testing.T) {
 	for _, u := range []string{"http://127.0.0.1:1/", "http://169.254.169.254/", proxy.URL + "/", "http://localhost/"} {
 		if status, _, body, _ := fetch(t, s, "GET", u, ""); status != 403 {
 			t.Errorf("%s: %d %q", u, status, body)
+		}
+	}
+}
+
+// TestThroughAProxyBehindTLS asks one that would rather speak HTTP/2, in which
+// no tunnel is asked for as in HTTP/1.
+func TestThroughAProxyBehindTLS(t *testing.T) {
+	w := newWorld(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) }))
+	asked := make(chan string, 10)
+	proxy := newWorld(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.Host + " " + r.Proto
+		if r.Method != http.MethodConnect {
+			io.WriteString(rw, "forwarded")
+			return
+		}
+		up, err := net.Dial("tcp", w.https.Listener.Addr().String())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer up.Close()
+		c, buf, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+		go io.Copy(up, buf)
+		io.Copy(c, up)
+	}))
+	_, port, err := net.SplitHostPort(proxy.https.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := w.roots.Clone()
+	roots.AddCert(proxy.ca)
+	through := func(r *http.Request) (*url.URL, error) {
+		if r.URL.Hostname() == "direct.test" {
+			return nil, nil
+		}
+		return &url.URL{Scheme: "https", Host: "localhost:" + port}, nil
+	}
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if addr == "direct.test:80" {
+			return nil, errors.New("no proxy was asked")
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	g, err := New(Options{Roots: roots, Proxy: through, Dial: dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	s := open(t, g, StepOptions{})
+	for _, tt := range []struct {
+		http2            bool
+		url, body, asked string
+	}{
+		{false, "http://files.test/x", "forwarded", "GET files.test HTTP/1.1"},
+		{false, "https://files.test/x", "HTTP/1.1", "CONNECT files.test:443 HTTP/1.1"},
+		{true, "https://other.test/x", "HTTP/2.0", "CONNECT other.test:443 HTTP/1.1"},
+	} {
+		c := client(t, s, false)
+		c.Timeout = 20 * time.Second
+		if tt.http2 {
+			protocols := new(http.Protocols)
+			protocols.SetHTTP2(true)
+			c.Transport.(*http.Transport).Protocols = protocols
+		}
+		if status, body := get(t, c, tt.url); status != 200 || body != tt.body {
+			t.Errorf("%s: %d %q", tt.url, status, body)
+		}
+		if got := <-asked; got != tt.asked {
+			t.Errorf("%s: the proxy was asked %q", tt.url, got)
+		}
+	}
+	// What it is not for does not go there; nor may a step go to the proxy itself.
+	for _, u := range []string{"http://direct.test/", "http://localhost:" + port + "/"} {
+		if status, body := get(t, client(t, s, true), u); status < 400 {
+			t.Errorf("%s: %d %q", u, status, body)
+		}
+	}
+	if len(asked) > 0 {
+		t.Errorf("the proxy was asked %q", <-asked)
+	}
+	rec := fmt.Sprintf("%+v", end(t, s))
+	for _, why := range []string{"no proxy was asked", "it is the proxy"} {
+		if !strings.Contains(rec, why) {
+			t.Errorf("no %q in %s", why, rec)
 		}
 	}
 }

@@ -196,9 +196,15 @@ func TestTLSThatIsNotOpened(t *testing.T) {
 }
 
 func TestTLSThatIsNotOpenedGoesThroughAProxy(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		t.Run(fmt.Sprintf("behind TLS: %t", secure), func(t *testing.T) { throughAProxy(t, secure) })
+	}
+}
+
+func throughAProxy(t *testing.T, secure bool) {
 	w := newWorld(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "through") }))
 	asked := make(chan string, 8)
-	proxy := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	proxy := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		user, _, _ := strings.Cut(r.Header.Get("Proxy-Authorization"), " ")
 		asked <- r.Method + " " + r.Host + " " + user
 		if r.Host != "far.test:443" {
@@ -221,6 +227,12 @@ func TestTLSThatIsNotOpenedGoesThroughAProxy(t *testing.T) {
 		go func() { _, _ = io.Copy(up, buf) }()
 		_, _ = io.Copy(c, up)
 	}))
+	if secure {
+		proxy.StartTLS()
+		w.roots.AddCert(proxy.Certificate())
+	} else {
+		proxy.Start()
+	}
 	defer proxy.Close()
 	at, err := url.Parse(proxy.URL)
 	if err != nil {

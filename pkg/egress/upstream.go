@@ -26,7 +26,7 @@ type upstream struct {
 	upstreams map[string]string // cleaned
 	http1     *http.Transport   // for requests that came by HTTP/1
 	http2     *http.Transport   // for those that came by HTTP/2
-	proxies   sync.Map          // "host:port" of the company's proxies: they may be anywhere
+	proxies   sync.Map          // "host:port" of the company's proxies, and whether they are behind TLS: they may be anywhere
 	own       []netip.Addr
 }
 
@@ -143,7 +143,13 @@ func (u *upstream) proxyFor(r *http.Request) (*url.URL, error) {
 	if p.Port() == "" && strings.HasPrefix(p.Scheme, "socks") {
 		port = 1080
 	}
-	u.proxies.Store(joinHost(p.Hostname(), port), true)
+	at := joinHost(p.Hostname(), port)
+	secure := p.Scheme == "https"
+	u.proxies.Store(at, secure)
+	if secure {
+		// net/http might agree on HTTP/2 with it, and then still speak HTTP/1: dial does the TLS.
+		p = &url.URL{Scheme: "http", Host: at, User: p.User}
+	}
 	return p, nil
 }
 
@@ -218,12 +224,11 @@ func (u *upstream) dial(ctx context.Context, network, addr string, hosts map[str
 	if err != nil {
 		return nil, err
 	}
-	free := false
+	behindTLS, free := u.proxies.Load(addr)
+	secure, _ := behindTLS.(bool)
 	if to, ok := u.mapped(host, port); ok {
 		addr, free = to, true
-	} else if _, ok := u.proxies.Load(addr); ok {
-		free = true
-	} else if ip, ok := hosts[host]; ok {
+	} else if ip, ok := hosts[host]; ok && !free {
 		addr = joinHost(ip.String(), port)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -254,6 +259,14 @@ func (u *upstream) dial(ctx context.Context, network, addr string, hosts map[str
 	}
 	if err != nil {
 		return nil, err
+	}
+	if secure {
+		over := tls.Client(c, &tls.Config{RootCAs: u.opts.Roots, MinVersion: tls.VersionTLS12, ServerName: host})
+		if err := over.HandshakeContext(ctx); err != nil {
+			c.Close()
+			return nil, fmt.Errorf("speaking TLS with the proxy %s: %w", addr, err)
+		}
+		c = over
 	}
 	return &bufferedConn{Conn: c, r: bufio.NewReaderSize(c, 64<<10)}, nil
 }
