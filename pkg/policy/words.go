@@ -325,12 +325,24 @@ func (p *Policy) warnings(i image) []string {
 	if !source {
 		out = append(out, fmt.Sprintf("nobody is trusted about the source up to Source L%d, so nothing can fulfil this", i.level.Source))
 	}
+	if slices.Contains(i.level.Properties, verify.PropertyTwoParty) && !p.reviewed() {
+		out = append(out, fmt.Sprintf("nobody is believed about %s, so nothing can fulfil this: name two reviewers, or list it in the properties of a verifier or of who is trusted about the source", verify.PropertyTwoParty))
+	}
 	for _, k := range []Fact{FactSBOM, FactScan, FactInputs} {
 		if i.asks(k) && !p.hears(k) {
 			out = append(out, fmt.Sprintf("nobody is believed about %s, so nothing can fulfil this: name an attester, or a builder by its id alone", k.plural()))
 		}
 	}
 	return out
+}
+
+// reviewed reports whether anything could show that two people reviewed a source.
+func (p *Policy) reviewed() bool {
+	return slices.ContainsFunc(p.systems, func(s system) bool { return s.twoParty }) ||
+		slices.ContainsFunc(p.verifiers, func(v verifier) bool {
+			return v.levels.Source >= verify.MaxSourceLevel || slices.Contains(v.properties, verify.PropertyTwoParty)
+		}) ||
+		slices.ContainsFunc(p.reviewers, func(r reviewer) bool { return !samePerson(r.name, p.reviewers[0].name) })
 }
 
 // asks reports whether an entry cannot be fulfilled without a kind of evidence.

@@ -58,10 +58,11 @@ func TestWordsAreExplained(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"level: {build: 3}": "no builder is trusted up to Build L3",
-		"level: {build: 2, source: 2}, vsa: {delegates: [build]}": "nobody is trusted about the source up to Source L2",
-		"level: {build: 0}, sbom: {required: true}":               "nobody is believed about SBOMs, so nothing can fulfil this",
-		"level: {build: 0}, vulnerabilities: {maxAge: 1d}":        "nobody is believed about vulnerability scans, so nothing can fulfil this",
-		"level: {build: 0}, properties: [WAXSEAL_HERMETIC]":       "nobody is believed about records of inputs, so nothing can fulfil this",
+		"level: {build: 2, source: 2}, vsa: {delegates: [build]}":         "nobody is trusted about the source up to Source L2",
+		"level: {build: 0}, properties: [SLSA_SOURCE_TWO_PARTY_REVIEWED]": "nobody is believed about SLSA_SOURCE_TWO_PARTY_REVIEWED, so nothing can fulfil this: name two reviewers",
+		"level: {build: 0}, sbom: {required: true}":                       "nobody is believed about SBOMs, so nothing can fulfil this",
+		"level: {build: 0}, vulnerabilities: {maxAge: 1d}":                "nobody is believed about vulnerability scans, so nothing can fulfil this",
+		"level: {build: 0}, properties: [WAXSEAL_HERMETIC]":               "nobody is believed about records of inputs, so nothing can fulfil this",
 	} {
 		p, err := policy.Parse([]byte(`{apiVersion: waxseal.dev/v1, kind: Policy, trust: {verifiers: [{id: "https://v.example/v", signer: {key: k}, levels: {build: 2, source: 1}}]}, images: [{match: "**", `+text+`}]}`),
 			policy.ParseOptions{ReadKey: func(string) ([]byte, error) { return os.ReadFile("testdata/release.pub") }})
