@@ -84,8 +84,9 @@ func (r *Redactor) URI(u string, secrets ...string) string {
 	return canonical(out.String())
 }
 
-// level is a URL after some rounds of percent-decoding. at maps each of its
-// bytes, and its end, to where it stands in the URL itself.
+// level is a URL after some rounds of percent-decoding, also without the line
+// ends that base64 puts into a long secret. at maps each of its bytes, and its
+// end, to where it stands in the URL itself.
 type level struct {
 	text string
 	at   []int
@@ -105,7 +106,24 @@ func levels(u string) []level {
 		}
 		all = append(all, next)
 	}
+	for _, l := range all {
+		if strings.ContainsAny(l.text, "\r\n") {
+			all = append(all, l.joined())
+		}
+	}
 	return all
+}
+
+// joined is a level without its line ends.
+func (l level) joined() level {
+	var text []byte
+	var at []int
+	for i := range len(l.text) {
+		if c := l.text[i]; c != '\r' && c != '\n' {
+			text, at = append(text, c), append(at, l.at[i])
+		}
+	}
+	return level{string(text), append(at, l.at[len(l.text)])}
 }
 
 func (l level) decode() (level, bool) {

@@ -138,6 +138,9 @@ func encodings(secret string) map[string]string {
 			all[name+" raw"] = base64.RawStdEncoding.EncodeToString(text)
 			all[name+" url"] = base64.URLEncoding.EncodeToString(text)
 			all[name+" url escaped"] = pct(base64.RawURLEncoding.EncodeToString(text), true)
+			long := base64.StdEncoding.EncodeToString(append([]byte(strings.Repeat("x", 52)), text...))
+			all[name+" lines"] = url.QueryEscape(long[:76] + "\n" + long[76:])
+			all[name+" lines of a mail"] = url.QueryEscape(long[:64] + "\r\n" + long[64:])
 		}
 	}
 	return all
