@@ -36,6 +36,7 @@ import (
 //	verdict: RE           the image's
 //	refusal: KIND RE [T]  a refusal of that kind (* for any), destination and technique
 //	request: RE           some "METHOD URI STATUS" of a step
+//	withheld: RE          some "METHOD URI" of a step whose answer was not kept
 //	name: RE              some name that a step asked for
 //	upstream: RE          some request that the upstream saw
 //	stderr: RE            a line of the output
@@ -280,7 +281,7 @@ func readExpect(path string, replace *strings.Replacer) (all []expectation, sing
 		switch name {
 		case "base", "record", "flags", "tmpfs", "exit", "hidden", "most", "absent":
 			single[name] = value
-		case "verdict", "refusal", "request", "name", "upstream", "stderr", "last", "recorded":
+		case "verdict", "refusal", "request", "withheld", "name", "upstream", "stderr", "last", "recorded":
 			all = append(all, expectation{name, replace.Replace(value), not})
 		default:
 			return nil, nil, fmt.Errorf("%s: unknown key %q", path, key)
@@ -300,7 +301,7 @@ func (f *field) attack(t *testing.T, from string) {
 	if err := os.CopyFS(context, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.faults.Set(Fault{Kind: "cut", Match: "/cut$"}); err != nil {
+	if err := f.faults.Set(Fault{Kind: "cut", Match: "/cut$"}, Fault{Kind: "hang", Match: "/hang$"}); err != nil {
 		t.Fatal(err)
 	}
 	var first *attestations.Inputs
@@ -466,6 +467,12 @@ func of(record *attestations.Inputs, key, kind, technique string) (found []strin
 		case "request":
 			for _, r := range step.Requests {
 				found = append(found, fmt.Sprintf("%s %s %d", r.Method, r.URI, r.Status))
+			}
+		case "withheld":
+			for _, r := range step.Requests {
+				if r.Withheld {
+					found = append(found, r.Method+" "+r.URI)
+				}
 			}
 		case "refusal":
 			for _, r := range step.Refusals {

@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -15,7 +16,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -272,6 +278,66 @@ func cmdKMS(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0]+"_CA", ca)
 	ts.Setenv(args[0]+"_TOKEN", KMSToken)
 	ts.Setenv(args[0]+"_READER", KMSReader)
+}
+
+// cmdLocalKMS starts local-kms, somebody else's AWS KMS, behind TLS, and has it
+// make keys of the kinds that AWS names (ECC_NIST_P256, RSA_2048, …), each under
+// an alias. VAR is its address, whose certificate is in $VAR_CA, and VAR_NAME
+// the ARN of a key.
+func cmdLocalKMS(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) >= 2 && !neg, "localkms VAR NAME=KIND...")
+	child := exec.Command(filepath.Join(peersOf(ts), "local-kms"))
+	child.Env = []string{"PORT=0", "KMS_REGION=eu-central-1", "KMS_SEED_PATH=/nowhere", "KMS_DATA_PATH=" + ts.MkAbs(".local-kms-"+args[0])}
+	found, stop, err := startUntil(child, regexp.MustCompile(`started on 0\.0\.0\.0:(\d+)`))
+	ts.Check(err)
+	ts.Defer(stop)
+	plain := &url.URL{Scheme: "http", Host: "127.0.0.1:" + found[1]}
+	front := httptest.NewTLSServer(httputil.NewSingleHostReverseProxy(plain))
+	ts.Defer(front.Close)
+	for _, arg := range args[1:] {
+		name, kind, ok := strings.Cut(arg, "=")
+		usage(ts, ok, "localkms VAR NAME=KIND...")
+		key := map[string]string{"KeySpec": kind, "KeyUsage": "SIGN_VERIFY"}
+		if kind == "SYMMETRIC_DEFAULT" {
+			key["KeyUsage"] = "ENCRYPT_DECRYPT"
+		}
+		var made struct{ KeyMetadata struct{ Arn, KeyId string } }
+		ts.Check(askAWS(plain.String(), "CreateKey", key, &made))
+		ts.Check(askAWS(plain.String(), "CreateAlias", map[string]string{"AliasName": "alias/" + name, "TargetKeyId": made.KeyMetadata.KeyId}, nil))
+		ts.Setenv(args[0]+"_"+name, made.KeyMetadata.Arn)
+	}
+	ca := ts.MkAbs(fmt.Sprintf(".ca-%s.pem", args[0]))
+	ts.Check(os.WriteFile(ca, certificatePEM(front.Certificate()), 0o644))
+	ts.Setenv(args[0], front.Listener.Addr().String())
+	ts.Setenv(args[0]+"_CA", ca)
+}
+
+// askAWS sends a request of AWS KMS, signed by nobody but in form, and reads the
+// answer into out where there is one.
+func askAWS(addr, operation string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	r, err := http.NewRequest(http.MethodPost, addr, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/x-amz-json-1.1")
+	r.Header.Set("X-Amz-Target", "TrentService."+operation)
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("asking for %s: %s: %s", operation, resp.Status, raw)
+	}
+	if err != nil || out == nil {
+		return err
+	}
+	return json.Unmarshal(raw, out)
 }
 
 func certificatePEM(c *x509.Certificate) []byte {

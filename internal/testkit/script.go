@@ -165,6 +165,7 @@ func Script(t *testing.T, dir string, update bool) {
 			"token":      cmdToken,
 			"tuf":        cmdTUF,
 			"kms":        cmdKMS,
+			"localkms":   cmdLocalKMS,
 			"responder":  cmdResponder,
 			"cloud":      cmdCloud,
 			"cluster":    cmdCluster,

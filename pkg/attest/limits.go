@@ -29,6 +29,7 @@ const (
 	MaxContextFiles  = 1 << 20   // files in a build context
 	MaxLock          = 64 << 20  // bytes of a lock file
 	MaxInputs        = 100_000   // requests recorded of one build
+	MaxInputBytes    = 20 << 20  // bytes of the requests recorded of one build, which stand in a statement
 	MaxRefusals      = 1024      // different refusals recorded of one step
 	MaxNames         = 4096      // different host names recorded of one step
 	MaxURI           = 8 << 10   // bytes of a recorded URI

@@ -64,6 +64,7 @@ type Gateway struct {
 	up       *upstream
 	dir      string       // of all Files; made when first needed
 	requests atomic.Int64 // of all steps, bounded by attest.MaxInputs
+	recorded atomic.Int64 // bytes of those in the record, bounded by attest.MaxInputBytes
 	buffers  sync.Pool    // *[]byte of bufferSize, which bodies pass through
 	batches  sync.Pool    // *[]byte, empty, for batchConn
 	rings    sync.Pool    // *[]byte of ringSize, for flow

@@ -286,6 +286,11 @@ func (x *exchange) serve() {
 		x.refuse(http.StatusServiceUnavailable, "http", "more requests than a build may make")
 		return
 	}
+	if x.s.g.recorded.Load() >= attest.MaxInputBytes {
+		x.s.rec.gap("overflow", "the record of the build's requests reached %d bytes; the others were refused", attest.MaxInputBytes)
+		x.refuse(http.StatusServiceUnavailable, "http", "more than the record of a build may hold")
+		return
+	}
 	x.ordinal = x.s.rec.next()
 	select {
 	case x.s.running <- struct{}{}:
@@ -455,7 +460,7 @@ func (x *exchange) unheard(r refusal) {
 		return
 	}
 	d, n := x.body.digest(x.s.g.redactor)
-	x.s.rec.add(attestations.InputRequest{
+	x.s.add(attestations.InputRequest{
 		Ordinal: x.ordinal, Method: x.r.Method, URI: x.uri, Range: x.r.Header.Get("Range"), RequestDigest: string(d), RequestSize: n,
 		Digest: string(attest.DigestOf(nil)), Unanswered: x.s.rec.text(r.reason),
 	})
@@ -577,7 +582,7 @@ func (x *exchange) finish(a *answer) {
 	if len(a.entry.Headers) == 0 {
 		a.entry.Headers = nil
 	}
-	x.s.rec.add(a.entry)
+	x.s.add(a.entry)
 }
 
 // record lets an exchange through and writes it down.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/attest"
 )
 
 // say sends text from inside a step and returns what comes back.
@@ -368,5 +370,37 @@ func TestLossIsAGap(t *testing.T) {
 	}
 	if !hasRefusal(rec, "udp", "203.0.113.7:1000", "", "") {
 		t.Errorf("refusals %+v", rec.Refusals)
+	}
+}
+
+// TestARecordIsBoundedInBytes: a few long URLs fill a record as many short ones
+// do, and what no longer fits is refused and said.
+func TestARecordIsBoundedInBytes(t *testing.T) {
+	g := newWorld(t, &site{}).gateway(t, Options{})
+	const asked = 300                                         // by each of two steps
+	long := "http://files.test/?" + strings.Repeat("&", 8000) // six bytes each in JSON
+	var all []*attestations.InputStep
+	for range 2 {
+		s := open(t, g, StepOptions{Fetch: true})
+		for i := range asked {
+			if status, _, _, err := fetch(t, s, "GET", fmt.Sprint(long, i), ""); err != nil || status != 200 && status != 503 {
+				t.Fatalf("request %d: %d %v", i, status, err)
+			}
+		}
+		all = append(all, end(t, s))
+	}
+	raw, err := json.Marshal(all)
+	if err != nil || len(raw) > attest.MaxStatement {
+		t.Errorf("a record of %d bytes, %v", len(raw), err)
+	}
+	if all[0].Verdict != attestations.VerdictRecorded || len(all[0].Requests) != asked {
+		t.Errorf("the first step: %s, %d requests", all[0].Verdict, len(all[0].Requests))
+	}
+	second := all[1]
+	if second.Verdict != attestations.VerdictGaps || len(second.Gaps) != 1 || second.Gaps[0].Kind != "overflow" {
+		t.Errorf("the second step: %s, %+v", second.Verdict, second.Gaps)
+	}
+	if len(second.Refusals) != 1 || len(second.Requests)+second.Refusals[0].Count != asked {
+		t.Errorf("%d requests and %+v, %d were asked", len(second.Requests), second.Refusals, asked)
 	}
 }

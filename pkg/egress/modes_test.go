@@ -6,11 +6,14 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -485,6 +488,58 @@ func TestSecretsAcrossChunksAndCompressed(t *testing.T) {
 	sc.write([]byte("correct horse batterx"))
 	if sc.end() {
 		t.Error("found what is not there")
+	}
+}
+
+// A secret is found in the lines that base64 and xxd write, and in what a form
+// or JSON makes of its base64, however the body is cut.
+func TestSecretsInFoldedBodies(t *testing.T) {
+	secret := "a key of more than\xff\xfe57 bytes, so that base64 breaks its line: " + strings.Repeat("\xfb\xef?>", 20)
+	n := newNeedles([][]byte{[]byte(secret)})
+	plain := base64.StdEncoding.EncodeToString([]byte("user:" + secret))
+	if !strings.Contains(plain, "+") || !strings.Contains(plain, "/") {
+		t.Fatalf("%s has no + and /", plain)
+	}
+	fold := func(s, with string, at int) string {
+		var lines []string
+		for part := range slices.Chunk([]byte(s), at) {
+			lines = append(lines, string(part))
+		}
+		return strings.Join(lines, with)
+	}
+	for name, body := range map[string]string{
+		"lines":           fold(plain, "\n", 76),
+		"lines of a mail": fold(plain, "\r\n", 64),
+		"hex":             fold(hex.EncodeToString([]byte(secret)), "\n", 60),
+		"a form":          "x=" + url.QueryEscape(plain),
+		"lines in a form": "x=" + url.QueryEscape(fold(plain, "\n", 76)),
+		"JSON":            `{"x": "` + strings.ReplaceAll(plain, "/", `\/`) + `"}`,
+		"lines in JSON":   `{"x": "` + fold(plain, `\n`, 76) + `"}`,
+		"escapes":         "%" + fold(strings.ToUpper(hex.EncodeToString([]byte(secret))), "%", 2),
+	} {
+		for _, cut := range []int{1, 2, 7, 1000} {
+			sc := newScanner(n, "")
+			for part := range slices.Chunk([]byte("before\n"+body+"\nafter"), cut) {
+				sc.write(part)
+			}
+			if !sc.end() {
+				t.Errorf("%s: not found in chunks of %d", name, cut)
+			}
+		}
+		var z bytes.Buffer
+		zw := gzip.NewWriter(&z)
+		io.WriteString(zw, body)
+		zw.Close()
+		sc := newScanner(n, "gzip")
+		sc.write(z.Bytes())
+		if !sc.end() {
+			t.Errorf("%s: not found in gzip", name)
+		}
+	}
+	sc := newScanner(newNeedles([][]byte{[]byte("secret")}), "")
+	sc.write([]byte("in sec\nret lines a short one is not looked for"))
+	if sc.end() {
+		t.Error("found what two lines have by chance")
 	}
 }
 

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -46,6 +47,15 @@ func (r *record) next() int {
 	defer r.mu.Unlock()
 	r.ordinal++
 	return r.ordinal
+}
+
+// add takes in a finished exchange and counts its bytes as they will stand in
+// the statement. What is under way when the record is full still gets in.
+func (s *Step) add(req attestations.InputRequest) {
+	if raw, err := json.Marshal(req); err == nil {
+		s.g.recorded.Add(int64(len(raw)))
+	}
+	s.rec.add(req)
 }
 
 // add takes in a finished exchange.

@@ -25,7 +25,12 @@ type needles struct {
 	values []string // the secrets as they are, for the redactor
 	forms  [][]byte // every encoding of each
 	long   int      // length of the longest form
+	folded *needles // the forms that are looked for in an unfolded body; nil in itself
 }
+
+// minFolded is the shortest form that is looked for in an unfolded body, where
+// the end of one line meets the start of the next.
+const minFolded = 8
 
 func newNeedles(secrets [][]byte) *needles {
 	n := &needles{}
@@ -63,6 +68,13 @@ func newNeedles(secrets [][]byte) *needles {
 	}
 	for _, v := range lock.SecretValues(n.values) {
 		one(v)
+	}
+	n.folded = &needles{}
+	for _, f := range n.forms {
+		if len(f) >= minFolded {
+			n.folded.forms = append(n.folded.forms, f)
+			n.folded.long = max(n.folded.long, len(f))
+		}
 	}
 	return n
 }
@@ -134,12 +146,62 @@ func lowerASCII(s string) string {
 // maxDecoded bounds what a compressed body is unpacked to for the search.
 const maxDecoded = 2 << 30
 
+// unfolder takes out of a body what stands between the parts of a secret in it:
+// the line ends of base64 and xxd, a form's percent-encoding, JSON's backslashes.
+type unfolder struct {
+	rest []byte // an escape whose end is to come
+	out  []byte
+}
+
+// unfold returns what p comes to; good until it is called again.
+func (u *unfolder) unfold(p []byte) []byte {
+	if len(u.rest) > 0 {
+		p = append(u.rest, p...)
+		u.rest = nil
+	}
+	out := u.out[:0]
+	for i := 0; i < len(p); i++ {
+		from := i
+		for i < len(p) && p[i] != '%' && p[i] != '\\' && p[i] != '\n' && p[i] != '\r' {
+			i++
+		}
+		if out = append(out, p[from:i]...); i == len(p) {
+			break
+		}
+		c := p[i]
+		switch {
+		case c == '%' && i+2 >= len(p), c == '\\' && i+1 >= len(p):
+			u.rest, u.out = bytes.Clone(p[i:]), out
+			return out
+		case c == '%':
+			var b [1]byte
+			if _, err := hex.Decode(b[:], p[i+1:i+3]); err == nil {
+				c = b[0]
+				i += 2
+			}
+		case c == '\\':
+			i++
+			if c = p[i]; c == 'n' || c == 'r' {
+				c = '\n'
+			}
+		}
+		if c != '\n' && c != '\r' {
+			out = append(out, c)
+		}
+	}
+	u.out = out
+	return out
+}
+
 // scanner looks for secrets in a body as it passes, across the borders of its
-// chunks, and in what a compressed body unpacks to.
+// chunks, as it is and unfolded, and in what a compressed body unpacks to.
 type scanner struct {
 	n    *needles
 	tail []byte
 	hit  bool
+
+	unfolder
+	flat *scanner // of what is unfolded; nil in itself, or where no form is long enough
 
 	pipe *io.PipeWriter
 	wg   sync.WaitGroup
@@ -152,7 +214,7 @@ func newScanner(n *needles, contentEncoding string) *scanner {
 	if n.none() {
 		return nil
 	}
-	s := &scanner{n: n}
+	s := newFlatScanner(n)
 	zipped := false
 	switch strings.ToLower(strings.TrimSpace(contentEncoding)) {
 	case "", "identity":
@@ -178,7 +240,7 @@ func newScanner(n *needles, contentEncoding string) *scanner {
 				return
 			}
 		}
-		inner := &scanner{n: n}
+		inner := newFlatScanner(n)
 		buf := make([]byte, 64<<10)
 		left := int64(maxDecoded)
 		for left > 0 && !inner.hit {
@@ -196,6 +258,15 @@ func newScanner(n *needles, contentEncoding string) *scanner {
 	return s
 }
 
+// newFlatScanner is for a body that is not compressed.
+func newFlatScanner(n *needles) *scanner {
+	s := &scanner{n: n}
+	if len(n.folded.forms) > 0 {
+		s.flat = &scanner{n: n.folded}
+	}
+	return s
+}
+
 func (s *scanner) write(p []byte) {
 	if s == nil || s.hit {
 		return
@@ -210,6 +281,10 @@ func (s *scanner) write(p []byte) {
 		s.tail = edge
 	}
 	s.hit = s.hit || s.n.in(p)
+	if s.flat != nil && !s.hit {
+		s.flat.write(s.unfold(p))
+		s.hit = s.flat.hit
+	}
 	if len(p) >= keep {
 		s.tail = append(s.tail[:0], p[len(p)-keep:]...)
 	} else {

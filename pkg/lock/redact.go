@@ -84,8 +84,9 @@ func (r *Redactor) URI(u string, secrets ...string) string {
 	return canonical(out.String())
 }
 
-// level is a URL after some rounds of percent-decoding. at maps each of its
-// bytes, and its end, to where it stands in the URL itself.
+// level is a URL after some rounds of percent-decoding, also without the line
+// ends that base64 puts into a long secret. at maps each of its bytes, and its
+// end, to where it stands in the URL itself.
 type level struct {
 	text string
 	at   []int
@@ -105,7 +106,24 @@ func levels(u string) []level {
 		}
 		all = append(all, next)
 	}
+	for _, l := range all {
+		if strings.ContainsAny(l.text, "\r\n") {
+			all = append(all, l.joined())
+		}
+	}
 	return all
+}
+
+// joined is a level without its line ends.
+func (l level) joined() level {
+	var text []byte
+	var at []int
+	for i := range len(l.text) {
+		if c := l.text[i]; c != '\r' && c != '\n' {
+			text, at = append(text, c), append(at, l.at[i])
+		}
+	}
+	return level{string(text), append(at, l.at[len(l.text)])}
 }
 
 func (l level) decode() (level, bool) {
@@ -267,8 +285,10 @@ func secretName(name string) bool {
 	switch name {
 	case "page_token", "pagetoken", "page-token", "next_token", "nexttoken", "continuation_token", "continuationtoken", "continuation-token":
 		return false // they say where to go on, not who asks
+	case "private", "token_type", "tokentype", "tokens", "max_tokens", "tokenizer":
+		return false // doubtful
 	case "sig", "auth", "pass", "pwd", "pw", "jwt", "sas", "hdnea", "hmac", "assertion", "otp",
-		"awsaccesskeyid", "googleaccessid", "key-pair-id", "nonce", "private":
+		"awsaccesskeyid", "googleaccessid", "key-pair-id", "nonce":
 		return true
 	}
 	if strings.HasPrefix(name, "x-amz-") || strings.HasPrefix(name, "x-goog-") {
@@ -287,7 +307,7 @@ func secretName(name string) bool {
 // says which file is meant. A lock must hold a build to the second.
 func doubtfulName(name string) bool {
 	switch name {
-	case "key", "sid", "ticket", "policy":
+	case "key", "sid", "ticket", "policy", "private", "token_type", "tokentype", "tokens", "max_tokens", "tokenizer":
 		return true
 	}
 	return strings.Contains(name, "session")
@@ -440,7 +460,10 @@ var (
 )
 
 // Shape returns a recorded URI without its keyed hashes, so that two machines,
-// or two signatures of one URL, agree. It is what a lock file has.
+// or two signatures of one URL, agree. It is what a lock file has. A lock thus
+// does not hold a credential's value, and is not meant to: the next build, or
+// the next person, has another one, and from the hash of a short one in a file
+// that is committed anybody could find it, salted or not.
 func Shape(uri string) string {
 	uri = canonical(unhash(uri))
 	return keyedUser.ReplaceAllLiteralString(uri, "://")

@@ -56,17 +56,21 @@ func TestRedactURI(t *testing.T) {
 		"https://cdn.example/o?Expires=9&Signature=s&Key-Pair-Id=K&Policy=p":               "https://cdn.example/o?Expires=H&Signature=H&Key-Pair-Id=H&Policy=H",
 		"https://a.example/o?expires=9":                                                    "https://a.example/o?expires=9",
 		// Names that credentials have, and other things as well.
-		"https://dl.example/get?key=app-1.0&policy=strict":                "https://dl.example/get?key=app-1.0&policy=strict",
-		"https://dl.example/get?key=out/linux_amd64/tool-v2.10.tgz":       "https://dl.example/get?key=out/linux_amd64/tool-v2.10.tgz",
-		"https://dl.example/get?session=spring-2024&sid=12&ticket=ABC-77": "https://dl.example/get?session=spring-2024&sid=12&ticket=ABC-77",
-		"https://dl.example/get?key=out%2Ftool":                           "https://dl.example/get?key=H",
-		"https://dl.example/get?key=s3cr3t&sid=hunter22":                  "https://dl.example/get?key=H&sid=H",
-		"https://dl.example/get?key=AbCdEfGh&sid=20260101235959":          "https://dl.example/get?key=H&sid=H",
-		"https://dl.example/get?key=0f8fad5b-d9cb-469f-a165-70867728950e": "https://dl.example/get?key=H",
-		"https://dl.example/get?key=deadbeefdeadbeef&ticket=YWJj+ZGVm=":   "https://dl.example/get?key=H&ticket=H",
-		"https://dl.example/get?key=%61pp-1.0":                            "https://dl.example/get?key=H",
-		"https://dl.example/get?key=app-1.0&Signature=s":                  "https://dl.example/get?key=H&Signature=H",
-		"https://dl.example/get?session_token=spring&nonce=one":           "https://dl.example/get?session_token=H&nonce=H",
+		"https://dl.example/get?key=app-1.0&policy=strict":                 "https://dl.example/get?key=app-1.0&policy=strict",
+		"https://dl.example/get?key=out/linux_amd64/tool-v2.10.tgz":        "https://dl.example/get?key=out/linux_amd64/tool-v2.10.tgz",
+		"https://dl.example/get?session=spring-2024&sid=12&ticket=ABC-77":  "https://dl.example/get?session=spring-2024&sid=12&ticket=ABC-77",
+		"https://dl.example/get?key=out%2Ftool":                            "https://dl.example/get?key=H",
+		"https://dl.example/get?key=s3cr3t&sid=hunter22":                   "https://dl.example/get?key=H&sid=H",
+		"https://dl.example/get?key=AbCdEfGh&sid=20260101235959":           "https://dl.example/get?key=H&sid=H",
+		"https://dl.example/get?key=0f8fad5b-d9cb-469f-a165-70867728950e":  "https://dl.example/get?key=H",
+		"https://dl.example/get?key=deadbeefdeadbeef&ticket=YWJj+ZGVm=":    "https://dl.example/get?key=H&ticket=H",
+		"https://dl.example/get?key=%61pp-1.0":                             "https://dl.example/get?key=H",
+		"https://dl.example/get?key=app-1.0&Signature=s":                   "https://dl.example/get?key=H&Signature=H",
+		"https://dl.example/get?session_token=spring&nonce=one":            "https://dl.example/get?session_token=H&nonce=H",
+		"https://dl.example/get?tokenizer=bert-base&max_tokens=512":        "https://dl.example/get?tokenizer=bert-base&max_tokens=512",
+		"https://dl.example/get?private=true&token_type=jar":               "https://dl.example/get?private=true&token_type=jar",
+		"https://dl.example/get?tokens=0123456789abcdef&private=s3cr3t":    "https://dl.example/get?tokens=H&private=H",
+		"https://dl.example/get?access_tokens=spring&tokenizer_key=spring": "https://dl.example/get?access_tokens=H&tokenizer_key=H",
 		// Tokens that one knows by sight, wherever they stand.
 		"https://a.example/t/ghp_0123456789012345678901234567890123ab/x":             "https://a.example/t/H/x",
 		"https://a.example/t/eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl/": "https://a.example/t/H/",
@@ -134,6 +138,9 @@ func encodings(secret string) map[string]string {
 			all[name+" raw"] = base64.RawStdEncoding.EncodeToString(text)
 			all[name+" url"] = base64.URLEncoding.EncodeToString(text)
 			all[name+" url escaped"] = pct(base64.RawURLEncoding.EncodeToString(text), true)
+			long := base64.StdEncoding.EncodeToString(append([]byte(strings.Repeat("x", 52)), text...))
+			all[name+" lines"] = url.QueryEscape(long[:76] + "\n" + long[76:])
+			all[name+" lines of a mail"] = url.QueryEscape(long[:64] + "\r\n" + long[64:])
 		}
 	}
 	return all
