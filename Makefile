@@ -4,7 +4,7 @@ KIT    := go run ./internal/testkit/kit
 DEPS   := bash internal/testkit/deps.sh
 # What a build needs, and what the tests need beside it.
 BUILD_PACKAGES := runc ca-certificates git
-TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev make python3 buildah podman docker.io openssl softhsm2 strace mariadb-server-core mariadb-client-core
+TEST_PACKAGES  := $(BUILD_PACKAGES) mmdebstrap gcc libc6-dev make python3 buildah podman docker.io openssl softhsm2 strace bazel-bootstrap groovy mariadb-server-core mariadb-client-core
 # What "make fuzz" runs: what reads evidence, policies and locks.
 FUZZ       ?= ./pkg/attest ./pkg/verify ./pkg/policy ./pkg/lock ./pkg/store ./pkg/keys ./pkg/sign
 FUZZ_NAMES ?= ^Fuzz(Parse.*|UnmarshalStrict|Git.*|Scan|VEX|Packages|Config|ReadRebuild|OpenArchive)$$

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -434,7 +435,7 @@ func TestTheGitLabPipeline(t *testing.T) {
 	}
 }
 
-// TestTheShellOfThePipelines: what GitLab and Jenkins hand to a shell is one.
+// TestTheShellOfThePipelines: what GitLab hands to a shell is one.
 func TestTheShellOfThePipelines(t *testing.T) {
 	doc := yamlFile(t, filepath.Join(pipelines(t), "gitlab/.gitlab-ci.yml"))
 	job := doc["build-image"].(map[string]any)
@@ -446,16 +447,55 @@ func TestTheShellOfThePipelines(t *testing.T) {
 			t.Errorf("%s has no audience", name)
 		}
 	}
-	raw, err := os.ReadFile(filepath.Join(pipelines(t), "jenkins/Jenkinsfile"))
+}
+
+// TestTheJenkinsfile has Groovy run the pipeline, and holds what it hands to a
+// shell to be one.
+func TestTheJenkinsfile(t *testing.T) {
+	if _, err := exec.LookPath("groovy"); err != nil {
+		testkit.Unavailable(t, "%v", err)
+	}
+	root, err := testkit.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	scripts := regexp.MustCompile(`(?s)sh '''(.*?)'''`).FindAllStringSubmatch(string(raw), -1)
-	if len(scripts) == 0 {
-		t.Error("the Jenkinsfile runs nothing")
+	run := func(file string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), "groovy", filepath.Join(root, "testdata/declarative.groovy"), file)
+		// Debian's Groovy is for Debian's Java.
+		cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "JAVA_HOME=") })
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		if err != nil {
+			err = fmt.Errorf("%w\n%s", err, said.Bytes())
+		}
+		return string(out), err
+	}
+	name := filepath.Join(pipelines(t), "jenkins/Jenkinsfile")
+	out, err := run(name)
+	if err != nil {
+		t.Fatalf("groovy: %v", err)
+	}
+	scripts := strings.Split(strings.TrimSuffix(out, "\x00"), "\x00")
+	if !strings.Contains(out, "waxseal run ") {
+		t.Errorf("the Jenkinsfile seals nothing:\n%s", out)
 	}
 	for _, s := range scripts {
-		checkShell(t, s[1])
+		checkShell(t, s)
+	}
+	// It can fail: a directive in a wrong place, and no Groovy.
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := filepath.Join(t.TempDir(), "Jenkinsfile")
+	for old, by := range map[string]string{"stages {": "steps {", "usernameVariable:": "userVariable:", "stage('Image') {": "stage('Image {"} {
+		if err := os.WriteFile(bad, bytes.ReplaceAll(raw, []byte(old), []byte(by)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := run(bad); err == nil {
+			t.Errorf("with %q it is taken:\n%s", by, out)
+		}
 	}
 }
 

@@ -113,7 +113,7 @@ func (f *runFlags) register(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	fs.StringArrayVar(&f.env, "env", nil, "`NAME` of a variable that the command may see besides the usual, or NAME=VALUE; may be repeated")
 	fs.StringVar(&f.require, "require", "", "`GRADE` that what is seen must have: full or partial; nothing is signed for less")
-	fs.StringArrayVar(&f.artifacts, "artifact", nil, "`PATTERN` of files below the working folder that the command makes, as 'dist/*'; may be repeated")
+	fs.StringArrayVar(&f.artifacts, "artifact", nil, "`PATTERN` of files that the command makes below the working folder, or behind a link there that it spells, as 'dist/*'; may be repeated")
 	fs.StringArrayVar(&f.images, "image", nil, "`REF` of an image that the command pushes; may be repeated")
 	fs.BoolVar(&f.trace, "trace", false, "record by digest which files outside the working folder are opened (as root)")
 	fs.BoolVar(&f.strict, "strict-secrets", false, "refuse a command whose arguments hold a secret, and sign nothing that would show one (default: replace it)")

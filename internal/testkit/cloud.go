@@ -150,15 +150,9 @@ func privately() (net.Listener, error) {
 }
 
 func (c *Cloud) write(dir string, ca []byte, names []string) error {
-	host, _, err := net.SplitHostPort(c.server.Listener.Addr().String())
+	files, err := within(dir, c.server.Listener.Addr(), ca, names)
 	if err != nil {
 		return err
-	}
-	hosts := filepath.Join(dir, "hosts")
-	files := map[string][]byte{
-		c.CA:     ca,
-		hosts:    fmt.Appendf(nil, "127.0.0.1 localhost\n%s %s\n", host, strings.Join(names, " ")),
-		c.Within: fmt.Appendf(nil, "#!/bin/sh\nexec unshare -m sh -c 'mount --bind %s /etc/hosts && exec \"$@\"' sh \"$@\"\n", hosts),
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(c.account)
 	if err != nil {
@@ -179,6 +173,19 @@ func (c *Cloud) write(dir string, ca []byte, names []string) error {
 		}
 	}
 	return nil
+}
+
+// within are the files of dir that have a server answer by names that are not its
+// own: "within" runs its arguments where they lead to at, and ca.pem is who
+// certifies them.
+func within(dir string, at net.Addr, ca []byte, names []string) (map[string][]byte, error) {
+	host, _, err := net.SplitHostPort(at.String())
+	hosts := filepath.Join(dir, "hosts")
+	return map[string][]byte{
+		filepath.Join(dir, "ca.pem"): ca,
+		hosts:                        fmt.Appendf(nil, "127.0.0.1 localhost\n%s %s\n", host, strings.Join(names, " ")),
+		filepath.Join(dir, "within"): fmt.Appendf(nil, "#!/bin/sh\nexec unshare -m sh -c 'mount --bind %s /etc/hosts && exec \"$@\"' sh \"$@\"\n", hosts),
+	}, err
 }
 
 // certifyNames makes a CA, and a certificate by it for names of servers.

@@ -163,6 +163,7 @@ func Script(t *testing.T, dir string, update bool) {
 			"sigstore":   cmdSigstore,
 			"instance":   cmdInstance,
 			"token":      cmdToken,
+			"platforms":  cmdPlatforms,
 			"tuf":        cmdTUF,
 			"kms":        cmdKMS,
 			"localkms":   cmdLocalKMS,

@@ -31,8 +31,9 @@ type CommandRequest struct {
 	Seal    Seal
 	Engine  EngineChoice
 	Inputs  InputChoice
-	// Artifacts are patterns of files below the working folder that the command
-	// makes, and Images references that it pushes.
+	// Artifacts are patterns of files that the command makes below the working
+	// folder, or behind a link there that they spell, and Images references that it
+	// pushes.
 	Artifacts, Images []string
 	Trace             bool // record which files elsewhere the command opens
 	// StrictSecrets refuses a command that holds a secret, and statements that

@@ -9,12 +9,13 @@ import (
 // The environment of a wrapped command is made here and nowhere else: what
 // stands in the tables, and what was named.
 
-// signingSecrets are variables that only signing reads. No command gets them,
-// whatever is named. A name that ends in * stands for all that begin so.
+// signingSecrets are variables that only signing reads, or that prove whose job
+// it is. No command gets them, whatever is named. A name that ends in * stands
+// for all that begin so.
 func signingSecrets() []string {
 	return []string{
 		"COSIGN_*", "SIGSTORE_*", "WAXSEAL_*", "ACTIONS_ID_TOKEN_REQUEST_*", "VAULT_*", "BAO_*", "TUF_ROOT",
-		"FULCIO_*", "REKOR_*", "BUILDKITE_AGENT_ACCESS_TOKEN", "SPIFFE_ENDPOINT_SOCKET",
+		"FULCIO_*", "REKOR_*", "BUILDKITE_AGENT_ACCESS_TOKEN", "CIRCLE_OIDC_TOKEN*", "SYSTEM_OIDCREQUESTURI", "SPIFFE_ENDPOINT_SOCKET",
 		"PKCS11_*", "SOFTHSM2_CONF", "GOOGLE_SERVICE_ACCOUNT_NAME",
 	}
 }

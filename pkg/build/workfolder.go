@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/moby/patternmatcher"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -26,6 +28,7 @@ import (
 // workFolder is a working folder at one moment: its files by digest, without
 // git's own.
 type workFolder struct {
+	dir      string
 	tree     *tree
 	manifest attest.Digest
 	files    int
@@ -51,7 +54,7 @@ const settled = 2 * time.Second
 // that is as it was in earlier, which may be nil, the digest is taken from
 // there. What lies at except, in absolute paths, is no part of it.
 func readWorkFolder(ctx context.Context, dir string, earlier *workFolder, except []string) (*workFolder, error) {
-	w := &workFolder{tree: &tree{}, stamps: map[string]fileStamp{}, at: map[string]int{}, taken: time.Now(), blind: map[uint64]bool{}}
+	w := &workFolder{dir: dir, tree: &tree{}, stamps: map[string]fileStamp{}, at: map[string]int{}, taken: time.Now(), blind: map[uint64]bool{}}
 	if err := w.walk(ctx, dir, except); err != nil {
 		return nil, fmt.Errorf("reading the working folder %q: %w", dir, plainPathError(err))
 	}
@@ -235,12 +238,24 @@ func artifacts(before, after *workFolder, patterns []string) ([]artifact, error)
 			}
 			matched = true
 			if was, ok := before.stamps[e.path]; ok && was == after.stamps[e.path] {
-				return nil, hinted(fmt.Errorf("--artifact %q: %q was there before, and the command left it as it was: nobody saw how it was made", p, e.path),
-					"remove what an earlier build left (make clean), or name what this command makes")
+				return nil, untouched(p, e.path)
 			}
 			if !taken[e.path] {
 				taken[e.path] = true
 				out = append(out, artifact{e.path, e.sum})
+			}
+		}
+		if !matched {
+			linked, err := throughLink(before, after, p, m)
+			if err != nil {
+				return nil, err
+			}
+			for _, a := range linked {
+				matched = true
+				if !taken[a.path] {
+					taken[a.path] = true
+					out = append(out, a)
+				}
 			}
 		}
 		if !matched {
@@ -249,4 +264,87 @@ func artifacts(before, after *workFolder, patterns []string) ([]artifact, error)
 	}
 	slices.SortFunc(out, func(a, b artifact) int { return strings.Compare(a.path, b.path) })
 	return out, nil
+}
+
+func untouched(pattern, path string) error {
+	return hinted(fmt.Errorf("--artifact %q: %q was there before, and the command left it as it was: nobody saw how it was made", pattern, path),
+		"remove what an earlier build left (make clean), or name what this command makes")
+}
+
+// throughLink are the files that a pattern names below a link to a folder, as
+// Bazel's bazel-bin is one: the pattern must spell the link, and no other is
+// followed. Nothing there was read before, so that the time of a file's last
+// change says whether the command has touched it.
+func throughLink(before, after *workFolder, pattern string, m *patternmatcher.PatternMatcher) ([]artifact, error) {
+	link, rest := after.splitAtLink(filepath.ToSlash(filepath.Clean(pattern)))
+	if link == "" {
+		return nil, nil
+	}
+	folder, err := filepath.EvalSymlinks(filepath.Join(after.dir, link))
+	if err != nil {
+		return nil, nil // it leads nowhere
+	}
+	root := filepath.Join(folder, rest)
+	if real, err := filepath.EvalSymlinks(root); err != nil || real != root {
+		return nil, nil
+	}
+	if info, err := os.Stat(folder); err != nil || !info.IsDir() {
+		return nil, nil
+	}
+	var out []artifact
+	seen := 0
+	err = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if seen++; seen > attest.MaxContextFiles {
+			return fmt.Errorf("more than %d files", attest.MaxContextFiles)
+		}
+		rel, err := filepath.Rel(folder, name)
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		rel = path.Join(link, filepath.ToSlash(rel))
+		if hit, err := m.MatchesOrParentMatches(rel); err != nil || !hit {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return fmt.Errorf("no file information for %q", rel)
+		}
+		if time.Unix(st.Ctim.Unix()).Before(before.taken) {
+			return untouched(pattern, rel)
+		}
+		e := entry{path: rel, size: info.Size()}
+		if err := hashInto(&e, name); err != nil {
+			return fmt.Errorf("reading %q: %w", rel, plainPathError(err))
+		}
+		out = append(out, artifact{e.path, e.sum})
+		return nil
+	})
+	return out, err
+}
+
+// splitAtLink splits a pattern after the link that it spells, if it does; rest
+// is what it spells of the way from there.
+func (w *workFolder) splitAtLink(pattern string) (link, rest string) {
+	spelled := ""
+	for part := range strings.SplitSeq(pattern, "/") {
+		if strings.ContainsAny(part, `*?[\`) {
+			break
+		}
+		if link != "" {
+			rest = path.Join(rest, part)
+			continue
+		}
+		spelled = path.Join(spelled, part)
+		if i, ok := w.at[spelled]; ok && w.tree.entries[i].mode&fs.ModeSymlink != 0 {
+			link = spelled
+		}
+	}
+	return link, rest
 }

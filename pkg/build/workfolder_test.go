@@ -95,6 +95,66 @@ func TestWorkFolderBeforeAndAfter(t *testing.T) {
 	}
 }
 
+// What a command leaves behind a link of the working folder is what it made where
+// the pattern spells the link, and the command has written there.
+func TestArtifactsThroughALink(t *testing.T) {
+	dir, beyond := t.TempDir(), t.TempDir()
+	writeFiles(t, beyond, map[string]string{"old": "o", "pkg/stale": "s"})
+	before := reading(t, dir, nil)
+	before.taken = tick(t, filepath.Join(beyond, "probe"))
+	writeFiles(t, beyond, map[string]string{"pkg/app": "1", "pkg/app.d": "2", "lib/libapp": "3"})
+	for name, to := range map[string]string{"bin": beyond, "one": filepath.Join(beyond, "pkg/app"), "none": filepath.Join(beyond, "none")} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/", filepath.Join(beyond, "lib/all")); err != nil {
+		t.Fatal(err)
+	}
+	after := reading(t, dir, before)
+	for pattern, want := range map[string]string{
+		"bin/pkg/app": "bin/pkg/app",
+		"bin/*/app*":  "bin/pkg/app bin/pkg/app.d",
+		"bin/lib":     "bin/lib/libapp",
+		"bin/lib/**":  "bin/lib/libapp",
+		"bin/pkg":     `"bin/pkg/stale" was there before`,
+		"bin/old":     `"bin/old" was there before`,
+		"**/app":      "no such file",
+		"b*/pkg/app":  "no such file",
+		"one":         "no such file",
+		"none/x":      "no such file",
+		"bin/none":    "no such file",
+		"bin/lib/all": "no such file",
+	} {
+		made, err := artifacts(before, after, []string{pattern})
+		var got []string
+		for _, a := range made {
+			got = append(got, a.path)
+		}
+		if err != nil {
+			got = []string{err.Error()}
+		}
+		if text := strings.Join(got, " "); text != want && (err == nil || !strings.Contains(text, want)) {
+			t.Errorf("%q: %s, want %s", pattern, text, want)
+		}
+	}
+}
+
+// tick is a time that files written before it are older than, and those written
+// after it are not: their times are as fine as the kernel's clock tick.
+func tick(t *testing.T, probe string) time.Time {
+	t.Helper()
+	for now := time.Now(); ; {
+		if err := os.WriteFile(probe, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		m := markOf(probe)
+		if changed := time.Unix(m.changed.Unix()); changed.After(now) {
+			return changed
+		}
+	}
+}
+
 // A digest is taken from an earlier reading only where nothing can have changed
 // since: a file that was written within the clock's grain is read again.
 func TestWorkFolderReadsAgainWhatMayHaveChanged(t *testing.T) {

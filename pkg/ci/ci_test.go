@@ -228,6 +228,30 @@ func TestIssuerNamesThePlatform(t *testing.T) {
 	}
 }
 
+// CircleCI's token is for the organization, and names the project by its id.
+func TestVerifiedCircleCI(t *testing.T) {
+	const org = "https://oidc.circleci.com/org/acme"
+	i := newIssuer(t)
+	i.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/org/acme/.well-known/openid-configuration":
+			json.NewEncoder(w).Encode(map[string]any{"issuer": org, "jwks_uri": org + "/keys", "id_token_signing_alg_values_supported": []string{"ES256"}})
+		case "/org/acme/keys":
+			json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: i.key.Public(), KeyID: "1", Algorithm: "ES256", Use: "sig"}}})
+		}
+	})
+	got := find(t, ci.Options{
+		Env: variables(map[string]string{"CIRCLECI": "true", "CIRCLE_OIDC_TOKEN_V2": i.token(t, i.key, map[string]any{
+			"iss": org, "aud": "acme", "oidc.circleci.com/project-id": "app", "oidc.circleci.com/vcs-origin": "github.com/acme/app", "oidc.circleci.com/vcs-ref": "refs/heads/main",
+		})}),
+		Transport: elsewhere{i.URL},
+	})
+	want := attestations.CIJob{Repository: "https://github.com/acme/app", Ref: "refs/heads/main", Workflow: org + "/project/app"}
+	if got.Platform != "circleci" || got.Verified == nil || got.Verified.CIJob != want {
+		t.Errorf("found %+v, verified %+v", got, got.Verified)
+	}
+}
+
 // Each of these tokens is worth nothing: the job is the job's own word.
 func TestNotVerified(t *testing.T) {
 	i, other := newIssuer(t), newIssuer(t)

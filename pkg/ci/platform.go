@@ -129,6 +129,10 @@ func (o Options) platforms() []platform {
 				if origin := c.text("oidc.circleci.com/vcs-origin"); origin != "" {
 					j.Repository = "https://" + origin
 				}
+				// The names of organization and project stand nowhere in it.
+				if id := c.text("oidc.circleci.com/project-id"); id != "" {
+					j.Workflow = c.text("iss") + "/project/" + id
+				}
 				return j
 			},
 			way: "see that CIRCLE_OIDC_TOKEN_V2 reaches waxseal",
