@@ -187,7 +187,7 @@ func TestVerifiedGitHub(t *testing.T) {
 		"ACTIONS_ID_TOKEN_REQUEST_URL": i.URL + "/token", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "of the job",
 	})})
 	want := &attestations.CIIdentity{Issuer: i.URL, Subject: "repo:acme/app:ref:refs/heads/main", CIJob: attestations.CIJob{
-		Repository: "https://github.com/acme/app", Commit: strings.Repeat("a", 40), Ref: "refs/heads/main", Event: "push", Runner: "github-hosted",
+		Repository: "https://github.com/acme/app", Commit: strings.Repeat("a", 40), Ref: "refs/heads/main", Event: "push", // the issuer is not GitHub's: no runner
 		Workflow: "https://github.com/acme/ci/.github/workflows/seal.yml@refs/tags/v1", Run: "https://github.com/acme/app/actions/runs/7/attempts/2",
 	}}
 	if got.Verified == nil || !reflect.DeepEqual(got.Verified, want) {
@@ -248,6 +248,27 @@ func TestVerifiedCircleCI(t *testing.T) {
 	})
 	want := attestations.CIJob{Repository: "https://github.com/acme/app", Ref: "refs/heads/main", Workflow: org + "/project/app"}
 	if got.Platform != "circleci" || got.Verified == nil || got.Verified.CIJob != want {
+		t.Errorf("found %+v, verified %+v", got, got.Verified)
+	}
+}
+
+// A service account's token names the pod, where Tekton runs the step.
+func TestVerifiedTekton(t *testing.T) {
+	tekton := t.TempDir()
+	if err := os.Mkdir(filepath.Join(tekton, "run"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	i := newIssuer(t)
+	file := filepath.Join(tekton, "token")
+	token := i.token(t, i.key, map[string]any{
+		"sub": "system:serviceaccount:ci:builder", "kubernetes.io": map[string]any{"namespace": "ci", "pod": map[string]any{"name": "image-pod"}},
+	})
+	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := find(t, ci.Options{Env: variables(nil), Tekton: tekton, Token: file})
+	want := &attestations.CIIdentity{Issuer: i.URL, Subject: "system:serviceaccount:ci:builder", CIJob: attestations.CIJob{Run: "ci/image-pod"}}
+	if got.Platform != "tekton" || !reflect.DeepEqual(got.Verified, want) {
 		t.Errorf("found %+v, verified %+v", got, got.Verified)
 	}
 }

@@ -126,7 +126,11 @@ func (v *verified) job() attestations.CIJob {
 	if v.read == nil {
 		return attestations.CIJob{}
 	}
-	return clean(v.read(v.claims))
+	j := v.read(v.claims)
+	if v.platform == "" && j.Runner != "self-hosted" {
+		j.Runner = "" // whose runner it was is the platform's own issuer's to say
+	}
+	return clean(j)
 }
 
 // verify checks a token's signature, time and audience (OpenID Connect Core

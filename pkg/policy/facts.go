@@ -80,6 +80,7 @@ type ProvenanceFacts struct {
 	EntryPoint string `json:"entryPoint"`
 	Runner     string `json:"runner"`
 	Event      string `json:"event"`
+	Issuer     string `json:"issuer"` // who signed the last three, where the platform's token says them
 }
 
 // Dependency is one resolved dependency (v0.2: material).
@@ -93,7 +94,7 @@ type Dependency struct {
 func ReadProvenance(p *verify.Provenance) (*ProvenanceFacts, error) {
 	out := &ProvenanceFacts{
 		BuilderID: p.BuilderID.Value, BuildType: p.BuildType.Value, ExternalParameters: map[string]any{},
-		EntryPoint: p.EntryPoint.Value, Runner: p.Runner.Value, Event: p.Event.Value,
+		EntryPoint: p.EntryPoint.Value, Runner: p.Runner.Value, Event: p.Event.Value, Issuer: p.Issuer.Value,
 	}
 	if len(p.Sources) > 0 {
 		s := p.Sources[0]

@@ -73,6 +73,9 @@ type Provenance struct {
 	EntryPoint Field
 	// Runner is where the job ran: "github-hosted", "self-hosted".
 	Runner Field
+	// Issuer is who signed the platform's word for EntryPoint, Runner and Event: an
+	// OpenID Connect issuer. It is empty where the provenance names none.
+	Issuer Field
 	// Event is what started the run, in the platform's words: "push".
 	Event        Field
 	Invocation   Field // the platform's id of the run

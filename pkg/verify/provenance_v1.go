@@ -82,7 +82,7 @@ func parseV1(raw []byte, at string) (*Provenance, error) {
 // source only where the platform names the same repository and commit.
 func (p *Provenance) whose(internal json.RawMessage, in string) {
 	at := func(name string) Field { return field(internal, in, "ci", "verified", name) }
-	p.EntryPoint, p.Runner, p.Event = at("workflow"), at("runner"), at("event")
+	p.EntryPoint, p.Runner, p.Event, p.Issuer = at("workflow"), at("runner"), at("event"), at("issuer")
 	if len(p.Sources) == 0 || p.Sources[0].Ref.Value != "" {
 		return
 	}
