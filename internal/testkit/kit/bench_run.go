@@ -150,7 +150,7 @@ func (b *bench) wrappedBuildx() error {
 		rounds int
 		wrap   func(func() (sample, error)) func() (sample, error)
 	}{
-		{"run, buildx, cold", 5, b.cold(addr)},
+		{"run, buildx, cold", 5, b.cold("buildx", &stop)},
 		{"run, buildx, a page changed", 7, b.changed},
 		{"run, buildx, nothing changed", 9, as},
 	} {
