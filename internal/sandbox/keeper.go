@@ -244,6 +244,7 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 	}
 	debug.SetGCPercent(100)
 	if tr != nil {
+		goFirst()
 		tr.follow(first.pid)
 	}
 	if err := first.begin(); err != nil {
