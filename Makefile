@@ -56,7 +56,7 @@ bench: build ## waxseal against sigstore-go, slsa-verifier, cosign and buildctl,
 	@$(KIT) bench
 
 lint: ## go vet and gofmt always, golangci-lint where it is installed
-	@test -z "$$(gofmt -l cmd internal pkg attestations | tee /dev/stderr)"
+	@left=$$(gofmt -l cmd internal pkg attestations); test -z "$$left" || { echo "gofmt would change $$left" >&2; exit 1; }
 	go vet ./...
 	@if command -v golangci-lint >/dev/null; then golangci-lint run; fi
 

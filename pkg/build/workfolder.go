@@ -218,6 +218,12 @@ type artifact struct {
 func artifacts(before, after *workFolder, patterns []string) ([]artifact, error) {
 	taken := map[string]bool{}
 	var out []artifact
+	take := func(a artifact) {
+		if !taken[a.path] {
+			taken[a.path] = true
+			out = append(out, a)
+		}
+	}
 	for _, p := range patterns {
 		m, err := newArtifactPattern(p)
 		if err != nil {
@@ -240,22 +246,16 @@ func artifacts(before, after *workFolder, patterns []string) ([]artifact, error)
 			if was, ok := before.stamps[e.path]; ok && was == after.stamps[e.path] {
 				return nil, untouched(p, e.path)
 			}
-			if !taken[e.path] {
-				taken[e.path] = true
-				out = append(out, artifact{e.path, e.sum})
-			}
+			take(artifact{e.path, e.sum})
 		}
 		if !matched {
 			linked, err := throughLink(before, after, p, m)
 			if err != nil {
 				return nil, err
 			}
+			matched = len(linked) > 0
 			for _, a := range linked {
-				matched = true
-				if !taken[a.path] {
-					taken[a.path] = true
-					out = append(out, a)
-				}
+				take(a)
 			}
 		}
 		if !matched {

@@ -366,6 +366,25 @@ func TestThroughTheCompanysProxy(t *testing.T) {
 	}
 }
 
+// carry answers a CONNECT with what is at an address.
+func carry(t *testing.T, w http.ResponseWriter, to net.Addr) {
+	up, err := net.Dial("tcp", to.String())
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer up.Close()
+	c, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+	go func() { _, _ = io.Copy(up, buf) }()
+	_, _ = io.Copy(c, up)
+}
+
 // TestThroughAProxyBehindTLS asks one that would rather speak HTTP/2, in which
 // no tunnel is asked for as in HTTP/1.
 func TestThroughAProxyBehindTLS(t *testing.T) {
@@ -377,21 +396,7 @@ func TestThroughAProxyBehindTLS(t *testing.T) {
 			io.WriteString(rw, "forwarded")
 			return
 		}
-		up, err := net.Dial("tcp", w.https.Listener.Addr().String())
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer up.Close()
-		c, buf, err := http.NewResponseController(rw).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer c.Close()
-		io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
-		go io.Copy(up, buf)
-		io.Copy(c, up)
+		carry(t, rw, w.https.Listener.Addr())
 	}))
 	_, port, err := net.SplitHostPort(proxy.https.Listener.Addr().String())
 	if err != nil {

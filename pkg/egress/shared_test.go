@@ -211,21 +211,7 @@ func throughAProxy(t *testing.T, secure bool) {
 			rw.WriteHeader(http.StatusForbidden)
 			return
 		}
-		up, err := net.Dial("tcp", w.https.Listener.Addr().String())
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer up.Close()
-		c, buf, err := http.NewResponseController(rw).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer c.Close()
-		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
-		go func() { _, _ = io.Copy(up, buf) }()
-		_, _ = io.Copy(c, up)
+		carry(t, rw, w.https.Listener.Addr())
 	}))
 	if secure {
 		proxy.StartTLS()

@@ -285,11 +285,12 @@ func secretName(name string) bool {
 	switch name {
 	case "page_token", "pagetoken", "page-token", "next_token", "nexttoken", "continuation_token", "continuationtoken", "continuation-token":
 		return false // they say where to go on, not who asks
-	case "private", "token_type", "tokentype", "tokens", "max_tokens", "tokenizer":
-		return false // doubtful
 	case "sig", "auth", "pass", "pwd", "pw", "jwt", "sas", "hdnea", "hmac", "assertion", "otp",
 		"awsaccesskeyid", "googleaccessid", "key-pair-id", "nonce":
 		return true
+	}
+	if soundsSecret(name) {
+		return false
 	}
 	if strings.HasPrefix(name, "x-amz-") || strings.HasPrefix(name, "x-goog-") {
 		return true // all of them are the signature's, and change with it
@@ -307,10 +308,20 @@ func secretName(name string) bool {
 // says which file is meant. A lock must hold a build to the second.
 func doubtfulName(name string) bool {
 	switch name {
-	case "key", "sid", "ticket", "policy", "private", "token_type", "tokentype", "tokens", "max_tokens", "tokenizer":
+	case "key", "sid", "ticket", "policy":
 		return true
 	}
-	return strings.Contains(name, "session")
+	return soundsSecret(name) || strings.Contains(name, "session")
+}
+
+// soundsSecret says whether a parameter has a credential's word in its name and
+// as a rule none in its value.
+func soundsSecret(name string) bool {
+	switch name {
+	case "private", "token_type", "tokentype", "tokens", "max_tokens", "tokenizer":
+		return true
+	}
+	return false
 }
 
 // plainValue is a value of words, numbers and versions, as no key is made.
