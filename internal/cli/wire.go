@@ -32,7 +32,7 @@ func readKeyPEM(ctx context.Context, s *Streams, name string) ([]byte, error) {
 }
 
 func publicKeyOptions(ctx context.Context, s *Streams) trust.KeyOptions {
-	return trust.KeyOptions{Cache: xdgDir(s.Env, "XDG_CACHE_HOME", ".cache"), Keys: keyOptions(ctx, s)}
+	return trust.KeyOptions{Cache: xdgDir(s.Env, "XDG_CACHE_HOME", ".cache"), Memory: "/dev/shm", Keys: keyOptions(ctx, s)}
 }
 
 // The variables about PKCS#11 are cosign's, too.

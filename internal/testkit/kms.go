@@ -59,11 +59,17 @@ func NewKMS() *KMS {
 	k := &KMS{keys: map[string]kmsKey{}}
 	k.Vault = httptest.NewServer(k.Faults.Around(http.HandlerFunc(k.serveVault)))
 	aws := k.Faults.Around(http.HandlerFunc(k.serveAWS))
-	k.AWS = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.URL.Path = "/" + r.Header.Get("X-Amz-Target")
-		aws.ServeHTTP(w, r)
-	}))
+	k.AWS = httptest.NewTLSServer(byOperation(aws))
 	return k
+}
+
+// byOperation gives requests of AWS KMS the operation as path: h tells them by
+// it.
+func byOperation(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path = "/" + r.Header.Get("X-Amz-Target")
+		h.ServeHTTP(w, r)
+	})
 }
 
 // Close ends it.
@@ -201,7 +207,11 @@ func (k *KMS) serveAWS(w http.ResponseWriter, r *http.Request) {
 		fail(http.StatusBadRequest, "AccessDeniedException", "User is not authorized to perform: kms:"+operation)
 		return
 	}
-	key, ok := k.key(strings.TrimPrefix(in.KeyId, "alias/"))
+	_, id, ok := strings.Cut(in.KeyId, ":key/")
+	if !ok {
+		id = strings.TrimPrefix(in.KeyId, "alias/")
+	}
+	key, ok := k.key(id)
 	block, _ := pem.Decode(key.public)
 	switch {
 	case !ok:
@@ -282,8 +292,8 @@ func cmdKMS(ts *testscript.TestScript, neg bool, args []string) {
 
 // cmdLocalKMS starts local-kms, somebody else's AWS KMS, behind TLS, and has it
 // make keys of the kinds that AWS names (ECC_NIST_P256, RSA_2048, …), each under
-// an alias. VAR is its address, whose certificate is in $VAR_CA, and VAR_NAME
-// the ARN of a key.
+// an alias. VAR can be broken. It is the address, whose certificate is in $VAR_CA,
+// and VAR_NAME the ARN of a key.
 func cmdLocalKMS(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, len(args) >= 2 && !neg, "localkms VAR NAME=KIND...")
 	child := exec.Command(filepath.Join(peersOf(ts), "local-kms"))
@@ -292,7 +302,13 @@ func cmdLocalKMS(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Defer(stop)
 	plain := &url.URL{Scheme: "http", Host: "127.0.0.1:" + found[1]}
-	front := httptest.NewTLSServer(httputil.NewSingleHostReverseProxy(plain))
+	faults := new(Faults)
+	ts.Value(faultsKey{}).(map[string]*Faults)[args[0]] = faults
+	proxy := httputil.NewSingleHostReverseProxy(plain)
+	front := httptest.NewTLSServer(byOperation(faults.Around(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path = "/"
+		proxy.ServeHTTP(w, r)
+	}))))
 	ts.Defer(front.Close)
 	for _, arg := range args[1:] {
 		name, kind, ok := strings.Cut(arg, "=")

@@ -4,13 +4,12 @@
 // none of waxseal's own keys. Call Open, then Key.Sign; a Key that only verifies
 // is its public half.
 //
-// A public half is kept on disk only under the digest that a reference pins it
-// by: a version of a key has one digest, and the copy proves itself. That a
-// reference names a version which its service can never change, as an ARN or
-// cryptoKeyVersions/1 does, is not enough: who can write the folder of copies,
-// as whoever fills a CI cache, would choose whose signatures count, and there is
-// no secret to seal a copy with. What is not pinned is asked for once by a
-// process.
+// A public half is asked for once by version of its key, and then kept: on disk
+// under the digest that a reference pins it by, for such a copy proves itself;
+// in memory, until the machine ends, under the name of a version that its service
+// can give to no other key (see OneVersion). A name that can come to mean another
+// key, as an alias or a key in Vault, is asked for by each process. See
+// trust.PublicKey.
 package keys
 
 import (
@@ -23,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -129,6 +129,19 @@ func CutPin(ref string) (uri string, pin attest.Digest, err error) {
 	pin, err = attest.ParseDigest(ref[i+1:])
 	return ref[:i], pin, err
 }
+
+// OneVersion reports whether a reference names a version that its service never
+// gives to another key, whoever asks: an AWS key by its ARN, a version in Google
+// Cloud KMS, a version in Azure Key Vault. One in Vault may be deleted and made
+// anew by the same name and number; an alias moves; a key of AWS without its
+// account is whatever the credentials say.
+func OneVersion(ref string) bool { return oneVersion.MatchString(ref) }
+
+var oneVersion = regexp.MustCompile(`^(?:` +
+	`awskms://[^/]*/arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+` +
+	`|gcpkms://projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+/(?:cryptoKeyVersions|versions)/[0-9]+` +
+	`|azurekms://[^/]+/[^/]+/[0-9a-f]{32}` +
+	`)$`)
 
 // Name is ref as it may be shown: without a PIN.
 func Name(ref string) string {

@@ -256,3 +256,37 @@ func FuzzParseReference(f *testing.F) {
 		}
 	})
 }
+
+// TestOneVersion: only a name that its service can never give to another key
+// stands for one.
+func TestOneVersion(t *testing.T) {
+	const ring = "gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k"
+	const id = "1234abcd-12ab-34cd-56ef-1234567890ab"
+	for ref, want := range map[string]bool{
+		"awskms:///arn:aws:kms:eu-central-1:111122223333:key/" + id:                           true,
+		"awskms://127.0.0.1:4566/arn:aws-us-gov:kms:us-gov-east-1:111122223333:key/mrk-" + id: true,
+		"awskms:///arn:aws:kms:eu-central-1:111122223333:alias/key/" + id:                     false,
+		"awskms:///arn:aws:kms:eu-central-1:111122223333:alias/release":                       false,
+		"awskms:///" + id:               false,
+		"awskms:///alias/release":       false,
+		ring + "/cryptoKeyVersions/3":   true,
+		ring + "/versions/12":           true,
+		ring + "/versions/latest":       false,
+		ring:                            false,
+		ring + "/cryptoKeyVersions/3/x": false,
+		"azurekms://v.vault.azure.net/k/0123456789abcdef0123456789abcdef": true,
+		"azurekms://v.vault.azure.net/k/latest":                           false,
+		"azurekms://v.vault.azure.net/k/":                                 false,
+		"azurekms://v.vault.azure.net/k":                                  false,
+		"hashivault://release":                                            false,
+		"hashivault://0123456789abcdef0123456789abcdef":                   false,
+		"openbao://release":                                               false,
+		"k8s://ns/secret":                                                 false,
+		"pkcs11:token=T;object=O":                                         false,
+		"":                                                                false,
+	} {
+		if got := keys.OneVersion(ref); got != want {
+			t.Errorf("OneVersion(%q) = %v, want %v", ref, got, want)
+		}
+	}
+}
