@@ -8,10 +8,13 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/experimental"
+	"google.golang.org/grpc/mem"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/build"
@@ -76,14 +79,25 @@ func completeBuild(cmd *cobra.Command) {
 	}
 }
 
+// readyForEngine readies the process for BuildKit's client.
+func readyForEngine() {
+	// It logs through these to standard error; what matters of it comes as an error.
+	logrus.SetOutput(io.Discard)
+	log.SetOutput(io.Discard) // its HTTP/2 server
+	// Blobs come from the engine in messages of just over 32 KiB, for each of which
+	// gRPC's own pool clears a buffer of 1 MiB: between the two it has no size.
+	if pool, err := mem.NewBinaryTieredBufferPool(8, 12, 14, 15, 16, 17, 18, 19, 20); err == nil {
+		experimental.SetDefaultBufferPool(pool)
+	}
+	// The heap is small beside what passes through it.
+	debug.SetGCPercent(200)
+}
+
 func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags, arg string) error {
 	if err := refusedFlags(cmd.Flags()); err != nil {
 		return err
 	}
-	// BuildKit's client logs through this to standard error; what matters of it
-	// comes as an error.
-	logrus.SetOutput(io.Discard)
-	log.SetOutput(io.Discard) // its HTTP/2 server
+	readyForEngine()
 	f.fromEnv(cmd.Flags(), s.Env)
 	req, err := f.request(arg, s.LookupEnv)
 	if err != nil {

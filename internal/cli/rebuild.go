@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -173,7 +172,7 @@ func undecided(ctx context.Context, err error) error {
 }
 
 func rebuildImage(ctx context.Context, s *Streams, f *rebuildFlags, image string) error {
-	logrus.SetOutput(io.Discard) // BuildKit's client
+	readyForEngine()
 	req, err := f.request(s)
 	if err != nil {
 		return exitError{ExitUsage, err}

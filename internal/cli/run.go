@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"os"
 	"strings"
 
-	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -125,9 +123,7 @@ func (f *runFlags) register(fs *pflag.FlagSet) {
 }
 
 func runRun(ctx context.Context, s *Streams, cmd *cobra.Command, f *runFlags, args []string) error {
-	// BuildKit's client logs through these to standard error.
-	logrus.SetOutput(io.Discard)
-	log.SetOutput(io.Discard)
+	readyForEngine()
 	f.fromEnv(cmd.Flags(), s.Env)
 	req, err := f.request(args)
 	if err != nil {
