@@ -80,7 +80,7 @@ func completeBuild(cmd *cobra.Command) {
 }
 
 // readyForEngine readies the process for BuildKit's client.
-func readyForEngine() {
+func readyForEngine(s *Streams) {
 	// It logs through these to standard error; what matters of it comes as an error.
 	logrus.SetOutput(io.Discard)
 	log.SetOutput(io.Discard) // its HTTP/2 server
@@ -90,14 +90,16 @@ func readyForEngine() {
 		experimental.SetDefaultBufferPool(pool)
 	}
 	// The heap is small beside what passes through it.
-	debug.SetGCPercent(200)
+	if s.Env("GOGC") == "" {
+		debug.SetGCPercent(200)
+	}
 }
 
 func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags, arg string) error {
 	if err := refusedFlags(cmd.Flags()); err != nil {
 		return err
 	}
-	readyForEngine()
+	readyForEngine(s)
 	f.fromEnv(cmd.Flags(), s.Env)
 	req, err := f.request(arg, s.LookupEnv)
 	if err != nil {

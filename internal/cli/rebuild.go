@@ -172,7 +172,7 @@ func undecided(ctx context.Context, err error) error {
 }
 
 func rebuildImage(ctx context.Context, s *Streams, f *rebuildFlags, image string) error {
-	readyForEngine()
+	readyForEngine(s)
 	req, err := f.request(s)
 	if err != nil {
 		return exitError{ExitUsage, err}

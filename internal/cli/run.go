@@ -123,7 +123,7 @@ func (f *runFlags) register(fs *pflag.FlagSet) {
 }
 
 func runRun(ctx context.Context, s *Streams, cmd *cobra.Command, f *runFlags, args []string) error {
-	readyForEngine()
+	readyForEngine(s)
 	f.fromEnv(cmd.Flags(), s.Env)
 	req, err := f.request(args)
 	if err != nil {

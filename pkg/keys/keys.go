@@ -135,13 +135,13 @@ func CutPin(ref string) (uri string, pin attest.Digest, err error) {
 // Cloud KMS, a version in Azure Key Vault. One in Vault may be deleted and made
 // anew by the same name and number; an alias moves; a key of AWS without its
 // account is whatever the credentials say.
-func OneVersion(ref string) bool { return oneVersion.MatchString(ref) }
+func OneVersion(ref string) bool { return regexp.MustCompile(oneVersion).MatchString(ref) }
 
-var oneVersion = regexp.MustCompile(`^(?:` +
+const oneVersion = `^(?:` +
 	`awskms://[^/]*/arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+` +
 	`|gcpkms://projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+/(?:cryptoKeyVersions|versions)/[0-9]+` +
 	`|azurekms://[^/]+/[^/]+/[0-9a-f]{32}` +
-	`)$`)
+	`)$`
 
 // Name is ref as it may be shown: without a PIN.
 func Name(ref string) string {
