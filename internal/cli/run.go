@@ -17,6 +17,7 @@ import (
 	"github.com/waxseal/waxseal/pkg/build"
 	"github.com/waxseal/waxseal/pkg/ci"
 	"github.com/waxseal/waxseal/pkg/sign"
+	"github.com/waxseal/waxseal/pkg/trust"
 )
 
 // ExitWrapper is the exit code of run where waxseal itself failed: before the
@@ -190,6 +191,9 @@ func (f *runFlags) request(args []string) (build.CommandRequest, error) {
 		Seal:   build.Seal{Unsigned: f.unsigned, KeyFiles: f.secretFiles(), BuilderID: f.builderID, Out: f.out, Insecure: f.insecure},
 		Engine: build.EngineChoice{CacheDir: f.cacheDir},
 		Inputs: f.choice(), Artifacts: f.artifacts, Images: f.images, Trace: f.trace, StrictSecrets: f.strict,
+	}
+	if kept := trust.OwnMemory(sharedMemory); kept != "" {
+		req.Seal.KeyFiles = append(req.Seal.KeyFiles, kept) // nor may the command say which key verifies later
 	}
 	var errs flagErrors
 	errs.read("require", func() (err error) { req.Require, err = build.ParseGrade(f.require); return })

@@ -31,8 +31,12 @@ func readKeyPEM(ctx context.Context, s *Streams, name string) ([]byte, error) {
 	return readSmall(name, attest.MaxKey)
 }
 
+// sharedMemory is where public keys are kept that nothing proves: see
+// trust.KeyOptions.
+const sharedMemory = "/dev/shm"
+
 func publicKeyOptions(ctx context.Context, s *Streams) trust.KeyOptions {
-	return trust.KeyOptions{Cache: xdgDir(s.Env, "XDG_CACHE_HOME", ".cache"), Memory: "/dev/shm", Keys: keyOptions(ctx, s)}
+	return trust.KeyOptions{Cache: xdgDir(s.Env, "XDG_CACHE_HOME", ".cache"), Memory: sharedMemory, Keys: keyOptions(ctx, s)}
 }
 
 // The variables about PKCS#11 are cosign's, too.

@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -254,6 +256,19 @@ func clientEnv(ref string, environ []string) []string {
 		// waxseal itself asks again, and says so.
 		env = append([]string{"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true", "AWS_MAX_ATTEMPTS=1"}, env...)
 	}
+	return env
+}
+
+// Asked is what of an environment says who answers for a reference, and who is
+// believed to be it: addresses, proxies, authorities, profiles. What only logs in
+// is not in it, nor what changes nothing.
+func Asked(ref string, environ []string) []string {
+	asksNobody := regexp.MustCompile(`SECRET|PASSWORD|TOKEN|ACCESS_KEY|IDENTITY_HEADER|^(?:PATH|USER|TMPDIR|LANG|XDG_CACHE_HOME|XDG_RUNTIME_DIR)$`)
+	env := slices.DeleteFunc(clientEnv(ref, environ), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return asksNobody.MatchString(name)
+	})
+	slices.Sort(env)
 	return env
 }
 

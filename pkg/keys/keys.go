@@ -7,9 +7,9 @@
 // A public half is asked for once by version of its key, and then kept: on disk
 // under the digest that a reference pins it by, for such a copy proves itself;
 // in memory, until the machine ends, under the name of a version that its service
-// can give to no other key (see OneVersion). A name that can come to mean another
-// key, as an alias or a key in Vault, is asked for by each process. See
-// trust.PublicKey.
+// can give to no other key (see OneVersion), and of what says who is asked (see
+// Asked). A name that can come to mean another key, as an alias or a key in Vault,
+// is asked for by each process. See trust.PublicKey.
 package keys
 
 import (

@@ -290,3 +290,13 @@ func TestOneVersion(t *testing.T) {
 		}
 	}
 }
+
+// TestAsked: what says whom to ask for a key is told apart, what logs in is not.
+func TestAsked(t *testing.T) {
+	const ref = "azurekms://v.vault.azure.net/k/0123456789abcdef0123456789abcdef"
+	got := keys.Asked(ref, []string{"PATH=/bin", "TMPDIR=/tmp", "SSL_CERT_FILE=ca.pem", "AZURE_CLIENT_SECRET=s", "AZURE_PASSWORD=p", "AZURE_ENVIRONMENT=AZURECHINACLOUD",
+		"AZURE_FEDERATED_TOKEN_FILE=t", "AWS_CA_BUNDLE=other.pem", "IDENTITY_HEADER=h", "HTTPS_PROXY=http://proxy.test"})
+	if want := []string{"AZURE_ENVIRONMENT=AZURECHINACLOUD", "HTTPS_PROXY=http://proxy.test", "SSL_CERT_FILE=ca.pem"}; !slices.Equal(got, want) {
+		t.Errorf("Asked = %q, want %q", got, want)
+	}
+}

@@ -26,9 +26,10 @@ type KeyOptions struct {
 	Cache string
 	// Memory is a folder that all may write to, in memory, as /dev/shm is. In one
 	// below it that is this user's alone, keys are kept until the machine ends
-	// whose reference names a version (keys.OneVersion), for each Cache apart; ""
-	// keeps none. Nothing proves such a copy, so it must lie where no CI cache is
-	// restored to and no other user writes.
+	// whose reference names a version (keys.OneVersion), for each Cache and each
+	// environment apart that says who is asked (keys.Asked); "" keeps none. Nothing
+	// proves such a copy, so it must lie where no CI cache is restored to and no
+	// other user writes.
 	Memory string
 	// InFile says that the reference stands in a file, which may be somebody
 	// else's. A PKCS#11 URI there must pin its key and name no library: whoever
@@ -82,17 +83,18 @@ func (o KeyOptions) keptKey(uri string, pin attest.Digest) string {
 	case pin != "" || !keys.OneVersion(uri):
 		return ""
 	}
-	own := ownMemory(o.Memory)
+	own := OwnMemory(o.Memory)
 	if own == "" {
 		return ""
 	}
-	return filepath.Join(own, attest.DigestOf([]byte(o.Cache+"\n"+uri)).Hex()+".pub")
+	name := strings.Join(append(keys.Asked(uri, o.Keys.Environ), o.Cache, uri), "\x00")
+	return filepath.Join(own, attest.DigestOf([]byte(name)).Hex()+".pub")
 }
 
-// ownMemory is the folder below dir, which all may write to, that is this user's
-// alone; "" where there is none, as when somebody else made it first, or it would
-// outlive the machine.
-func ownMemory(dir string) string {
+// OwnMemory is the folder below KeyOptions.Memory that is this user's alone; it
+// is made. "" where there is none, as when somebody else made it first or could
+// put another in its place, or it would outlive the machine.
+func OwnMemory(dir string) string {
 	if dir == "" {
 		return ""
 	}
@@ -101,9 +103,10 @@ func ownMemory(dir string) string {
 		return ""
 	}
 	var on unix.Statfs_t
-	var is unix.Stat_t
+	var in, is unix.Stat_t
 	switch {
-	case unix.Lstat(own, &is) != nil, is.Mode != unix.S_IFDIR|0o700, is.Uid != uint32(os.Geteuid()),
+	case unix.Stat(dir, &in) != nil, in.Mode&0o022 != 0 && in.Mode&unix.S_ISVTX == 0,
+		unix.Lstat(own, &is) != nil, is.Mode != unix.S_IFDIR|0o700, is.Uid != uint32(os.Geteuid()),
 		unix.Statfs(own, &on) != nil, on.Type != unix.TMPFS_MAGIC:
 		return ""
 	}

@@ -17,7 +17,7 @@ func TestOwnMemory(t *testing.T) {
 	shared := func(t *testing.T) string {
 		dir, err := os.MkdirTemp("/dev/shm", "waxseal-test-")
 		if err != nil {
-			testkit.Unavailable(t, err.Error())
+			testkit.Unavailable(t, "%v", err)
 		}
 		t.Cleanup(func() { os.RemoveAll(dir) })
 		var on unix.Statfs_t
@@ -28,8 +28,8 @@ func TestOwnMemory(t *testing.T) {
 	}
 	name := fmt.Sprintf("waxseal-%d", os.Geteuid())
 	dir := shared(t)
-	if got := ownMemory(dir); got != filepath.Join(dir, name) || ownMemory(dir) != got {
-		t.Errorf("a folder of our own: %q, then %q", got, ownMemory(dir))
+	if got := OwnMemory(dir); got != filepath.Join(dir, name) || OwnMemory(dir) != got {
+		t.Errorf("a folder of our own: %q, then %q", got, OwnMemory(dir))
 	}
 	for what, spoil := range map[string]func(own string) error{
 		"open to others":      func(own string) error { return os.Chmod(own, 0o755) },
@@ -38,12 +38,13 @@ func TestOwnMemory(t *testing.T) {
 		"somebody else's":     func(own string) error { return os.Chown(own, 12345, -1) },
 		"a link":              func(own string) error { return os.Rename(own, own+"-") },
 		"a file in its place": func(own string) error { return os.Remove(own) },
+		"easily replaced":     func(own string) error { return os.Chmod(filepath.Dir(own), 0o777) },
 	} {
 		t.Run(what, func(t *testing.T) {
 			dir := shared(t)
-			own := ownMemory(dir)
+			own := OwnMemory(dir)
 			if err := spoil(own); err != nil {
-				testkit.Unavailable(t, err.Error())
+				testkit.Unavailable(t, "%v", err)
 			}
 			switch what {
 			case "a link":
@@ -55,7 +56,7 @@ func TestOwnMemory(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if got := ownMemory(dir); got != "" {
+			if got := OwnMemory(dir); got != "" {
 				t.Errorf("it was taken: %s", got)
 			}
 		})
@@ -66,11 +67,11 @@ func TestOwnMemory(t *testing.T) {
 		if err := unix.Statfs(dir, &on); err != nil || on.Type == unix.TMPFS_MAGIC {
 			testkit.Unavailable(t, "the temporary folder is in memory itself")
 		}
-		if got := ownMemory(dir); got != "" {
+		if got := OwnMemory(dir); got != "" {
 			t.Errorf("it was taken: %s", got)
 		}
 	})
-	if got := ownMemory(filepath.Join(dir, "missing")); got != "" {
+	if got := OwnMemory(filepath.Join(dir, "missing")); got != "" {
 		t.Errorf("made below what is not there: %s", got)
 	}
 }
