@@ -134,6 +134,8 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
 // attestCommit signs a statement about a git commit into a file.
 func attestCommit(ctx context.Context, s *Streams, req attestRequest) error {
 	switch {
+	case req.commit == "":
+		return usagef("--out and --ref are for --commit HEX: what is said of an image is attached to it")
 	case !attest.IsCommit(req.commit):
 		return usagef("--commit %q: give the whole id of a git commit, in lower-case hex", req.commit)
 	case req.out == "":

@@ -214,8 +214,11 @@ func (f *rotateFlags) successor(ctx context.Context, s *Streams, old *shownKey, 
 			return nil, nil, err
 		}
 		r := &policy.Rotation{New: k.Key, KMS: k.Kind == "kms", PEM: []byte(k.PublicKey)}
-		if !r.KMS {
+		switch {
+		case !r.KMS:
 			r.New = f.beside(k.Key)
+		case strings.HasPrefix(k.Key, "pkcs11:"): // others as they are named: an alias may follow its key
+			r.New = keys.InFile(k.Key, k.ID)
 		}
 		return nil, r, nil
 	}

@@ -80,10 +80,7 @@ func showKey(ctx context.Context, s *Streams, name string, unlock bool) (*shownK
 			k.Kind, k.PublicKeyFrom = "public", "variable"
 			return k, nil
 		}
-		if !strings.Contains(ref, "@sha256:") {
-			ref += "@" + string(k.ID)
-		}
-		k.Signer = policy.SignerLine("kms", ref)
+		k.Signer = policy.SignerLine("kms", keys.InFile(ref, k.ID))
 		return k, nil
 	}
 	if err := guard(); err != nil {

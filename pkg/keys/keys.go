@@ -162,7 +162,7 @@ func parse(ref string, o Options) (Request, error) {
 			return r, err
 		}
 		if r.Module = o.Module; r.Module == "" && t.module == "" {
-			return r, errors.New("it names no module-path, the library that speaks with the token (as pkcs11:token=T;object=O?module-path=/usr/lib/softhsm/libsofthsm2.so)")
+			return r, errors.New("it names no module-path, the library that speaks with the token (as pkcs11:token=T;object=O?module-path=/usr/lib/softhsm/libsofthsm2.so); to sign, and for a key that is pinned as in a policy, COSIGN_PKCS11_MODULE_PATH says it, too")
 		}
 		if t.pinFile != "" && o.Sign {
 			r.PIN, err = readPIN(t.pinFile)

@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/keys"
 )
 
@@ -298,5 +299,20 @@ func TestAsked(t *testing.T) {
 		"AZURE_FEDERATED_TOKEN_FILE=t", "AWS_CA_BUNDLE=other.pem", "IDENTITY_HEADER=h", "HTTPS_PROXY=http://proxy.test"})
 	if want := []string{"AZURE_ENVIRONMENT=AZURECHINACLOUD", "HTTPS_PROXY=http://proxy.test", "SSL_CERT_FILE=ca.pem"}; !slices.Equal(got, want) {
 		t.Errorf("Asked = %q, want %q", got, want)
+	}
+}
+
+// TestInFile: a key is named in a file by what whoever reads it can check.
+func TestInFile(t *testing.T) {
+	const id = attest.Digest("sha256:664209e5d23d91b3f983a8150495c0ac64c7ad30757e4c8cd07123cd20158203")
+	for ref, want := range map[string]string{
+		"awskms:///alias/a":                                     "awskms:///alias/a@" + string(id),
+		"awskms:///alias/a@" + string(id):                       "awskms:///alias/a@" + string(id),
+		"pkcs11:token=T;object=O?module-path=/m.so&pin-value=1": "pkcs11:token=T;object=O@" + string(id),
+		"pkcs11:token=T;object=O?pin-value=1@" + string(id):     "pkcs11:token=T;object=O@" + string(id),
+	} {
+		if got := keys.InFile(ref, id); got != want {
+			t.Errorf("InFile(%q) = %q, want %q", ref, got, want)
+		}
 	}
 }

@@ -90,6 +90,20 @@ func Module(ref string) string {
 	return t.module
 }
 
+// InFile is a reference to the key of this digest as a file may have it, see
+// trust.KeyOptions: it pins the key, and of a PKCS#11 URI says neither the library
+// nor where the PIN is.
+func InFile(ref string, id attest.Digest) string {
+	uri, _, pinned := strings.Cut(Name(ref), "@sha256:")
+	switch {
+	case strings.HasPrefix(uri, token+":"):
+		uri, _, _ = strings.Cut(uri, "?")
+	case pinned:
+		return Name(ref)
+	}
+	return uri + "@" + string(id)
+}
+
 // PINFile is the file that a PKCS#11 URI has its PIN in; "": none.
 func PINFile(ref string) string {
 	uri, _ := cutPIN(ref)
