@@ -184,6 +184,9 @@ func (k *Key) open(ctx context.Context, r Request) error {
 		if r.PIN, err = k.opts.PIN(refused.err.Error()); err != nil {
 			return err
 		}
+		if len(r.PIN) == 0 {
+			return &Error{ClassPINRefused, k.doing(false), fmt.Errorf("the PIN of the token %s is empty", refused.err), "give the PIN: a CI secret that a job does not get is empty, too"}
+		}
 		defer clear(r.PIN)
 		reply, err = k.ask(ctx, r)
 	}
