@@ -167,7 +167,8 @@ the identity, and a log or a time-stamping authority of a --trusted-root proves
 that it was used while it was valid. Nothing is fetched but the image's
 evidence, unless --sigstore asks for a root, --dependencies for the images it
 was built from, or something else holds a key: waxseal-kms, a child, asks it.
-One that its reference pins (@sha256:…) is kept, and asked for once.
+One that its reference pins (@sha256:…), or names the version of, is kept and
+asked for once.
 
 With "-", references are read from standard input, one a line, or requests as
 {"id":"1","image":"REF","namespace":"prod","labels":{},"use":"volume"}, and each
