@@ -62,8 +62,7 @@ provenance names shows the Source level; so does the source provenance of
 trust.sources, which shows SLSA_SOURCE_TWO_PARTY_REVIEWED below Source L4 only
 where its properties list that. source.ref is the branch or tag that either must
 name. Two reviews of the commit by different trust.reviewers, neither its author nor the
-builder, show SLSA_SOURCE_TWO_PARTY_REVIEWED ("waxseal attest --type review"
-signs one).
+builder, show SLSA_SOURCE_TWO_PARTY_REVIEWED ("waxseal approve" signs one).
 
 A rule must give true or false. It sees:
 

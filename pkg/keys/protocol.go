@@ -85,10 +85,10 @@ func (k *Key) refusal(r Reply, signing bool) *Error {
 	case ClassReference, ClassUnsupported, ClassPIN:
 	case ClassPINRefused:
 		switch {
-		case strings.Contains(r.Message, " is locked "):
-			e.way = "its security officer can set a new one"
 		case strings.Contains(r.Message, " is wrong"):
 			e.way = "see that it is the PIN of this token: one that is wrong too often locks it"
+		case strings.Contains(r.Message, " is locked "):
+			e.way = "its security officer can set a new one"
 		}
 	case ClassNotFound:
 		e.way = "see whether the reference and the account are right: the service has no such key"

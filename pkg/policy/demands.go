@@ -466,7 +466,7 @@ func (j *judge) latest(d *vulnDemand) []Scan {
 			why = "the vulnerability scan does not say when it was made"
 			continue
 		case d.maxAge > 0 && j.at.Sub(s.Finished) > d.maxAge:
-			why = fmt.Sprintf("the vulnerability scan is of %s, older than the %s allowed", s.Finished.UTC().Format(time.RFC3339), span(d.maxAge))
+			why = fmt.Sprintf("the vulnerability scan is of %s, older than the %s allowed", s.Finished.UTC().Format(time.RFC3339), verify.Span(d.maxAge))
 			continue
 		case s.Unread != "":
 			unread = append(unread, s)
@@ -507,9 +507,9 @@ func (j *judge) late(d *vulnDemand, v Vulnerability) string {
 	case !ok:
 		return ""
 	case v.Known.IsZero():
-		return fmt.Sprintf(", and the scan does not say since when it is known, so the %s allowed count as over", span(allowed))
+		return fmt.Sprintf(", and the scan does not say since when it is known, so the %s allowed count as over", verify.Span(allowed))
 	case j.at.Sub(v.Known) > allowed:
-		return fmt.Sprintf(", known since %s, longer than the %s allowed", v.Known.UTC().Format(time.DateOnly), span(allowed))
+		return fmt.Sprintf(", known since %s, longer than the %s allowed", v.Known.UTC().Format(time.DateOnly), verify.Span(allowed))
 	}
 	j.until(v.Known.Add(allowed))
 	return ""
@@ -527,14 +527,6 @@ func (v Vulnerability) words() string {
 		s += ", fixed in " + clip(oneLine(v.FixedIn))
 	}
 	return s
-}
-
-// span is a time span as a policy writes it.
-func span(d time.Duration) string {
-	if d >= 48*time.Hour && d%(24*time.Hour) == 0 {
-		return fmt.Sprintf("%dd", d/(24*time.Hour))
-	}
-	return strings.TrimSuffix(strings.TrimSuffix(d.String(), "0s"), "0m")
 }
 
 func (j *judge) hardening(h *hardening) {

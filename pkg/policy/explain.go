@@ -183,7 +183,7 @@ func (i image) sentences(at time.Time) []string {
 		say(now, "must be built by starting %q", i.workflow)
 	}
 	if i.reviewAge > 0 {
-		say(now, "must have reviews of its source not older than %s, where they count", span(i.reviewAge))
+		say(now, "must have reviews of its source not older than %s, where they count", verify.Span(i.reviewAge))
 	}
 	if i.approvals != nil {
 		say(now, "must have its source approved by %s, none of them an author or the builder", i.approvals)
@@ -239,7 +239,7 @@ func (i image) sentences(at time.Time) []string {
 	if v := i.vulns; v != nil {
 		age := ""
 		if v.maxAge > 0 {
-			age = ", not older than " + span(v.maxAge)
+			age = ", not older than " + verify.Span(v.maxAge)
 		}
 		say(v.effective, "must have a signed vulnerability scan%s", age)
 		what := "vulnerabilities"
@@ -260,7 +260,7 @@ func (i image) sentences(at time.Time) []string {
 				say(v.effective, "must not have more than %d %s %s%s", n, s, what, too(s, limited))
 			}
 			if d, ok := v.sla[s]; ok {
-				say(v.effective, "must not have %s %s known for longer than %s%s", s, what, span(d), too(s, timed))
+				say(v.effective, "must not have %s %s known for longer than %s%s", s, what, verify.Span(d), too(s, timed))
 			}
 		}
 	}

@@ -250,7 +250,7 @@ func (v verifier) about() string {
 	}
 	line := strings.Join(append(parts, v.properties...), ", ") + v.under.words()
 	if v.maxAge > 0 {
-		line += ", not older than " + span(v.maxAge)
+		line += ", not older than " + verify.Span(v.maxAge)
 	}
 	return line
 }
@@ -278,7 +278,7 @@ func (s *summary) sentence() string {
 		text += fmt.Sprintf(", made for %q", s.resourceURI)
 	}
 	if s.maxAge > 0 {
-		text += ", not older than " + span(s.maxAge)
+		text += ", not older than " + verify.Span(s.maxAge)
 	}
 	if len(s.names) > 0 {
 		text += ", that says " + strings.Join(s.names, " and ")

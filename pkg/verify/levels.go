@@ -300,7 +300,7 @@ func propertyRequirements() []Requirement {
 			Met:      "two trusted persons reviewed the source",
 			NotMet:   "the evidence about the source does not show that two reviewed it",
 			Unknown:  "no evidence about the source",
-			Way:      `have two reviewers of the policy run "waxseal attest --type review"`,
+			Way:      `have two reviewers of the policy run "waxseal approve"`,
 		},
 		{
 			ID: RowInputsComplete, Track: TrackProperty, Property: PropertyInputsComplete, Ladder: specLadder + "dependencies-complete", check: checkInputsComplete,

@@ -537,13 +537,21 @@ func (e SourceEvidence) Doubt(v SourceReview) string {
 	return e.doubt(v, authors)
 }
 
+// Span is a time span as a policy writes it.
+func Span(d time.Duration) string {
+	if d >= 48*time.Hour && d%(24*time.Hour) == 0 {
+		return fmt.Sprintf("%dd", d/(24*time.Hour))
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(d.String(), "0s"), "0m")
+}
+
 func (e SourceEvidence) doubt(v SourceReview, authors []string) string {
 	who := clip(v.Reviewer.Name)
 	switch {
 	case v.Review.ReviewedOn.After(e.At.Add(ahead)):
 		return "the review by " + who + " is still to come"
 	case e.MaxAge > 0 && e.At.Sub(v.Review.ReviewedOn) > e.MaxAge:
-		return fmt.Sprintf("the review by %s is older than the %s allowed", who, e.MaxAge)
+		return fmt.Sprintf("the review by %s is older than the %s allowed", who, Span(e.MaxAge))
 	case len(v.Review.Scope) > 0:
 		return who + " looked at a part of it only"
 	case v.Reviewer.Builds || sameSigner(v.Signer, e.Revision.Builder):

@@ -252,7 +252,7 @@ func TestTwoPartyReview(t *testing.T) {
 		{"by who pushed it", evidence(t).record(1, "push").review("carol", "approved", day, by).review("bob", "approved", day, by), "carol is an author of it"},
 		{"by the builder", builder, "not met 1 of the two reviewers that it takes approved it: ann also signs for the builder"},
 		{"by one key under two names", renamed, "not met 1 of the two reviewers that it takes approved it: bob is who signed for another of them"},
-		{"too long ago", old, "not met 0 of the two reviewers that it takes approved it: the review by ann is older than the 24h0m0s allowed"},
+		{"too long ago", old, "not met 0 of the two reviewers that it takes approved it: the review by ann is older than the 24h allowed"},
 		{"still to come", evidence(t).review("ann", "approved", "2027-01-01T00:00:00Z", by).review("bob", "approved", day, by), "the review by ann is still to come"},
 		{"a part of it", both(by, `,"scope":["a.go"]`), "ann looked at a part of it only"},
 		{"rejected", both(by).review("dave", "rejected", day, by), "not met dave rejected it"},
