@@ -59,6 +59,8 @@ var guests = map[string]string{
 	"github.com/spf13/cobra":                  "internal/cli",
 	"github.com/spf13/pflag":                  "internal/cli",
 	"github.com/sirupsen/logrus":              "internal/cli internal/engine", // BuildKit's client logs through it
+	"google.golang.org/grpc/experimental":     "internal/cli internal/engine", // the buffers of a process's gRPC
+	"google.golang.org/grpc/mem":              "internal/cli internal/engine",
 	"github.com/moby/buildkit":                "internal/engine pkg/build",
 	"github.com/containerd":                   "internal/engine",
 	"github.com/anchore/syft":                 "pkg/catalog",
