@@ -210,8 +210,9 @@ type Rule struct {
 // "host/repository" or "oci:PATH". False: no entry matches, which denies.
 func (p *Policy) For(name string) (Rule, bool) {
 	r := Rule{builders: p.builders}
+	name = canonical(name)
 	for _, i := range p.images {
-		if matches(i.match, name) {
+		if matches(canonical(i.match), name) {
 			r.entries = append(r.entries, i)
 		}
 	}
