@@ -314,6 +314,54 @@ func TestStreamEnds(t *testing.T) {
 			t.Errorf("exit code %d", code)
 		}
 	})
+	t.Run("a registry that hangs does not make others late", func(t *testing.T) {
+		s := g.stream("--jobs", "1", "--deadline", "1s")
+		start := time.Now()
+		for i := range 6 {
+			s.ask(g, fmt.Sprintf(`{"id":"%d","image":"%s"}`, i, g.hang))
+		}
+		s.ask(g, `{"id":"last","image":"`+g.pass+`"}`)
+		for range 7 {
+			if l := s.line(g); l.Decision != "undecided" || l.Reasons[0].Code != "timeout" {
+				t.Errorf("%+v", l)
+			}
+		}
+		if took := time.Since(start); took > 4*time.Second {
+			t.Errorf("the last answer took %s", took)
+		}
+		g.must(s.in.Close())
+		if l := s.line(g); l.Done == nil || *l.Done != 8 || !l.Complete {
+			t.Errorf("%+v", l)
+		}
+		if code := exitCode(s.Wait()); code != 4 {
+			t.Errorf("exit code %d", code)
+		}
+	})
+	t.Run("asked to end while requests wait", func(t *testing.T) {
+		s := g.stream("--jobs", "1")
+		s.hangs(g)
+		s.ask(g, `{"id":"waits","image":"`+g.pass+`"}`)
+		s.ask(g, `{"id":"wrong","image":"oci:x"}`)
+		// The second has been read by the time that a hundred more were written.
+		for range 100 {
+			s.ask(g, `{"id":"more","image":"`+g.pass+`"}`)
+		}
+		g.must(s.Process.Signal(syscall.SIGTERM))
+		got := map[string]string{}
+		for {
+			l := s.line(g)
+			if l.Done != nil {
+				break
+			}
+			got[l.ID] = l.Reasons[0].Code
+		}
+		if got["hangs"] != "canceled" || got["waits"] != "canceled" || got["wrong"] != "usage" {
+			t.Errorf("%v", got)
+		}
+		if code := exitCode(s.Wait()); code != 4 {
+			t.Errorf("exit code %d", code)
+		}
+	})
 	t.Run("asked to end", func(t *testing.T) {
 		s := g.stream()
 		s.hangs(g)

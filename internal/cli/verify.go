@@ -177,7 +177,8 @@ a co-process: requests for images of registries only, no progress, and no
 credential helper is started.
 The end of standard input ends it; SIGTERM answers what is in flight as
 undecided and ends it within a second. A caller's --deadline is best some 300 ms
-below its own.
+below its own; of a stream it runs from when a request was read, so that none
+waits longer for others.
 
 Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage; of several
 images 3 when one is denied, else 4 when one is undecided. Believe a code only
@@ -281,6 +282,9 @@ func (f *verifyFlags) verifyMany(ctx context.Context, s *Streams) error {
 	b, err := newBatch(req, f.jobs, f.deadline)
 	if err != nil {
 		return err
+	}
+	if f.stream {
+		b.ahead = maxAhead
 	}
 	asked := false
 	b.print, b.trailer = p.print, p.trailer
