@@ -202,8 +202,8 @@ func (r Rule) Signatures() []Quorum {
 }
 
 // Signatory tells the signers of provenance apart: by the name that the policy
-// gives one, else by the key, or by the issuer and name of the certificate. Two
-// signers with the same id are one.
+// gives one, else by the key, or by the issuer and name of the certificate: one
+// workflow at two tags is one. Two signers with the same id are one.
 func (p *Policy) Signatory(by verify.Signer) (id, name string) {
 	if i := slices.IndexFunc(p.builders, func(b builder) bool { return b.name != "" && b.signer.is(by) }); i >= 0 {
 		// As the first of their entries spells it.
@@ -212,7 +212,7 @@ func (p *Policy) Signatory(by verify.Signer) (id, name string) {
 		return strings.ToLower(strings.TrimSpace(name)), name
 	}
 	if by.SAN != "" {
-		return fmt.Sprintf("certificate %q %q", by.Issuer, by.SAN), ""
+		return fmt.Sprintf("certificate %q %q", by.Issuer, by.Unversioned()), ""
 	}
 	return "key " + string(by.Key), ""
 }
