@@ -64,6 +64,25 @@ func newBatch(req gate.Request, jobs int, deadline time.Duration) (*batch, error
 	return &batch{req: req, jobs: jobs, deadline: deadline}, nil
 }
 
+// remember has the answers printed and noted in a journal.
+func (b *batch) remember(j *journal, p *printer) {
+	b.earlier = j.earlier
+	b.trailer = func(t report.Trailer) error {
+		if err := p.trailer(t); err != nil {
+			return err
+		}
+		return j.end(t)
+	}
+	b.print = func(q question, l report.Line) error {
+		// Printed before it is noted: what is lost between is answered twice,
+		// and nothing is never answered.
+		if err := p.print(q, l); err != nil {
+			return err
+		}
+		return j.note(l)
+	}
+}
+
 // run answers questions until there are no more, or ctx ends: then what is in
 // flight is answered as undecided, and the trailer says that it is not all. The
 // error carries the exit code; nil is: all passed.
