@@ -332,6 +332,24 @@ func TestTryWithAnIdentity(t *testing.T) {
 	}
 }
 
+// A case names its image as anybody does, and it is known as when it is judged.
+func TestTryKnowsTheImage(t *testing.T) {
+	c, err := policy.LoadCase("../policy/testdata/cases/good.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, image := range []string{"REGISTRY.example.org:443/prod/app", "registry.example.org/prod/app:1.0"} {
+		c.Image = image
+		v, err := gate.Gate{}.Try(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v.Declared.Build != 2 {
+			t.Errorf("%s: declared %s", image, v.Declared)
+		}
+	}
+}
+
 // A case can say of which run a certificate was, and the library judges it.
 func TestTryARunOfTheLibrary(t *testing.T) {
 	c, err := policy.LoadCase("../policy/testdata/cases/library.yaml")
