@@ -83,6 +83,23 @@ type vulnDemand struct {
 	effective   time.Time
 }
 
+// silent is a severity that nothing is said of, although there is of a lesser one.
+func (d *vulnDemand) silent() Severity {
+	worse := Severity("")
+	for _, s := range severities() {
+		_, limited := d.limits[s]
+		_, late := d.sla[s]
+		switch {
+		case s == SeverityUnknown: // counts as critical
+		case (limited || late) && worse != "":
+			return worse
+		case !limited && !late && worse == "":
+			worse = s
+		}
+	}
+	return ""
+}
+
 type hardening struct {
 	nonRoot   string // "", "true" or "numeric"
 	secrets   *detector

@@ -58,3 +58,9 @@ func canonical(name string) string {
 	}
 	return host + "/" + path
 }
+
+// nameable reports whether an image could have a name that the pattern covers.
+func nameable(pattern string) bool {
+	host, _, path := strings.Cut(pattern, "/")
+	return strings.ContainsAny(host, "*:") || path && (strings.Contains(host, ".") || host == "localhost")
+}
