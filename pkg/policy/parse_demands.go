@@ -381,6 +381,7 @@ func (p *Policy) adopt(base *Policy) {
 	p.systems = append(p.systems, base.systems...)
 	p.reviewers = append(p.reviewers, base.reviewers...)
 	p.signers.add(base.signers.all...)
+	p.files = append(p.files, base.files...)
 }
 
 // Extends lists the digests of the policies that this one extends, the nearest

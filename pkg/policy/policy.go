@@ -50,6 +50,8 @@ type Policy struct {
 	reviewers []reviewer
 	extends   []attest.Digest // the policies it extends, the nearest first
 	path      string
+	// files are the keys, roots and CAs that it and the policies it extends name.
+	files []attestations.PolicyFile
 }
 
 type image struct {
