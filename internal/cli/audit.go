@@ -36,7 +36,8 @@ func newAuditCmd(s *Streams) *cobra.Command {
 tag as verify does. Each image has one line as soon as it is decided, in any
 order; the last line counts them. A registry that does not list its repositories
 is asked for the tags of the one named PREFIX. Images without a tag are not
-listed by registries, and not seen.
+listed by registries, and not seen; nor are those under a tag that evidence has:
+sha256-DIGEST, alone or with .att, .sig or .sbom behind it.
 
 With --resume, what was answered is kept in FILE, and the same command goes on
 from there after it was broken off, however. What could not be decided is asked
