@@ -337,31 +337,6 @@ func TestStreamEnds(t *testing.T) {
 			t.Errorf("exit code %d", code)
 		}
 	})
-	t.Run("asked to end while requests wait", func(t *testing.T) {
-		s := g.stream("--jobs", "1")
-		s.hangs(g)
-		s.ask(g, `{"id":"waits","image":"`+g.pass+`"}`)
-		s.ask(g, `{"id":"wrong","image":"oci:x"}`)
-		// The second has been read by the time that a hundred more were written.
-		for range 100 {
-			s.ask(g, `{"id":"more","image":"`+g.pass+`"}`)
-		}
-		g.must(s.Process.Signal(syscall.SIGTERM))
-		got := map[string]string{}
-		for {
-			l := s.line(g)
-			if l.Done != nil {
-				break
-			}
-			got[l.ID] = l.Reasons[0].Code
-		}
-		if got["hangs"] != "canceled" || got["waits"] != "canceled" || got["wrong"] != "usage" {
-			t.Errorf("%v", got)
-		}
-		if code := exitCode(s.Wait()); code != 4 {
-			t.Errorf("exit code %d", code)
-		}
-	})
 	t.Run("asked to end", func(t *testing.T) {
 		s := g.stream()
 		s.hangs(g)
