@@ -16,4 +16,13 @@ func PolicySchema() []byte { return append([]byte(nil), policySchema...) }
 type Policy struct {
 	APIVersion string   `json:"apiVersion"`        // of the policy
 	Extends    []string `json:"extends,omitempty"` // "sha256:…" of the policies it extends, the nearest first
+	// Files are those that it and the policies it extends name as keys and roots.
+	Files []PolicyFile `json:"files,omitempty"`
+}
+
+// PolicyFile is a file that a policy names.
+type PolicyFile struct {
+	Policy string `json:"policy"` // "sha256:…" of the policy that names it
+	Name   string `json:"name"`   // as it does
+	Digest string `json:"digest"` // "sha256:…" of its bytes
 }

@@ -16,9 +16,10 @@ func TestPolicyExampleFitsItsSchemaAndStruct(t *testing.T) {
 		`{"apiVersion":"waxseal.dev/v2"}`,
 		`{"apiVersion":"waxseal.dev/v1","extends":["md5:00"]}`,
 		`{"apiVersion":"waxseal.dev/v1","more":1}`,
+		`{"apiVersion":"waxseal.dev/v1","files":[{"name":"k.pub"}]}`,
 	})
 	var p attestations.Policy
-	if decode(t, predicate, &p); len(p.Extends) != 1 {
+	if decode(t, predicate, &p); len(p.Extends) != 1 || len(p.Files) != 1 {
 		t.Errorf("%+v", p)
 	}
 }

@@ -314,6 +314,29 @@ func TestStreamEnds(t *testing.T) {
 			t.Errorf("exit code %d", code)
 		}
 	})
+	t.Run("a registry that hangs does not make others late", func(t *testing.T) {
+		s := g.stream("--jobs", "1", "--deadline", "1s")
+		start := time.Now()
+		for i := range 6 {
+			s.ask(g, fmt.Sprintf(`{"id":"%d","image":"%s"}`, i, g.hang))
+		}
+		s.ask(g, `{"id":"last","image":"`+g.pass+`"}`)
+		for range 7 {
+			if l := s.line(g); l.Decision != "undecided" || l.Reasons[0].Code != "timeout" {
+				t.Errorf("%+v", l)
+			}
+		}
+		if took := time.Since(start); took > 4*time.Second {
+			t.Errorf("the last answer took %s", took)
+		}
+		g.must(s.in.Close())
+		if l := s.line(g); l.Done == nil || *l.Done != 8 || !l.Complete {
+			t.Errorf("%+v", l)
+		}
+		if code := exitCode(s.Wait()); code != 4 {
+			t.Errorf("exit code %d", code)
+		}
+	})
 	t.Run("asked to end", func(t *testing.T) {
 		s := g.stream()
 		s.hangs(g)

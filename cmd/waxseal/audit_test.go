@@ -153,3 +153,44 @@ func TestAuditResumes(t *testing.T) {
 	g.must(os.WriteFile(journal, raw, 0o600))
 	g.run(64, other...)
 }
+
+// TestListResumes: a list that was broken off is gone on with, request by request.
+func TestListResumes(t *testing.T) {
+	g := newGatehouse(t)
+	journal := filepath.Join(g.dir, "list.journal")
+	list := g.pass + "\n" + `{"id":"1","image":"` + g.pass + `"}` + "\n" + g.deny + "\n" + g.hang + "\n" + `{"id":"2","image":"` + g.deny + `"}` + "\n"
+	verify := func(code int, args ...string) ([]verdictLine, *verdictLine) {
+		t.Helper()
+		cmd := g.command(append([]string{"verify", "--key", g.key, "--resume", journal, "--jobs", "1"}, args...)...)
+		cmd.Stdin = strings.NewReader(list)
+		out, err := cmd.Output()
+		if got := exitCode(err); got != code {
+			t.Fatalf("exit code %d, want %d\n%s", got, code, out)
+		}
+		return readLines(t, string(out))
+	}
+	cmd := g.command("verify", "--key", g.key, "--resume", journal, "--jobs", "1", "-")
+	cmd.Stdin = strings.NewReader(list)
+	g.must(g.faults.Set(testkit.Fault{Kind: "hang", Match: "/hang/"}))
+	g.must(cmd.Start())
+	g.must(g.faults.Await(t.Context(), regexp.MustCompile("/hang/")))
+	g.must(cmd.Process.Kill())
+	cmd.Wait()
+
+	g.must(g.faults.Set(testkit.Fault{Kind: "403", Match: "/hang/"}))
+	lines, trailer := verify(3, "-")
+	if got := g.images(lines); got != "deny:v1=deny hang:v1=undecided" || !trailer.Complete || trailer.Earlier.Done != 3 || trailer.Earlier.Passed != 2 {
+		t.Errorf("%s %+v", got, trailer)
+	}
+	g.must(g.faults.Set())
+	if lines, trailer = verify(3, "-"); g.images(lines) != "hang:v1=deny" || trailer.Earlier.Done != 4 {
+		t.Errorf("%+v %+v", lines, trailer)
+	}
+	if lines, trailer = verify(3, "-"); len(lines) != 5 || trailer.Earlier.Done != 0 {
+		t.Errorf("%+v %+v", lines, trailer)
+	}
+	// What is asked otherwise is another list.
+	verify(64, "--at", "2030-01-01", "-")
+	verify(64, "--stream", "-")
+	verify(64, g.pass)
+}

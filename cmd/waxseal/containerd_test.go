@@ -111,6 +111,17 @@ func TestContainerdVerifier(t *testing.T) {
 				t.Errorf("%q: admitted %t: %s", text, admitted, reason)
 			}
 		}
+		// Notes of a git repository are evidence, wherever the repository is.
+		notes := filepath.Join(g.dir, "notes")
+		for _, dir := range []string{"objects", "refs"} {
+			g.must(os.MkdirAll(filepath.Join(notes, dir), 0o755))
+		}
+		for _, at := range []string{notes, "notes"} {
+			write(config, good+"evidence: [\"git:"+at+"\"]\n", 0o644)
+			if admitted, reason := ask(g.pass, passDigest); !admitted {
+				t.Errorf("with the notes of %q: %s", at, reason)
+			}
+		}
 		write(config, good, 0o666)
 		if admitted, reason := ask(g.pass, passDigest); admitted || !strings.Contains(reason, "can be written by others") {
 			t.Errorf("admitted %t: %s", admitted, reason)

@@ -14,7 +14,6 @@ import (
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/gate"
-	"github.com/waxseal/waxseal/pkg/report"
 	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
@@ -37,7 +36,8 @@ func newAuditCmd(s *Streams) *cobra.Command {
 tag as verify does. Each image has one line as soon as it is decided, in any
 order; the last line counts them. A registry that does not list its repositories
 is asked for the tags of the one named PREFIX. Images without a tag are not
-listed by registries, and not seen.
+listed by registries, and not seen; nor are those under a tag that evidence has:
+sha256-DIGEST, alone or with .att, .sig or .sbom behind it.
 
 With --resume, what was answered is kept in FILE, and the same command goes on
 from there after it was broken off, however. What could not be decided is asked
@@ -87,21 +87,7 @@ func (f *auditFlags) audit(ctx context.Context, s *Streams, place string) error 
 		defer j.close()
 	}
 	p := newPrinter(s, f.output == "text", true)
-	b.earlier = j.earlier
-	b.trailer = func(t report.Trailer) error {
-		if err := p.trailer(t); err != nil {
-			return err
-		}
-		return j.end(t)
-	}
-	b.print = func(q question, l report.Line) error {
-		// Printed before it is noted: what is lost between is answered twice,
-		// and nothing is never answered.
-		if err := p.print(q, l); err != nil {
-			return err
-		}
-		return j.note(l)
-	}
+	b.remember(j, p)
 	var usage *store.ReferenceError
 	var wrong error
 	found := false
@@ -115,7 +101,7 @@ func (f *auditFlags) audit(ctx context.Context, s *Streams, place string) error 
 			}
 			found = true
 			q := question{image: ref.String(), err: err, code: gate.CodeUnavailable}
-			if err == nil && j.has(q.image) {
+			if err == nil && j.has(q) {
 				continue
 			}
 			if !yield(q) {
@@ -144,6 +130,12 @@ func auditOf(place string, req gate.Request) attest.Digest {
 	}
 	if req.Level != nil {
 		lines = append(lines, "level "+req.Level.String())
+	}
+	if !req.At.IsZero() {
+		lines = append(lines, "at "+req.At.UTC().Format(time.RFC3339Nano))
+	}
+	if req.Store.Insecure {
+		lines = append(lines, "insecure")
 	}
 	trust := verify.Trust{Keys: req.Keys, Identities: req.Identities, Roots: req.Roots, CAs: req.CAs}.Lines()
 	if req.Policy != nil {

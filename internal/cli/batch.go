@@ -23,12 +23,16 @@ const lastWords = 700 * time.Millisecond
 // maxJobs bounds how many images are judged at the same time.
 const maxJobs = 64
 
+// maxAhead bounds the requests of a stream that wait for their turn.
+const maxAhead = 1024
+
 // question is one image to judge.
 type question struct {
 	id, image string
 	work      gate.Workload
 	err       error  // why it cannot be judged
 	code      string // of err; default report.CodeUsage
+	asked     time.Time
 }
 
 // batch judges many images with one gate, each by itself, and prints a line for
@@ -38,6 +42,9 @@ type batch struct {
 	req      gate.Request // what all images have in common
 	deadline time.Duration
 	jobs     int
+	// ahead is how many questions are taken in before anybody has time for them, so
+	// that each has its deadline from when it was asked. 0: from when it is judged.
+	ahead int
 	// print writes one answer; it is called by one goroutine at a time.
 	print func(question, report.Line) error
 	// trailer writes the last line.
@@ -55,6 +62,25 @@ func newBatch(req gate.Request, jobs int, deadline time.Duration) (*batch, error
 		return nil, exitError{ExitUsage, err}
 	}
 	return &batch{req: req, jobs: jobs, deadline: deadline}, nil
+}
+
+// remember has the answers printed and noted in a journal.
+func (b *batch) remember(j *journal, p *printer) {
+	b.earlier = j.earlier
+	b.trailer = func(t report.Trailer) error {
+		if err := p.trailer(t); err != nil {
+			return err
+		}
+		return j.end(t)
+	}
+	b.print = func(q question, l report.Line) error {
+		// Printed before it is noted: what is lost between is answered twice,
+		// and nothing is never answered.
+		if err := p.print(q, l); err != nil {
+			return err
+		}
+		return j.note(l)
+	}
 }
 
 // run answers questions until there are no more, or ctx ends: then what is in
@@ -82,11 +108,14 @@ func (b *batch) run(ctx context.Context, ask func(ctx context.Context, yield fun
 func (b *batch) answer(ctx context.Context, ask func(context.Context, func(question) bool) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	questions, lines := make(chan question), make(chan answer)
+	questions, lines := make(chan question, b.ahead), make(chan answer)
 	var asking error
 	go func() {
 		defer close(questions)
 		asking = ask(ctx, func(q question) bool {
+			if b.ahead > 0 {
+				q.asked = time.Now()
+			}
 			select {
 			case questions <- q:
 				return true
@@ -106,7 +135,18 @@ func (b *batch) answer(ctx context.Context, ask func(context.Context, func(quest
 					}
 					lines <- answer{q, b.judge(ctx, q)}
 				case <-ctx.Done():
-					return
+					// What was taken in is answered as well.
+					for {
+						select {
+						case q, more := <-questions:
+							if !more {
+								return
+							}
+							lines <- answer{q, b.judge(ctx, q)}
+						default:
+							return
+						}
+					}
 				}
 			}
 		})
@@ -173,9 +213,19 @@ func (b *batch) judge(ctx context.Context, q question) (l report.Line) {
 	req := b.req
 	req.Reference, req.For = q.image, q.work
 	if b.deadline > 0 {
+		from := q.asked
+		if from.IsZero() {
+			from = time.Now()
+		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, b.deadline)
+		ctx, cancel = context.WithDeadline(ctx, from.Add(b.deadline))
 		defer cancel()
+	}
+	switch err := ctx.Err(); {
+	case errors.Is(err, context.DeadlineExceeded):
+		return report.Unanswered(q.id, q.image, gate.CodeTimeout, errors.New("no answer before the deadline: others were asked about before"), time.Now())
+	case err != nil:
+		return report.Unanswered(q.id, q.image, gate.CodeCanceled, err, time.Now())
 	}
 	v, err := b.gate.Judge(ctx, req)
 	if err != nil {

@@ -49,6 +49,48 @@ func TestProgress(t *testing.T) {
 	}
 }
 
+// What a stream has taken in is answered when it is told to end, what has been
+// waiting too long when its time is over, and neither is looked at.
+func TestStreamAnswersWhatWaits(t *testing.T) {
+	for _, c := range []struct {
+		name, code string
+		deadline   time.Duration
+	}{{"told to end", gate.CodeCanceled, 0}, {"out of time", gate.CodeTimeout, 50 * time.Millisecond}} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			opened := 0
+			b := &batch{jobs: 1, ahead: 10, deadline: c.deadline, req: gate.Request{Level: &verify.Demand{Levels: verify.Levels{Build: 1}}}, gate: gate.Gate{
+				Open: func(ctx context.Context, _ store.Reference, _ store.Options) (store.Repo, error) {
+					opened++
+					<-ctx.Done()
+					return nil, context.Cause(ctx)
+				},
+			}}
+			var lines []report.Line
+			b.print = func(_ question, l report.Line) error { lines = append(lines, l); return nil }
+			b.trailer = func(report.Trailer) error { return nil }
+			_ = b.run(ctx, func(_ context.Context, yield func(question) bool) error {
+				for i := range 4 {
+					yield(question{id: fmt.Sprint(i), image: "registry.example/a:1"})
+				}
+				if c.deadline == 0 {
+					cancel()
+				}
+				return nil
+			})
+			if len(lines) != 4 || c.deadline == 0 && opened > 1 {
+				t.Errorf("%d lines, %d looked at", len(lines), opened)
+			}
+			for _, l := range lines {
+				if l.Decision != gate.Undecided || l.Reasons[0].Code != c.code {
+					t.Errorf("%+v", l)
+				}
+			}
+		})
+	}
+}
+
 // A batch holds no more than it judges at a time, whatever is asked, and a
 // panic is the end of one answer alone.
 func TestBatchIsBounded(t *testing.T) {

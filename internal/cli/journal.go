@@ -27,7 +27,7 @@ const maxJournal = 4 << 20
 // between two nights' audits.
 const maxAnswerAge = 12 * time.Hour
 
-// journal remembers which images of an audit were answered, a line of JSON each
+// journal remembers which images of an audit, or of a list, were answered, a line of JSON each
 // behind one that names the audit. A line is on the disk before the next image
 // is noted, so that a kill loses at most half a line, which is dropped. The last
 // line of an audit that left nothing open says so, and the next one begins anew.
@@ -45,6 +45,7 @@ type journalHead struct {
 
 // journalLine is an answer, or the end.
 type journalLine struct {
+	ID        string        `json:"id,omitempty"` // of a request
 	Image     string        `json:"image,omitempty"`
 	Decision  gate.Decision `json:"decision,omitempty"`
 	DecidedAt time.Time     `json:"decidedAt,omitzero"`
@@ -112,7 +113,7 @@ func (j *journal) read(audit attest.Digest, now time.Time) error {
 		if age := now.Sub(l.DecidedAt); age < 0 || age > maxAnswerAge {
 			continue
 		}
-		if j.remember(l.Image) {
+		if j.remember(l.ID, l.Image) {
 			j.earlier.Count(l.Decision)
 		}
 	}
@@ -132,21 +133,21 @@ func (j *journal) read(audit attest.Digest, now time.Time) error {
 	return nil
 }
 
-func journalKey(image string) [16]byte {
-	sum := sha256.Sum256([]byte(image))
+func journalKey(id, image string) [16]byte {
+	sum := sha256.Sum256([]byte(id + "\x00" + image))
 	return [16]byte(sum[:16])
 }
 
 // remember reports whether the image is new.
-func (j *journal) remember(image string) bool {
-	key := journalKey(image)
+func (j *journal) remember(id, image string) bool {
+	key := journalKey(id, image)
 	_, known := j.seen[key]
 	j.seen[key] = struct{}{}
 	return !known
 }
 
-func (j *journal) has(image string) bool {
-	_, known := j.seen[journalKey(image)]
+func (j *journal) has(q question) bool {
+	_, known := j.seen[journalKey(q.id, q.image)]
 	return known
 }
 
@@ -155,7 +156,7 @@ func (j *journal) note(l report.Line) error {
 	if j.file == nil || l.Decision != gate.Pass && l.Decision != gate.Deny {
 		return nil
 	}
-	return j.append(journalLine{Image: l.Image, Decision: l.Decision, DecidedAt: l.DecidedAt})
+	return j.append(journalLine{ID: l.ID, Image: l.Image, Decision: l.Decision, DecidedAt: l.DecidedAt})
 }
 
 // end notes that an audit left nothing open.

@@ -40,7 +40,7 @@ func FuzzJournal(f *testing.F) {
 			return
 		}
 		earlier := j.earlier
-		fresh := !j.has("registry.example/new:1")
+		fresh := !j.has(question{image: "registry.example/new:1"})
 		if err := j.note(report.Line{Image: "registry.example/new:1", Decision: gate.Deny, DecidedAt: now}); err != nil {
 			t.Fatal(err)
 		}
@@ -55,7 +55,7 @@ func FuzzJournal(f *testing.F) {
 			t.Fatalf("after %q: %v", before, err)
 		}
 		defer j.close()
-		if !j.has("registry.example/new:1") || j.has("registry.example/open:1") || fresh && j.earlier.Denied != earlier.Denied+1 {
+		if !j.has(question{image: "registry.example/new:1"}) || j.has(question{image: "registry.example/open:1"}) || fresh && j.earlier.Denied != earlier.Denied+1 {
 			t.Errorf("after %q: %+v", before, j.earlier)
 		}
 	})
@@ -100,7 +100,7 @@ func TestJournalForgets(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			j := open(c.at)
 			defer j.close()
-			if len(j.seen) != c.want || j.earlier.Passed != c.want || j.has("early") != (c.want == 2) {
+			if len(j.seen) != c.want || j.earlier.Passed != c.want || j.has(question{image: "early"}) != (c.want == 2) {
 				t.Errorf("%d are remembered, %+v", len(j.seen), j.earlier)
 			}
 		})
@@ -133,6 +133,7 @@ func TestAuditOf(t *testing.T) {
 	for name, req := range map[string]gate.Request{
 		"plain": {}, "a level": {Level: level}, "dependencies": {Dependencies: 1},
 		"a registry": {DependencyRegistries: []string{"registry.example/**"}}, "evidence": {Store: store.Options{Evidence: []string{"dir"}}},
+		"a moment": {At: time.Unix(1, 0)}, "without TLS": {Store: store.Options{Insecure: true}},
 	} {
 		if other, same := seen[auditOf("registry.example", req)]; same {
 			t.Errorf("%s is the same audit as %s", name, other)

@@ -66,9 +66,9 @@ builder, show SLSA_SOURCE_TWO_PARTY_REVIEWED ("waxseal approve" signs one).
 
 A rule must give true or false. It sees:
 
-  image       reference, name, digest, platform, config {user, env (names),
-              entrypoint, cmd, workingDir, labels, exposedPorts, volumes,
-              architecture, os, layers, history}
+  image       reference, name (of Docker Hub: index.docker.io/…), digest,
+              platform, config {user, env (names), entrypoint, cmd, workingDir,
+              labels, exposedPorts, volumes, architecture, os, layers, history}
   provenance  builderId, buildType, externalParameters, repository, commit,
               ref, entryPoint, runner, event, dependencies [{name, uri, digest}]
   signer      key, name, issuer, san: who signed the provenance; repository,

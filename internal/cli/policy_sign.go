@@ -17,7 +17,8 @@ func newPolicySignCmd(s *Streams) *cobra.Command {
 		Short: "Sign a policy, so that it can be required to be signed",
 		Long: `sign checks a policy and writes a signed statement about it as a Sigstore bundle
 beside it, FILE.sigstore.json. It covers the policies that it extends, which the
-file names by digest. Where --policy-key is given, a policy is used only when one
+file names by digest, and the files that they name as keys, roots and CAs. Where
+--policy-key is given, a policy is used only when one
 of those keys signed it as it is.`,
 		Example: `  waxseal policy sign --key security.key policy.yaml
   waxseal verify --policy policy.yaml --policy-key security.pub registry.example/app:1.0`,

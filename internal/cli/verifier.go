@@ -159,8 +159,12 @@ func readVerifierFile(path string) (*verifierFile, error) {
 	beside := func(names ...string) []string {
 		var all []string
 		for _, n := range names {
+			n, git := strings.CutPrefix(n, store.GitPrefix)
 			if !filepath.IsAbs(n) {
 				n = filepath.Join(filepath.Dir(path), n)
+			}
+			if git {
+				n = store.GitPrefix + n
 			}
 			all = append(all, n)
 		}

@@ -134,6 +134,7 @@ type verifyFlags struct {
 	at       string
 	stream   bool
 	jobs     int
+	resume   string
 }
 
 func newVerifyCmd(s *Streams) *cobra.Command {
@@ -173,12 +174,16 @@ asked for once.
 With "-", references are read from standard input, one a line, or requests as
 {"id":"1","image":"REF","namespace":"prod","labels":{},"use":"volume"}, and each
 is answered with one line of JSON as soon as it is decided, in any order. The
-last line counts them: {"done":N,...,"complete":true}. --stream keeps verify as
+last line counts them: {"done":N,...,"complete":true}. With --resume, what was
+answered is kept in FILE, and the same command with the same list goes on from
+there after it was broken off; what is older than 12 hours, or was undecided, is
+asked again. --stream keeps verify as
 a co-process: requests for images of registries only, no progress, and no
 credential helper is started.
 The end of standard input ends it; SIGTERM answers what is in flight as
 undecided and ends it within a second. A caller's --deadline is best some 300 ms
-below its own.
+below its own; of a stream it runs from when a request was read, so that none
+waits longer for others.
 
 Exit codes: 0 passed, 3 denied, 4 could not decide, 64 wrong usage; of several
 images 3 when one is denied, else 4 when one is undecided. Believe a code only
@@ -201,6 +206,7 @@ together with a complete answer that says the same: anything else is a death.`,
 	fl.StringVar(&flags.at, "at", "", "judge as of `TIME`, as 2026-12-01 or 2026-12-01T12:00:00Z: what\nhas expired or come into effect by then (default: now)")
 	fl.BoolVar(&flags.stream, "stream", false, "stay and answer requests from standard input until it ends; REF is \"-\"")
 	fl.IntVar(&flags.jobs, "jobs", 8, "with \"-\": judge `N` images at the same time")
+	fl.StringVar(&flags.resume, "resume", "", "with \"-\": journal `FILE` of what was answered: made where there is none, else gone on from")
 	flags.archived.register(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if args[0] == "-" {
@@ -223,8 +229,8 @@ func (f *verifyFlags) verifyOne(ctx context.Context, s *Streams, ref string) err
 		return usagef("--output %q: give one of %s", f.output, strings.Join(verdictFormats(), ", "))
 	case f.explain && f.output != "text" && f.output != "json":
 		return usagef("--explain is for --output text or json")
-	case f.stream:
-		return usagef("--stream reads its requests from standard input: give \"-\" and no reference")
+	case f.stream || f.resume != "":
+		return usagef("--stream and --resume are for requests from standard input: give \"-\" and no reference")
 	}
 	req, err := f.request(ctx, s, ref)
 	if err != nil {
@@ -265,6 +271,8 @@ func (f *verifyFlags) verifyMany(ctx context.Context, s *Streams) error {
 		return usagef("--output %q: many images are answered as json or text, a line each", f.output)
 	case f.stream && f.output != "json":
 		return usagef("--output %q: --stream speaks json", f.output)
+	case f.stream && f.resume != "":
+		return usagef("--resume goes on with a list, and --stream has none")
 	case f.explain || f.archived != archiveFlags{}:
 		return usagef("--explain, --as and --bundled-trust are for one image")
 	}
@@ -283,15 +291,25 @@ func (f *verifyFlags) verifyMany(ctx context.Context, s *Streams) error {
 	if err != nil {
 		return err
 	}
+	if f.stream {
+		b.ahead = maxAhead
+	}
+	j := &journal{}
+	if f.resume != "" {
+		if j, err = openJournal(f.resume, auditOf("-", req), time.Now()); err != nil {
+			return err
+		}
+		defer j.close()
+	}
 	asked := false
-	b.print, b.trailer = p.print, p.trailer
+	b.remember(j, p)
 	err = b.run(ctx, func(ctx context.Context, yield func(question) bool) error {
 		return readQuestions(ctx, s.In, !f.stream, func(q question) bool {
 			asked = true
 			if f.stream {
 				q = remote(q)
 			}
-			return yield(q)
+			return q.err == nil && j.has(q) || yield(q)
 		})
 	})
 	if err == nil && !asked && !f.stream {

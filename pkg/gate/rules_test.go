@@ -332,6 +332,34 @@ func TestTryWithAnIdentity(t *testing.T) {
 	}
 }
 
+// A case names its image as anybody does, and it is known as when it is judged.
+func TestTryKnowsTheImage(t *testing.T) {
+	c, err := policy.LoadCase("../policy/testdata/cases/good.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pem, err := os.ReadFile("../policy/testdata/release.pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Policy, err = policy.Parse([]byte(`{apiVersion: waxseal.dev/v1, kind: Policy, trust: {builders: [{id: "https://ci.example.org/b", signer: {key: k}, maxLevel: 3}]}, images: [
+		{match: "docker.io/library/app", level: {build: 3}}, {match: "**", level: {build: 1}}]}`),
+		policy.ParseOptions{ReadKey: func(string) ([]byte, error) { return pem, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, image := range []string{"docker.io/library/app", "docker.io/library/app:1.0", "app"} {
+		c.Image = image
+		v, err := gate.Gate{}.Try(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v.Declared.Build != 3 {
+			t.Errorf("%s: declared %s", image, v.Declared)
+		}
+	}
+}
+
 // A case can say of which run a certificate was, and the library judges it.
 func TestTryARunOfTheLibrary(t *testing.T) {
 	c, err := policy.LoadCase("../policy/testdata/cases/library.yaml")

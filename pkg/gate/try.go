@@ -18,10 +18,13 @@ import (
 // that configuration and that evidence, attached and well signed. Nothing is
 // fetched. The error is of the case, not of the facts.
 func (g Gate) Try(ctx context.Context, t *policy.Case) (*Verdict, error) {
-	now := g.now()
+	now, name := g.now(), t.Image
+	if ref, err := store.Parse(t.Image); err == nil {
+		name = Name(ref)
+	}
 	c := &check{
 		Request: Request{Reference: t.Image, Policy: t.Policy, At: t.At},
-		ref:     store.Reference{Kind: store.Registry, Place: t.Image}, name: t.Image,
+		ref:     store.Reference{Kind: store.Registry, Place: t.Image}, name: name,
 		trust: t.Policy.Trust(), trustedBy: TrustedByPolicy, at: now,
 	}
 	if !t.At.IsZero() {

@@ -2,7 +2,9 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,6 +81,23 @@ type vulnDemand struct {
 	fixableOnly bool
 	maxAge      time.Duration // of the scan; 0: any
 	effective   time.Time
+}
+
+// silent is a severity that nothing is said of, although there is of a lesser one.
+func (d *vulnDemand) silent() Severity {
+	worse := Severity("")
+	for _, s := range severities() {
+		_, limited := d.limits[s]
+		_, late := d.sla[s]
+		switch {
+		case s == SeverityUnknown: // counts as critical
+		case (limited || late) && worse != "":
+			return worse
+		case !limited && !late && worse == "":
+			worse = s
+		}
+	}
+	return ""
 }
 
 type hardening struct {
@@ -553,13 +572,15 @@ func (j *judge) hardening(h *hardening) {
 func rooted(c *ImageConfig, numeric bool) string {
 	user, _, _ := strings.Cut(c.User, ":")
 	number := user != "" && strings.Trim(user, "0123456789") == ""
-	zero, err := strconv.Atoi(user) // as a runtime reads it: +0 and -0 are root too
+	id, err := strconv.Atoi(user) // as a runtime reads it: +0 and -0 are root too
 	switch {
 	case user == "":
 		return "the image sets no user, so it runs as root"
-	case number && strings.Trim(user, "0") == "", err == nil && zero == 0,
+	case number && strings.Trim(user, "0") == "", err == nil && id == 0,
 		slices.ContainsFunc([]string{"root", "toor", "ContainerAdministrator", "Administrator"}, func(n string) bool { return strings.EqualFold(n, user) }):
 		return fmt.Sprintf("the image runs as %q, which is root", clip(c.User))
+	case errors.Is(err, strconv.ErrRange), err == nil && (id < 0 || id > math.MaxInt32):
+		return fmt.Sprintf("the image runs as %q, which is no user's number: cut to 32 bits it can be root's (CVE-2024-40635)", clip(c.User))
 	case numeric && !number:
 		return fmt.Sprintf("the image runs as %q; only a number shows that this is not root", clip(c.User))
 	}

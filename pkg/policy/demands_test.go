@@ -185,6 +185,23 @@ func TestPackageDemands(t *testing.T) {
 		t.Run(c.sbom, func(t *testing.T) { checkFound(t, ask(t, "sbom: "+c.sbom, facts(t)), c.want) })
 	}
 	f := facts(t)
+	// A component has its name with its group and without, and a package URL of
+	// some types one in any letter case.
+	packages, err := policy.ReadPackages("cyclonedx", json.RawMessage(`{"bomFormat":"CycloneDX","specVersion":"1.6","components":[
+		{"type":"library","group":"org.apache.logging.log4j","name":"log4j-core","version":"2.14.1","purl":"pkg:maven/org.apache.logging.log4j/log4j-core@2.14.1"},
+		{"type":"library","name":"yaml","version":"5.1","purl":"pkg:pypi/pyyaml-include@5.1"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.SBOMs = []policy.SBOM{{Format: "cyclonedx", Packages: packages}}
+	for pattern, found := range map[string]bool{
+		"log4j-core": true, "org.apache.logging.log4j/log4j-core": true, "log4j*": true, "*/log4j-core": true, "core": false,
+		"pkg:maven/*/log4j-core": true, "pkg:maven/*/Log4j-core": false, "pkg:pypi/PyYAML_include@5.*": true,
+	} {
+		if got := ask(t, fmt.Sprintf("sbom: {required: true, forbidden: [%q]}", pattern), f); (got != "") != found {
+			t.Errorf("%s: found %q", pattern, got)
+		}
+	}
 	f.SBOMs = nil
 	checkFound(t, ask(t, "sbom: {required: true, forbidden: [x]}", f), "sbom: the policy asks for an SBOM")
 	checkFound(t, ask(t, "sbom: {required: true, formats: [cyclonedx], effective: 2027-01-01}", facts(t)), "later sbom: no signed cyclonedx SBOM")
@@ -502,6 +519,10 @@ func TestHardening(t *testing.T) {
 		{"nonRoot: true", `{"config":{"User":"-00:app"}}`, "which is root"},
 		{"nonRoot: numeric", `{"config":{"User":"+0"}}`, "which is root"},
 		{"nonRoot: true", `{"config":{"User":"root"}}`, "which is root"},
+		{"nonRoot: numeric", `{"config":{"User":"2147483647"}}`, ""},
+		{"nonRoot: numeric", `{"config":{"User":"4294967296:1000"}}`, "cut to 32 bits it can be root's"},
+		{"nonRoot: true", `{"config":{"User":"-4294967296"}}`, "cut to 32 bits it can be root's"},
+		{"nonRoot: numeric", `{"config":{"User":"18446744073709551616"}}`, "cut to 32 bits it can be root's"},
 		{"nonRoot: true", `{"config":{"User":"ROOT:app"}}`, "which is root"},
 		{"nonRoot: true", `{"config":{"User":":1000"}}`, "sets no user"},
 		{"noSecrets: true", `{"config":{"Env":["PATH=/bin","TOKEN_FILE=/run/x","PASSWORD=","DB_PASSWORD=$OTHER","SECRET=/run/secrets/x","USE_TOKEN=true"]}}`, ""},

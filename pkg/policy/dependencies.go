@@ -41,6 +41,7 @@ func (d Dependencies) Lists() bool { return len(d.lists) > 0 }
 // Allows reports whether evidence about an image, named without tag and digest,
 // may be asked for. Whoever writes provenance must not choose whom we ask.
 func (d Dependencies) Allows(name string) bool {
+	name = canonical(name)
 	return len(d.lists) > 0 && !slices.ContainsFunc(d.lists, func(list []string) bool {
 		return !slices.ContainsFunc(list, func(p string) bool { return matches(p, name) })
 	})
@@ -99,10 +100,8 @@ func Registries(pattern string) (string, error) {
 		return "", fmt.Errorf("pattern %q: the host must be written out, with a / after it, as registry.example/base/**", clip(pattern))
 	case strings.Contains(path, "***") || len(pattern) > 512:
 		return "", fmt.Errorf("pattern %q is longer than 512 bytes, or has more than two stars in a row", clip(pattern))
-	case host == "docker.io":
-		host = "index.docker.io" // its name in references
 	}
-	return host + "/" + path, nil
+	return canonical(pattern), nil
 }
 
 // Allowing adds a list of patterns, each from Registries, to what is allowed.

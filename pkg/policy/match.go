@@ -1,6 +1,9 @@
 package policy
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // matches reports whether pattern covers name, all of it: "*" stands for any
 // text within one path segment, "**" for any text at all, everything else for
@@ -38,4 +41,26 @@ func matches(pattern, name string) bool {
 		return false
 	}
 	return true
+}
+
+// canonical is the name of an image, or a pattern of names, as they are compared:
+// the letter case of a registry's host, the port that it has anyway and a dot
+// behind it lead to no other place, and Docker Hub has three names.
+func canonical(name string) string {
+	host, path, ok := strings.Cut(name, "/")
+	kind, _, _ := strings.Cut(host, ":")
+	if !ok || slices.Contains([]string{"oci", "docker", "archive", "file"}, kind) {
+		return name
+	}
+	switch host = strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(host), ":443"), "."); host {
+	case "docker.io", "registry-1.docker.io":
+		host = "index.docker.io" // its name in references
+	}
+	return host + "/" + path
+}
+
+// nameable reports whether an image could have a name that the pattern covers.
+func nameable(pattern string) bool {
+	host, _, path := strings.Cut(pattern, "/")
+	return strings.ContainsAny(host, "*:") || path && (strings.Contains(host, ".") || host == "localhost")
 }

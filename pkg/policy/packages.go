@@ -26,6 +26,7 @@ type Package struct {
 	// All of them apply.
 	Licenses []string `json:"licenses"`
 
+	bare string // the name without its group, where it has one
 	// whole: it stands for the image or its operating system, which have no
 	// licence of their own.
 	whole bool
@@ -150,7 +151,7 @@ func readCycloneDX(raw json.RawMessage) ([]Package, error) {
 		}
 		p := Package{Name: c.Name, Version: c.Version, PURL: c.PURL, whole: c.Type == "operating-system" || c.Type == "container"}
 		if c.Group != "" {
-			p.Name = c.Group + "/" + c.Name
+			p.Name, p.bare = c.Group+"/"+c.Name, c.Name
 		}
 		for _, l := range c.Licenses {
 			switch {
@@ -183,7 +184,16 @@ func parsePURL(s string) (purl, bool) {
 	if i := strings.LastIndexByte(rest, '@'); i > strings.LastIndexByte(rest, '/')+1 {
 		name, version = rest[:i], rest[i+1:]
 	}
-	return purl{"pkg:" + strings.ToLower(kind) + "/" + unescape(name), unescape(version)}, true
+	kind, name = strings.ToLower(kind), unescape(name)
+	// https://github.com/package-url/purl-spec/blob/main/PURL-TYPES.rst: of these the
+	// letter case of a name says nothing, and tools write both.
+	switch kind {
+	case "pypi":
+		name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
+	case "alpm", "apk", "bitbucket", "composer", "deb", "github", "golang", "hex", "oci":
+		name = strings.ToLower(name)
+	}
+	return purl{"pkg:" + kind + "/" + name, unescape(version)}, true
 }
 
 func unescape(s string) string {
@@ -220,7 +230,7 @@ func parsePattern(s string) (pattern, error) {
 
 func (p pattern) covers(pkg Package) bool {
 	if p.purl.name == "" {
-		return matches(p.text, pkg.Name)
+		return matches(p.text, pkg.Name) || pkg.bare != "" && matches(p.text, pkg.bare)
 	}
 	is, ok := parsePURL(pkg.PURL)
 	return ok && matches(p.purl.name, is.name) && (p.purl.version == "" || matches(p.purl.version, is.version))

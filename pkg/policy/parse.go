@@ -83,6 +83,11 @@ func parse(raw []byte, opts ParseOptions) (p *Policy, err error) {
 	if d.err != nil {
 		return nil, d.err
 	}
+	for i := range d.out.files {
+		if f := &d.out.files[i]; f.Policy == "" { // not of one that it extends
+			f.Policy = string(attest.DigestOf(raw))
+		}
+	}
 	return &d.out, nil
 }
 

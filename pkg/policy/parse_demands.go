@@ -318,9 +318,10 @@ func (d *decoder) vulnerabilities(n *yaml.Node, out *demands) {
 }
 
 func (d *decoder) hardening(n *yaml.Node, out *demands) {
-	h := &hardening{}
+	h, asked := &hardening{}, false
 	d.object(n, "hardening", nil, map[string]func(*yaml.Node){
 		"nonRoot": func(n *yaml.Node) {
+			asked = true
 			if n.Value == "numeric" && n.Tag == "!!str" {
 				h.nonRoot = "numeric"
 			} else if n.Tag != "!!bool" {
@@ -330,12 +331,16 @@ func (d *decoder) hardening(n *yaml.Node, out *demands) {
 			}
 		},
 		"noSecrets": func(n *yaml.Node) {
+			asked = true
 			if d.truth(n, "hardening.noSecrets") {
 				h.secrets = newDetector()
 			}
 		},
 		"effective": func(n *yaml.Node) { h.effective = d.moment(n, "hardening.effective") },
 	})
+	if !asked && d.err == nil {
+		d.fail(n, `hardening must have "nonRoot" or "noSecrets"`)
+	}
 	if h.nonRoot != "" || h.secrets != nil {
 		out.hardening = h
 	}
@@ -376,6 +381,7 @@ func (p *Policy) adopt(base *Policy) {
 	p.systems = append(p.systems, base.systems...)
 	p.reviewers = append(p.reviewers, base.reviewers...)
 	p.signers.add(base.signers.all...)
+	p.files = append(p.files, base.files...)
 }
 
 // Extends lists the digests of the policies that this one extends, the nearest

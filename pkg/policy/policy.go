@@ -50,6 +50,8 @@ type Policy struct {
 	reviewers []reviewer
 	extends   []attest.Digest // the policies it extends, the nearest first
 	path      string
+	// files are the keys, roots and CAs that it and the policies it extends name.
+	files []attestations.PolicyFile
 }
 
 type image struct {
@@ -210,8 +212,9 @@ type Rule struct {
 // "host/repository" or "oci:PATH". False: no entry matches, which denies.
 func (p *Policy) For(name string) (Rule, bool) {
 	r := Rule{builders: p.builders}
+	name = canonical(name)
 	for _, i := range p.images {
-		if matches(i.match, name) {
+		if matches(canonical(i.match), name) {
 			r.entries = append(r.entries, i)
 		}
 	}

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -18,6 +19,11 @@ func (p *Policy) Statement() (*attest.Statement, error) {
 	predicate := attestations.Policy{APIVersion: APIVersion}
 	for _, d := range p.extends {
 		predicate.Extends = append(predicate.Extends, string(d))
+	}
+	for _, f := range p.files {
+		if !slices.Contains(predicate.Files, f) {
+			predicate.Files = append(predicate.Files, f)
+		}
 	}
 	return attest.NewStatement(attestations.PolicyV1, []attest.Subject{{
 		Name: filepath.Base(p.path), Digest: map[string]string{"sha256": p.digest.Hex()},
@@ -58,6 +64,16 @@ func (p *Policy) signedBy(raw []byte, keys []verify.Key) (verify.Signer, error) 
 	// The same key may sign other things about the same bytes.
 	if t := ok.Statement().PredicateType; t != attestations.PolicyV1 {
 		return verify.Signer{}, fmt.Errorf("its predicate type is %q, which approves no policy", clip(t))
+	}
+	var said attestations.Policy
+	if err := attest.UnmarshalStrict(ok.Statement().Predicate, &said); err != nil {
+		return verify.Signer{}, err
+	}
+	// A key decides as much as the text that names it.
+	for _, f := range p.files {
+		if !slices.Contains(said.Files, f) {
+			return verify.Signer{}, fmt.Errorf("the signature does not cover %q, which the policy names, as that file is now: look at what changed, and sign the policy again", clip(f.Name))
+		}
 	}
 	return ok.Signer(), nil
 }

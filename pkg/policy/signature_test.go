@@ -91,6 +91,13 @@ func TestSignedPolicy(t *testing.T) {
 			}
 			return signed(t, ours, st)
 		}, []verify.Key{key}, "approves no policy"},
+		{"before it covered the files that the policy names", func(t *testing.T, p *policy.Policy) []byte {
+			st, err := attest.NewStatement(attestations.PolicyV1, statement(t, p).Subject, json.RawMessage(`{"apiVersion":"waxseal.dev/v1"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return signed(t, ours, st)
+		}, []verify.Key{key}, `does not cover "` + mustAbs(t) + `/release.pub"`},
 		{"nonsense", func(*testing.T, *policy.Policy) []byte { return []byte("{}") }, []verify.Key{key}, "p.yaml.sigstore.json"},
 		{"the bare statement", func(t *testing.T, p *policy.Policy) []byte { return statement(t, p).Raw() }, []verify.Key{key}, "p.yaml.sigstore.json"},
 	} {

@@ -7,6 +7,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
@@ -339,6 +340,10 @@ func (d *decoder) file(n *yaml.Node, what string) (string, []byte) {
 	}
 	if raw == nil {
 		raw = []byte{}
+	}
+	// What the CA itself signs may change under a signed policy.
+	if what != "crl" && what != "ocsp" {
+		d.out.files = append(d.out.files, attestations.PolicyFile{Name: name, Digest: string(attest.DigestOf(raw))})
 	}
 	return name, raw
 }

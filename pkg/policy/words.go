@@ -202,8 +202,8 @@ func (r Rule) Signatures() []Quorum {
 }
 
 // Signatory tells the signers of provenance apart: by the name that the policy
-// gives one, else by the key, or by the issuer and name of the certificate. Two
-// signers with the same id are one.
+// gives one, else by the key, or by the issuer and name of the certificate: one
+// workflow at two tags is one. Two signers with the same id are one.
 func (p *Policy) Signatory(by verify.Signer) (id, name string) {
 	if i := slices.IndexFunc(p.builders, func(b builder) bool { return b.name != "" && b.signer.is(by) }); i >= 0 {
 		// As the first of their entries spells it.
@@ -212,7 +212,7 @@ func (p *Policy) Signatory(by verify.Signer) (id, name string) {
 		return strings.ToLower(strings.TrimSpace(name)), name
 	}
 	if by.SAN != "" {
-		return fmt.Sprintf("certificate %q %q", by.Issuer, by.SAN), ""
+		return fmt.Sprintf("certificate %q %q", by.Issuer, by.Unversioned()), ""
 	}
 	return "key " + string(by.Key), ""
 }
@@ -310,9 +310,16 @@ func (s *summary) brief() string {
 	return ", " + strings.Join(s.delegates, " and ") + " by VSA"
 }
 
-// warnings says what of an entry nothing can fulfil.
+// warnings says what of an entry nothing can fulfil, and where it may ask for less
+// than it seems to.
 func (p *Policy) warnings(i image) []string {
 	var out []string
+	if !nameable(i.match) {
+		out = append(out, fmt.Sprintf("no image is called %q: a name begins with the host of its registry, as docker.io/library/app", i.match))
+	}
+	if i.vulns != nil && i.vulns.silent() != "" {
+		out = append(out, fmt.Sprintf("nothing is said of %s vulnerabilities, which are worse than those that are limited", i.vulns.silent()))
+	}
 	build := i.level.Build == 0 || p.reaches(i.level.Build)
 	source := i.level.Source == 0 || slices.ContainsFunc(p.systems, func(s system) bool { return s.maxLevel >= i.level.Source })
 	for _, v := range p.verifiers {

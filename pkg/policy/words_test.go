@@ -75,6 +75,31 @@ func TestWordsAreExplained(t *testing.T) {
 	}
 }
 
+// A policy that may ask for less than it seems to says so.
+func TestSilent(t *testing.T) {
+	for text, want := range map[string]string{
+		`{match: "acme/**", level: {build: 1}}`:                                                          `no image is called "acme/**"`,
+		`{match: "nginx", level: {build: 1}}`:                                                            `no image is called "nginx"`,
+		`{match: "registry.example", level: {build: 1}}`:                                                 `no image is called "registry.example"`,
+		`{match: "registry/**", level: {build: 1}}`:                                                      `no image is called "registry/**"`,
+		`{match: "docker.io/acme/**", level: {build: 1}}`:                                                "",
+		`{match: "localhost/acme", level: {build: 1}}`:                                                   "",
+		`{match: "registry:5000/acme/*", level: {build: 1}}`:                                             "",
+		`{match: "*.example/**", level: {build: 1}}`:                                                     "",
+		`{match: "oci:image", level: {build: 1}}`:                                                        "",
+		`{match: "**", level: {build: 1}, vulnerabilities: {limits: {high: 0}}}`:                         "nothing is said of critical vulnerabilities",
+		`{match: "**", level: {build: 1}, vulnerabilities: {limits: {critical: 0}, sla: {medium: 30d}}}`: "nothing is said of high vulnerabilities",
+		`{match: "**", level: {build: 1}, vulnerabilities: {limits: {critical: 0}, sla: {high: 30d}}}`:   "",
+		`{match: "**", level: {build: 1}, vulnerabilities: {limits: {unknown: 0}}}`:                      "",
+		`{match: "**", level: {build: 1}, vulnerabilities: {maxAge: 1d}}`:                                "",
+	} {
+		got := parse(t, "  - "+text+"\n").Brief().Images[0].Warnings
+		if want == "" && len(got) > 0 || want != "" && (len(got) != 1 || !strings.Contains(got[0], want)) {
+			t.Errorf("%s: %q", text, got)
+		}
+	}
+}
+
 // Who may speak about what: the strictest of all entries, and nobody by being
 // somebody else.
 func TestWords(t *testing.T) {

@@ -465,7 +465,7 @@ func evidenceTag(tag string) bool {
 		return false
 	}
 	hexPart, suffix, _ := strings.Cut(rest, ".")
-	return len(hexPart) == 64 && (suffix == "" || suffix == "att" || suffix == "sig" || suffix == "sbom")
+	return len(hexPart) == 64 && strings.Trim(hexPart, "0123456789abcdef") == "" && (suffix == "" || suffix == "att" || suffix == "sig" || suffix == "sbom")
 }
 
 // locked runs f while this process alone writes to the layout. The lock file

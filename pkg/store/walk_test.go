@@ -75,6 +75,9 @@ func TestWalk(t *testing.T) {
 			"/v2/_catalog":       {body: `{"repositories":["prod/../../dev","prod/a:v1@x","prod/A","prod"]}`},
 			"/v2/prod/tags/list": {body: `{"tags":["ok","../v1","a b","` + strings.Repeat("x", 200) + `"]}`},
 		}, []string{"!prod/../../dev: not the name", "!prod/a:v1@x: not the name", "!prod/A: not the name", "prod:ok", "!prod: not a tag", "!prod: not a tag", "!prod: not a tag"}},
+		{"a tag that only looks like evidence's", "/prod/a", pages, map[string]page{
+			"/v2/prod/a/tags/list": {body: `{"tags":["sha256-` + strings.Repeat("z", 64) + `","sha256-` + strings.Repeat("A", 64) + `.att","sha256-` + d + `.x"]}`},
+		}, []string{"prod/a:sha256-" + strings.Repeat("z", 64), "prod/a:sha256-" + strings.Repeat("A", 64) + ".att", "prod/a:sha256-" + d + ".x"}},
 		{"no JSON", "/prod", pages, map[string]page{"/v2/prod/tags/list": {body: `{"tags":`}}, []string{"!prod: broke off", "prod/a:v1", "prod/a:v2", "!prod/gone: not found"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -417,6 +417,10 @@ func oneIssuer(a, b string) bool {
 	return a != "" && b != "" && (a == b || strings.HasPrefix(a, strings.TrimSuffix(b, "/")+"/") || strings.HasPrefix(b, strings.TrimSuffix(a, "/")+"/"))
 }
 
+// Unversioned is the certificate's name without the revision that it ran in, in
+// lower case.
+func (s Signer) Unversioned() string { return platform(s.SAN) }
+
 // platform is an id or name without the revision that it runs in: what follows
 // an "@" in the path of a URL.
 func platform(id string) string {

@@ -499,7 +499,14 @@ func (e SourceEvidence) approvals() (approved []Approval, doubts []string, rejec
 	latest := map[string]SourceReview{}
 	for _, v := range e.Reviews {
 		name := fold(v.Reviewer.Name)
-		if old, ok := latest[name]; !ok || v.Review.ReviewedOn.After(old.Review.ReviewedOn) ||
+		old, ok := latest[name]
+		if lesser, before := e.lesser(v), e.lesser(old); ok && lesser != before {
+			if before {
+				latest[name] = v
+			}
+			continue
+		}
+		if !ok || v.Review.ReviewedOn.After(old.Review.ReviewedOn) ||
 			v.Review.ReviewedOn.Equal(old.Review.ReviewedOn) && v.Review.Decision == attestations.ReviewRejected {
 			latest[name] = v
 		}
@@ -525,6 +532,12 @@ func (e SourceEvidence) approvals() (approved []Approval, doubts []string, rejec
 		approved = append(approved, Approval{Name: who, Evidence: here})
 	}
 	return approved, doubts, nil
+}
+
+// lesser reports an approval that takes back nothing its reviewer has said: it is
+// of a part, or not given yet.
+func (e SourceEvidence) lesser(v SourceReview) bool {
+	return v.Review != nil && v.Review.Decision == attestations.ReviewApproved && (len(v.Review.Scope) > 0 || v.Review.ReviewedOn.After(e.At.Add(ahead)))
 }
 
 // Doubt says why an approval does not count as one of the two; empty: it does,

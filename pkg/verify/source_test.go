@@ -258,6 +258,9 @@ func TestTwoPartyReview(t *testing.T) {
 		{"rejected", both(by).review("dave", "rejected", day, by), "not met dave rejected it"},
 		{"rejected, and approved later", both(by).review("ann", "rejected", "2026-01-01T00:00:00Z", by), "met approved by ann and bob"},
 		{"approved, and rejected later", both(by).review("ann", "rejected", later, by), "not met ann rejected it"},
+		{"rejected, and approved at a time still to come", both(by).review("dave", "rejected", day, by).review("dave", "approved", "2027-01-01T00:00:00Z", by), "not met dave rejected it"},
+		{"rejected, and a part approved later", both(by).review("dave", "rejected", day, by).review("dave", "approved", later, by, `,"scope":["a.go"]`), "not met dave rejected it"},
+		{"approved, and a part again later", both(by).review("ann", "approved", later, by, `,"scope":["a.go"]`), "met approved by ann and bob"},
 		{"both at once", both(by).review("ann", "rejected", day, by), "not met ann rejected it"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

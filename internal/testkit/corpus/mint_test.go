@@ -626,6 +626,15 @@ func (d *draft) writePolicy() string {
 	return b.String()
 }
 
+// signPolicy signs the policy, with the key that it names, as a statement of a kind.
+func (d *draft) signPolicy(by, kind string) {
+	digest := digestOf([]byte(d.policy))
+	d.files["trust/policy.yaml.sigstore.json"] = d.seal(by, statement(digest, kind, object{
+		"apiVersion": "waxseal.dev/v1",
+		"files":      []any{object{"policy": digest, "name": "ours.pub", "digest": digestOf(d.files["trust/ours.pub"])}},
+	}))
+}
+
 // writeSpeakers says whose word counts about the source, and whose summaries.
 func (d *draft) writeSpeakers(b *strings.Builder) {
 	list := func(name string, n int) {

@@ -239,7 +239,7 @@ func gateCases() []entry {
 		return entry{"gate/policy-" + name, title, "", func(d *draft) {
 			d.c.Question.Flags = []string{"--policy-key", d.key("reviewer")}
 			d.policy = d.writePolicy()
-			d.files["trust/policy.yaml.sigstore.json"] = d.seal(by, statement(digestOf([]byte(d.policy)), kind, object{"apiVersion": "waxseal.dev/v1"}))
+			d.signPolicy(by, kind)
 			if change != nil {
 				d.policy = change(d.policy)
 			}
@@ -393,6 +393,15 @@ func gateCases() []entry {
 		signed("changed-after-signing", "The policy was changed after it was signed.", "not this digest", "reviewer", attestations.PolicyV1, func(policy string) string {
 			return strings.Replace(policy, "build: 3", "build: 1", 1)
 		}),
+		{"gate/policy-key-swapped", "The policy must be signed, and is; the key that it names was swapped afterwards.", "", func(d *draft) {
+			d.c.Question.Flags = []string{"--policy-key", d.key("reviewer")}
+			d.policy = d.writePolicy()
+			d.signPolicy("reviewer", attestations.PolicyV1)
+			d.usage("does not cover \"ours.pub\"")
+			d.files["trust/ours.pub"] = d.files[d.key("second")]
+			delete(d.files, "trust/second.pub")
+			d.raw("provenance.json", d.seal("second", d.provenance()))
+		}},
 		{"gate/policy-not-signed", "The policy must be signed, and is not.", "", func(d *draft) {
 			d.c.Question.Flags = []string{"--policy-key", d.key("reviewer")}
 			d.usage("who signed")

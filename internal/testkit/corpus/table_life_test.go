@@ -100,7 +100,21 @@ func thresholdCases() []entry {
 			make(d, d.provenance())
 		}}
 	}
+	// workflow trusts the workflows of an owner on any tag; two of their runs signed.
+	workflow := func(name, title, stands string, enough bool, other string) entry {
+		return entry{"builder/" + name, title, stands, func(d *draft) {
+			d.c.Question.Signatures = 2
+			d.trustIdentity(Identity{Issuer: ciIssuer, Pattern: "https://ci.example/acme/**@refs/tags/v*"}, d.oursRoot)
+			if !enough {
+				d.deny(3, "signatures")
+			}
+			d.file("one.json", d.certified(d.world.ours, d.provenance()), Accepted)
+			d.file("two.json", d.certified(d.world.ours, d.provenance(), san(other)), Accepted)
+		}}
+	}
 	return []entry{
+		workflow("one-workflow-signed-twice", "Two must sign, and one workflow did on two tags.", "GHSA-3633-5h82-39pq", false, "https://ci.example/acme/build/.github/workflows/seal.yml@refs/tags/v2"),
+		workflow("two-workflows-signed", "Two must sign, and two workflows did.", "", true, "https://ci.example/acme/build/.github/workflows/check.yml@refs/tags/v1"),
 		two("two-of-two-signed", "Two people signed the same provenance, and two are asked for.", "", true, func(d *draft, st []byte) {
 			d.file("ci.json", d.seal("ours", st), Accepted)
 			d.file("ann.json", d.seal("second", st), Accepted)
