@@ -20,6 +20,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -158,6 +159,12 @@ func (g *Gateway) Describe() attestations.InputGateway {
 	}
 }
 
+// The reasons of refusals by which a later build knows them again.
+const (
+	notAllowed = "the host is not allowed"
+	notAsked   = "asking upstream: "
+)
+
 // Refuses reports in words why a recorded step must not be reused under this
 // gateway's mode, lock and allowed hosts; none means it may.
 func (g *Gateway) Refuses(st *attestations.InputStep) []string {
@@ -174,10 +181,41 @@ func (g *Gateway) Refuses(st *attestations.InputStep) []string {
 			}
 		}
 	}
-	if g.mode == attestations.InputsLocked || g.mode == attestations.InputsOffline {
+	for i := range st.Refusals {
+		if r := &st.Refusals[i]; g.mode != attestations.InputsNone && g.passesNow(r) {
+			why = append(why, fmt.Sprintf("it was refused %s: %s", r.Destination, r.Reason))
+		}
+	}
+	if g.held() {
 		why = append(why, g.opts.Lock.Admits(st)...)
 	}
 	return why
+}
+
+// passesNow reports whether a step that runs again may get what this says it
+// did not: another build did not allow the host, or nobody could be asked, where
+// what a lock lists is given or fails the build.
+func (g *Gateway) passesNow(r *attestations.InputRefusal) bool {
+	switch {
+	case strings.HasPrefix(r.Reason, notAsked):
+		return g.held()
+	case r.Kind != "policy":
+		return false
+	}
+	host, port, err := splitHost(r.Destination)
+	if err != nil {
+		return false
+	}
+	if r.Reason == notAllowed {
+		return g.allowed(host, port)
+	}
+	_, mapped := g.up.mapped(host, port)
+	return mapped
+}
+
+// held reports whether a lock says what may come.
+func (g *Gateway) held() bool {
+	return g.mode == attestations.InputsLocked || g.mode == attestations.InputsOffline
 }
 
 // listens reports whether anything may pass at all.

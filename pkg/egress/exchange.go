@@ -131,7 +131,7 @@ func (s *Step) permit(host string, port int) *denial {
 		return &denial{403, refusal{kind: "policy", dest: dest, reason: "the step has no network"}}
 	}
 	if !s.g.allowed(host, port) {
-		return &denial{403, refusal{kind: "policy", dest: dest, reason: "the host is not allowed"}}
+		return &denial{403, refusal{kind: "policy", dest: dest, reason: notAllowed}}
 	}
 	if _, ok := s.hosts[host]; ok {
 		return nil
@@ -448,7 +448,7 @@ func (x *exchange) failed(err error) {
 // what kind of reason it was: the words of some are upstream's own, and what
 // reaches a step from there is in the record whole or does not reach it.
 func (x *exchange) unanswered(err error) {
-	x.unheard(refusal{kind: "http", dest: x.dest(), reason: "asking upstream: " + upstreamReason(err)})
+	x.unheard(refusal{kind: "http", dest: x.dest(), reason: notAsked + upstreamReason(err)})
 	x.s.explain(x.w, http.StatusBadGateway, x.dest()+": asking upstream: "+stepReason(err))
 }
 

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -162,6 +163,53 @@ func TestNoHalfOfASecretIsKept(t *testing.T) {
 	for _, got := range end(t, s).Refusals {
 		if strings.Contains(got.Destination+got.Reason, "s3cr") {
 			t.Errorf("kept %+v", got)
+		}
+	}
+}
+
+// Upstream's words can be the secret that it was sent, and a violation is printed.
+func TestNoViolationSaysASecret(t *testing.T) {
+	const secret = "s3cr3t-value-of-the-step"
+	w := newWorld(t, http.NotFoundHandler())
+	rawUpstream(t, w, "echo.test:80", "HTTP/1.1 200 OK\r\n"+secret+"\r\n\r\n")
+	file := &lock.File{Steps: []lock.Step{{Name: "RUN test", Entries: []lock.Entry{{Method: "GET", URI: "http://echo.test/", Status: 200, Digest: attest.DigestOf([]byte("a")), Size: 1}}}}}
+	g := w.gateway(t, Options{Mode: attestations.InputsLocked, Lock: file, Store: newStore(t)})
+	s := open(t, g, StepOptions{Fetch: true, Secrets: [][]byte{[]byte(secret)}})
+	_, _, _, _ = fetch(t, s, "GET", "http://echo.test/", "")
+	v := s.Violations()
+	if len(v) != 1 || !strings.Contains(v[0].Text, "no answer from upstream") || strings.Contains(fmt.Sprint(v), secret) {
+		t.Errorf("violations %+v", v)
+	}
+}
+
+// What another build did not let a step have, it is not kept from by the cache.
+func TestARefusedStepIsRunAgainWhereItMayAsk(t *testing.T) {
+	w, st := newWorld(t, &site{}), newStore(t)
+	step := StepOptions{Name: "RUN fetch", Fetch: true}
+	get := func(opts Options) *attestations.InputStep {
+		s := open(t, w.gateway(t, opts), step)
+		_, _, _, _ = fetch(t, s, "GET", "https://files.test/a", "")
+		return end(t, s)
+	}
+	file := lockOf(t, st, get(Options{Store: st}))
+	narrow := Options{Store: st, AllowHosts: []string{"other.test"}}
+	refused := get(narrow)
+	lost := get(Options{Store: st, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED }})
+	locked := Options{Mode: attestations.InputsLocked, Lock: file, Store: st}
+	for _, c := range []struct {
+		name string
+		opts Options
+		rec  *attestations.InputStep
+		why  int
+	}{
+		{"refused, under the same hosts", narrow, refused, 0},
+		{"refused, under all hosts", Options{Store: st}, refused, 1},
+		{"refused, under a lock", locked, refused, 1},
+		{"not answered, in mode record", Options{Store: st}, lost, 0},
+		{"not answered, under a lock", locked, lost, 1},
+	} {
+		if why := w.gateway(t, c.opts).Refuses(c.rec); len(c.rec.Refusals) != 1 || len(why) != c.why {
+			t.Errorf("%s: %+v: not reused for %q", c.name, c.rec.Refusals, why)
 		}
 	}
 }

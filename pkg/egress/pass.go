@@ -53,7 +53,7 @@ func (s *Step) pass(c *streamConn) {
 	}
 	up, err := s.g.up.tunnel(s.ctx, host, f.port, s)
 	if err != nil {
-		x := refusal{kind: "tls", dest: joinHost(host, f.port), reason: "asking upstream: " + upstreamReason(err)}
+		x := refusal{kind: "tls", dest: joinHost(host, f.port), reason: notAsked + upstreamReason(err)}
 		if no := forbidden(err); no != nil {
 			x = refusal{kind: "policy", dest: x.dest, reason: no.Error(), technique: no.technique}
 		}

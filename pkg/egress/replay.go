@@ -131,6 +131,7 @@ func (x *exchange) violate(expected, got string, status int, reason string) {
 }
 
 func (x *exchange) violation(expected, got string) Violation {
+	got = x.s.needles.scrub(got) // upstream's words, which can be anything
 	text := fmt.Sprintf("%s %s: ", x.r.Method, x.uri)
 	if expected != "" {
 		text += "expected " + expected + ", got "

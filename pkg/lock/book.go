@@ -120,7 +120,8 @@ func (f *File) Admits(st *attestations.InputStep) []string {
 
 // AdmitsRun is Admits for a step that ran under this very lock: a range or a
 // HEAD that the gateway answered from the store is part of a body that the
-// lock lists. Of a step that ran under another nobody knows which body it was.
+// lock lists, and what was not answered failed the build or was given up. Of a
+// step that ran under another nobody knows which body it was, or what it missed.
 func (f *File) AdmitsRun(st *attestations.InputStep) []string {
 	return f.admits(st, !st.Reused)
 }
@@ -129,11 +130,15 @@ func (f *File) admits(st *attestations.InputStep, ran bool) []string {
 	b := f.Book(st.Name, st.Stage, st.Platform)
 	var why []string
 	more := 0
+	answered := sync.OnceValue(func() map[asked]bool { return answeredIn(st) })
 	for i := range st.Requests {
 		r := &st.Requests[i]
 		reason := b.refuses(r)
-		if ran && reason != "" && b.isPart(r) {
+		switch {
+		case reason != "" && ran && b.isPart(r):
 			continue
+		case reason == "" && !ran && r.Unanswered != "" && !answered()[askedIn(r)]:
+			reason = fmt.Sprintf("%s %s: expected an answer, got none", word(r.Method), word(r.URI))
 		}
 		switch {
 		case reason == "":
@@ -163,19 +168,46 @@ func (b *Book) isPart(r *attestations.InputRequest) bool {
 	return false
 }
 
+func askedIn(r *attestations.InputRequest) asked {
+	return ask(r.Method, r.URI, attest.Digest(r.RequestDigest), r.Range)
+}
+
+// answeredIn is what a step got an answer to, at the first try or a later one.
+func answeredIn(st *attestations.InputStep) map[asked]bool {
+	all := map[asked]bool{}
+	for i := range st.Requests {
+		if r := &st.Requests[i]; r.Unanswered == "" {
+			all[askedIn(r)] = true
+		}
+	}
+	return all
+}
+
 func (b *Book) refuses(r *attestations.InputRequest) string {
-	key := ask(r.Method, r.URI, attest.Digest(r.RequestDigest), r.Range)
-	list := b.entries[key]
+	list := b.entries[askedIn(r)]
+	got := Entry{Status: r.Status, Digest: attest.Digest(r.Digest), Cut: r.Cut}
+	if r.Status/100 == 3 {
+		got.Location = Shape(r.Headers["location"])
+	}
 	for _, e := range list {
 		if r.Unanswered != "" {
 			return "" // it may be sent, and nothing came in
 		}
-		if e.Status == r.Status && e.Digest == attest.Digest(r.Digest) && e.Cut == r.Cut {
+		if e.Status == got.Status && e.Digest == got.Digest && e.Cut == got.Cut && (e.Status/100 != 3 || Shape(e.Location) == got.Location) {
 			return ""
 		}
 	}
 	if len(list) == 0 {
 		return fmt.Sprintf("%s %s: not in the lock", word(r.Method), word(r.URI))
 	}
-	return fmt.Sprintf("%s %s: expected %d %s, got %d %s", word(r.Method), word(r.URI), list[0].Status, list[0].Digest, r.Status, r.Digest)
+	return fmt.Sprintf("%s %s: expected %s, got %s", word(r.Method), word(r.URI), list[0].given(), got.given())
+}
+
+// given is an answer as an error says it.
+func (e *Entry) given() string {
+	text := fmt.Sprintf("%d %s", e.Status, e.Digest)
+	if e.Location != "" {
+		text += " -> " + word(e.Location)
+	}
+	return text
 }

@@ -156,6 +156,16 @@ func TestAdmits(t *testing.T) {
 			unanswered(&st.Requests[0])
 			st.Requests[0].RequestDigest = of("loot")
 		}, ": not in the lock"},
+		"not answered at all": {func(st *attestations.InputStep) {
+			unanswered(&st.Requests[8])
+			st.Requests[8].URI = "https://files.example/q?token={hmac:00000000000000aa}"
+		}, "expected an answer, got none"},
+		"sent on to another place": {func(st *attestations.InputStep) {
+			st.Requests[2].Headers = map[string]string{"location": "https://cdn.example/v3.tgz?X-Amz-Signature={hmac:0123456789abcdef}"}
+		}, "v2.tgz?X-Amz-Signature={hmac}, got 302 " + of("") + " -> https://cdn.example/v3.tgz?X-Amz-Signature={hmac}"},
+		"sent on with another signature": {func(st *attestations.InputStep) {
+			st.Requests[2].Headers = map[string]string{"location": "https://cdn.example/v2.tgz?X-Amz-Signature={hmac:00000000000000aa}"}
+		}, ""},
 		"another stage, same URLs":    {func(st *attestations.InputStep) { st.Stage = "other" }, ""},
 		"a step that may ask nothing": {func(st *attestations.InputStep) { st.Name = "RUN make" }, ": not in the lock"},
 	} {
