@@ -55,14 +55,10 @@ type lead struct {
 	done   chan struct{}
 }
 
-// newLead makes the configuration in the folder of temporary files, whose names
-// are short, and removes what killed commands left there.
+// newLead makes the configuration, and removes what killed commands left.
 func newLead(env func(string) string) (_ *lead, err error) {
-	runs := filepath.Join(os.TempDir(), fmt.Sprintf("waxseal-run-%d", os.Geteuid()))
-	if len(runs)+len("/run-0123456789/sock") > maxSocket {
-		runs = filepath.Join("/tmp", filepath.Base(runs))
-	}
-	if err := ownFolder(runs); err != nil {
+	runs, err := runsFolder()
+	if err != nil {
 		return nil, fmt.Errorf("making a folder for the command: %w", err)
 	}
 	sweep(runs)
@@ -86,6 +82,22 @@ func newLead(env func(string) string) (_ *lead, err error) {
 		return nil, err
 	}
 	return l, l.configure(address, env)
+}
+
+// runsFolder makes the folder of what commands are led by. It is below /run, which
+// every confined command has for itself, so that none finds the socket of a
+// later one; where nobody can write there, it is among the temporary files, whose
+// names are short.
+func runsFolder() (string, error) {
+	name := fmt.Sprintf("waxseal-run-%d", os.Geteuid())
+	if runs := filepath.Join("/run", name); ownFolder(runs) == nil && unix.Access(runs, unix.W_OK) == nil {
+		return runs, nil
+	}
+	runs := filepath.Join(os.TempDir(), name)
+	if len(runs)+len("/run-0123456789/sock") > maxSocket {
+		runs = filepath.Join("/tmp", name)
+	}
+	return runs, ownFolder(runs)
 }
 
 // ownFolder makes a folder that is ours alone, in one where anybody may make
