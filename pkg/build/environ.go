@@ -2,6 +2,7 @@ package build
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -128,6 +129,19 @@ func CommandEnv(environ, names []string, key string, tokens ...string) ([]string
 		env = append(env, name+"="+given[name])
 	}
 	return env, nil
+}
+
+// withoutJobserver is the environment of a make that has no descriptors of the
+// one that started it: it shares out its jobs itself, instead of doing one at a
+// time.
+func withoutJobserver(env []string) []string {
+	out := slices.Clone(env)
+	for i, kv := range out {
+		if name, flags, _ := strings.Cut(kv, "="); name == "MAKEFLAGS" || name == "MFLAGS" {
+			out[i] = name + "=" + regexp.MustCompile(` ?--jobserver-(auth|fds)=-?\d+,-?\d+`).ReplaceAllString(flags, "")
+		}
+	}
+	return out
 }
 
 // helperEnv is the environment of a program that helps here, as docker: ours without

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -120,6 +121,12 @@ func (w *watched) prepare() error {
 	for _, p := range w.req.Artifacts {
 		if _, err := newArtifactPattern(p); err != nil {
 			return UsageError{err}
+		}
+	}
+	for _, a := range w.req.Args {
+		if opened, err := regexp.MatchString(`^/(dev|proc/self)/fd/([3-9]|\d\d+)$`, a); err == nil && opened {
+			return UsageError{hinted(fmt.Errorf("%q: of the files that are open here the command has its three streams", a),
+				"have a shell open it inside: waxseal run -- bash -c 'COMMAND <(…)'")}
 		}
 	}
 	w.images = imageFiles(w.req.Args, dir)
@@ -245,7 +252,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		}
 	}
 	c := confined{process: plain, plan: confinePlan{
-		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: w.env, Dir: w.dir,
+		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: withoutJobserver(w.env), Dir: w.dir,
 		Hide: w.hidden(), Expose: expose, Secrets: w.deps.clean.values, Trace: w.req.Trace, Unrecorded: w.except(),
 	}}
 	c.start = func(ready confineReady) error {
