@@ -128,7 +128,7 @@ func sweep(runs string) {
 		}
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			forgetDaemon(dir, true)
-			os.RemoveAll(dir)
+			_ = removeRun(dir)
 		}
 		f.Close()
 	}
@@ -444,6 +444,14 @@ func Guard(in io.Reader, dir string) error {
 		_ = unix.Kill(-group, unix.SIGKILL)
 	}
 	forgetDaemon(dir, true)
+	return removeRun(dir)
+}
+
+// removeRun removes the folder of a run, and the one that it leads to.
+func removeRun(dir string) error {
+	if to, err := os.Readlink(filepath.Join(dir, "n")); err == nil && strings.HasPrefix(filepath.Base(to), holderFolder) {
+		os.RemoveAll(to)
+	}
 	return os.RemoveAll(dir)
 }
 
@@ -463,7 +471,7 @@ func (l *lead) remove() {
 	if l.socket != nil {
 		l.socket.Close()
 	}
-	os.RemoveAll(l.dir)
+	_ = removeRun(l.dir)
 	if l.lock != nil {
 		l.lock.Close()
 	}
