@@ -323,9 +323,13 @@ func (s *sealer) seen(ctx context.Context) (images []clientImage, notes []string
 // isDocker reports whether the command is docker's own and does nothing beside
 // what it asks the engine for: not a script of that name, which whoever wrote
 // the working folder could have put there.
-func (r *CommandRequest) isDocker() bool {
+func (r *CommandRequest) isDocker() bool { return r.isOneOf(dockers()) }
+
+// isOneOf reports whether the command is a program of one of these names, and
+// not from the working folder.
+func (r *CommandRequest) isOneOf(names []string) bool {
 	name := r.Args[0]
-	if !slices.Contains(dockers(), filepath.Base(name)) || filepath.Base(name) != name && !filepath.IsAbs(name) {
+	if !slices.Contains(names, filepath.Base(name)) || filepath.Base(name) != name && !filepath.IsAbs(name) {
 		return false
 	}
 	program, err := exec.LookPath(name)

@@ -84,16 +84,13 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 	if l != nil {
 		l.stopWatching()
 		if l.legacy != nil && l.legacy.unseen() != "" {
-			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{l.legacy.unseen()}})
+			w.unseen(l.legacy.unseen())
 		}
 		if l.built() {
-			builds := Observed{Grade: GradePartial, Unobserved: []string{unseenBuilds}}
-			w.observed, w.files = Together(w.observed, builds), Together(w.files, builds)
+			w.unseen(unseenBuilds)
 		}
 	}
-	if made := w.elsewhere(); len(made) > 0 {
-		w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: made})
-	}
+	w.unseen(w.elsewhere()...)
 	res.Observed = w.observed
 	if l != nil && l.built() && !w.names() {
 		return nil // the images are what it made
@@ -103,7 +100,16 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 	if res.Sealed, err = w.seal(ctx); err != nil {
 		return &CommandFailed{err}
 	}
+	res.Observed = w.observed
 	return nil
+}
+
+// unseen lowers what was seen by what was not, in words.
+func (w *watched) unseen(what ...string) {
+	if len(what) > 0 {
+		o := Observed{Grade: GradePartial, Unobserved: what}
+		w.observed, w.files = Together(w.observed, o), Together(w.files, o)
+	}
 }
 
 // names reports whether anything that the command makes was named.
@@ -519,14 +525,14 @@ func (w *watched) seal(ctx context.Context) (*Sealed, error) {
 	if w.done != nil && len(w.done.Violations) > 0 {
 		return nil, &LockError{Lock: w.intake.place, Problems: w.done.Violations}
 	}
+	subjects, err := w.subjects(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if !w.observed.Grade.Reaches(w.req.Require) {
 		// Before it ran, less was known to be unseen.
 		return nil, hinted(fmt.Errorf("--require %s: what was seen is %s: %s", w.req.Require, w.observed.Grade, strings.Join(w.observed.Unobserved, "; ")),
 			"take what is seen with --require partial, or leave --require out")
-	}
-	subjects, err := w.subjects(ctx)
-	if err != nil {
-		return nil, err
 	}
 	files := compareFolders(w.before, w.after)
 	if err := w.withoutSecrets(ctx, subjects, &files); err != nil {
