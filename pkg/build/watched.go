@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -365,6 +367,7 @@ func (w *watched) readBefore(ctx context.Context) error {
 // What a watched command leaves unseen.
 const (
 	unseenFiles  = "files outside the working folder: not watched (--trace)"
+	unseenStdin  = "what it is given on standard input: in no record (</dev/null)"
 	unseenAll    = "traffic and files: nothing was watched: %s"
 	unseenBuilds = "what its builds by docker brought back: see their own evidence"
 )
@@ -374,6 +377,9 @@ func (w *watched) expect(ready confineReady) Observed {
 	o := Observed{Grade: GradeFull}
 	if !w.req.Trace {
 		o.Unobserved = append(o.Unobserved, unseenFiles)
+	}
+	if givesInput(w.deps.Stdin) {
+		o.Unobserved = append(o.Unobserved, unseenStdin)
 	}
 	for _, b := range ready.Blind {
 		o.Unobserved = append(o.Unobserved, b+": not watched")
@@ -393,10 +399,37 @@ func (w *watched) enough() error {
 		return nil
 	}
 	err := fmt.Errorf("--require %s: this would not be seen: %s", w.req.Require, strings.Join(w.observed.Unobserved, "; "))
+	var ways []string
 	if !w.req.Trace {
-		return hinted(err, "add --trace (as root)")
+		ways = append(ways, "add --trace (as root)")
 	}
-	return hinted(err, "take what is seen with --require partial")
+	if slices.Contains(w.observed.Unobserved, unseenStdin) {
+		ways = append(ways, "have it read </dev/null")
+	}
+	if len(ways) == 0 {
+		ways = append(ways, "take what is seen with --require partial")
+	}
+	return hinted(err, strings.Join(ways, ", and "))
+}
+
+// givesInput reports whether there is, or may come, something to read: not from
+// a terminal, where somebody answers, nor where all has been said.
+func givesInput(in io.Reader) bool {
+	f, ok := in.(*os.File)
+	if !ok {
+		return in != nil
+	}
+	info, err := f.Stat()
+	if err != nil || info.Mode()&fs.ModeCharDevice != 0 {
+		return false
+	}
+	if info.Mode().IsRegular() {
+		at, err := f.Seek(0, io.SeekCurrent)
+		return err != nil || at < info.Size()
+	}
+	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}
+	_, err = unix.Poll(fds, 0)
+	return err != nil || fds[0].Revents&unix.POLLIN != 0 || fds[0].Revents&unix.POLLHUP == 0
 }
 
 // without decides whether the command may run unwatched.
