@@ -134,8 +134,8 @@ func runCommand(ctx, running context.Context, req CommandRequest, deps CommandDe
 			return nil, err
 		}
 	}
-	if err := os.MkdirAll(deps.Home, 0o755); err != nil {
-		return nil, fmt.Errorf("making the image folder: %w", err)
+	if err := makeHome(deps.Home); err != nil {
+		return nil, err
 	}
 	looking, stop := context.WithCancel(running)
 	defer stop()
