@@ -256,7 +256,7 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 // sealAll seals what was built while the command ran.
 func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error {
 	l.stopWatching()
-	way := "name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker build, buildx, bake or compose ask for, not those of another tool or of a builder made by the command itself"
+	way := "name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker build, buildx, bake or compose ask for, not those of another tool or of a builder that it made itself where no Docker daemon is"
 	if s.legacy != nil {
 		way += ", nor, without buildx, those of a daemon that -H or --context names: set DOCKER_HOST or DOCKER_CONTEXT for waxseal run"
 	}
@@ -378,6 +378,7 @@ func (r *CommandRequest) legacy(ctx context.Context, l *lead, env []string, deps
 	if err != nil {
 		return nil, nil, "", err
 	}
+	p.redirect = l.redirect
 	if r.Require != "" && r.isDocker() {
 		if err := p.gateway.try(ctx); err != nil {
 			p.close()
