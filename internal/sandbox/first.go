@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -143,6 +144,11 @@ func closeInside() ([]string, error) {
 		if err := unix.Mount("/dev/null", filepath.Join("/proc", name), "", unix.MS_BIND, ""); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("hiding /proc/%s: %w", name, err)
 		}
+	}
+	// Whoever started waxseal may have left files open, and a folder or a socket
+	// leads out of every namespace.
+	if err := unix.CloseRange(fdTalk, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("closing what else is open: %w", err)
 	}
 	filter := commandFilter(runtime.GOARCH)
 	if err := installFilter(filter); err != nil {

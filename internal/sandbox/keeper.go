@@ -47,7 +47,7 @@ type Plan struct {
 	User   int         `json:"user"` // whose command it is, and of what group
 	Group  int         `json:"group"`
 	// Hide are files and folders that the command must not see, and Expose
-	// sockets that it may.
+	// sockets, files and folders that it may.
 	Hide    []string `json:"hide,omitempty"`
 	Expose  []string `json:"expose,omitempty"`
 	Secrets [][]byte `json:"secrets,omitempty"` // values that are never stored

@@ -182,6 +182,12 @@ func fitSpec(raw []byte) ([]byte, error) {
 	if linux, ok := spec["linux"].(map[string]any); ok {
 		delete(linux, "resources")
 		delete(linux, "cgroupsPath")
+		if spaces, ok := linux["namespaces"].([]any); ok {
+			linux["namespaces"] = slices.DeleteFunc(spaces, func(n any) bool {
+				space, _ := n.(map[string]any)
+				return space["type"] == "cgroup"
+			})
+		}
 	}
 	return json.Marshal(spec)
 }

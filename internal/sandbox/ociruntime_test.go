@@ -16,7 +16,7 @@ func TestFitSpec(t *testing.T) {
 	raw, err := fitSpec([]byte(`{"ociVersion":"1.0.2","unknown":{"kept":9007199254740993},
 "process":{"args":["sh"],"env":["A=1","SSL_CERT_FILE=/theirs"]},
 "mounts":[{"destination":"/proc","type":"proc","source":"proc"},{"destination":"/sys/fs/cgroup","type":"cgroup"},{"destination":"/dev","type":"tmpfs"}],
-"linux":{"resources":{"devices":[]},"cgroupsPath":"/x","namespaces":[{"type":"pid"}]}}`))
+"linux":{"resources":{"devices":[]},"cgroupsPath":"/x","namespaces":[{"type":"pid"},{"type":"cgroup"}]}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestFitSpec(t *testing.T) {
 	if !slices.Equal(mounts, []string{"/proc bind", "/dev tmpfs", egress.MountPoint + " bind"}) || !slices.Contains(spec.Mounts[2].Options, "ro") {
 		t.Errorf("mounts %q", mounts)
 	}
-	if len(spec.Linux) != 1 || spec.Linux["namespaces"] == nil {
+	if spaces, _ := spec.Linux["namespaces"].([]any); len(spec.Linux) != 1 || len(spaces) != 1 {
 		t.Errorf("%v", spec.Linux)
 	}
 	for _, bad := range []string{"", "[]", "{}", `{"process":1}`} {

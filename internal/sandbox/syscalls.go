@@ -30,41 +30,44 @@ const (
 
 // callNumbers are those of one architecture.
 type callNumbers struct {
-	socket, ioctl uint32
-	denied        []uint32 // with EPERM
-	absent        []uint32 // with ENOSYS: programs then do without
+	socket, ioctl  uint32
+	clone, unshare uint32
+	denied         []uint32 // with EPERM
+	absent         []uint32 // with ENOSYS: programs then do without
 }
 
 // commandFilter is the seccomp filter of a confined command: no socket of a
 // family that no network namespace holds, none of the calls that get past a
-// filter or to what namespaces do not part, no typing into the terminal. Nil
-// where the architecture is not known.
+// filter or to what namespaces do not part, no typing into the terminal, and no
+// namespace of control groups: who has one can mount the machine's, and as root
+// kill or hold there what waxseal runs beside. Nil where the architecture is not
+// known.
 func commandFilter(arch string) []unix.SockFilter {
 	// The same on every architecture since Linux 5.1: io_uring opens sockets
-	// that no filter sees.
-	uring := []uint32{425, 426, 427}
+	// that no filter sees, and what clone3 is asked for none sees either.
+	unseen := []uint32{425, 426, 427, 435}
 	switch arch {
 	case "amd64":
 		native := callNumbers{
-			socket: 41, ioctl: 16,
+			socket: 41, ioctl: 16, clone: 56, unshare: 272,
 			// open_by_handle_at, bpf, perf_event_open, userfaultfd, kexec_load,
 			// kexec_file_load, init_module, finit_module, delete_module, iopl, ioperm
 			denied: []uint32{304, 321, 298, 323, 246, 320, 175, 313, 176, 172, 173},
 			// add_key, request_key, keyctl: keyrings are shared with the machine
-			absent: append([]uint32{248, 249, 250}, uring...),
+			absent: append([]uint32{248, 249, 250}, unseen...),
 		}
 		compat := callNumbers{
-			socket: 359, ioctl: 54,
+			socket: 359, ioctl: 54, clone: 120, unshare: 310,
 			denied: []uint32{342, 357, 336, 374, 283, 128, 350, 129, 110, 101},
 			// socketcall, which no filter can look into, too
-			absent: append([]uint32{102, 286, 287, 288}, uring...),
+			absent: append([]uint32{102, 286, 287, 288}, unseen...),
 		}
 		return slices.Concat(native.program(auditX86_64, true), compat.program(auditI386, false), answer32(unix.SECCOMP_RET_ERRNO|uint32(unix.ENOSYS)))
 	case "arm64":
 		native := callNumbers{
-			socket: 198, ioctl: 29,
+			socket: 198, ioctl: 29, clone: 220, unshare: 97,
 			denied: []uint32{265, 280, 241, 282, 104, 294, 105, 273, 106},
-			absent: append([]uint32{217, 218, 219}, uring...),
+			absent: append([]uint32{217, 218, 219}, unseen...),
 		}
 		return slices.Concat(native.program(auditAArch64, false), answer32(unix.SECCOMP_RET_ERRNO|uint32(unix.ENOSYS)))
 	}
@@ -108,6 +111,8 @@ func (c callNumbers) program(arch uint32, x32 bool) []unix.SockFilter {
 		typing = append(typing, when(request, deny(unix.EPERM))...)
 	}
 	typing = append(typing, allow...)
+	groups := []unix.SockFilter{load(dataArg0), {Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, Jf: 1, K: unix.CLONE_NEWCGROUP}}
+	groups = slices.Concat(groups, deny(unix.EPERM), allow)
 
 	body := []unix.SockFilter{load(dataNumber)}
 	if x32 {
@@ -116,6 +121,8 @@ func (c callNumbers) program(arch uint32, x32 bool) []unix.SockFilter {
 	}
 	body = append(body, when(c.socket, families)...)
 	body = append(body, when(c.ioctl, typing)...)
+	body = append(body, when(c.clone, groups)...)
+	body = append(body, when(c.unshare, groups)...)
 	for _, n := range c.denied {
 		body = append(body, when(n, deny(unix.EPERM))...)
 	}

@@ -22,7 +22,7 @@ type view struct {
 	files       string   // comes to egress.MountPoint
 	sockets     []string // that others listen at
 	hide        []string
-	expose      []string // sockets that stay
+	expose      []string // sockets, files and folders that stay
 	user, group int
 }
 
@@ -179,7 +179,11 @@ func (v *view) takeAlong() (nodes, folders []piece, err error) {
 		}
 	}
 	for _, s := range v.expose {
-		if below(s, "/run") || below(s, "/var/run") {
+		switch {
+		case !below(s, "/run") && !below(s, "/var/run"):
+		case isFolder(s):
+			add(&folders, s, s, true)
+		default:
 			add(&nodes, s, s, false)
 		}
 	}

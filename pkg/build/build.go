@@ -250,8 +250,8 @@ func (r *run) prepareOutputs(ctx context.Context) error {
 			}
 		}
 	}
-	if err := os.MkdirAll(r.deps.Home, 0o755); err != nil {
-		return fmt.Errorf("making the image folder: %w", err)
+	if err := makeHome(r.deps.Home); err != nil {
+		return err
 	}
 	// An image that stays in waxseal's own folder is exported right there: what
 	// has not changed since the last build does not travel again.
@@ -973,4 +973,12 @@ func (res *Result) QuietID() string {
 		return res.ImageID
 	}
 	return string(res.Digest)
+}
+
+// makeHome makes waxseal's own image folder.
+func makeHome(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return hinted(fmt.Errorf("making the image folder: %w", err), "set WAXSEAL_HOME to a folder that can be written to")
+	}
+	return nil
 }

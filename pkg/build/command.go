@@ -134,8 +134,8 @@ func runCommand(ctx, running context.Context, req CommandRequest, deps CommandDe
 			return nil, err
 		}
 	}
-	if err := os.MkdirAll(deps.Home, 0o755); err != nil {
-		return nil, fmt.Errorf("making the image folder: %w", err)
+	if err := makeHome(deps.Home); err != nil {
+		return nil, err
 	}
 	looking, stop := context.WithCancel(running)
 	defer stop()
@@ -256,7 +256,7 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 // sealAll seals what was built while the command ran.
 func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error {
 	l.stopWatching()
-	way := "name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker build, buildx, bake or compose ask for, not those of another tool or of a builder made by the command itself"
+	way := "name what it makes with --artifact 'dist/*' or --image REF; builds are seen that docker build, buildx, bake or compose ask for, not those of another tool or of a builder that it made itself where no Docker daemon is"
 	if s.legacy != nil {
 		way += ", nor, without buildx, those of a daemon that -H or --context names: set DOCKER_HOST or DOCKER_CONTEXT for waxseal run"
 	}
@@ -323,9 +323,13 @@ func (s *sealer) seen(ctx context.Context) (images []clientImage, notes []string
 // isDocker reports whether the command is docker's own and does nothing beside
 // what it asks the engine for: not a script of that name, which whoever wrote
 // the working folder could have put there.
-func (r *CommandRequest) isDocker() bool {
+func (r *CommandRequest) isDocker() bool { return r.isOneOf(dockers()) }
+
+// isOneOf reports whether the command is a program of one of these names, and
+// not from the working folder.
+func (r *CommandRequest) isOneOf(names []string) bool {
 	name := r.Args[0]
-	if !slices.Contains(dockers(), filepath.Base(name)) || filepath.Base(name) != name && !filepath.IsAbs(name) {
+	if !slices.Contains(names, filepath.Base(name)) || filepath.Base(name) != name && !filepath.IsAbs(name) {
 		return false
 	}
 	program, err := exec.LookPath(name)
@@ -374,6 +378,7 @@ func (r *CommandRequest) legacy(ctx context.Context, l *lead, env []string, deps
 	if err != nil {
 		return nil, nil, "", err
 	}
+	p.redirect = l.redirect
 	if r.Require != "" && r.isDocker() {
 		if err := p.gateway.try(ctx); err != nil {
 			p.close()

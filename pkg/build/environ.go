@@ -2,6 +2,7 @@ package build
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -15,7 +16,7 @@ import (
 func signingSecrets() []string {
 	return []string{
 		"COSIGN_*", "SIGSTORE_*", "WAXSEAL_*", "ACTIONS_ID_TOKEN_REQUEST_*", "VAULT_*", "BAO_*", "TUF_ROOT",
-		"FULCIO_*", "REKOR_*", "BUILDKITE_AGENT_ACCESS_TOKEN", "CIRCLE_OIDC_TOKEN*", "SYSTEM_OIDCREQUESTURI", "SPIFFE_ENDPOINT_SOCKET",
+		"FULCIO_*", "REKOR_*", "BUILDKITE_AGENT_ACCESS_TOKEN", "CIRCLE_OIDC_TOKEN*", "SYSTEM_OIDCREQUESTURI", "SYSTEM_ACCESSTOKEN", "SPIFFE_ENDPOINT_SOCKET",
 		"PKCS11_*", "SOFTHSM2_CONF", "GOOGLE_SERVICE_ACCOUNT_NAME",
 	}
 }
@@ -85,21 +86,31 @@ func credentialWords() []string {
 // of os.Environ, what every command gets and what names lists. A name may be
 // NAME=VALUE. key is the reference of the key that signs, "" for none: its
 // provider's credentials are the signer's. tokens are where identity tokens are,
-// as env:NAME or a file. To name what belongs to signing is an error.
+// as env:NAME or a file. To name what belongs to signing is an error, by another
+// name too: one token can stand in two variables.
 func CommandEnv(environ, names []string, key string, tokens ...string) ([]string, error) {
-	never := signingSecrets()
+	var own []string // that we were told of
 	for _, t := range tokens {
 		if name, ok := strings.CutPrefix(t, "env:"); ok {
-			never = append(never, name)
+			own = append(own, name)
 		}
 	}
+	if name, ok := strings.CutPrefix(key, "env://"); ok {
+		own = append(own, name)
+	}
+	never := append(signingSecrets(), own...)
 	for scheme, list := range cloudSecrets() {
 		if strings.HasPrefix(key, scheme) {
 			never = append(never, list...)
 		}
 	}
-	if name, ok := strings.CutPrefix(key, "env://"); ok {
-		never = append(never, name)
+	values, signs := map[string]string{}, map[string]string{} // by name, and names by value
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		values[name] = value
+		if matches(never, name) && (isCredential(name) || slices.Contains(own, name)) && len(value) >= minSecret {
+			signs[value] = name
+		}
 	}
 	given := map[string]string{}
 	for _, n := range names {
@@ -112,12 +123,18 @@ func CommandEnv(environ, names []string, key string, tokens ...string) ([]string
 		}
 		if set {
 			given[name] = value
+		} else {
+			value = values[name]
+		}
+		if other := signs[value]; other != "" {
+			return nil, hinted(fmt.Errorf("%s: it is %s by another name, and what signs is not shown to the command", name, other),
+				"leave it out, or have nothing here that signs by it: a job of GitHub Actions has one token for its caches and for its identity, unless it has no permission id-token")
 		}
 	}
 	var env []string
 	for _, kv := range environ {
-		name, _, _ := strings.Cut(kv, "=")
-		if _, set := given[name]; set || matches(never, name) {
+		name, value, _ := strings.Cut(kv, "=")
+		if _, set := given[name]; set || matches(never, name) || signs[value] != "" {
 			continue
 		}
 		if slices.Contains(names, name) || usual(name) {
@@ -128,6 +145,19 @@ func CommandEnv(environ, names []string, key string, tokens ...string) ([]string
 		env = append(env, name+"="+given[name])
 	}
 	return env, nil
+}
+
+// withoutJobserver is the environment of a make that has no descriptors of the
+// one that started it: it shares out its jobs itself, instead of doing one at a
+// time.
+func withoutJobserver(env []string) []string {
+	out := slices.Clone(env)
+	for i, kv := range out {
+		if name, flags, _ := strings.Cut(kv, "="); name == "MAKEFLAGS" || name == "MFLAGS" {
+			out[i] = name + "=" + regexp.MustCompile(` ?--jobserver-(auth|fds)=-?\d+,-?\d+`).ReplaceAllString(flags, "")
+		}
+	}
+	return out
 }
 
 // helperEnv is the environment of a program that helps here, as docker: ours without
@@ -148,8 +178,12 @@ func usual(name string) bool {
 	if matches(neverMeant(), name) || !matches(commandVariables(), name) {
 		return false
 	}
+	return !isCredential(name)
+}
+
+func isCredential(name string) bool {
 	upper := strings.ToUpper(name)
-	return !slices.ContainsFunc(credentialWords(), func(w string) bool { return strings.Contains(upper, w) })
+	return slices.ContainsFunc(credentialWords(), func(w string) bool { return strings.Contains(upper, w) })
 }
 
 // matches reports whether name is in the table.

@@ -71,13 +71,31 @@ func TestCommandEnv(t *testing.T) {
 	}
 	for _, x := range []struct{ name, key string }{
 		{"COSIGN_PASSWORD", ""}, {"ACTIONS_ID_TOKEN_REQUEST_TOKEN", ""}, {"VAULT_TOKEN=x", ""},
-		{"CIRCLE_OIDC_TOKEN", ""}, {"CIRCLE_OIDC_TOKEN_V2", ""}, {"SYSTEM_OIDCREQUESTURI", ""},
+		{"CIRCLE_OIDC_TOKEN", ""}, {"CIRCLE_OIDC_TOKEN_V2", ""}, {"SYSTEM_OIDCREQUESTURI", ""}, {"SYSTEM_ACCESSTOKEN", ""},
 		{"AWS_SESSION_TOKEN", "awskms:///alias/release"}, {"GOOGLE_APPLICATION_CREDENTIALS", "gcpkms://projects/p"},
 		{"AZURE_CLIENT_SECRET", "azurekms://vault/key"}, {"RELEASE_PEM", "env://RELEASE_PEM"}, {"", ""}, {"A*", ""},
 	} {
 		if _, err := CommandEnv(environ, []string{x.name}, x.key); err == nil {
 			t.Errorf("--env %q with the key %q: accepted", x.name, x.key)
 		}
+	}
+}
+
+// A job of GitHub Actions has the token that asks for its identity twice.
+func TestCommandEnvByAnotherName(t *testing.T) {
+	environ := []string{"ACTIONS_ID_TOKEN_REQUEST_TOKEN=the.jobs.token", "ACTIONS_RUNTIME_TOKEN=the.jobs.token", "CI_NOTE=the.jobs.token", "MINE=a.b.c.d.e.f", "CI_TEXT=a.b.c.d.e.f", "COSIGN_PASSWORD=true", "CI=true"}
+	for _, names := range [][]string{{"ACTIONS_RUNTIME_TOKEN"}, {"X=the.jobs.token"}, {"CI_TEXT"}} {
+		if _, err := CommandEnv(environ, names, "env://MINE"); err == nil || !strings.Contains(err.Error(), "by another name") {
+			t.Errorf("%q: %v", names, err)
+		}
+	}
+	env, err := CommandEnv(environ, nil, "env://MINE")
+	if err != nil || !slices.Equal(env, []string{"CI=true"}) {
+		t.Errorf("%q, %v", env, err)
+	}
+	// Without the permission id-token there is but one.
+	if env, err = CommandEnv(environ[1:2], []string{"ACTIONS_RUNTIME_TOKEN"}, ""); err != nil || len(env) != 1 {
+		t.Errorf("%q, %v", env, err)
 	}
 }
 

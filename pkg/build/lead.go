@@ -29,6 +29,9 @@ const builderName = "waxseal"
 // maxSocket is how long the path of a socket may be.
 const maxSocket = 107
 
+// maxBuilders is how many builders a command may make.
+const maxBuilders = 1000
+
 // maxCaches is how many build caches there are for commands that run at the
 // same time.
 const maxCaches = 16
@@ -43,26 +46,26 @@ type lead struct {
 
 	start func() error // starts the engine, once
 
+	address  string   // of socket, as buildx has it
+	builders *os.File // the folder of builders, wherever the command moves it
+
 	guard *exec.Cmd // nil for none
 	leash *os.File  // the guard's standard input
 
 	legacy *legacyProxy // before the Docker daemon; nil where docker has buildx
 
 	mu     sync.Mutex
+	known  []string // the builders that lead here
 	engine *ownEngine
 	client *client.Client
 	wake   *os.File
 	done   chan struct{}
 }
 
-// newLead makes the configuration in the folder of temporary files, whose names
-// are short, and removes what killed commands left there.
+// newLead makes the configuration, and removes what killed commands left.
 func newLead(env func(string) string) (_ *lead, err error) {
-	runs := filepath.Join(os.TempDir(), fmt.Sprintf("waxseal-run-%d", os.Geteuid()))
-	if len(runs)+len("/run-0123456789/sock") > maxSocket {
-		runs = filepath.Join("/tmp", filepath.Base(runs))
-	}
-	if err := ownFolder(runs); err != nil {
+	runs, err := runsFolder()
+	if err != nil {
 		return nil, fmt.Errorf("making a folder for the command: %w", err)
 	}
 	sweep(runs)
@@ -81,11 +84,26 @@ func newLead(env func(string) string) (_ *lead, err error) {
 	if err := unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, fmt.Errorf("locking the command's folder: %w", err)
 	}
-	address, err := l.listen()
-	if err != nil {
+	if err := l.listen(); err != nil {
 		return nil, err
 	}
-	return l, l.configure(address, env)
+	return l, l.configure(env)
+}
+
+// runsFolder makes the folder of what commands are led by. It is below /run, which
+// every confined command has for itself, so that none finds the socket of a
+// later one; where nobody can write there, it is among the temporary files, whose
+// names are short.
+func runsFolder() (string, error) {
+	name := fmt.Sprintf("waxseal-run-%d", os.Geteuid())
+	if runs := filepath.Join("/run", name); ownFolder(runs) == nil && unix.Access(runs, unix.W_OK) == nil {
+		return runs, nil
+	}
+	runs := filepath.Join(os.TempDir(), name)
+	if len(runs)+len("/run-0123456789/sock") > maxSocket {
+		runs = filepath.Join("/tmp", name)
+	}
+	return runs, ownFolder(runs)
 }
 
 // ownFolder makes a folder that is ours alone, in one where anybody may make
@@ -116,26 +134,27 @@ func sweep(runs string) {
 		}
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			forgetDaemon(dir, true)
-			os.RemoveAll(dir)
+			_ = removeRun(dir)
 		}
 		f.Close()
 	}
 }
 
 // listen opens the socket that the engine will serve.
-func (l *lead) listen() (string, error) {
+func (l *lead) listen() error {
 	name := filepath.Join(l.dir, "sock")
 	s, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
 	if err != nil {
-		return "", fmt.Errorf("opening the engine's socket: %w", err)
+		return fmt.Errorf("opening the engine's socket: %w", err)
 	}
 	defer s.Close()
 	s.SetUnlinkOnClose(false)
 	if err := os.Chmod(name, 0o600); err != nil {
-		return "", err
+		return err
 	}
+	l.address = "unix://" + name
 	l.socket, err = s.File()
-	return "unix://" + name, err
+	return err
 }
 
 // node and group are how buildx stores a builder.
@@ -155,9 +174,13 @@ type node struct {
 
 // configure writes buildx's configuration. The user's own builders keep their
 // names, and all lead here: --builder works as it did.
-func (l *lead) configure(address string, env func(string) string) error {
+func (l *lead) configure(env func(string) string) error {
 	instances := filepath.Join(l.dir, "buildx", "instances")
-	if err := os.MkdirAll(instances, 0o700); err != nil {
+	err := os.MkdirAll(instances, 0o700)
+	if err == nil {
+		l.builders, err = os.Open(instances)
+	}
+	if err != nil {
 		return fmt.Errorf("writing the configuration of buildx: %w", err)
 	}
 	users := env("BUILDX_CONFIG")
@@ -178,17 +201,58 @@ func (l *lead) configure(address string, env func(string) string) error {
 			names = append(names, e.Name())
 		}
 	}
+	l.known = names
 	load := loadsByDefault(users, env("BUILDX_BUILDER"))
 	for _, name := range names {
-		raw, err := json.Marshal(group{Name: name, Driver: "remote", Nodes: []node{{
-			Name: name + "0", Endpoint: address, DriverOpts: map[string]string{"default-load": strconv.FormatBool(load)},
-		}}})
-		if err != nil {
+		if err := l.writeBuilder(name, load); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(instances, name), raw, 0o600); err != nil {
-			return fmt.Errorf("writing the configuration of buildx: %w", err)
+	}
+	return nil
+}
+
+// writeBuilder has a builder of buildx's lead here. The folder is the command's
+// to write: nothing there is followed.
+func (l *lead) writeBuilder(name string, load bool) error {
+	raw, err := json.Marshal(group{Name: name, Driver: "remote", Nodes: []node{{
+		Name: name + "0", Endpoint: l.address, DriverOpts: map[string]string{"default-load": strconv.FormatBool(load)},
+	}}})
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(l.dir, "builder-")
+	if err == nil {
+		_, err = f.Write(raw)
+		err = errors.Join(err, f.Close())
+	}
+	if err == nil {
+		err = unix.Renameat(unix.AT_FDCWD, f.Name(), int(l.builders.Fd()), name)
+	}
+	if err != nil {
+		return fmt.Errorf("writing the configuration of buildx: %w", err)
+	}
+	return nil
+}
+
+// redirect has the builders lead here that the command has made since.
+func (l *lead) redirect() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, err := l.builders.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	names, err := l.builders.Readdirnames(maxBuilders)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	for _, name := range names {
+		if slices.Contains(l.known, name) {
+			continue
 		}
+		if err := l.writeBuilder(name, false); err != nil {
+			return err
+		}
+		l.known = append(l.known, name)
 	}
 	return nil
 }
@@ -432,6 +496,14 @@ func Guard(in io.Reader, dir string) error {
 		_ = unix.Kill(-group, unix.SIGKILL)
 	}
 	forgetDaemon(dir, true)
+	return removeRun(dir)
+}
+
+// removeRun removes the folder of a run, and the one that it leads to.
+func removeRun(dir string) error {
+	if to, err := os.Readlink(filepath.Join(dir, "n")); err == nil && strings.HasPrefix(filepath.Base(to), holderFolder) {
+		os.RemoveAll(to)
+	}
 	return os.RemoveAll(dir)
 }
 
@@ -451,7 +523,10 @@ func (l *lead) remove() {
 	if l.socket != nil {
 		l.socket.Close()
 	}
-	os.RemoveAll(l.dir)
+	if l.builders != nil {
+		l.builders.Close()
+	}
+	_ = removeRun(l.dir)
 	if l.lock != nil {
 		l.lock.Close()
 	}

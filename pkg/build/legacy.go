@@ -52,7 +52,8 @@ type legacyProxy struct {
 	daemon   *dockerDaemon
 	server   *http.Server
 	gateway  *legacyGateway
-	confined bool // who asks is in the sandbox
+	confined bool         // who asks is in the sandbox
+	redirect func() error // is told that a confined command has made a builder
 
 	mu      sync.Mutex
 	builds  []*legacyBuild
@@ -117,10 +118,16 @@ func newLegacyProxy(dir string, daemon *dockerDaemon, plan InputsPlan, confined 
 		},
 	}
 	p.server = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p.confined && isBuilder(r) && p.redirect() == nil {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, `{"message":"waxseal run: no such container: this builder leads to waxseal's engine from now on"}`+"\n")
+			return
+		}
 		if p.confined && !p.admit(r) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusForbidden)
-			_, _ = io.WriteString(w, `{"message":"waxseal run: a confined command may have the daemon build, and store images: nobody would watch the rest"}`+"\n")
+			_, _ = io.WriteString(w, `{"message":"waxseal run: a confined command may have the daemon build, and store images: nobody would watch the rest. Make a builder without --bootstrap, and run containers outside of waxseal run"}`+"\n")
 			return
 		}
 		// Else the server takes the rest of a request away as soon as an answer
@@ -145,6 +152,12 @@ func (p *legacyProxy) close() {
 }
 
 type legacyKey struct{}
+
+// isBuilder reports whether buildx looks for the container of a builder that it
+// has just written down.
+func isBuilder(r *http.Request) bool {
+	return r.Method == http.MethodGet && regexp.MustCompile(`^/containers/buildx_buildkit_[\w.-]+/json$`).MatchString(apiPath(r))
+}
 
 // maxDaemonCalls is how many kinds of calls are told of.
 const maxDaemonCalls = 8

@@ -49,6 +49,9 @@ const daemonNotes = "docker"
 // maxDaemonNotes bounds it.
 const maxDaemonNotes = 1 << 20
 
+// holderFolder begins the name of the folder of a gateway's socket.
+const holderFolder = "waxseal-net-"
+
 // legacyGateway has the steps of docker's legacy builder run where our gateway
 // is the only way out: for each build it starts a container without a network,
 // in whose namespace another process of ours opens the gateway, and the builder
@@ -56,6 +59,7 @@ const maxDaemonNotes = 1 << 20
 type legacyGateway struct {
 	daemon *dockerDaemon
 	dir    string // the run's own
+	holder string // the socket of those that hold networks
 	plan   InputsPlan
 
 	begin func() error // starts that process and makes the image, once
@@ -129,8 +133,10 @@ func (g *legacyGateway) start() (err error) {
 	if g.program, ok = program(sandboxName); !ok {
 		return fmt.Errorf("%s is neither beside waxseal nor on PATH", sandboxName)
 	}
-	name := filepath.Join(g.dir, "n")
-	holders, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if err := g.place(); err != nil {
+		return fmt.Errorf("making a folder that the daemon sees: %w", err)
+	}
+	holders, err := net.ListenUnix("unix", &net.UnixAddr{Name: g.holder, Net: "unix"})
 	if err != nil {
 		return fmt.Errorf("opening a socket for the steps' networks: %w", err)
 	}
@@ -138,7 +144,7 @@ func (g *legacyGateway) start() (err error) {
 	holders.SetUnlinkOnClose(false)
 	// Root of a daemon's user namespace is somebody else here; the folder is
 	// root's alone.
-	if err := os.Chmod(name, 0o666); err != nil {
+	if err := os.Chmod(g.holder, 0o666); err != nil {
 		return err
 	}
 	socket, err := holders.File()
@@ -304,6 +310,24 @@ func (n *legacyNetwork) wait(ctx context.Context) (*legacySeen, error) {
 	}
 }
 
+// place makes the folder of the socket among the temporary files: a daemon can
+// have a /run of its own. The folder of the run leads to it.
+func (g *legacyGateway) place() error {
+	base := os.TempDir()
+	if len(base)+len("/waxseal-net-0123456789/n") > maxSocket {
+		base = "/tmp"
+	}
+	dir, err := os.MkdirTemp(base, holderFolder)
+	if err != nil {
+		return err
+	}
+	g.holder = filepath.Join(dir, "n")
+	if err := os.Symlink(dir, filepath.Join(g.dir, "n")); err != nil {
+		return errors.Join(err, os.Remove(dir))
+	}
+	return nil
+}
+
 // hold starts the container that holds a network.
 func (g *legacyGateway) hold(ctx context.Context, id string, hosts map[string]net.IP) (string, error) {
 	type mount struct {
@@ -314,7 +338,7 @@ func (g *legacyGateway) hold(ctx context.Context, id string, hosts map[string]ne
 	for _, name := range sortedKeys(hosts) {
 		extra = append(extra, name+":"+hosts[name].String())
 	}
-	mounts := []mount{{"bind", g.program, holderProgram, true}, {"bind", filepath.Join(g.dir, "n"), holderSocket, false}}
+	mounts := []mount{{"bind", g.program, holderProgram, true}, {"bind", g.holder, holderSocket, false}}
 	for _, name := range g.libraries {
 		mounts = append(mounts, mount{"bind", name, name, true})
 	}

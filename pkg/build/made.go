@@ -67,16 +67,17 @@ func imageFiles(args []string, dir string) []imageFile {
 	return out
 }
 
-// unseenImage is what a command leaves unseen whose image a daemon may have made.
-const unseenImage = "how the image of %s was made: where it is watched, podman and buildah alone make one"
+// What a command leaves unseen whose image a daemon may have made, and one that
+// names an image as its own which nobody saw.
+const (
+	unseenImage = "how the image of %s was made: where it is watched, podman and buildah alone make one"
+	unseenMade  = "how the image of %s was made: %s was neither pushed nor left in the working folder"
+)
 
 // elsewhere says of images that the command wrote down and that a daemon may
-// have made. Before the command is done that is judged by its arguments.
+// have made. Before the command is done that is judged by its program.
 func (w *watched) elsewhere() []string {
-	here := slices.ContainsFunc(w.req.Args, func(a string) bool {
-		name := filepath.Base(a)
-		return name == "podman" || name == "buildah"
-	}) && !w.askedToBuild()
+	here := w.req.isOneOf([]string{"podman", "buildah"}) && !w.askedToBuild()
 	var out []string
 	for _, f := range w.images {
 		if !here && (f.flag == "--iidfile" || f.flag == "--metadata-file") {
@@ -217,6 +218,7 @@ func (w *watched) subjects(ctx context.Context) ([]attest.Subject, error) {
 		}
 		out = append(out, some...)
 		w.pushes = append(w.pushes, w.pushedTo(some)...)
+		w.unseen(w.notSeen(f, some)...)
 	}
 	for _, name := range w.req.Images {
 		s, err := w.image(ctx, name)
@@ -256,6 +258,25 @@ func (w *watched) image(ctx context.Context, name string) (attest.Subject, error
 		return attest.Subject{}, hinted(fmt.Errorf("--image %q: the gateway saw nobody push %s there", name, d), "the command must push it itself, in this run, and to the registry that is named")
 	}
 	return s, nil
+}
+
+// notSeen says of images that the command wrote down which of them it may never
+// have had: anybody can write down a digest.
+func (w *watched) notSeen(f imageFile, images []attest.Subject) []string {
+	if f.flag == "--iidfile" || f.flag == "--metadata-file" || w.done == nil {
+		return nil // see elsewhere
+	}
+	var out []string
+	for _, s := range images {
+		digest := s.Digest["sha256"]
+		there := slices.ContainsFunc(w.after.tree.entries, func(e entry) bool {
+			return e.mode.IsRegular() && hex.EncodeToString(e.sum[:]) == digest
+		})
+		if !there && len(w.pushesOf(attest.Digest("sha256:"+digest))) == 0 {
+			out = append(out, fmt.Sprintf(unseenMade, f.flag, "sha256:"+digest))
+		}
+	}
+	return out
 }
 
 // pushesOf are the URIs to which the record has the command put a manifest.

@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -83,16 +86,13 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 	if l != nil {
 		l.stopWatching()
 		if l.legacy != nil && l.legacy.unseen() != "" {
-			w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: []string{l.legacy.unseen()}})
+			w.unseen(l.legacy.unseen())
 		}
 		if l.built() {
-			builds := Observed{Grade: GradePartial, Unobserved: []string{unseenBuilds}}
-			w.observed, w.files = Together(w.observed, builds), Together(w.files, builds)
+			w.unseen(unseenBuilds)
 		}
 	}
-	if made := w.elsewhere(); len(made) > 0 {
-		w.observed = Together(w.observed, Observed{Grade: GradePartial, Unobserved: made})
-	}
+	w.unseen(w.elsewhere()...)
 	res.Observed = w.observed
 	if l != nil && l.built() && !w.names() {
 		return nil // the images are what it made
@@ -102,7 +102,16 @@ func (w *watched) whole(ctx context.Context, l *lead, res *CommandResult) (err e
 	if res.Sealed, err = w.seal(ctx); err != nil {
 		return &CommandFailed{err}
 	}
+	res.Observed = w.observed
 	return nil
+}
+
+// unseen lowers what was seen by what was not, in words.
+func (w *watched) unseen(what ...string) {
+	if len(what) > 0 {
+		o := Observed{Grade: GradePartial, Unobserved: what}
+		w.observed, w.files = Together(w.observed, o), Together(w.files, o)
+	}
 }
 
 // names reports whether anything that the command makes was named.
@@ -120,6 +129,12 @@ func (w *watched) prepare() error {
 	for _, p := range w.req.Artifacts {
 		if _, err := newArtifactPattern(p); err != nil {
 			return UsageError{err}
+		}
+	}
+	for _, a := range w.req.Args {
+		if opened, err := regexp.MatchString(`^/(dev|proc/self)/fd/([3-9]|\d\d+)$`, a); err == nil && opened {
+			return UsageError{hinted(fmt.Errorf("%q: of the files that are open here the command has its three streams", a),
+				"have a shell open it inside: waxseal run -- bash -c 'COMMAND <(…)'")}
 		}
 	}
 	w.images = imageFiles(w.req.Args, dir)
@@ -245,7 +260,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		}
 	}
 	c := confined{process: plain, plan: confinePlan{
-		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: w.env, Dir: w.dir,
+		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: withoutJobserver(w.env), Dir: w.dir,
 		Hide: w.hidden(), Expose: expose, Secrets: w.deps.clean.values, Trace: w.req.Trace, Unrecorded: w.except(),
 	}}
 	c.start = func(ready confineReady) error {
@@ -352,6 +367,7 @@ func (w *watched) readBefore(ctx context.Context) error {
 // What a watched command leaves unseen.
 const (
 	unseenFiles  = "files outside the working folder: not watched (--trace)"
+	unseenStdin  = "what it is given on standard input: in no record (</dev/null)"
 	unseenAll    = "traffic and files: nothing was watched: %s"
 	unseenBuilds = "what its builds by docker brought back: see their own evidence"
 )
@@ -361,6 +377,9 @@ func (w *watched) expect(ready confineReady) Observed {
 	o := Observed{Grade: GradeFull}
 	if !w.req.Trace {
 		o.Unobserved = append(o.Unobserved, unseenFiles)
+	}
+	if givesInput(w.deps.Stdin) {
+		o.Unobserved = append(o.Unobserved, unseenStdin)
 	}
 	for _, b := range ready.Blind {
 		o.Unobserved = append(o.Unobserved, b+": not watched")
@@ -380,10 +399,37 @@ func (w *watched) enough() error {
 		return nil
 	}
 	err := fmt.Errorf("--require %s: this would not be seen: %s", w.req.Require, strings.Join(w.observed.Unobserved, "; "))
+	var ways []string
 	if !w.req.Trace {
-		return hinted(err, "add --trace (as root)")
+		ways = append(ways, "add --trace (as root)")
 	}
-	return hinted(err, "take what is seen with --require partial")
+	if slices.Contains(w.observed.Unobserved, unseenStdin) {
+		ways = append(ways, "have it read </dev/null")
+	}
+	if len(ways) == 0 {
+		ways = append(ways, "take what is seen with --require partial")
+	}
+	return hinted(err, strings.Join(ways, ", and "))
+}
+
+// givesInput reports whether there is, or may come, something to read: not from
+// a terminal, where somebody answers, nor where all has been said.
+func givesInput(in io.Reader) bool {
+	f, ok := in.(*os.File)
+	if !ok {
+		return in != nil
+	}
+	info, err := f.Stat()
+	if err != nil || info.Mode()&fs.ModeCharDevice != 0 {
+		return false
+	}
+	if info.Mode().IsRegular() {
+		at, err := f.Seek(0, io.SeekCurrent)
+		return err != nil || at < info.Size()
+	}
+	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}
+	_, err = unix.Poll(fds, 0)
+	return err != nil || fds[0].Revents&unix.POLLIN != 0 || fds[0].Revents&unix.POLLHUP == 0
 }
 
 // without decides whether the command may run unwatched.
@@ -512,14 +558,14 @@ func (w *watched) seal(ctx context.Context) (*Sealed, error) {
 	if w.done != nil && len(w.done.Violations) > 0 {
 		return nil, &LockError{Lock: w.intake.place, Problems: w.done.Violations}
 	}
+	subjects, err := w.subjects(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if !w.observed.Grade.Reaches(w.req.Require) {
 		// Before it ran, less was known to be unseen.
 		return nil, hinted(fmt.Errorf("--require %s: what was seen is %s: %s", w.req.Require, w.observed.Grade, strings.Join(w.observed.Unobserved, "; ")),
 			"take what is seen with --require partial, or leave --require out")
-	}
-	subjects, err := w.subjects(ctx)
-	if err != nil {
-		return nil, err
 	}
 	files := compareFolders(w.before, w.after)
 	if err := w.withoutSecrets(ctx, subjects, &files); err != nil {
