@@ -220,7 +220,12 @@ func (f *fileOutputs) add(r *Request, deps *Deps, opt *client.SolveOpt) error {
 				return err
 			}
 			f.moves = append(f.moves, move{tmp, o.Dest, true})
-			opt.Exports = append(opt.Exports, client.ExportEntry{Type: client.ExporterLocal, Attrs: o.Attrs, OutputDir: tmp})
+			if _, given := o.Attrs["platform-split"]; given { // which archives do not know
+				opt.Exports = append(opt.Exports, client.ExportEntry{Type: client.ExporterLocal, Attrs: o.Attrs, OutputDir: tmp})
+				continue
+			}
+			open := func(map[string]string) (io.WriteCloser, error) { return newUnpacker(tmp), nil }
+			opt.Exports = append(opt.Exports, client.ExportEntry{Type: client.ExporterTar, Output: open})
 		case OutputTar:
 			open := func(map[string]string) (io.WriteCloser, error) { return nopWriteCloser{deps.Stdout}, nil }
 			if o.Dest != "-" {
