@@ -100,7 +100,7 @@ func NewUpstream(opts UpstreamOptions) (*Upstream, error) {
 	if err := os.WriteFile(opts.CAFile, authority, 0o644); err != nil {
 		return nil, err
 	}
-	addrs := map[string]string{}
+	addrs, serve := map[string]string{}, []func(){}
 	for _, s := range []struct {
 		name    string
 		tls, h2 bool
@@ -125,7 +125,7 @@ func NewUpstream(opts UpstreamOptions) (*Upstream, error) {
 		}
 		addrs[s.name] = ln.Addr().String()
 		u.servers = append(u.servers, server)
-		u.serving.Go(func() {
+		serve = append(serve, func() {
 			if s.tls {
 				server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}}
 				if s.h2 {
@@ -137,7 +137,11 @@ func NewUpstream(opts UpstreamOptions) (*Upstream, error) {
 			server.Serve(ln)
 		})
 	}
+	// Before anything is served: the proxies lead to the others.
 	u.HTTP, u.HTTPS, u.Proxy, u.ProxyTLS = addrs["http"], addrs["https"], addrs["proxy"], addrs["proxytls"]
+	for _, s := range serve {
+		u.serving.Go(s)
+	}
 	u.Flags = []string{"--upstream-ca", opts.CAFile}
 	for _, name := range opts.Names {
 		plain, secure := addrs["http"], addrs["https"]
