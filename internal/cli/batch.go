@@ -124,30 +124,22 @@ func (b *batch) answer(ctx context.Context, ask func(context.Context, func(quest
 			}
 		})
 	}()
+	next := func() (q question, more bool) {
+		select {
+		case q, more = <-questions:
+		case <-ctx.Done():
+			select { // what was taken in is answered as well
+			case q, more = <-questions:
+			default:
+			}
+		}
+		return q, more
+	}
 	var workers sync.WaitGroup
 	for range b.jobs {
 		workers.Go(func() {
-			for {
-				select {
-				case q, more := <-questions:
-					if !more {
-						return
-					}
-					lines <- answer{q, b.judge(ctx, q)}
-				case <-ctx.Done():
-					// What was taken in is answered as well.
-					for {
-						select {
-						case q, more := <-questions:
-							if !more {
-								return
-							}
-							lines <- answer{q, b.judge(ctx, q)}
-						default:
-							return
-						}
-					}
-				}
+			for q, more := next(); more; q, more = next() {
+				lines <- answer{q, b.judge(ctx, q)}
 			}
 		})
 	}

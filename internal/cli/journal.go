@@ -27,10 +27,11 @@ const maxJournal = 4 << 20
 // between two nights' audits.
 const maxAnswerAge = 12 * time.Hour
 
-// journal remembers which images of an audit, or of a list, were answered, a line of JSON each
-// behind one that names the audit. A line is on the disk before the next image
-// is noted, so that a kill loses at most half a line, which is dropped. The last
-// line of an audit that left nothing open says so, and the next one begins anew.
+// journal remembers which images of an audit, or of a list, were answered, a line
+// of JSON each behind one that names the audit. A line is on the disk before the
+// next image is noted, so that a kill loses at most half a line, which is dropped.
+// The last line of an audit that left nothing open says so, and the next one begins
+// anew.
 // The zero journal remembers nothing.
 type journal struct {
 	file    *os.File

@@ -140,7 +140,7 @@ func (l *layer) head(e *entry) ([]byte, error) {
 		if h.PAXRecords == nil {
 			h.PAXRecords = map[string]string{}
 		}
-		h.PAXRecords["SCHILY.xattr."+k] = string(v)
+		h.PAXRecords[xattrRecord+k] = string(v)
 	}
 	var out bytes.Buffer
 	if err := tar.NewWriter(&out).WriteHeader(h); err != nil {

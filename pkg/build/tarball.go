@@ -194,7 +194,7 @@ func archiveEntry(h *tar.Header) (entry, error) {
 		return entry{}, fmt.Errorf("an entry of type %q cannot be part of a context", string(h.Typeflag))
 	}
 	for k, v := range h.PAXRecords {
-		if name, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
+		if name, ok := strings.CutPrefix(k, xattrRecord); ok {
 			if e.xattrs == nil {
 				e.xattrs = map[string][]byte{}
 			}
@@ -203,6 +203,9 @@ func archiveEntry(h *tar.Header) (entry, error) {
 	}
 	return e, nil
 }
+
+// xattrRecord begins the name of a PAX record that holds an extended attribute.
+const xattrRecord = "SCHILY.xattr."
 
 // cleanName brings an archive's name into the form of a tree. A leading slash
 // means the context's root, as it does for docker.

@@ -124,7 +124,7 @@ func dress(root *os.Root, h *tar.Header, name string) error {
 		self := fmt.Sprintf("/proc/self/fd/%d", fd)
 		if h.Typeflag != tar.TypeSymlink {
 			for k, v := range h.PAXRecords {
-				if k, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
+				if k, ok := strings.CutPrefix(k, xattrRecord); ok {
 					_ = unix.Setxattr(self, k, []byte(v), 0) // a file system may know none
 				}
 			}
