@@ -201,6 +201,9 @@ func (s *Store) GC(ctx context.Context, opts GCOptions) (GCReport, error) {
 		}
 		return s.Remove(it)
 	})
+	if err == nil && !opts.DryRun {
+		err = s.forget()
+	}
 	return report, err
 }
 

@@ -43,6 +43,7 @@ var ErrCorrupt = errors.New("the store's copy is damaged")
 //
 //	blobs/sha256/ab/abcdef…  the blobs, never changed once in place
 //	tmp/                     a folder for each process that is writing
+//	heads/                   which blob began so, see twin
 //	key                      of the Redactor, 0600
 //	lock                     what the processes lock
 //
@@ -236,14 +237,17 @@ func (s *Store) clear(err error) error {
 
 // Writer writes one blob, hashing as it goes. It is for one goroutine.
 type Writer struct {
-	s     *Store
-	small []byte
-	f     *os.File
-	sum   hash.Hash
-	aside *hasher // of a large blob: hashes beside the writing
-	size  int64
-	next  int64 // look at the free space again at this size
-	done  bool
+	s      *Store
+	small  []byte
+	f      *os.File
+	sum    hash.Hash
+	head   attest.Digest // of the first smallBlob bytes of a large blob
+	aside  *hasher       // of a large blob: hashes beside the writing
+	twin   *twin         // what the blob is compared with instead of being written
+	parted attest.Digest // of the twin there was until the blob went on otherwise
+	size   int64
+	next   int64 // look at the free space again at this size
+	done   bool
 }
 
 // NewWriter begins a blob whose digest is not known yet. The caller calls
@@ -257,18 +261,45 @@ func (w *Writer) Write(p []byte) (int, error) {
 	if w.done {
 		return 0, errors.New("writing to the store: the blob is finished")
 	}
-	if w.f == nil {
-		if len(w.small)+len(p) <= smallBlob {
-			w.small = append(w.small, p...)
-			w.sum.Write(p)
-			w.size += int64(len(p))
-			return len(p), nil
+	had := 0
+	if w.aside == nil {
+		had = min(smallBlob-len(w.small), len(p))
+		w.small = append(w.small, p[:had]...)
+		w.sum.Write(p[:had])
+		w.size += int64(had)
+		if had == len(p) {
+			return had, nil
 		}
-		if err := w.spill(); err != nil {
-			return 0, err
+		if err := w.grow(); err != nil {
+			return had, err
 		}
-		w.aside = newHasher(w.sum)
 	}
+	if w.twin != nil {
+		if had += w.follow(p[had:]); had == len(p) {
+			return had, nil
+		}
+		if err := w.part(); err != nil {
+			return had, err
+		}
+	}
+	n, err := w.append(p[had:])
+	return had + n, err
+}
+
+// grow makes a large blob of a small one.
+func (w *Writer) grow() error {
+	w.head = sumOf(w.sum)
+	if w.twin = w.s.twin(w.small, w.head); w.twin != nil {
+		w.small = nil
+	} else if err := w.spill(); err != nil {
+		return err
+	}
+	w.aside = newHasher(w.sum)
+	return nil
+}
+
+// append writes to the file and hashes beside it.
+func (w *Writer) append(p []byte) (int, error) {
 	if w.size+int64(len(p)) > w.next {
 		if err := w.s.room(int64(len(p))); err != nil {
 			return 0, err
@@ -356,7 +387,11 @@ func (w *Writer) Digest() attest.Digest {
 	if w.aside != nil && !w.done {
 		w.aside.wait()
 	}
-	return attest.Digest("sha256:" + hex.EncodeToString(w.sum.Sum(nil)))
+	return sumOf(w.sum)
+}
+
+func sumOf(h hash.Hash) attest.Digest {
+	return attest.Digest("sha256:" + hex.EncodeToString(h.Sum(nil)))
 }
 
 // Size is of what was written so far.
@@ -368,6 +403,8 @@ func (w *Writer) Reader() (io.Reader, error) {
 	switch {
 	case w.done:
 		return nil, errors.New("reading from the store: the blob is finished")
+	case w.twin != nil:
+		return io.NewSectionReader(w.twin.f, 0, w.size), nil
 	case w.f == nil:
 		return strings.NewReader(string(w.small)), nil
 	}
@@ -380,12 +417,25 @@ func (w *Writer) Commit() (attest.Digest, error) {
 	if w.done {
 		return d, nil
 	}
+	if d == w.parted {
+		// The store's copy under this name has other bytes.
+		w.s.mu.Lock()
+		w.s.damaged[d] = true
+		w.s.mu.Unlock()
+	}
+	if w.head != "" {
+		defer w.s.note(w.head, d)
+	}
 	if w.s.holds(d, w.size) {
 		w.Abort()
 		return d, nil
 	}
 	if w.f == nil {
-		if err := w.spill(); err != nil {
+		whole := w.spill
+		if w.twin != nil {
+			whole = w.part
+		}
+		if err := whole(); err != nil {
 			w.Abort()
 			return "", err
 		}
@@ -412,6 +462,9 @@ func (w *Writer) Abort() {
 	w.small = nil
 	if w.aside != nil {
 		w.aside.end()
+	}
+	if w.twin != nil {
+		w.twin.f.Close()
 	}
 	if w.f != nil {
 		_ = os.Remove(w.f.Name())

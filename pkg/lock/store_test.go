@@ -601,3 +601,28 @@ func BenchmarkLarge(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// BenchmarkLargeAgain is of a body that the store has.
+func BenchmarkLargeAgain(b *testing.B) {
+	s, err := lock.OpenStore(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	body := make([]byte, 256<<10)
+	b.SetBytes(64 << 20)
+	b.ReportAllocs()
+	for b.Loop() {
+		w, _ := s.NewWriter()
+		for range 256 {
+			if _, err := w.Write(body); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if _, err := w.Commit(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+}
