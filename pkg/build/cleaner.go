@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/waxseal/waxseal/pkg/lock"
 )
 
 // removed stands for a secret.
@@ -55,11 +57,6 @@ func isSecretName(name string) bool {
 	return false
 }
 
-// tokenShape is what well-known tokens look like. It knows less than gitleaks
-// does, and keeps what gitleaks leaves: tokens of Docker Hub, and such as are
-// shorter than they are made today or look too regular.
-var tokenShape = regexp.MustCompile(`\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|npm_[A-Za-z0-9]{30,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,}|sk_live_[A-Za-z0-9]{16,}|pypi-[A-Za-z0-9_-]{30,}|dckr_pat_[A-Za-z0-9_-]{16,}|hvs\.[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)`)
-
 // urlIn finds URLs with somebody's name or parameters in them.
 var urlIn = regexp.MustCompile(`[a-z][a-z0-9+.-]*://[^\s'"<>]+`)
 
@@ -91,7 +88,7 @@ func (c *cleaner) args(args []string) []string {
 
 // text takes secrets out of any text.
 func (c *cleaner) text(s string) string {
-	s = tokenShape.ReplaceAllString(c.hide(s), removed)
+	s = lock.TokenShape.ReplaceAllString(c.hide(s), removed)
 	return urlIn.ReplaceAllStringFunc(s, func(u string) string {
 		if !strings.ContainsAny(u, "@?") {
 			return u

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/waxseal/waxseal/attestations"
+	"github.com/waxseal/waxseal/pkg/lock"
 )
 
 // placed is a text that came from the command, and where it stands.
@@ -107,7 +108,7 @@ func (c *cleaner) more(texts []string, found []foundSecret) []foundSecret {
 				add(i, "the value of a variable that is named like one", string(v))
 			}
 		}
-		for _, v := range tokenShape.FindAllString(t, -1) {
+		for _, v := range lock.TokenShape.FindAllString(t, -1) {
 			add(i, "token", v)
 		}
 	}

@@ -74,6 +74,7 @@ func TestRedactURI(t *testing.T) {
 		// Tokens that one knows by sight, wherever they stand.
 		"https://a.example/t/ghp_0123456789012345678901234567890123ab/x":             "https://a.example/t/H/x",
 		"https://a.example/t/eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl/": "https://a.example/t/H/",
+		"https://a.example/t/hvs.CAESIJ0123456789abcdef/x":                           "https://a.example/t/H/x",
 		"https://a.example/t/glpat%2D0123456789abcdefghij":                           "https://a.example/t/H",
 	} {
 		got := redactor().URI(in)
