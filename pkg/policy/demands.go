@@ -494,7 +494,7 @@ func (j *judge) latest(d *vulnDemand) []Scan {
 		if d.maxAge > 0 {
 			j.until(s.Finished.Add(d.maxAge))
 		}
-		key := s.Scanner + " " + s.Format
+		key := s.scanner() + " " + s.Format
 		if before, ok := last[key]; !ok || s.Finished.After(before.Finished) || s.Finished.Equal(before.Finished) && len(s.Findings) > len(before.Findings) {
 			last[key] = s
 		}
@@ -505,7 +505,7 @@ func (j *judge) latest(d *vulnDemand) []Scan {
 	}
 	slices.SortFunc(out, func(a, b Scan) int { return strings.Compare(a.Scanner+a.Format, b.Scanner+b.Format) })
 	for _, s := range unread {
-		if !slices.ContainsFunc(out, func(o Scan) bool { return o.Scanner == s.Scanner && o.Finished.After(s.Finished) }) {
+		if !slices.ContainsFunc(out, func(o Scan) bool { return o.scanner() == s.scanner() && o.Finished.After(s.Finished) }) {
 			j.add(Finding{Code: CodeScan, Undecided: true, Bundle: s.Bundle, Message: "it cannot be decided: " + s.Unread})
 		}
 	}
@@ -513,6 +513,14 @@ func (j *judge) latest(d *vulnDemand) []Scan {
 		j.missing(FactScan, Finding{Code: CodeScan}, why)
 	}
 	return out
+}
+
+// scanner is the name of what scanned, whatever its version.
+func (s Scan) scanner() string {
+	if is, ok := parsePURL(s.Scanner); ok {
+		return is.name
+	}
+	return s.Scanner
 }
 
 // late says by how much a vulnerability has outlived the time allowed for it,

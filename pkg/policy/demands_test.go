@@ -307,6 +307,10 @@ const (
 		"applications":[{"ok":true,"vulnerabilities":[]}]}`
 	sarif = `{"version":"2.1.0","$schema":"x","runs":[{"tool":{"driver":{"name":"Trivy","rules":[{"id":"CVE-2026-1","properties":{"security-severity":"9.8"}},{"id":"CVE-2026-2","properties":{"security-severity":5.5}},{"id":"CVE-2026-4"}]}},
 		"results":[{"ruleId":"CVE-2026-1","level":"error","locations":[{"physicalLocation":{"artifactLocation":{"uri":"lib/x"}}}]},{"ruleIndex":1},{"ruleId":"CVE-2026-4"},{"ruleId":"CVE-2026-5","kind":"pass"}]}]}`
+	// Grype names a rule by the vulnerability and the package.
+	grypeSARIF = `{"version":"2.1.0","runs":[{"tool":{"driver":{"name":"grype","rules":[{"id":"CVE-2026-1-openssl","properties":{"purls":["pkg:deb/debian/openssl@1.1.1?arch=amd64&distro=debian-12"],"security-severity":"7.5"}},
+		{"id":"GHSA-jfh8-c2jp-5v3q-log4j-core","properties":{"security-severity":"10.0"}}]}},
+		"results":[{"ruleId":"CVE-2026-1-openssl","locations":[{"physicalLocation":{"artifactLocation":{"uri":"app//var/lib/dpkg/status"}}}]},{"ruleId":"GHSA-jfh8-c2jp-5v3q-log4j-core"}]}]}`
 )
 
 func TestReadScan(t *testing.T) {
@@ -316,7 +320,12 @@ func TestReadScan(t *testing.T) {
 		{"grype", grype, "GHSA-1 high x 1 fix 1 known 2026-11-01; CVE-2026-8 negligible y 1 fix 2 known 0001-01-01"},
 		{"snyk", snyk, "SNYK-1 high curl 1 fix 1 known 2026-11-01"},
 		{"snyk", "[" + snyk + "]", "SNYK-1 high curl 1 fix 1 known 2026-11-01"},
+		// An organisation without the fourth severity has it in another field.
+		{"snyk", `{"ok":false,"vulnerabilities":[{"id":"SNYK-2","severity":"high","severityWithCritical":"critical","packageName":"curl","version":"1"}]}`, "SNYK-2 critical curl 1 fix 2 known 0001-01-01"},
 		{"sarif", sarif, "CVE-2026-1 critical lib/x  fix 0 known 0001-01-01; CVE-2026-2 medium   fix 0 known 0001-01-01; CVE-2026-4 unknown   fix 0 known 0001-01-01"},
+		// Trivy and Grype write 0.0 for a severity that they do not know.
+		{"sarif", `{"version":"2.1.0","runs":[{"tool":{"driver":{"rules":[{"id":"CVE-2026-1","properties":{"security-severity":"0.0"}}]}},"results":[{"ruleId":"CVE-2026-1"}]}]}`, "CVE-2026-1 unknown   fix 0 known 0001-01-01"},
+		{"sarif", grypeSARIF, "CVE-2026-1 high openssl  fix 0 known 0001-01-01; GHSA-jfh8-c2jp-5v3q critical log4j-core  fix 0 known 0001-01-01"},
 	} {
 		s, err := policy.ReadScan(json.RawMessage(scanned("2026-11-22T00:00:00Z", c.result)))
 		if err != nil {
@@ -337,6 +346,9 @@ func TestReadScan(t *testing.T) {
 		`{"SchemaVersion":2,"ArtifactName":"x","Results":[],"results":[]}`, `{"SchemaVersion":2,"ArtifactName":"x","Results":[],"Results":[]}`,
 		`{"SchemaVersion":2,"ArtifactName":"x","Results":[{"Vulnerabilities":[{"Severity":"LOW"}]}]}`, `{"SchemaVersion":2,"ArtifactName":"x","Results":{}}`,
 		`{"matches":[{"vulnerability":{"id":7}}],"descriptor":{}}`, `[{"vulnerabilities":[]}]`,
+		// Snyk could not look.
+		`[{"ok":true,"vulnerabilities":[]},{"ok":false,"error":"Authentication failed","path":"app"}]`, `{"ok":true,"vulnerabilities":[],"error":"x"}`,
+		`{"ok":true,"vulnerabilities":[],"applications":[{"ok":false,"error":"x"}]}`,
 	} {
 		if s, err := policy.ReadScan(json.RawMessage(scanned("2026-11-22T00:00:00Z", bad))); err == nil {
 			t.Errorf("accepted %s as %s", bad, s.Format)
@@ -356,6 +368,11 @@ func scan(t testing.TB, finished, result string) policy.Scan {
 		t.Fatal(err)
 	}
 	return *s
+}
+
+func by(scanner string, s policy.Scan) policy.Scan {
+	s.Scanner = scanner
+	return s
 }
 
 func TestVulnerabilities(t *testing.T) {
@@ -383,6 +400,7 @@ func TestVulnerabilities(t *testing.T) {
 		{"not dated", "sla: {critical: 30d}", []policy.Scan{scan(t, fresh, trivy)}, "CVE-2026-3 (unknown)"},
 		{"the date of the fix", "sla: {high: 7d}", []policy.Scan{scan(t, fresh, grype)}, "GHSA-1 (high)"},
 		{"the latest of a scanner", "limits: {critical: 0}", []policy.Scan{scan(t, old, trivy), scan(t, fresh, clean)}, ""},
+		{"the latest of a scanner in two versions", "limits: {critical: 0}", []policy.Scan{by("pkg:github/aquasecurity/trivy@0.69.1", scan(t, old, trivy)), by("pkg:github/aquasecurity/trivy@0.70.0", scan(t, fresh, clean))}, ""},
 		{"each scanner", "limits: {high: 0}", []policy.Scan{scan(t, fresh, clean), scan(t, fresh, snyk)}, "SNYK-1 (high)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -409,12 +427,18 @@ func TestVulnerabilities(t *testing.T) {
 		{"the newest", "x", "2026-11-22T06:00:00Z", "limits: {critical: 0}", "undecided scan: it cannot be decided: reading a vulnerability scan: "},
 		{"of the same moment", "x", fresh, "limits: {critical: 0}", "undecided scan: "},
 		{"an older one", "x", old, "limits: {critical: 0}", ""},
+		{"an older one of an older version", "x@0.1", old, "limits: {critical: 0}", ""},
 		{"an older one of another scanner", "y", old, "limits: {critical: 0}", "undecided scan: "},
 		{"one of another scanner that is too old", "y", old, "maxAge: 7d", ""},
 	} {
 		t.Run("not readable: "+c.name, func(t *testing.T) {
-			torn, err := policy.ReadScan(json.RawMessage(strings.Replace(scanned(c.torn, `{"SchemaVersion":3,"ArtifactName":"x"}`), `github/x/`, `github/`+c.scanner+`/`, 1)))
-			if err == nil || torn == nil || torn.Scanner != "pkg:github/"+c.scanner+"/scanner" {
+			of, version, _ := strings.Cut(c.scanner, "@")
+			scanner := of + "/scanner"
+			if version != "" {
+				scanner += "@" + version
+			}
+			torn, err := policy.ReadScan(json.RawMessage(strings.Replace(scanned(c.torn, `{"SchemaVersion":3,"ArtifactName":"x"}`), `github/x/scanner`, `github/`+scanner, 1)))
+			if err == nil || torn == nil || torn.Scanner != "pkg:github/"+scanner {
 				t.Fatalf("%+v, %v", torn, err)
 			}
 			f.Scans = []policy.Scan{*torn, scan(t, fresh, clean)}
@@ -443,6 +467,10 @@ func TestVEX(t *testing.T) {
 		{"by hash", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"hashes":{"sha-256":"` + image.Hex() + `"}}],` + good + `}`, true},
 		{"of the statement's subject", `{"vulnerability":{"name":"CVE-2026-1"},` + good + `}`, true},
 		{"of the package", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:deb/debian/openssl@1.1.1"}],` + good + `}`, true},
+		{"of the package on this architecture", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:deb/debian/openssl?arch=amd64"}],` + good + `}`, true},
+		{"of the package on another architecture", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:deb/debian/openssl@1.1.1?arch=arm64"}],` + good + `}`, false},
+		{"of the package in a distribution that is not told", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:deb/debian/openssl?arch=amd64&distro=debian-11"}],` + good + `}`, false},
+		{"of a part of the package", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:deb/debian/openssl#doc"}],` + good + `}`, false},
 		{"of a part", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app@sha256:` + image.Hex() + `","subcomponents":[{"@id":"pkg:deb/debian/openssl"}]}],` + good + `}`, true},
 		{"of another part", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app@sha256:` + image.Hex() + `","subcomponents":[{"@id":"pkg:deb/debian/zlib"}]}],` + good + `}`, false},
 		{"of another image", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app@sha256:` + strings.Repeat("b", 64) + `"}],` + good + `}`, false},

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -300,10 +302,12 @@ func readSnykList(raw json.RawMessage) ([]Vulnerability, error) {
 
 func readSnyk(raw json.RawMessage, depth int) ([]Vulnerability, error) {
 	var in struct {
-		OK              *bool `json:"ok"`
+		OK              *bool           `json:"ok"`
+		Error           json.RawMessage `json:"error"`
 		Vulnerabilities []struct {
 			ID          string   `json:"id"`
 			Severity    string   `json:"severity"`
+			Critical    string   `json:"severityWithCritical"`
 			Package     string   `json:"packageName"`
 			Version     string   `json:"version"`
 			Nearest     string   `json:"nearestFixedInVersion"`
@@ -322,6 +326,10 @@ func readSnyk(raw json.RawMessage, depth int) ([]Vulnerability, error) {
 	if in.OK == nil || depth > 1 {
 		return nil, errors.New(`a result of Snyk has no "ok"`)
 	}
+	// What it writes for a project that it could not look at.
+	if in.Vulnerabilities == nil || len(in.Error) > 0 {
+		return nil, errors.New("a result of Snyk without vulnerabilities, or with an error, says nothing")
+	}
 	seen := map[string]bool{}
 	var out []Vulnerability
 	for _, v := range in.Vulnerabilities {
@@ -333,6 +341,9 @@ func readSnyk(raw json.RawMessage, depth int) ([]Vulnerability, error) {
 		seen[key] = true
 		next := Vulnerability{ID: v.ID, Aliases: v.Identifiers.CVE, Package: v.Package, Version: v.Version,
 			FixedIn: cmp.Or(v.Nearest, strings.Join(v.FixedIn, ", ")), Severity: severityOf(v.Severity)}
+		if severityOf(v.Critical) == Critical {
+			next.Severity = Critical
+		}
 		next.Fix = fix(next.FixedIn != "")
 		for _, s := range []string{v.Published, v.Disclosed} {
 			if t, ok := date(s); ok && (next.Known.IsZero() || t.Before(next.Known)) {
@@ -351,17 +362,22 @@ func readSnyk(raw json.RawMessage, depth int) ([]Vulnerability, error) {
 	return identified(out)
 }
 
+// grypeRule is how Grype names a rule: by the vulnerability and the package.
+var grypeRule = regexp.MustCompile(`^(CVE-[0-9]+-[0-9]+|GHSA(?:-[0-9a-z]{4}){3})-(.+)$`)
+
 func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 	type rule struct {
 		ID         string `json:"id"`
 		Properties struct {
 			Score json.RawMessage `json:"security-severity"`
+			PURLs []string        `json:"purls"`
 		} `json:"properties"`
 	}
 	var in struct {
 		Runs []struct {
 			Tool struct {
 				Driver struct {
+					Name  string `json:"name"`
 					Rules []rule `json:"rules"`
 				} `json:"driver"`
 			} `json:"tool"`
@@ -394,9 +410,9 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 		if run.Results == nil {
 			return nil, errors.New("a SARIF run without results says nothing")
 		}
-		severity := map[string]Severity{}
+		rules := map[string]rule{}
 		for _, r := range run.Tool.Driver.Rules {
-			severity[r.ID] = score(r.Properties.Score)
+			rules[r.ID] = r
 		}
 		for _, r := range run.Results {
 			id := cmp.Or(r.RuleID, r.Rule.ID)
@@ -406,9 +422,15 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 			if slices.Contains([]string{"pass", "notApplicable", "informational"}, r.Kind) {
 				continue
 			}
-			v := Vulnerability{ID: id, Severity: cmp.Or(severity[id], SeverityUnknown)}
+			v := Vulnerability{ID: id, Severity: score(rules[id].Properties.Score)}
 			if len(r.Locations) > 0 {
 				v.Package = r.Locations[0].Physical.Artifact.URI
+			}
+			if m := grypeRule.FindStringSubmatch(id); m != nil && run.Tool.Driver.Name == "grype" {
+				v.ID, v.Package = m[1], m[2]
+				if purls := rules[id].Properties.PURLs; len(purls) == 1 {
+					v.PURL = purls[0]
+				}
 			}
 			out = append(out, v)
 		}
@@ -416,12 +438,13 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 	return identified(out)
 }
 
-// score maps a CVSS score to its word.
+// score maps a CVSS score to its word. None at all (0.0) is what Trivy and Grype
+// write where they do not know.
 // https://www.first.org/cvss/v3.1/specification-document (5. Qualitative Severity Rating Scale)
 func score(raw json.RawMessage) Severity {
 	f, err := strconv.ParseFloat(strings.Trim(string(raw), `"`), 64)
 	switch {
-	case err != nil || f != f || f < 0 || f > 10:
+	case err != nil || f != f || f <= 0 || f > 10:
 		return SeverityUnknown
 	case f >= 9:
 		return Critical
@@ -429,10 +452,8 @@ func score(raw json.RawMessage) Severity {
 		return High
 	case f >= 4:
 		return Medium
-	case f > 0:
-		return Low
 	}
-	return Negligible
+	return Low
 }
 
 // VEX is an OpenVEX document.
@@ -619,11 +640,29 @@ func (p vexProduct) covers(v Vulnerability, image attest.Digest) bool {
 	return false
 }
 
-// samePackage compares package URLs; one without a version stands for each.
+// samePackage compares package URLs. One without a version stands for each; what
+// it says of the architecture, the distribution or a part must be so.
 func samePackage(stated, found string) bool {
 	a, ok := parsePURL(stated)
 	b, found2 := parsePURL(found)
-	return ok && found2 && a.name == b.name && (a.version == "" || a.version == b.version)
+	if !ok || !found2 || a.name != b.name || a.version != "" && a.version != b.version {
+		return false
+	}
+	stated, part, _ := strings.Cut(stated, "#")
+	found, partFound, _ := strings.Cut(found, "#")
+	_, asked, _ := strings.Cut(stated, "?")
+	_, is, _ := strings.Cut(found, "?")
+	want, err := url.ParseQuery(asked)
+	got, err2 := url.ParseQuery(is)
+	if err != nil || err2 != nil || part != "" && part != partFound {
+		return false
+	}
+	for key := range want {
+		if want.Get(key) != got.Get(key) {
+			return false
+		}
+	}
+	return true
 }
 
 // excuse returns the documents whose latest word on the finding is that the
