@@ -237,6 +237,18 @@ func TestLicenses(t *testing.T) {
 		{"GPL-2.0-only WITH Classpath-exception-2.0", "allow: [GPL-2.0-only WITH Classpath-exception-2.0]", true},
 		{"GPL-2.0-only", "allow: [GPL-2.0-only WITH Classpath-exception-2.0]", false},
 		{"AGPL-3.0-only", "deny: [AGPL-*]", false},
+		// The names that SPDX gave up for others.
+		{"GPL-2.0", "deny: [GPL-2.0-only]", false},
+		{"GPL-2.0-only", "allow: [GPL-2.0]", true},
+		{"LGPL-2.1+ OR GPL-2.0", "deny: [LGPL-2.1-or-later, GPL-2.0-only]", false},
+		{"GPL-2.0+ WITH Bison-exception-2.2", "allow: [GPL-2.0-or-later]", true},
+		{"GPL-2.0+", "allow: [GPL-2.0-only]", false},
+		// What a document calls a licence of its own.
+		{"LicenseRef-7c9f", "deny: [AGPL-*]", false},
+		{"LicenseRef-7c9f", "deny: [GPL-*]", true},
+		{"LicenseRef-7c9f", "allow: [AGPL-3.0 with a smile]", true},
+		{"LicenseRef-7c9f OR MIT", "deny: [AGPL-*]", true},
+		{"LicenseRef-other", "deny: [AGPL-*]", true},
 		{"AGPL-3.0-only OR MIT", "deny: [AGPL-*]", true},
 		{"AGPL-3.0-only MIT", "deny: [AGPL-*]", false}, // no expression: whatever is in it
 		{"MIT (AGPL-3.0-only)", "deny: [AGPL-*]", false},
@@ -249,7 +261,8 @@ func TestLicenses(t *testing.T) {
 		{strings.Repeat("(", 5000) + "MIT", "allow: [MIT]", false},
 	} {
 		t.Run(c.license[:min(len(c.license), 60)]+" "+c.demand, func(t *testing.T) {
-			doc, err := json.Marshal(map[string]any{"spdxVersion": "SPDX-2.3", "packages": []any{map[string]any{"name": "p", "licenseDeclared": c.license}}})
+			doc, err := json.Marshal(map[string]any{"spdxVersion": "SPDX-2.3", "packages": []any{map[string]any{"name": "p", "licenseDeclared": c.license}},
+				"hasExtractedLicensingInfos": []any{map[string]any{"licenseId": "LicenseRef-7c9f", "name": "AGPL-3.0 with a smile"}, map[string]any{"licenseId": "LicenseRef-other"}}})
 			if err != nil {
 				t.Fatal(err)
 			}
