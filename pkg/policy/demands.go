@@ -408,14 +408,15 @@ func (j *judge) vulnerabilities(r Rule, d *vulnDemand) {
 		return
 	}
 	j.unread(FactScan, Finding{Code: CodeScan})
-	words := indexVEX(j.facts.VEX)
+	words := indexVEX(j.facts.VEX, j.at)
+	image := subject{j.facts.Digest, j.facts.Name}
 	for _, s := range scans {
 		j.use(s.Bundle)
 		counts := map[Severity]int{}
 		var over []Finding
 		waived := map[Waiver]bool{}
 		for _, v := range worstFirst(s.Findings) {
-			if by, excused := words.excuse(v, j.facts.Digest, j.at); excused {
+			if by, excused := words.excuse(v, image, j.at); excused {
 				j.unread(FactVEX, Finding{Code: CodeScan}) // it may take that back
 				for _, bundle := range by {
 					j.use(bundle)

@@ -487,6 +487,10 @@ func TestVEX(t *testing.T) {
 		{"of a part", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app@sha256:` + image.Hex() + `","subcomponents":[{"@id":"pkg:deb/debian/openssl"}]}],` + good + `}`, true},
 		{"of another part", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app@sha256:` + image.Hex() + `","subcomponents":[{"@id":"pkg:deb/debian/zlib"}]}],` + good + `}`, false},
 		{"of another image", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app@sha256:` + strings.Repeat("b", 64) + `"}],` + good + `}`, false},
+		{"of the image by its name", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app?repository_url=r.example/app"}],` + good + `}`, true},
+		{"of the image by its reference", `{"vulnerability":{"name":"CVE-2026-1"},"products":["r.example/app:1"],` + good + `}`, true},
+		{"of another image by its name", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app?repository_url=r.example/other/app"},"r.example/app2","pkg:oci/ap","pkg:oci/app@1"],` + good + `}`, false},
+		{"taken back later, of the image by its name", `{"vulnerability":{"name":"CVE-2026-1"},` + ours + `,` + good + `},{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app"}],"status":"affected","timestamp":"2026-11-22T00:00:00Z"}`, false},
 		{"of another vulnerability", `{"vulnerability":{"name":"CVE-2026-11"},` + ours + `,` + good + `}`, false},
 		{"without a reason", `{"vulnerability":{"name":"CVE-2026-1"},` + ours + `,"status":"not_affected"}`, false},
 		{"with an impact statement", `{"vulnerability":{"name":"CVE-2026-1"},` + ours + `,"status":"not_affected","impact_statement":"x"}`, true},
@@ -503,6 +507,36 @@ func TestVEX(t *testing.T) {
 			}
 			f := facts(t)
 			f.Scans, f.VEX = []policy.Scan{scan(t, "2026-11-22T00:00:00Z", trivy)}, []policy.VEX{*v}
+			if got := ask(t, "vulnerabilities: {limits: {critical: 0, unknown: 1}}", f); (got == "") != c.excused {
+				t.Errorf("found %q", got)
+			}
+		})
+	}
+
+	// The next version of a document stands in its place: what it leaves out
+	// excuses nothing any more. What the last one had against the image stays.
+	read := func(version, timestamp, statements string) policy.VEX {
+		v, err := policy.ReadVEX(json.RawMessage(strings.NewReplacer(`"version":1`, `"version":`+version, "2026-11-21", timestamp).Replace(doc(statements))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *v
+	}
+	fine, other := `{"vulnerability":{"name":"CVE-2026-1"},`+ours+`,`+good+`}`, `{"vulnerability":{"name":"CVE-2026-2"},`+ours+`,`+good+`}`
+	for _, c := range []struct {
+		name    string
+		docs    []policy.VEX
+		excused bool
+	}{
+		{"left out later", []policy.VEX{read("2", "2026-11-22", other), read("1", "2026-11-21", fine)}, false},
+		{"left out later, in the old form", []policy.VEX{read(`"1"`, "2026-11-21", fine), read(`"2"`, "2026-11-22", other)}, false},
+		{"left out before", []policy.VEX{read("1", "2026-11-20", other), read("2", "2026-11-21", fine)}, true},
+		{"left out in what is still to come", []policy.VEX{read("1", "2026-11-21", fine), read("2", "2026-12-21", other)}, true},
+		{"said of the same version", []policy.VEX{read("1", "2026-11-21", fine), read("1", "2026-11-22", other)}, true},
+	} {
+		t.Run("of two versions: "+c.name, func(t *testing.T) {
+			f := facts(t)
+			f.Scans, f.VEX = []policy.Scan{scan(t, "2026-11-22T00:00:00Z", trivy)}, c.docs
 			if got := ask(t, "vulnerabilities: {limits: {critical: 0, unknown: 1}}", f); (got == "") != c.excused {
 				t.Errorf("found %q", got)
 			}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -459,6 +460,9 @@ func score(raw json.RawMessage) Severity {
 // VEX is an OpenVEX document.
 type VEX struct {
 	Bundle     attest.Digest
+	id         string
+	version    int // of the document; 0: none that can be read
+	time       time.Time
 	statements []vexStatement
 }
 
@@ -490,9 +494,11 @@ func readVEX(predicate json.RawMessage) (*VEX, error) {
 		return nil, fmt.Errorf("%d bytes, more than the %d allowed", len(predicate), attest.MaxVEX)
 	}
 	var in struct {
-		Context    string    `json:"@context"`
-		Timestamp  time.Time `json:"timestamp"`
-		Updated    time.Time `json:"last_updated"`
+		Context    string          `json:"@context"`
+		ID         string          `json:"@id"`
+		Version    json.RawMessage `json:"version"`
+		Timestamp  time.Time       `json:"timestamp"`
+		Updated    time.Time       `json:"last_updated"`
 		Statements []struct {
 			Vulnerability json.RawMessage   `json:"vulnerability"`
 			Timestamp     time.Time         `json:"timestamp"`
@@ -512,11 +518,14 @@ func readVEX(predicate json.RawMessage) (*VEX, error) {
 	if len(in.Statements) > attest.MaxFindings {
 		return nil, tooMany("statements", attest.MaxFindings)
 	}
-	out := &VEX{}
+	out := &VEX{id: in.ID, time: newest(in.Updated, in.Timestamp)}
+	if n, err := strconv.Atoi(strings.Trim(string(in.Version), `"`)); err == nil { // a text before v0.2.0
+		out.version = n
+	}
 	for i, s := range in.Statements {
 		next := vexStatement{status: s.Status, justified: s.Justification != "" || s.Impact != "", time: newest(s.Updated, s.Timestamp)}
 		if next.time.IsZero() {
-			next.time = newest(in.Updated, in.Timestamp)
+			next.time = out.time
 		}
 		if !slices.Contains([]string{"not_affected", "affected", "fixed", "under_investigation"}, s.Status) {
 			return nil, fmt.Errorf(`"/predicate/statements/%d/status" is %q`, i, clip(s.Status))
@@ -616,28 +625,50 @@ func vexProductOf(raw json.RawMessage) (vexProduct, error) {
 
 // about reports whether a statement on the vulnerability speaks of this finding
 // in the image. One without products is about the subject of its attestation.
-func (s vexStatement) about(v Vulnerability, image attest.Digest) bool {
+func (s vexStatement) about(v Vulnerability, image subject) bool {
 	if len(s.products) == 0 {
 		return true
 	}
 	return slices.ContainsFunc(s.products, func(p vexProduct) bool { return p.covers(v, image) })
 }
 
-func (p vexProduct) covers(v Vulnerability, image attest.Digest) bool {
+func (p vexProduct) covers(v Vulnerability, image subject) bool {
 	for _, n := range p.names {
-		n = unescape(n)
-		if _, digest, ok := strings.Cut(n, "sha256:"); ok {
-			digest, _, _ = strings.Cut(digest, "?")
-			if digest == image.Hex() && (len(p.parts) == 0 || slices.ContainsFunc(p.parts, func(part string) bool { return samePackage(part, v.PURL) })) {
+		switch {
+		case image.is(unescape(n)):
+			if len(p.parts) == 0 || slices.ContainsFunc(p.parts, func(part string) bool { return samePackage(part, v.PURL) }) {
 				return true
 			}
-			continue
-		}
-		if len(p.parts) == 0 && samePackage(n, v.PURL) {
+		case len(p.parts) == 0 && samePackage(n, v.PURL):
 			return true
 		}
 	}
 	return false
+}
+
+// subject is the image that a document speaks of.
+type subject struct {
+	digest attest.Digest
+	name   string // "host/repository"
+}
+
+// is reports whether a product is the image: by its digest, or where it states
+// none by its name, as a package URL or a reference.
+func (s subject) is(product string) bool {
+	if _, digest, ok := strings.Cut(product, "sha256:"); ok {
+		digest, _, _ = strings.Cut(digest, "?")
+		return digest == s.digest.Hex()
+	}
+	if of, ok := strings.CutPrefix(product, "pkg:oci/"); ok {
+		of, query, _ := strings.Cut(of, "?")
+		q, err := url.ParseQuery(query)
+		at := q.Get("repository_url")
+		return err == nil && strings.EqualFold(of, path.Base(s.name)) && (at == "" || at == s.name)
+	}
+	if i := strings.LastIndexByte(product, ':'); i > strings.LastIndexByte(product, '/') {
+		product = product[:i]
+	}
+	return product != "" && product == s.name
 }
 
 // samePackage compares package URLs. One without a version stands for each; what
@@ -668,7 +699,7 @@ func samePackage(stated, found string) bool {
 // excuse returns the documents whose latest word on the finding is that the
 // image is not affected. An advisory of several vulnerabilities is excused when
 // each of them is, by a word on it or on the advisory itself.
-func (x vexIndex) excuse(v Vulnerability, image attest.Digest, at time.Time) ([]attest.Digest, bool) {
+func (x vexIndex) excuse(v Vulnerability, image subject, at time.Time) ([]attest.Digest, bool) {
 	others := slices.DeleteFunc(slices.Clone(v.Aliases), func(id string) bool { return id == v.ID })
 	if len(others) == 0 {
 		others = []string{v.ID}
@@ -686,7 +717,7 @@ func (x vexIndex) excuse(v Vulnerability, image attest.Digest, at time.Time) ([]
 
 // latest returns the document with the last word on any of the names of a
 // finding, and whether that excuses. At the same moment the worse word holds.
-func (x vexIndex) latest(v Vulnerability, names []string, image attest.Digest, at time.Time) (attest.Digest, bool) {
+func (x vexIndex) latest(v Vulnerability, names []string, image subject, at time.Time) (attest.Digest, bool) {
 	var last time.Time
 	var by attest.Digest
 	spoken, excused := false, false
@@ -715,10 +746,22 @@ type indexed struct {
 	bundle attest.Digest
 }
 
-func indexVEX(all []VEX) vexIndex {
+// indexVEX leaves out what excuses in a document that a later version of it has
+// taken the place of.
+func indexVEX(all []VEX, at time.Time) vexIndex {
+	last := map[string]int{}
+	for _, doc := range all {
+		if !later(doc.time, at) {
+			last[doc.id] = max(last[doc.id], doc.version)
+		}
+	}
 	out := vexIndex{}
 	for _, doc := range all {
+		old := doc.id != "" && doc.version < last[doc.id]
 		for _, s := range doc.statements {
+			if old && s.status == "not_affected" {
+				continue
+			}
 			for _, id := range s.ids {
 				out[id] = append(out[id], indexed{s, doc.Bundle})
 			}
