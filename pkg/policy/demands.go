@@ -33,6 +33,7 @@ type Finding struct {
 	Code    string
 	Rule    string // the rule's name, for CodeRule
 	ID      string // the vulnerability's, for CodeVulnerability
+	Alias   string // its one other name
 	Message string
 	Bundle  attest.Digest
 	Pointer string
@@ -155,7 +156,7 @@ func (w Waiver) excuses(f Finding) bool {
 	case w.Rule != "":
 		return f.Code == CodeRule && f.Rule == w.Rule
 	case w.Vulnerability != "":
-		return f.Code == CodeVulnerability && f.ID == w.Vulnerability
+		return f.Code == CodeVulnerability && (f.ID == w.Vulnerability || f.Alias == w.Vulnerability)
 	}
 	return w.Requirement == f.Code && f.Code != CodeRule
 }
@@ -426,7 +427,7 @@ func (j *judge) vulnerabilities(r Rule, d *vulnDemand) {
 			if d.fixableOnly && v.Fix == FixNone {
 				continue
 			}
-			f := Finding{Code: CodeVulnerability, ID: v.ID, Bundle: s.Bundle, Message: v.words() + j.late(d, v)}
+			f := Finding{Code: CodeVulnerability, ID: v.ID, Alias: v.alias(), Bundle: s.Bundle, Message: v.words() + j.late(d, v)}
 			if w, ok := r.WaiveFinding(f, j.at); ok {
 				if !waived[w] {
 					waived[w] = true

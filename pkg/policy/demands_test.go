@@ -426,6 +426,26 @@ func TestVulnerabilities(t *testing.T) {
 			checkFound(t, got, c.want)
 		})
 	}
+	// A waiver names what the scanner names, or what everybody else calls it.
+	for _, c := range []struct{ result, name, want string }{
+		{grype, "GHSA-1", ""},
+		{grype, "CVE-2026-9", ""},
+		{snyk, "CVE-2026-7", ""},
+		{snyk, "CVE-2026-8", "SNYK-1 (high)"},
+		{strings.Replace(snyk, `["CVE-2026-7"]`, `["CVE-2026-7","CVE-2026-8"]`, 1), "CVE-2026-8", "SNYK-1 (high)"}, // only one of two
+	} {
+		f := facts(t)
+		f.Scans = []policy.Scan{scan(t, fresh, c.result)}
+		r, _ := parse(t, fmt.Sprintf("  - match: \"**\"\n    level: {build: 1}\n    vulnerabilities: {limits: {high: 0}}\n    waivers: [{vulnerability: %s, reason: a, owner: b, expires: 2026-12-01}]\n", c.name)).For("r.example/app")
+		got := ""
+		for _, x := range r.Judge(t.Context(), f, now()).Findings {
+			if _, ok := r.WaiveFinding(x, now()); !ok {
+				got += x.Message
+			}
+		}
+		checkFound(t, got, c.want)
+	}
+
 	f := facts(t)
 	f.Unreadable = map[policy.Fact]string{policy.FactScan: "torn"}
 	checkFound(t, ask(t, "vulnerabilities: {limits: {critical: 0}}", f), "undecided scan: it cannot be decided: torn")

@@ -42,6 +42,19 @@ type Vulnerability struct {
 	Known time.Time
 }
 
+// others are the names of what it is about, beside its own.
+func (v Vulnerability) others() []string {
+	return slices.DeleteFunc(slices.Clone(v.Aliases), func(id string) bool { return id == v.ID })
+}
+
+// alias is another name of the very same: of an advisory on several none is.
+func (v Vulnerability) alias() string {
+	if others := v.others(); len(others) == 1 {
+		return others[0]
+	}
+	return ""
+}
+
 // Fix says whether there is a version without the vulnerability.
 type Fix int
 
@@ -700,7 +713,7 @@ func samePackage(stated, found string) bool {
 // image is not affected. An advisory of several vulnerabilities is excused when
 // each of them is, by a word on it or on the advisory itself.
 func (x vexIndex) excuse(v Vulnerability, image subject, at time.Time) ([]attest.Digest, bool) {
-	others := slices.DeleteFunc(slices.Clone(v.Aliases), func(id string) bool { return id == v.ID })
+	others := v.others()
 	if len(others) == 0 {
 		others = []string{v.ID}
 	}
