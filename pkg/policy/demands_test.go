@@ -624,6 +624,7 @@ func TestHardening(t *testing.T) {
 		{"noSecrets: true", `{"config":{"Env":["DB_PASSWORD=hunter2"]}}`, `secret: the variable "DB_PASSWORD" of the image has a value`},
 		{"noSecrets: true", `{"config":{"Env":["X=AKIAIOSFODNN7EXAMPLE"]}}`, `the variable "X" of the image holds an AWS access key`},
 		{"noSecrets: true", `{"config":{"Env":["URL=postgres://u:pw@h/db"]}}`, "a password in a URL"},
+		{"noSecrets: true", `{"config":{"Env":["URL=redis://:pw@h:6379/0"]}}`, "a password in a URL"},
 		{"noSecrets: true", `{"config":{"Labels":{"l":"ghp_` + strings.Repeat("a", 36) + `"}}}`, `the label "l" of the image holds a GitHub token`},
 		{"noSecrets: true", `{"config":{"Cmd":["x","--token","glpat-` + strings.Repeat("a", 20) + `"]}}`, "the command of the image holds a GitLab token"},
 		{"noSecrets: true", `{"os":"linux","history":[{"created_by":"COPY x"},{"created_by":"|1 NPM_TOKEN=abc123 /bin/sh -c npm ci"}]}`, `entry 2 of the image's history sets "NPM_TOKEN"`},
