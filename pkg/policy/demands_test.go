@@ -318,7 +318,7 @@ const (
 		{"id":"SNYK-1","severity":"high","packageName":"curl","version":"1","nearestFixedInVersion":"2","publicationTime":"2026-11-02T00:00:00.5Z","disclosureTime":"2026-11-01T00:00:00Z","identifiers":{"CVE":["CVE-2026-7"],"CWE":[]}},
 		{"id":"SNYK-1","severity":"high","packageName":"curl","version":"1","nearestFixedInVersion":"2"}],
 		"applications":[{"ok":true,"vulnerabilities":[]}]}`
-	sarif = `{"version":"2.1.0","$schema":"x","runs":[{"tool":{"driver":{"name":"Trivy","rules":[{"id":"CVE-2026-1","properties":{"security-severity":"9.8"}},{"id":"CVE-2026-2","properties":{"security-severity":5.5}},{"id":"CVE-2026-4"}]}},
+	sarif = `{"version":"2.1.0","$schema":"x","runs":[{"invocations":[{"executionSuccessful":true},{}],"tool":{"driver":{"name":"Trivy","rules":[{"id":"CVE-2026-1","properties":{"security-severity":"9.8"}},{"id":"CVE-2026-2","properties":{"security-severity":5.5}},{"id":"CVE-2026-4"}]}},
 		"results":[{"ruleId":"CVE-2026-1","level":"error","locations":[{"physicalLocation":{"artifactLocation":{"uri":"lib/x"}}}]},{"ruleIndex":1},{"ruleId":"CVE-2026-4"},{"ruleId":"CVE-2026-5","kind":"pass"}]}]}`
 	// Grype names a rule by the vulnerability and the package.
 	grypeSARIF = `{"version":"2.1.0","runs":[{"tool":{"driver":{"name":"grype","rules":[{"id":"CVE-2026-1-openssl","properties":{"purls":["pkg:deb/debian/openssl@1.1.1?arch=amd64&distro=debian-12"],"security-severity":"7.5"}},
@@ -359,6 +359,7 @@ func TestReadScan(t *testing.T) {
 		`{"SchemaVersion":2,"ArtifactName":"x","Results":[],"results":[]}`, `{"SchemaVersion":2,"ArtifactName":"x","Results":[],"Results":[]}`,
 		`{"SchemaVersion":2,"ArtifactName":"x","Results":[{"Vulnerabilities":[{"Severity":"LOW"}]}]}`, `{"SchemaVersion":2,"ArtifactName":"x","Results":{}}`,
 		`{"matches":[{"vulnerability":{"id":7}}],"descriptor":{}}`, `[{"vulnerabilities":[]}]`,
+		`{"version":"2.1.0","runs":[{"tool":{},"results":[]},{"tool":{},"invocations":[{"executionSuccessful":false}],"results":[]}]}`,
 		// Snyk could not look.
 		`[{"ok":true,"vulnerabilities":[]},{"ok":false,"error":"Authentication failed","path":"app"}]`, `{"ok":true,"vulnerabilities":[],"error":"x"}`,
 		`{"ok":true,"vulnerabilities":[],"applications":[{"ok":false,"error":"x"}]}`,

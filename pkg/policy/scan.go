@@ -395,6 +395,9 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 					Rules []rule `json:"rules"`
 				} `json:"driver"`
 			} `json:"tool"`
+			Invocations []struct {
+				Successful *bool `json:"executionSuccessful"`
+			} `json:"invocations"`
 			Results []struct {
 				RuleID string `json:"ruleId"`
 				Rule   struct {
@@ -423,6 +426,11 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 		// No results at all is what a tool writes that could not look.
 		if run.Results == nil {
 			return nil, errors.New("a SARIF run without results says nothing")
+		}
+		for _, i := range run.Invocations {
+			if i.Successful != nil && !*i.Successful {
+				return nil, errors.New("a SARIF run says of itself that it did not succeed")
+			}
 		}
 		rules := map[string]rule{}
 		for _, r := range run.Tool.Driver.Rules {
