@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -472,10 +473,11 @@ func worstFirst(found []Vulnerability) []Vulnerability {
 	return out
 }
 
-// latest is the last scan of each scanner that is not too old. None is a
-// finding, and so is one that cannot be read where none of its scanner is newer.
+// latest is the last scan of each scanner that is not too old, or all of the last
+// moment. None is a finding, and so is one that cannot be read where none of its
+// scanner is newer.
 func (j *judge) latest(d *vulnDemand) []Scan {
-	last := map[string]Scan{}
+	last := map[string][]Scan{}
 	var unread []Scan
 	why := "no signed vulnerability scan that counts is attached"
 	for _, s := range j.facts.Scans {
@@ -497,15 +499,17 @@ func (j *judge) latest(d *vulnDemand) []Scan {
 			j.until(s.Finished.Add(d.maxAge))
 		}
 		key := s.scanner() + " " + s.Format
-		if before, ok := last[key]; !ok || s.Finished.After(before.Finished) || s.Finished.Equal(before.Finished) && len(s.Findings) > len(before.Findings) {
-			last[key] = s
+		switch before := last[key]; {
+		case before == nil || s.Finished.After(before[0].Finished):
+			last[key] = []Scan{s}
+		case s.Finished.Equal(before[0].Finished):
+			last[key] = append(before, s) // nobody can tell which is the later one
 		}
 	}
 	var out []Scan
-	for _, s := range last {
-		out = append(out, s)
+	for _, key := range slices.Sorted(maps.Keys(last)) {
+		out = append(out, last[key]...)
 	}
-	slices.SortFunc(out, func(a, b Scan) int { return strings.Compare(a.Scanner+a.Format, b.Scanner+b.Format) })
 	for _, s := range unread {
 		if !slices.ContainsFunc(out, func(o Scan) bool { return o.scanner() == s.scanner() && o.Finished.After(s.Finished) }) {
 			j.add(Finding{Code: CodeScan, Undecided: true, Bundle: s.Bundle, Message: "it cannot be decided: " + s.Unread})

@@ -392,6 +392,8 @@ func by(scanner string, s policy.Scan) policy.Scan {
 func TestVulnerabilities(t *testing.T) {
 	const fresh, old = "2026-11-22T00:00:00Z", "2026-11-01T00:00:00Z"
 	clean := `{"SchemaVersion":2,"ArtifactName":"app","Results":[]}`
+	one := `{"SchemaVersion":2,"ArtifactName":"app","Results":[{"Vulnerabilities":[{"VulnerabilityID":"CVE-2026-1","Severity":"CRITICAL"}]}]}`
+	low := strings.Replace(one, "CRITICAL", "LOW", 1)
 	for _, c := range []struct {
 		name, demand string
 		scans        []policy.Scan
@@ -415,6 +417,9 @@ func TestVulnerabilities(t *testing.T) {
 		{"the date of the fix", "sla: {high: 7d}", []policy.Scan{scan(t, fresh, grype)}, "GHSA-1 (high)"},
 		{"the latest of a scanner", "limits: {critical: 0}", []policy.Scan{scan(t, old, trivy), scan(t, fresh, clean)}, ""},
 		{"the latest of a scanner in two versions", "limits: {critical: 0}", []policy.Scan{by("pkg:github/aquasecurity/trivy@0.69.1", scan(t, old, trivy)), by("pkg:github/aquasecurity/trivy@0.70.0", scan(t, fresh, clean))}, ""},
+		{"two of one moment", "limits: {critical: 0}", []policy.Scan{scan(t, fresh, low), scan(t, fresh, one)}, "CVE-2026-1 (critical)"},
+		{"two of one moment, the other way round", "limits: {critical: 0}", []policy.Scan{scan(t, fresh, one), scan(t, fresh, low)}, "CVE-2026-1 (critical)"},
+		{"two that do not say when", "limits: {critical: 0}", []policy.Scan{{Scanner: "x", Findings: scan(t, fresh, low).Findings}, {Scanner: "x", Findings: scan(t, fresh, one).Findings}}, "CVE-2026-1 (critical)"},
 		{"each scanner", "limits: {high: 0}", []policy.Scan{scan(t, fresh, clean), scan(t, fresh, snyk)}, "SNYK-1 (high)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
