@@ -320,6 +320,10 @@ const (
 		"applications":[{"ok":true,"vulnerabilities":[]}]}`
 	sarif = `{"version":"2.1.0","$schema":"x","runs":[{"invocations":[{"executionSuccessful":true},{}],"tool":{"driver":{"name":"Trivy","rules":[{"id":"CVE-2026-1","properties":{"security-severity":"9.8"}},{"id":"CVE-2026-2","properties":{"security-severity":5.5}},{"id":"CVE-2026-4"}]}},
 		"results":[{"ruleId":"CVE-2026-1","level":"error","locations":[{"physicalLocation":{"artifactLocation":{"uri":"lib/x"}}}]},{"ruleIndex":1},{"ruleId":"CVE-2026-4"},{"ruleId":"CVE-2026-5","kind":"pass"}]}]}`
+	// Trivy has one rule for what it finds in several packages, as it is in the last.
+	trivySARIF = `{"version":"2.1.0","runs":[{"tool":{"driver":{"name":"Trivy","rules":[{"id":"CVE-2026-1","properties":{"security-severity":"2.0","tags":["vulnerability","security","LOW"]}}]}},"results":[
+		{"ruleId":"CVE-2026-1","ruleIndex":0,"level":"error","message":{"text":"Package: openssl\nInstalled Version: 1.1.1\nVulnerability CVE-2026-1\nSeverity: CRITICAL\nFixed Version: 1.1.2\nLink: [CVE-2026-1](https://avd.aquasec.com/nvd/cve-2026-1)"},"locations":[{"physicalLocation":{"artifactLocation":{"uri":"app"}}}]},
+		{"ruleId":"CVE-2026-1","ruleIndex":0,"level":"note","message":{"text":"Package: libssl-doc\nInstalled Version: 1.1.1\nVulnerability CVE-2026-1\nSeverity: LOW\nFixed Version: \nLink: [CVE-2026-1](https://avd.aquasec.com/nvd/cve-2026-1)"}}]}]}`
 	// Grype names a rule by the vulnerability and the package.
 	grypeSARIF = `{"version":"2.1.0","runs":[{"tool":{"driver":{"name":"grype","rules":[{"id":"CVE-2026-1-openssl","properties":{"purls":["pkg:deb/debian/openssl@1.1.1?arch=amd64&distro=debian-12"],"security-severity":"7.5"}},
 		{"id":"GHSA-jfh8-c2jp-5v3q-log4j-core","properties":{"security-severity":"10.0"}}]}},
@@ -338,6 +342,7 @@ func TestReadScan(t *testing.T) {
 		{"sarif", sarif, "CVE-2026-1 critical lib/x  fix 0 known 0001-01-01; CVE-2026-2 medium   fix 0 known 0001-01-01; CVE-2026-4 unknown   fix 0 known 0001-01-01"},
 		// Trivy and Grype write 0.0 for a severity that they do not know.
 		{"sarif", `{"version":"2.1.0","runs":[{"tool":{"driver":{"rules":[{"id":"CVE-2026-1","properties":{"security-severity":"0.0"}}]}},"results":[{"ruleId":"CVE-2026-1"}]}]}`, "CVE-2026-1 unknown   fix 0 known 0001-01-01"},
+		{"sarif", trivySARIF, "CVE-2026-1 critical openssl 1.1.1 fix 1 known 0001-01-01; CVE-2026-1 low libssl-doc 1.1.1 fix 2 known 0001-01-01"},
 		{"sarif", grypeSARIF, "CVE-2026-1 high openssl  fix 0 known 0001-01-01; GHSA-jfh8-c2jp-5v3q critical log4j-core  fix 0 known 0001-01-01"},
 	} {
 		s, err := policy.ReadScan(json.RawMessage(scanned("2026-11-22T00:00:00Z", c.result)))

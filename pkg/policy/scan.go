@@ -376,6 +376,26 @@ func readSnyk(raw json.RawMessage, depth int) ([]Vulnerability, error) {
 	return identified(out)
 }
 
+// trivy reads what Trivy says of one result, in lines: its rule is shared by all
+// packages, and has the severity that it has in the last of them.
+func (v *Vulnerability) trivy(text string) {
+	for line := range strings.Lines(text) {
+		key, value, ok := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		switch {
+		case !ok:
+		case key == "Package":
+			v.Package = value
+		case key == "Installed Version":
+			v.Version = value
+		case key == "Severity":
+			v.Severity = severityOf(value)
+		case key == "Fixed Version":
+			v.FixedIn, v.Fix = value, fix(value != "")
+		}
+	}
+}
+
 // grypeRule is how Grype names a rule: by the vulnerability and the package.
 var grypeRule = regexp.MustCompile(`^(CVE-[0-9]+-[0-9]+|GHSA(?:-[0-9a-z]{4}){3})-(.+)$`)
 
@@ -405,6 +425,9 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 				} `json:"rule"`
 				RuleIndex *int   `json:"ruleIndex"`
 				Kind      string `json:"kind"`
+				Message   struct {
+					Text string `json:"text"`
+				} `json:"message"`
 				Locations []struct {
 					Physical struct {
 						Artifact struct {
@@ -447,6 +470,9 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 			v := Vulnerability{ID: id, Severity: score(rules[id].Properties.Score)}
 			if len(r.Locations) > 0 {
 				v.Package = r.Locations[0].Physical.Artifact.URI
+			}
+			if run.Tool.Driver.Name == "Trivy" {
+				v.trivy(r.Message.Text)
 			}
 			if m := grypeRule.FindStringSubmatch(id); m != nil && run.Tool.Driver.Name == "grype" {
 				v.ID, v.Package = m[1], m[2]
