@@ -317,7 +317,11 @@ func TestTextIsInert(t *testing.T) {
 	for n := range 80 {
 		v.Reasons[0].Message = strings.Repeat("x", n) + " ::error::x ##[add-mask]x ##vso[task.setvariable variable=PATH]x ::stop-commands::x"
 		v.Reasons[0].Hint = v.Reasons[0].Message
-		for name, write := range map[string]func(io.Writer, *gate.Verdict, report.TextOptions) error{"text": report.Verdict, "explained": report.Explain} {
+		line := func(w io.Writer, v *gate.Verdict, o report.TextOptions) error {
+			_, err := io.WriteString(w, report.LineText(report.NewLine("", v.Image, v), o))
+			return err
+		}
+		for name, write := range map[string]func(io.Writer, *gate.Verdict, report.TextOptions) error{"text": report.Verdict, "explained": report.Explain, "a line": line} {
 			var b strings.Builder
 			if err := write(&b, v, report.TextOptions{}); err != nil {
 				t.Fatal(err)
