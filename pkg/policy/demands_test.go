@@ -340,6 +340,8 @@ func TestReadScan(t *testing.T) {
 		// An organisation without the fourth severity has it in another field.
 		{"snyk", `{"ok":false,"vulnerabilities":[{"id":"SNYK-2","severity":"high","severityWithCritical":"critical","packageName":"curl","version":"1"}]}`, "SNYK-2 critical curl 1 fix 2 known 0001-01-01"},
 		{"sarif", sarif, "CVE-2026-1 critical lib/x  fix 0 known 0001-01-01; CVE-2026-2 medium   fix 0 known 0001-01-01; CVE-2026-4 unknown   fix 0 known 0001-01-01"},
+		{"snyk", `{"ok":true,"vulnerabilities":[],"error":null}`, ""},
+		{"sarif", `{"version":"2.1.0","runs":[{"tool":{"driver":{"name":"x","rules":[{"id":"a","properties":{"purls":"pkg:a/b","security-severity":"9.1"}}]}},"results":[{"ruleId":"a"}]}]}`, "a critical   fix 0 known 0001-01-01"},
 		// Trivy and Grype write 0.0 for a severity that they do not know.
 		{"sarif", `{"version":"2.1.0","runs":[{"tool":{"driver":{"rules":[{"id":"CVE-2026-1","properties":{"security-severity":"0.0"}}]}},"results":[{"ruleId":"CVE-2026-1"}]}]}`, "CVE-2026-1 unknown   fix 0 known 0001-01-01"},
 		{"sarif", trivySARIF, "CVE-2026-1 critical openssl 1.1.1 fix 1 known 0001-01-01; CVE-2026-1 low libssl-doc 1.1.1 fix 2 known 0001-01-01"},

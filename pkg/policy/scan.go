@@ -341,7 +341,7 @@ func readSnyk(raw json.RawMessage, depth int) ([]Vulnerability, error) {
 		return nil, errors.New(`a result of Snyk has no "ok"`)
 	}
 	// What it writes for a project that it could not look at.
-	if in.Vulnerabilities == nil || len(in.Error) > 0 {
+	if in.Vulnerabilities == nil || len(in.Error) > 0 && string(in.Error) != "null" {
 		return nil, errors.New("a result of Snyk without vulnerabilities, or with an error, says nothing")
 	}
 	seen := map[string]bool{}
@@ -404,7 +404,7 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 		ID         string `json:"id"`
 		Properties struct {
 			Score json.RawMessage `json:"security-severity"`
-			PURLs []string        `json:"purls"`
+			PURLs json.RawMessage `json:"purls"`
 		} `json:"properties"`
 	}
 	var in struct {
@@ -476,7 +476,8 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 			}
 			if m := grypeRule.FindStringSubmatch(id); m != nil && run.Tool.Driver.Name == "grype" {
 				v.ID, v.Package = m[1], m[2]
-				if purls := rules[id].Properties.PURLs; len(purls) == 1 {
+				var purls []string
+				if err := json.Unmarshal(rules[id].Properties.PURLs, &purls); err == nil && len(purls) == 1 {
 					v.PURL = purls[0]
 				}
 			}
@@ -710,12 +711,12 @@ func (s subject) is(product string) bool {
 		of, query, _ := strings.Cut(of, "?")
 		q, err := url.ParseQuery(query)
 		at := q.Get("repository_url")
-		return err == nil && strings.EqualFold(of, path.Base(s.name)) && (at == "" || at == s.name)
+		return err == nil && strings.EqualFold(of, path.Base(s.name)) && (at == "" || canonical(at) == canonical(s.name))
 	}
 	if i := strings.LastIndexByte(product, ':'); i > strings.LastIndexByte(product, '/') {
 		product = product[:i]
 	}
-	return product != "" && product == s.name
+	return product != "" && canonical(product) == canonical(s.name)
 }
 
 // samePackage compares package URLs. One without a version stands for each; what
