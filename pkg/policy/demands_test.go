@@ -189,7 +189,8 @@ func TestPackageDemands(t *testing.T) {
 	// some types one in any letter case.
 	packages, err := policy.ReadPackages("cyclonedx", json.RawMessage(`{"bomFormat":"CycloneDX","specVersion":"1.6","components":[
 		{"type":"library","group":"org.apache.logging.log4j","name":"log4j-core","version":"2.14.1","purl":"pkg:maven/org.apache.logging.log4j/log4j-core@2.14.1"},
-		{"type":"library","name":"yaml","version":"5.1","purl":"pkg:pypi/pyyaml-include@5.1"}]}`))
+		{"type":"library","name":"yaml","version":"5.1","purl":"pkg:pypi/pyyaml-include@5.1"},
+		{"type":"library","name":"x","version":"1","purl":"pkg://npm/right-pad@1"}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,6 +198,7 @@ func TestPackageDemands(t *testing.T) {
 	for pattern, found := range map[string]bool{
 		"log4j-core": true, "org.apache.logging.log4j/log4j-core": true, "log4j*": true, "*/log4j-core": true, "core": false,
 		"pkg:maven/*/log4j-core": true, "pkg:maven/*/Log4j-core": false, "pkg:pypi/PyYAML_include@5.*": true,
+		"pkg:npm/right-pad": true,
 	} {
 		if got := ask(t, fmt.Sprintf("sbom: {required: true, forbidden: [%q]}", pattern), f); (got != "") != found {
 			t.Errorf("%s: found %q", pattern, got)

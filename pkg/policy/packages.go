@@ -184,7 +184,8 @@ type purl struct{ name, version string }
 func parsePURL(s string) (purl, bool) {
 	s, _, _ = strings.Cut(s, "#")
 	s, _, _ = strings.Cut(s, "?")
-	kind, rest, ok := strings.Cut(strings.TrimPrefix(s, "pkg:"), "/")
+	// Slashes behind the scheme mean nothing.
+	kind, rest, ok := strings.Cut(strings.TrimLeft(strings.TrimPrefix(s, "pkg:"), "/"), "/")
 	if !ok || !strings.HasPrefix(s, "pkg:") || kind == "" || rest == "" {
 		return purl{}, false
 	}
