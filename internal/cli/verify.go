@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/waxseal/waxseal/pkg/gate"
@@ -37,6 +38,7 @@ type judgeFlags struct {
 
 func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl := cmd.Flags()
+	cmd.PreRunE = func(*cobra.Command, []string) error { return filled(fl) }
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`: who is trusted, and what is expected of the image")
 	fl.StringArrayVar(&f.policyKeys, "policy-key", nil, "public `KEY` that must have signed the policy (\"waxseal policy sign\"); repeatable, one of them is enough")
 	f.trustFlags.register(cmd)
@@ -50,6 +52,21 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 			"1", "2", "3", "4\tBuild L3, inputs complete, hermetic, source reviewed by two", "source=1", "source=2", "source=3", "source=4",
 		}, cobra.ShellCompDirectiveNoFileComp)) // fails for flags that do not exist
 	}
+}
+
+// filled refuses a flag that was given nothing, as by a variable that is not set:
+// it would ask for less than somebody meant to. A deadline of no time is one too.
+func filled(fl *pflag.FlagSet) (err error) {
+	fl.Visit(func(f *pflag.Flag) {
+		switch value := f.Value.String(); {
+		case err != nil:
+		case f.Value.Type() == "string" && value == "":
+			err = usagef("--%s %q: give a value, or leave it out", f.Name, value)
+		case f.Value.Type() == "duration" && (value == "0s" || strings.HasPrefix(value, "-")):
+			err = usagef("--%s %s: give a time, or leave it out", f.Name, value)
+		}
+	})
+	return err
 }
 
 // request reads the files that the flags name. Its errors are of usage: the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -33,6 +34,7 @@ type Finding struct {
 	Code    string
 	Rule    string // the rule's name, for CodeRule
 	ID      string // the vulnerability's, for CodeVulnerability
+	Alias   string // its one other name
 	Message string
 	Bundle  attest.Digest
 	Pointer string
@@ -155,7 +157,7 @@ func (w Waiver) excuses(f Finding) bool {
 	case w.Rule != "":
 		return f.Code == CodeRule && f.Rule == w.Rule
 	case w.Vulnerability != "":
-		return f.Code == CodeVulnerability && f.ID == w.Vulnerability
+		return f.Code == CodeVulnerability && (f.ID == w.Vulnerability || f.Alias == w.Vulnerability)
 	}
 	return w.Requirement == f.Code && f.Code != CodeRule
 }
@@ -408,14 +410,15 @@ func (j *judge) vulnerabilities(r Rule, d *vulnDemand) {
 		return
 	}
 	j.unread(FactScan, Finding{Code: CodeScan})
-	words := indexVEX(j.facts.VEX)
+	words := indexVEX(j.facts.VEX, j.at)
+	image := subject{j.facts.Digest, j.facts.Name}
 	for _, s := range scans {
 		j.use(s.Bundle)
 		counts := map[Severity]int{}
 		var over []Finding
 		waived := map[Waiver]bool{}
 		for _, v := range worstFirst(s.Findings) {
-			if by, excused := words.excuse(v, j.facts.Digest, j.at); excused {
+			if by, excused := words.excuse(v, image, j.at); excused {
 				j.unread(FactVEX, Finding{Code: CodeScan}) // it may take that back
 				for _, bundle := range by {
 					j.use(bundle)
@@ -425,7 +428,7 @@ func (j *judge) vulnerabilities(r Rule, d *vulnDemand) {
 			if d.fixableOnly && v.Fix == FixNone {
 				continue
 			}
-			f := Finding{Code: CodeVulnerability, ID: v.ID, Bundle: s.Bundle, Message: v.words() + j.late(d, v)}
+			f := Finding{Code: CodeVulnerability, ID: v.ID, Alias: v.alias(), Bundle: s.Bundle, Message: v.words() + j.late(d, v)}
 			if w, ok := r.WaiveFinding(f, j.at); ok {
 				if !waived[w] {
 					waived[w] = true
@@ -470,10 +473,11 @@ func worstFirst(found []Vulnerability) []Vulnerability {
 	return out
 }
 
-// latest is the last scan of each scanner that is not too old. None is a
-// finding, and so is one that cannot be read where none of its scanner is newer.
+// latest is the last scan of each scanner that is not too old, or all of the last
+// moment. None is a finding, and so is one that cannot be read where none of its
+// scanner is newer.
 func (j *judge) latest(d *vulnDemand) []Scan {
-	last := map[string]Scan{}
+	last := map[string][]Scan{}
 	var unread []Scan
 	why := "no signed vulnerability scan that counts is attached"
 	for _, s := range j.facts.Scans {
@@ -494,18 +498,20 @@ func (j *judge) latest(d *vulnDemand) []Scan {
 		if d.maxAge > 0 {
 			j.until(s.Finished.Add(d.maxAge))
 		}
-		key := s.Scanner + " " + s.Format
-		if before, ok := last[key]; !ok || s.Finished.After(before.Finished) || s.Finished.Equal(before.Finished) && len(s.Findings) > len(before.Findings) {
-			last[key] = s
+		key := s.scanner() + " " + s.Format
+		switch before := last[key]; {
+		case before == nil || s.Finished.After(before[0].Finished):
+			last[key] = []Scan{s}
+		case s.Finished.Equal(before[0].Finished):
+			last[key] = append(before, s) // nobody can tell which is the later one
 		}
 	}
 	var out []Scan
-	for _, s := range last {
-		out = append(out, s)
+	for _, key := range slices.Sorted(maps.Keys(last)) {
+		out = append(out, last[key]...)
 	}
-	slices.SortFunc(out, func(a, b Scan) int { return strings.Compare(a.Scanner+a.Format, b.Scanner+b.Format) })
 	for _, s := range unread {
-		if !slices.ContainsFunc(out, func(o Scan) bool { return o.Scanner == s.Scanner && o.Finished.After(s.Finished) }) {
+		if !slices.ContainsFunc(out, func(o Scan) bool { return o.scanner() == s.scanner() && o.Finished.After(s.Finished) }) {
 			j.add(Finding{Code: CodeScan, Undecided: true, Bundle: s.Bundle, Message: "it cannot be decided: " + s.Unread})
 		}
 	}
@@ -513,6 +519,14 @@ func (j *judge) latest(d *vulnDemand) []Scan {
 		j.missing(FactScan, Finding{Code: CodeScan}, why)
 	}
 	return out
+}
+
+// scanner is the name of what scanned, whatever its version.
+func (s Scan) scanner() string {
+	if is, ok := parsePURL(s.Scanner); ok {
+		return is.name
+	}
+	return s.Scanner
 }
 
 // late says by how much a vulnerability has outlived the time allowed for it,

@@ -189,7 +189,8 @@ func TestPackageDemands(t *testing.T) {
 	// some types one in any letter case.
 	packages, err := policy.ReadPackages("cyclonedx", json.RawMessage(`{"bomFormat":"CycloneDX","specVersion":"1.6","components":[
 		{"type":"library","group":"org.apache.logging.log4j","name":"log4j-core","version":"2.14.1","purl":"pkg:maven/org.apache.logging.log4j/log4j-core@2.14.1"},
-		{"type":"library","name":"yaml","version":"5.1","purl":"pkg:pypi/pyyaml-include@5.1"}]}`))
+		{"type":"library","name":"yaml","version":"5.1","purl":"pkg:pypi/pyyaml-include@5.1"},
+		{"type":"library","name":"x","version":"1","purl":"pkg://npm/right-pad@1"}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,6 +198,7 @@ func TestPackageDemands(t *testing.T) {
 	for pattern, found := range map[string]bool{
 		"log4j-core": true, "org.apache.logging.log4j/log4j-core": true, "log4j*": true, "*/log4j-core": true, "core": false,
 		"pkg:maven/*/log4j-core": true, "pkg:maven/*/Log4j-core": false, "pkg:pypi/PyYAML_include@5.*": true,
+		"pkg:npm/right-pad": true,
 	} {
 		if got := ask(t, fmt.Sprintf("sbom: {required: true, forbidden: [%q]}", pattern), f); (got != "") != found {
 			t.Errorf("%s: found %q", pattern, got)
@@ -237,6 +239,18 @@ func TestLicenses(t *testing.T) {
 		{"GPL-2.0-only WITH Classpath-exception-2.0", "allow: [GPL-2.0-only WITH Classpath-exception-2.0]", true},
 		{"GPL-2.0-only", "allow: [GPL-2.0-only WITH Classpath-exception-2.0]", false},
 		{"AGPL-3.0-only", "deny: [AGPL-*]", false},
+		// The names that SPDX gave up for others.
+		{"GPL-2.0", "deny: [GPL-2.0-only]", false},
+		{"GPL-2.0-only", "allow: [GPL-2.0]", true},
+		{"LGPL-2.1+ OR GPL-2.0", "deny: [LGPL-2.1-or-later, GPL-2.0-only]", false},
+		{"GPL-2.0+ WITH Bison-exception-2.2", "allow: [GPL-2.0-or-later]", true},
+		{"GPL-2.0+", "allow: [GPL-2.0-only]", false},
+		// What a document calls a licence of its own.
+		{"LicenseRef-7c9f", "deny: [AGPL-*]", false},
+		{"LicenseRef-7c9f", "deny: [GPL-*]", true},
+		{"LicenseRef-7c9f", "allow: [AGPL-3.0 with a smile]", true},
+		{"LicenseRef-7c9f OR MIT", "deny: [AGPL-*]", true},
+		{"LicenseRef-other", "deny: [AGPL-*]", true},
 		{"AGPL-3.0-only OR MIT", "deny: [AGPL-*]", true},
 		{"AGPL-3.0-only MIT", "deny: [AGPL-*]", false}, // no expression: whatever is in it
 		{"MIT (AGPL-3.0-only)", "deny: [AGPL-*]", false},
@@ -249,7 +263,8 @@ func TestLicenses(t *testing.T) {
 		{strings.Repeat("(", 5000) + "MIT", "allow: [MIT]", false},
 	} {
 		t.Run(c.license[:min(len(c.license), 60)]+" "+c.demand, func(t *testing.T) {
-			doc, err := json.Marshal(map[string]any{"spdxVersion": "SPDX-2.3", "packages": []any{map[string]any{"name": "p", "licenseDeclared": c.license}}})
+			doc, err := json.Marshal(map[string]any{"spdxVersion": "SPDX-2.3", "packages": []any{map[string]any{"name": "p", "licenseDeclared": c.license}},
+				"hasExtractedLicensingInfos": []any{map[string]any{"licenseId": "LicenseRef-7c9f", "name": "AGPL-3.0 with a smile"}, map[string]any{"licenseId": "LicenseRef-other"}}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -305,8 +320,16 @@ const (
 		{"id":"SNYK-1","severity":"high","packageName":"curl","version":"1","nearestFixedInVersion":"2","publicationTime":"2026-11-02T00:00:00.5Z","disclosureTime":"2026-11-01T00:00:00Z","identifiers":{"CVE":["CVE-2026-7"],"CWE":[]}},
 		{"id":"SNYK-1","severity":"high","packageName":"curl","version":"1","nearestFixedInVersion":"2"}],
 		"applications":[{"ok":true,"vulnerabilities":[]}]}`
-	sarif = `{"version":"2.1.0","$schema":"x","runs":[{"tool":{"driver":{"name":"Trivy","rules":[{"id":"CVE-2026-1","properties":{"security-severity":"9.8"}},{"id":"CVE-2026-2","properties":{"security-severity":5.5}},{"id":"CVE-2026-4"}]}},
+	sarif = `{"version":"2.1.0","$schema":"x","runs":[{"invocations":[{"executionSuccessful":true},{}],"tool":{"driver":{"name":"Trivy","rules":[{"id":"CVE-2026-1","properties":{"security-severity":"9.8"}},{"id":"CVE-2026-2","properties":{"security-severity":5.5}},{"id":"CVE-2026-4"}]}},
 		"results":[{"ruleId":"CVE-2026-1","level":"error","locations":[{"physicalLocation":{"artifactLocation":{"uri":"lib/x"}}}]},{"ruleIndex":1},{"ruleId":"CVE-2026-4"},{"ruleId":"CVE-2026-5","kind":"pass"}]}]}`
+	// Trivy has one rule for what it finds in several packages, as it is in the last.
+	trivySARIF = `{"version":"2.1.0","runs":[{"tool":{"driver":{"name":"Trivy","rules":[{"id":"CVE-2026-1","properties":{"security-severity":"2.0","tags":["vulnerability","security","LOW"]}}]}},"results":[
+		{"ruleId":"CVE-2026-1","ruleIndex":0,"level":"error","message":{"text":"Package: openssl\nInstalled Version: 1.1.1\nVulnerability CVE-2026-1\nSeverity: CRITICAL\nFixed Version: 1.1.2\nLink: [CVE-2026-1](https://avd.aquasec.com/nvd/cve-2026-1)"},"locations":[{"physicalLocation":{"artifactLocation":{"uri":"app"}}}]},
+		{"ruleId":"CVE-2026-1","ruleIndex":0,"level":"note","message":{"text":"Package: libssl-doc\nInstalled Version: 1.1.1\nVulnerability CVE-2026-1\nSeverity: LOW\nFixed Version: \nLink: [CVE-2026-1](https://avd.aquasec.com/nvd/cve-2026-1)"}}]}]}`
+	// Grype names a rule by the vulnerability and the package.
+	grypeSARIF = `{"version":"2.1.0","runs":[{"tool":{"driver":{"name":"grype","rules":[{"id":"CVE-2026-1-openssl","properties":{"purls":["pkg:deb/debian/openssl@1.1.1?arch=amd64&distro=debian-12"],"security-severity":"7.5"}},
+		{"id":"GHSA-jfh8-c2jp-5v3q-log4j-core","properties":{"security-severity":"10.0"}}]}},
+		"results":[{"ruleId":"CVE-2026-1-openssl","locations":[{"physicalLocation":{"artifactLocation":{"uri":"app//var/lib/dpkg/status"}}}]},{"ruleId":"GHSA-jfh8-c2jp-5v3q-log4j-core"}]}]}`
 )
 
 func TestReadScan(t *testing.T) {
@@ -316,7 +339,15 @@ func TestReadScan(t *testing.T) {
 		{"grype", grype, "GHSA-1 high x 1 fix 1 known 2026-11-01; CVE-2026-8 negligible y 1 fix 2 known 0001-01-01"},
 		{"snyk", snyk, "SNYK-1 high curl 1 fix 1 known 2026-11-01"},
 		{"snyk", "[" + snyk + "]", "SNYK-1 high curl 1 fix 1 known 2026-11-01"},
+		// An organisation without the fourth severity has it in another field.
+		{"snyk", `{"ok":false,"vulnerabilities":[{"id":"SNYK-2","severity":"high","severityWithCritical":"critical","packageName":"curl","version":"1"}]}`, "SNYK-2 critical curl 1 fix 2 known 0001-01-01"},
 		{"sarif", sarif, "CVE-2026-1 critical lib/x  fix 0 known 0001-01-01; CVE-2026-2 medium   fix 0 known 0001-01-01; CVE-2026-4 unknown   fix 0 known 0001-01-01"},
+		{"snyk", `{"ok":true,"vulnerabilities":[],"error":null}`, ""},
+		{"sarif", `{"version":"2.1.0","runs":[{"tool":{"driver":{"name":"x","rules":[{"id":"a","properties":{"purls":"pkg:a/b","security-severity":"9.1"}}]}},"results":[{"ruleId":"a"}]}]}`, "a critical   fix 0 known 0001-01-01"},
+		// Trivy and Grype write 0.0 for a severity that they do not know.
+		{"sarif", `{"version":"2.1.0","runs":[{"tool":{"driver":{"rules":[{"id":"CVE-2026-1","properties":{"security-severity":"0.0"}}]}},"results":[{"ruleId":"CVE-2026-1"}]}]}`, "CVE-2026-1 unknown   fix 0 known 0001-01-01"},
+		{"sarif", trivySARIF, "CVE-2026-1 critical openssl 1.1.1 fix 1 known 0001-01-01; CVE-2026-1 low libssl-doc 1.1.1 fix 2 known 0001-01-01"},
+		{"sarif", grypeSARIF, "CVE-2026-1 high openssl  fix 0 known 0001-01-01; GHSA-jfh8-c2jp-5v3q critical log4j-core  fix 0 known 0001-01-01"},
 	} {
 		s, err := policy.ReadScan(json.RawMessage(scanned("2026-11-22T00:00:00Z", c.result)))
 		if err != nil {
@@ -337,6 +368,10 @@ func TestReadScan(t *testing.T) {
 		`{"SchemaVersion":2,"ArtifactName":"x","Results":[],"results":[]}`, `{"SchemaVersion":2,"ArtifactName":"x","Results":[],"Results":[]}`,
 		`{"SchemaVersion":2,"ArtifactName":"x","Results":[{"Vulnerabilities":[{"Severity":"LOW"}]}]}`, `{"SchemaVersion":2,"ArtifactName":"x","Results":{}}`,
 		`{"matches":[{"vulnerability":{"id":7}}],"descriptor":{}}`, `[{"vulnerabilities":[]}]`,
+		`{"version":"2.1.0","runs":[{"tool":{},"results":[]},{"tool":{},"invocations":[{"executionSuccessful":false}],"results":[]}]}`,
+		// Snyk could not look.
+		`[{"ok":true,"vulnerabilities":[]},{"ok":false,"error":"Authentication failed","path":"app"}]`, `{"ok":true,"vulnerabilities":[],"error":"x"}`,
+		`{"ok":true,"vulnerabilities":[],"applications":[{"ok":false,"error":"x"}]}`,
 	} {
 		if s, err := policy.ReadScan(json.RawMessage(scanned("2026-11-22T00:00:00Z", bad))); err == nil {
 			t.Errorf("accepted %s as %s", bad, s.Format)
@@ -358,9 +393,16 @@ func scan(t testing.TB, finished, result string) policy.Scan {
 	return *s
 }
 
+func by(scanner string, s policy.Scan) policy.Scan {
+	s.Scanner = scanner
+	return s
+}
+
 func TestVulnerabilities(t *testing.T) {
 	const fresh, old = "2026-11-22T00:00:00Z", "2026-11-01T00:00:00Z"
 	clean := `{"SchemaVersion":2,"ArtifactName":"app","Results":[]}`
+	one := `{"SchemaVersion":2,"ArtifactName":"app","Results":[{"Vulnerabilities":[{"VulnerabilityID":"CVE-2026-1","Severity":"CRITICAL"}]}]}`
+	low := strings.Replace(one, "CRITICAL", "LOW", 1)
 	for _, c := range []struct {
 		name, demand string
 		scans        []policy.Scan
@@ -383,6 +425,10 @@ func TestVulnerabilities(t *testing.T) {
 		{"not dated", "sla: {critical: 30d}", []policy.Scan{scan(t, fresh, trivy)}, "CVE-2026-3 (unknown)"},
 		{"the date of the fix", "sla: {high: 7d}", []policy.Scan{scan(t, fresh, grype)}, "GHSA-1 (high)"},
 		{"the latest of a scanner", "limits: {critical: 0}", []policy.Scan{scan(t, old, trivy), scan(t, fresh, clean)}, ""},
+		{"the latest of a scanner in two versions", "limits: {critical: 0}", []policy.Scan{by("pkg:github/aquasecurity/trivy@0.69.1", scan(t, old, trivy)), by("pkg:github/aquasecurity/trivy@0.70.0", scan(t, fresh, clean))}, ""},
+		{"two of one moment", "limits: {critical: 0}", []policy.Scan{scan(t, fresh, low), scan(t, fresh, one)}, "CVE-2026-1 (critical)"},
+		{"two of one moment, the other way round", "limits: {critical: 0}", []policy.Scan{scan(t, fresh, one), scan(t, fresh, low)}, "CVE-2026-1 (critical)"},
+		{"two that do not say when", "limits: {critical: 0}", []policy.Scan{{Scanner: "x", Findings: scan(t, fresh, low).Findings}, {Scanner: "x", Findings: scan(t, fresh, one).Findings}}, "CVE-2026-1 (critical)"},
 		{"each scanner", "limits: {high: 0}", []policy.Scan{scan(t, fresh, clean), scan(t, fresh, snyk)}, "SNYK-1 (high)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -395,6 +441,26 @@ func TestVulnerabilities(t *testing.T) {
 			checkFound(t, got, c.want)
 		})
 	}
+	// A waiver names what the scanner names, or what everybody else calls it.
+	for _, c := range []struct{ result, name, want string }{
+		{grype, "GHSA-1", ""},
+		{grype, "CVE-2026-9", ""},
+		{snyk, "CVE-2026-7", ""},
+		{snyk, "CVE-2026-8", "SNYK-1 (high)"},
+		{strings.Replace(snyk, `["CVE-2026-7"]`, `["CVE-2026-7","CVE-2026-8"]`, 1), "CVE-2026-8", "SNYK-1 (high)"}, // only one of two
+	} {
+		f := facts(t)
+		f.Scans = []policy.Scan{scan(t, fresh, c.result)}
+		r, _ := parse(t, fmt.Sprintf("  - match: \"**\"\n    level: {build: 1}\n    vulnerabilities: {limits: {high: 0}}\n    waivers: [{vulnerability: %s, reason: a, owner: b, expires: 2026-12-01}]\n", c.name)).For("r.example/app")
+		got := ""
+		for _, x := range r.Judge(t.Context(), f, now()).Findings {
+			if _, ok := r.WaiveFinding(x, now()); !ok {
+				got += x.Message
+			}
+		}
+		checkFound(t, got, c.want)
+	}
+
 	f := facts(t)
 	f.Unreadable = map[policy.Fact]string{policy.FactScan: "torn"}
 	checkFound(t, ask(t, "vulnerabilities: {limits: {critical: 0}}", f), "undecided scan: it cannot be decided: torn")
@@ -409,12 +475,18 @@ func TestVulnerabilities(t *testing.T) {
 		{"the newest", "x", "2026-11-22T06:00:00Z", "limits: {critical: 0}", "undecided scan: it cannot be decided: reading a vulnerability scan: "},
 		{"of the same moment", "x", fresh, "limits: {critical: 0}", "undecided scan: "},
 		{"an older one", "x", old, "limits: {critical: 0}", ""},
+		{"an older one of an older version", "x@0.1", old, "limits: {critical: 0}", ""},
 		{"an older one of another scanner", "y", old, "limits: {critical: 0}", "undecided scan: "},
 		{"one of another scanner that is too old", "y", old, "maxAge: 7d", ""},
 	} {
 		t.Run("not readable: "+c.name, func(t *testing.T) {
-			torn, err := policy.ReadScan(json.RawMessage(strings.Replace(scanned(c.torn, `{"SchemaVersion":3,"ArtifactName":"x"}`), `github/x/`, `github/`+c.scanner+`/`, 1)))
-			if err == nil || torn == nil || torn.Scanner != "pkg:github/"+c.scanner+"/scanner" {
+			of, version, _ := strings.Cut(c.scanner, "@")
+			scanner := of + "/scanner"
+			if version != "" {
+				scanner += "@" + version
+			}
+			torn, err := policy.ReadScan(json.RawMessage(strings.Replace(scanned(c.torn, `{"SchemaVersion":3,"ArtifactName":"x"}`), `github/x/scanner`, `github/`+scanner, 1)))
+			if err == nil || torn == nil || torn.Scanner != "pkg:github/"+scanner {
 				t.Fatalf("%+v, %v", torn, err)
 			}
 			f.Scans = []policy.Scan{*torn, scan(t, fresh, clean)}
@@ -443,9 +515,17 @@ func TestVEX(t *testing.T) {
 		{"by hash", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"hashes":{"sha-256":"` + image.Hex() + `"}}],` + good + `}`, true},
 		{"of the statement's subject", `{"vulnerability":{"name":"CVE-2026-1"},` + good + `}`, true},
 		{"of the package", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:deb/debian/openssl@1.1.1"}],` + good + `}`, true},
+		{"of the package on this architecture", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:deb/debian/openssl?arch=amd64"}],` + good + `}`, true},
+		{"of the package on another architecture", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:deb/debian/openssl@1.1.1?arch=arm64"}],` + good + `}`, false},
+		{"of the package in a distribution that is not told", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:deb/debian/openssl?arch=amd64&distro=debian-11"}],` + good + `}`, false},
+		{"of a part of the package", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:deb/debian/openssl#doc"}],` + good + `}`, false},
 		{"of a part", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app@sha256:` + image.Hex() + `","subcomponents":[{"@id":"pkg:deb/debian/openssl"}]}],` + good + `}`, true},
 		{"of another part", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app@sha256:` + image.Hex() + `","subcomponents":[{"@id":"pkg:deb/debian/zlib"}]}],` + good + `}`, false},
 		{"of another image", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app@sha256:` + strings.Repeat("b", 64) + `"}],` + good + `}`, false},
+		{"of the image by its name", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app?repository_url=r.example/app"}],` + good + `}`, true},
+		{"of the image by its reference", `{"vulnerability":{"name":"CVE-2026-1"},"products":["r.example/app:1"],` + good + `}`, true},
+		{"of another image by its name", `{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app?repository_url=r.example/other/app"},"r.example/app2","pkg:oci/ap","pkg:oci/app@1"],` + good + `}`, false},
+		{"taken back later, of the image by its name", `{"vulnerability":{"name":"CVE-2026-1"},` + ours + `,` + good + `},{"vulnerability":{"name":"CVE-2026-1"},"products":[{"@id":"pkg:oci/app"}],"status":"affected","timestamp":"2026-11-22T00:00:00Z"}`, false},
 		{"of another vulnerability", `{"vulnerability":{"name":"CVE-2026-11"},` + ours + `,` + good + `}`, false},
 		{"without a reason", `{"vulnerability":{"name":"CVE-2026-1"},` + ours + `,"status":"not_affected"}`, false},
 		{"with an impact statement", `{"vulnerability":{"name":"CVE-2026-1"},` + ours + `,"status":"not_affected","impact_statement":"x"}`, true},
@@ -462,6 +542,36 @@ func TestVEX(t *testing.T) {
 			}
 			f := facts(t)
 			f.Scans, f.VEX = []policy.Scan{scan(t, "2026-11-22T00:00:00Z", trivy)}, []policy.VEX{*v}
+			if got := ask(t, "vulnerabilities: {limits: {critical: 0, unknown: 1}}", f); (got == "") != c.excused {
+				t.Errorf("found %q", got)
+			}
+		})
+	}
+
+	// The next version of a document stands in its place: what it leaves out
+	// excuses nothing any more. What the last one had against the image stays.
+	read := func(version, timestamp, statements string) policy.VEX {
+		v, err := policy.ReadVEX(json.RawMessage(strings.NewReplacer(`"version":1`, `"version":`+version, "2026-11-21", timestamp).Replace(doc(statements))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *v
+	}
+	fine, other := `{"vulnerability":{"name":"CVE-2026-1"},`+ours+`,`+good+`}`, `{"vulnerability":{"name":"CVE-2026-2"},`+ours+`,`+good+`}`
+	for _, c := range []struct {
+		name    string
+		docs    []policy.VEX
+		excused bool
+	}{
+		{"left out later", []policy.VEX{read("2", "2026-11-22", other), read("1", "2026-11-21", fine)}, false},
+		{"left out later, in the old form", []policy.VEX{read(`"1"`, "2026-11-21", fine), read(`"2"`, "2026-11-22", other)}, false},
+		{"left out before", []policy.VEX{read("1", "2026-11-20", other), read("2", "2026-11-21", fine)}, true},
+		{"left out in what is still to come", []policy.VEX{read("1", "2026-11-21", fine), read("2", "2026-12-21", other)}, true},
+		{"said of the same version", []policy.VEX{read("1", "2026-11-21", fine), read("1", "2026-11-22", other)}, true},
+	} {
+		t.Run("of two versions: "+c.name, func(t *testing.T) {
+			f := facts(t)
+			f.Scans, f.VEX = []policy.Scan{scan(t, "2026-11-22T00:00:00Z", trivy)}, c.docs
 			if got := ask(t, "vulnerabilities: {limits: {critical: 0, unknown: 1}}", f); (got == "") != c.excused {
 				t.Errorf("found %q", got)
 			}
@@ -529,6 +639,7 @@ func TestHardening(t *testing.T) {
 		{"noSecrets: true", `{"config":{"Env":["DB_PASSWORD=hunter2"]}}`, `secret: the variable "DB_PASSWORD" of the image has a value`},
 		{"noSecrets: true", `{"config":{"Env":["X=AKIAIOSFODNN7EXAMPLE"]}}`, `the variable "X" of the image holds an AWS access key`},
 		{"noSecrets: true", `{"config":{"Env":["URL=postgres://u:pw@h/db"]}}`, "a password in a URL"},
+		{"noSecrets: true", `{"config":{"Env":["URL=redis://:pw@h:6379/0"]}}`, "a password in a URL"},
 		{"noSecrets: true", `{"config":{"Labels":{"l":"ghp_` + strings.Repeat("a", 36) + `"}}}`, `the label "l" of the image holds a GitHub token`},
 		{"noSecrets: true", `{"config":{"Cmd":["x","--token","glpat-` + strings.Repeat("a", 20) + `"]}}`, "the command of the image holds a GitLab token"},
 		{"noSecrets: true", `{"os":"linux","history":[{"created_by":"COPY x"},{"created_by":"|1 NPM_TOKEN=abc123 /bin/sh -c npm ci"}]}`, `entry 2 of the image's history sets "NPM_TOKEN"`},

@@ -26,7 +26,8 @@ type Package struct {
 	// All of them apply.
 	Licenses []string `json:"licenses"`
 
-	bare string // the name without its group, where it has one
+	bare string            // the name without its group, where it has one
+	refs map[string]string // what the document calls licences of its own, by id
 	// whole: it stands for the image or its operating system, which have no
 	// licence of their own.
 	whole bool
@@ -70,6 +71,10 @@ func readSPDX(raw json.RawMessage) ([]Package, error) {
 				Locator string `json:"referenceLocator"`
 			} `json:"externalRefs"`
 		} `json:"packages"`
+		Own []struct {
+			ID   string `json:"licenseId"`
+			Name string `json:"name"`
+		} `json:"hasExtractedLicensingInfos"`
 		Relationships []struct {
 			From string `json:"spdxElementId"`
 			To   string `json:"relatedSpdxElement"`
@@ -91,9 +96,13 @@ func readSPDX(raw json.RawMessage) ([]Package, error) {
 			itself[r.To] = true
 		}
 	}
+	refs := map[string]string{}
+	for _, l := range in.Own {
+		refs[l.ID] = l.Name
+	}
 	var out []Package
 	for _, p := range in.Packages {
-		next := Package{Name: p.Name, Version: p.Version, whole: itself[p.ID]}
+		next := Package{Name: p.Name, Version: p.Version, whole: itself[p.ID], refs: refs}
 		for _, r := range p.Refs {
 			if r.Type == "purl" && next.PURL == "" {
 				next.PURL = r.Locator
@@ -175,7 +184,8 @@ type purl struct{ name, version string }
 func parsePURL(s string) (purl, bool) {
 	s, _, _ = strings.Cut(s, "#")
 	s, _, _ = strings.Cut(s, "?")
-	kind, rest, ok := strings.Cut(strings.TrimPrefix(s, "pkg:"), "/")
+	// Slashes behind the scheme mean nothing.
+	kind, rest, ok := strings.Cut(strings.TrimLeft(strings.TrimPrefix(s, "pkg:"), "/"), "/")
 	if !ok || !strings.HasPrefix(s, "pkg:") || kind == "" || rest == "" {
 		return purl{}, false
 	}
@@ -252,10 +262,15 @@ func (l *licenses) refuses(p Package) string {
 	}
 	for _, text := range p.Licenses {
 		// A choice ("OR") is made in favour of what is allowed. What is no
-		// expression is a name, and may not hold a licence that is denied.
-		ok, err := evaluate(text, l.allowed)
+		// expression is a name, as is what stands for a licence of the document's.
+		ok, err := evaluate(text, func(id string) bool {
+			if name := p.refs[id]; name != "" && !l.denied(id) {
+				return l.allowed(id) && !l.holds(name) || l.named(name)
+			}
+			return l.allowed(id)
+		})
 		if err != nil {
-			ok = l.allowed(text) && !slices.ContainsFunc(words(text), l.denied)
+			ok = l.named(text)
 		}
 		if !ok {
 			return fmt.Sprintf("has the licence %q, which is not allowed", clip(text))
@@ -271,17 +286,42 @@ func (l *licenses) allowed(id string) bool {
 	return !l.denied(id) && (len(l.allow) == 0 || among(l.allow, id))
 }
 
+// named judges a name, which may not hold a licence that is denied.
+func (l *licenses) named(name string) bool { return l.allowed(name) && !l.holds(name) }
+
+func (l *licenses) holds(name string) bool { return slices.ContainsFunc(words(name), l.denied) }
+
 func (l *licenses) denied(id string) bool { return among(l.deny, id) }
 
 // among compares as SPDX does, without letter case. An exception ("WITH") only
 // ever permits more, so a licence stands for itself with any.
 func among(list []string, id string) bool {
 	id = strings.ToLower(strings.ReplaceAll(id, "/", " "))
-	base, _, exception := strings.Cut(id, " with ")
+	base, with, exception := strings.Cut(id, " with ")
+	base = today(base)
+	if id = base; exception {
+		id += " with " + with
+	}
 	return slices.ContainsFunc(list, func(p string) bool {
-		p = strings.ToLower(p)
+		p, with, exceptionToo := strings.Cut(strings.ToLower(p), " with ")
+		if p = today(p); exceptionToo {
+			p += " with " + with
+		}
 		return matches(p, id) || exception && matches(p, base)
 	})
+}
+
+// today is how SPDX spells a licence of the GNU project, which it spelled without
+// "-only" and with "+" before.
+func today(id string) string {
+	family, version, _ := strings.Cut(id, "-")
+	switch {
+	case !slices.Contains([]string{"gpl", "lgpl", "agpl", "gfdl"}, family) || version == "" || strings.Trim(version, "0123456789.+") != "":
+		return id
+	case strings.HasSuffix(id, "+"):
+		return strings.TrimSuffix(id, "+") + "-or-later"
+	}
+	return id + "-only"
 }
 
 func words(expression string) []string {

@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
+	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,6 +40,19 @@ type Vulnerability struct {
 	// Known is when the advisory was published, or where a scanner does not
 	// say that, when the first fix was; zero when neither is told.
 	Known time.Time
+}
+
+// others are the names of what it is about, beside its own.
+func (v Vulnerability) others() []string {
+	return slices.DeleteFunc(slices.Clone(v.Aliases), func(id string) bool { return id == v.ID })
+}
+
+// alias is another name of the very same: of an advisory on several none is.
+func (v Vulnerability) alias() string {
+	if others := v.others(); len(others) == 1 {
+		return others[0]
+	}
+	return ""
 }
 
 // Fix says whether there is a version without the vulnerability.
@@ -300,10 +316,12 @@ func readSnykList(raw json.RawMessage) ([]Vulnerability, error) {
 
 func readSnyk(raw json.RawMessage, depth int) ([]Vulnerability, error) {
 	var in struct {
-		OK              *bool `json:"ok"`
+		OK              *bool           `json:"ok"`
+		Error           json.RawMessage `json:"error"`
 		Vulnerabilities []struct {
 			ID          string   `json:"id"`
 			Severity    string   `json:"severity"`
+			Critical    string   `json:"severityWithCritical"`
 			Package     string   `json:"packageName"`
 			Version     string   `json:"version"`
 			Nearest     string   `json:"nearestFixedInVersion"`
@@ -322,6 +340,10 @@ func readSnyk(raw json.RawMessage, depth int) ([]Vulnerability, error) {
 	if in.OK == nil || depth > 1 {
 		return nil, errors.New(`a result of Snyk has no "ok"`)
 	}
+	// What it writes for a project that it could not look at.
+	if in.Vulnerabilities == nil || len(in.Error) > 0 && string(in.Error) != "null" {
+		return nil, errors.New("a result of Snyk without vulnerabilities, or with an error, says nothing")
+	}
 	seen := map[string]bool{}
 	var out []Vulnerability
 	for _, v := range in.Vulnerabilities {
@@ -333,6 +355,9 @@ func readSnyk(raw json.RawMessage, depth int) ([]Vulnerability, error) {
 		seen[key] = true
 		next := Vulnerability{ID: v.ID, Aliases: v.Identifiers.CVE, Package: v.Package, Version: v.Version,
 			FixedIn: cmp.Or(v.Nearest, strings.Join(v.FixedIn, ", ")), Severity: severityOf(v.Severity)}
+		if severityOf(v.Critical) == Critical {
+			next.Severity = Critical
+		}
 		next.Fix = fix(next.FixedIn != "")
 		for _, s := range []string{v.Published, v.Disclosed} {
 			if t, ok := date(s); ok && (next.Known.IsZero() || t.Before(next.Known)) {
@@ -351,20 +376,48 @@ func readSnyk(raw json.RawMessage, depth int) ([]Vulnerability, error) {
 	return identified(out)
 }
 
+// trivy reads what Trivy says of one result, in lines: its rule is shared by all
+// packages, and has the severity that it has in the last of them.
+func (v *Vulnerability) trivy(text string) {
+	for line := range strings.Lines(text) {
+		key, value, ok := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		switch {
+		case !ok:
+		case key == "Package":
+			v.Package = value
+		case key == "Installed Version":
+			v.Version = value
+		case key == "Severity":
+			v.Severity = severityOf(value)
+		case key == "Fixed Version":
+			v.FixedIn, v.Fix = value, fix(value != "")
+		}
+	}
+}
+
+// grypeRule is how Grype names a rule: by the vulnerability and the package.
+var grypeRule = regexp.MustCompile(`^(CVE-[0-9]+-[0-9]+|GHSA(?:-[0-9a-z]{4}){3})-(.+)$`)
+
 func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 	type rule struct {
 		ID         string `json:"id"`
 		Properties struct {
 			Score json.RawMessage `json:"security-severity"`
+			PURLs json.RawMessage `json:"purls"`
 		} `json:"properties"`
 	}
 	var in struct {
 		Runs []struct {
 			Tool struct {
 				Driver struct {
+					Name  string `json:"name"`
 					Rules []rule `json:"rules"`
 				} `json:"driver"`
 			} `json:"tool"`
+			Invocations []struct {
+				Successful *bool `json:"executionSuccessful"`
+			} `json:"invocations"`
 			Results []struct {
 				RuleID string `json:"ruleId"`
 				Rule   struct {
@@ -372,6 +425,9 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 				} `json:"rule"`
 				RuleIndex *int   `json:"ruleIndex"`
 				Kind      string `json:"kind"`
+				Message   struct {
+					Text string `json:"text"`
+				} `json:"message"`
 				Locations []struct {
 					Physical struct {
 						Artifact struct {
@@ -394,9 +450,14 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 		if run.Results == nil {
 			return nil, errors.New("a SARIF run without results says nothing")
 		}
-		severity := map[string]Severity{}
+		for _, i := range run.Invocations {
+			if i.Successful != nil && !*i.Successful {
+				return nil, errors.New("a SARIF run says of itself that it did not succeed")
+			}
+		}
+		rules := map[string]rule{}
 		for _, r := range run.Tool.Driver.Rules {
-			severity[r.ID] = score(r.Properties.Score)
+			rules[r.ID] = r
 		}
 		for _, r := range run.Results {
 			id := cmp.Or(r.RuleID, r.Rule.ID)
@@ -406,9 +467,19 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 			if slices.Contains([]string{"pass", "notApplicable", "informational"}, r.Kind) {
 				continue
 			}
-			v := Vulnerability{ID: id, Severity: cmp.Or(severity[id], SeverityUnknown)}
+			v := Vulnerability{ID: id, Severity: score(rules[id].Properties.Score)}
 			if len(r.Locations) > 0 {
 				v.Package = r.Locations[0].Physical.Artifact.URI
+			}
+			if run.Tool.Driver.Name == "Trivy" {
+				v.trivy(r.Message.Text)
+			}
+			if m := grypeRule.FindStringSubmatch(id); m != nil && run.Tool.Driver.Name == "grype" {
+				v.ID, v.Package = m[1], m[2]
+				var purls []string
+				if err := json.Unmarshal(rules[id].Properties.PURLs, &purls); err == nil && len(purls) == 1 {
+					v.PURL = purls[0]
+				}
 			}
 			out = append(out, v)
 		}
@@ -416,12 +487,13 @@ func readSARIF(raw json.RawMessage) ([]Vulnerability, error) {
 	return identified(out)
 }
 
-// score maps a CVSS score to its word.
+// score maps a CVSS score to its word. None at all (0.0) is what Trivy and Grype
+// write where they do not know.
 // https://www.first.org/cvss/v3.1/specification-document (5. Qualitative Severity Rating Scale)
 func score(raw json.RawMessage) Severity {
 	f, err := strconv.ParseFloat(strings.Trim(string(raw), `"`), 64)
 	switch {
-	case err != nil || f != f || f < 0 || f > 10:
+	case err != nil || f != f || f <= 0 || f > 10:
 		return SeverityUnknown
 	case f >= 9:
 		return Critical
@@ -429,15 +501,16 @@ func score(raw json.RawMessage) Severity {
 		return High
 	case f >= 4:
 		return Medium
-	case f > 0:
-		return Low
 	}
-	return Negligible
+	return Low
 }
 
 // VEX is an OpenVEX document.
 type VEX struct {
 	Bundle     attest.Digest
+	id         string
+	version    int // of the document; 0: none that can be read
+	time       time.Time
 	statements []vexStatement
 }
 
@@ -469,9 +542,11 @@ func readVEX(predicate json.RawMessage) (*VEX, error) {
 		return nil, fmt.Errorf("%d bytes, more than the %d allowed", len(predicate), attest.MaxVEX)
 	}
 	var in struct {
-		Context    string    `json:"@context"`
-		Timestamp  time.Time `json:"timestamp"`
-		Updated    time.Time `json:"last_updated"`
+		Context    string          `json:"@context"`
+		ID         string          `json:"@id"`
+		Version    json.RawMessage `json:"version"`
+		Timestamp  time.Time       `json:"timestamp"`
+		Updated    time.Time       `json:"last_updated"`
 		Statements []struct {
 			Vulnerability json.RawMessage   `json:"vulnerability"`
 			Timestamp     time.Time         `json:"timestamp"`
@@ -491,11 +566,14 @@ func readVEX(predicate json.RawMessage) (*VEX, error) {
 	if len(in.Statements) > attest.MaxFindings {
 		return nil, tooMany("statements", attest.MaxFindings)
 	}
-	out := &VEX{}
+	out := &VEX{id: in.ID, time: newest(in.Updated, in.Timestamp)}
+	if n, err := strconv.Atoi(strings.Trim(string(in.Version), `"`)); err == nil { // a text before v0.2.0
+		out.version = n
+	}
 	for i, s := range in.Statements {
 		next := vexStatement{status: s.Status, justified: s.Justification != "" || s.Impact != "", time: newest(s.Updated, s.Timestamp)}
 		if next.time.IsZero() {
-			next.time = newest(in.Updated, in.Timestamp)
+			next.time = out.time
 		}
 		if !slices.Contains([]string{"not_affected", "affected", "fixed", "under_investigation"}, s.Status) {
 			return nil, fmt.Errorf(`"/predicate/statements/%d/status" is %q`, i, clip(s.Status))
@@ -595,42 +673,82 @@ func vexProductOf(raw json.RawMessage) (vexProduct, error) {
 
 // about reports whether a statement on the vulnerability speaks of this finding
 // in the image. One without products is about the subject of its attestation.
-func (s vexStatement) about(v Vulnerability, image attest.Digest) bool {
+func (s vexStatement) about(v Vulnerability, image subject) bool {
 	if len(s.products) == 0 {
 		return true
 	}
 	return slices.ContainsFunc(s.products, func(p vexProduct) bool { return p.covers(v, image) })
 }
 
-func (p vexProduct) covers(v Vulnerability, image attest.Digest) bool {
+func (p vexProduct) covers(v Vulnerability, image subject) bool {
 	for _, n := range p.names {
-		n = unescape(n)
-		if _, digest, ok := strings.Cut(n, "sha256:"); ok {
-			digest, _, _ = strings.Cut(digest, "?")
-			if digest == image.Hex() && (len(p.parts) == 0 || slices.ContainsFunc(p.parts, func(part string) bool { return samePackage(part, v.PURL) })) {
+		switch {
+		case image.is(unescape(n)):
+			if len(p.parts) == 0 || slices.ContainsFunc(p.parts, func(part string) bool { return samePackage(part, v.PURL) }) {
 				return true
 			}
-			continue
-		}
-		if len(p.parts) == 0 && samePackage(n, v.PURL) {
+		case len(p.parts) == 0 && samePackage(n, v.PURL):
 			return true
 		}
 	}
 	return false
 }
 
-// samePackage compares package URLs; one without a version stands for each.
+// subject is the image that a document speaks of.
+type subject struct {
+	digest attest.Digest
+	name   string // "host/repository"
+}
+
+// is reports whether a product is the image: by its digest, or where it states
+// none by its name, as a package URL or a reference.
+func (s subject) is(product string) bool {
+	if _, digest, ok := strings.Cut(product, "sha256:"); ok {
+		digest, _, _ = strings.Cut(digest, "?")
+		return digest == s.digest.Hex()
+	}
+	if of, ok := strings.CutPrefix(product, "pkg:oci/"); ok {
+		of, query, _ := strings.Cut(of, "?")
+		q, err := url.ParseQuery(query)
+		at := q.Get("repository_url")
+		return err == nil && strings.EqualFold(of, path.Base(s.name)) && (at == "" || canonical(at) == canonical(s.name))
+	}
+	if i := strings.LastIndexByte(product, ':'); i > strings.LastIndexByte(product, '/') {
+		product = product[:i]
+	}
+	return product != "" && canonical(product) == canonical(s.name)
+}
+
+// samePackage compares package URLs. One without a version stands for each; what
+// it says of the architecture, the distribution or a part must be so.
 func samePackage(stated, found string) bool {
 	a, ok := parsePURL(stated)
 	b, found2 := parsePURL(found)
-	return ok && found2 && a.name == b.name && (a.version == "" || a.version == b.version)
+	if !ok || !found2 || a.name != b.name || a.version != "" && a.version != b.version {
+		return false
+	}
+	stated, part, _ := strings.Cut(stated, "#")
+	found, partFound, _ := strings.Cut(found, "#")
+	_, asked, _ := strings.Cut(stated, "?")
+	_, is, _ := strings.Cut(found, "?")
+	want, err := url.ParseQuery(asked)
+	got, err2 := url.ParseQuery(is)
+	if err != nil || err2 != nil || part != "" && part != partFound {
+		return false
+	}
+	for key := range want {
+		if want.Get(key) != got.Get(key) {
+			return false
+		}
+	}
+	return true
 }
 
 // excuse returns the documents whose latest word on the finding is that the
 // image is not affected. An advisory of several vulnerabilities is excused when
 // each of them is, by a word on it or on the advisory itself.
-func (x vexIndex) excuse(v Vulnerability, image attest.Digest, at time.Time) ([]attest.Digest, bool) {
-	others := slices.DeleteFunc(slices.Clone(v.Aliases), func(id string) bool { return id == v.ID })
+func (x vexIndex) excuse(v Vulnerability, image subject, at time.Time) ([]attest.Digest, bool) {
+	others := v.others()
 	if len(others) == 0 {
 		others = []string{v.ID}
 	}
@@ -647,7 +765,7 @@ func (x vexIndex) excuse(v Vulnerability, image attest.Digest, at time.Time) ([]
 
 // latest returns the document with the last word on any of the names of a
 // finding, and whether that excuses. At the same moment the worse word holds.
-func (x vexIndex) latest(v Vulnerability, names []string, image attest.Digest, at time.Time) (attest.Digest, bool) {
+func (x vexIndex) latest(v Vulnerability, names []string, image subject, at time.Time) (attest.Digest, bool) {
 	var last time.Time
 	var by attest.Digest
 	spoken, excused := false, false
@@ -676,10 +794,22 @@ type indexed struct {
 	bundle attest.Digest
 }
 
-func indexVEX(all []VEX) vexIndex {
+// indexVEX leaves out what excuses in a document that a later version of it has
+// taken the place of.
+func indexVEX(all []VEX, at time.Time) vexIndex {
+	last := map[string]int{}
+	for _, doc := range all {
+		if !later(doc.time, at) {
+			last[doc.id] = max(last[doc.id], doc.version)
+		}
+	}
 	out := vexIndex{}
 	for _, doc := range all {
+		old := doc.id != "" && doc.version < last[doc.id]
 		for _, s := range doc.statements {
+			if old && s.status == "not_affected" {
+				continue
+			}
 			for _, id := range s.ids {
 				out[id] = append(out[id], indexed{s, doc.Bundle})
 			}

@@ -48,7 +48,7 @@ func newDetector() *detector {
 		{"an Azure storage key", `\bAccountKey=[A-Za-z0-9+/]{86}==`},
 		{"a private key", `-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----`},
 		{"a JSON web token", `\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}`},
-		{"a password in a URL", `\b[a-z][a-z0-9+.-]*://[^/\s:@"'$]+:[^/\s:@"'$]+@`},
+		{"a password in a URL", `\b[a-z][a-z0-9+.-]*://[^/\s:@"'$]*:[^/\s:@"'$]+@`},
 	} {
 		d.shapes = append(d.shapes, shape{s.what, regexp.MustCompile(s.re)})
 	}

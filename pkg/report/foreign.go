@@ -33,6 +33,19 @@ func oneLine(s string) string {
 	}, strings.ToValidUTF8(s, "?"))
 }
 
+// tame keeps foreign text in finished lines from being taken for a command by
+// what runs the job: GitHub's runner takes what begins a line with "::", and, as
+// Azure's agent does with "##vso[", what has "##[" anywhere.
+func tame(text string) string {
+	lines := strings.Split(strings.ReplaceAll(text, "##", "# #"), "\n")
+	for i, l := range lines {
+		if rest := strings.TrimLeft(l, " "); strings.HasPrefix(rest, "::") {
+			lines[i] = l[:len(l)-len(rest)] + ": :" + rest[2:]
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
 // part is one digest of a verdict, with its name and its own answer.
 type part struct {
 	gate.Subject

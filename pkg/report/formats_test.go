@@ -6,6 +6,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"regexp"
@@ -310,6 +311,28 @@ func TestMarkdownIsInert(t *testing.T) {
 }
 
 // The line of a stream says what the verdict says, and keeps to its schema.
+// Nothing that is foreign is a command to a CI system that shows the text.
+func TestTextIsInert(t *testing.T) {
+	v := rich(t)
+	for n := range 80 {
+		v.Reasons[0].Message = strings.Repeat("x", n) + " ::error::x ##[add-mask]x ##vso[task.setvariable variable=PATH]x ::stop-commands::x"
+		v.Reasons[0].Hint = v.Reasons[0].Message
+		line := func(w io.Writer, v *gate.Verdict, o report.TextOptions) error {
+			_, err := io.WriteString(w, report.LineText(report.NewLine("", v.Image, v), o))
+			return err
+		}
+		for name, write := range map[string]func(io.Writer, *gate.Verdict, report.TextOptions) error{"text": report.Verdict, "explained": report.Explain, "a line": line} {
+			var b strings.Builder
+			if err := write(&b, v, report.TextOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if at := regexp.MustCompile(`(?m)^\s*::.*|##\[.*|##vso.*`).FindString(b.String()); at != "" {
+				t.Fatalf("%s, after %d: %q", name, n, at)
+			}
+		}
+	}
+}
+
 func TestLine(t *testing.T) {
 	many := verdict(t, 2, hosted)
 	many.Decision = gate.Deny
