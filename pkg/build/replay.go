@@ -326,6 +326,7 @@ type ReplayOptions struct {
 	Unsigned  bool
 	Secrets   []Secret
 	SSH       []SSH
+	Allow     []string // what steps may have beyond the usual: evidence cannot give itself that
 }
 
 // Request is the request for the second build: offline, held to the lock, and
@@ -333,6 +334,9 @@ type ReplayOptions struct {
 // names it.
 func (r *Replay) Request(o ReplayOptions) (Request, error) {
 	if err := r.checkSecrets(o); err != nil {
+		return Request{}, err
+	}
+	if err := r.checkAllow(o); err != nil {
 		return Request{}, err
 	}
 	annotations, err := r.annotations()
@@ -398,6 +402,22 @@ func (r *Replay) checkSecrets(o ReplayOptions) error {
 	if len(lacking) > 0 {
 		return UsageError{hinted(fmt.Errorf("the build used secrets, and nobody keeps those: it cannot be repeated without %s", strings.Join(lacking, ", ")),
 			"give them again, as to waxseal build")}
+	}
+	return nil
+}
+
+// checkAllow sees to it that whoever rebuilds grants what leads out of a step.
+func (r *Replay) checkAllow(o ReplayOptions) error {
+	first := Request{Steps: Steps{Network: r.Asked.Network, Allow: r.Asked.Allow}}
+	var lacking []string
+	for _, e := range first.entitlements() {
+		if !slices.Contains(o.Allow, e) {
+			lacking = append(lacking, "--allow "+clipLine(e))
+		}
+	}
+	if len(lacking) > 0 {
+		return UsageError{hinted(fmt.Errorf("the build let its steps have what is not kept from this machine: it is not repeated without %s", strings.Join(lacking, ", ")),
+			"look at its Dockerfile first; a machine of its own is safer")}
 	}
 	return nil
 }
