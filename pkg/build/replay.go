@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -466,21 +465,16 @@ func (r *Replay) ImportContext(ctx context.Context, st *lock.Store, dir string) 
 		return errors.New("the build was given a part of its folder, by another program, with the times that it had: only the store has that")
 	}
 	name := dockerfilePath(dir, strings.TrimPrefix(r.Asked.Dockerfile, "-"))
-	ignore, ignoreName, err := readIgnore(dir, name)
-	if err != nil {
-		return err
+	l, err := r.pack(ctx, dir, lockPlace(&Request{Source: Source{Context: dir, Dockerfile: r.Asked.Dockerfile}}))
+	if err == nil && string(l.manifest) != src.Digest {
+		l, err = r.pack(ctx, dir, "") // with --lock another file was the lock
 	}
-	t, err := walkFolder(ctx, dir, ignore, ignoreName, filepath.Join(filepath.Dir(name), lockName))
-	if err != nil {
-		return err
-	}
-	l, err := newLayer(ctx, t, epoch{value: r.Chosen.SourceDateEpoch}.time(), nil)
 	if err != nil {
 		return err
 	}
 	if string(l.manifest) != src.Digest {
 		return hinted(fmt.Errorf("the folder %q is not the context of the build: its files have the digest %s, the build's had %s", dir, l.manifest, src.Digest),
-			"check out the commit that the provenance names, without other changes")
+			"check out the commit that the provenance names, without other changes, and without a lock or a key that the build left out")
 	}
 	if string(l.digest) != src.Tree {
 		return fmt.Errorf("the folder %q has the files of the context, with other times: the build had no SOURCE_DATE_EPOCH, so they are part of it", dir)
@@ -504,6 +498,23 @@ func (r *Replay) ImportContext(ctx context.Context, st *lock.Store, dir string) 
 		return err
 	}
 	return st.Sync(ctx)
+}
+
+// pack packs a folder as a build's context that the file left is no part of.
+func (r *Replay) pack(ctx context.Context, dir, left string) (*layer, error) {
+	name := "" // of a Dockerfile that has an ignore file of its own
+	if r.Asked.Dockerfile != "-" {
+		name = dockerfilePath(dir, r.Asked.Dockerfile)
+	}
+	ignore, ignoreName, err := readIgnore(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	t, err := walkFolder(ctx, dir, ignore, ignoreName, left)
+	if err != nil {
+		return nil, err
+	}
+	return newLayer(ctx, t, epoch{value: r.Chosen.SourceDateEpoch}.time(), nil)
 }
 
 // sealedContext gives the engine the context of an earlier build. It reports

@@ -324,3 +324,37 @@ func TestReplayTakesTheContextFromTheVeryFolderOnly(t *testing.T) {
 		t.Errorf("missing %v, %v", missing, err)
 	}
 }
+
+func TestReplayLeavesTheLockOfTheBuildOutOfItsContext(t *testing.T) {
+	for dockerfile, left := range map[string]string{
+		"Dockerfile":     "waxseal.lock",
+		"app.Dockerfile": "app.Dockerfile.waxseal.lock",
+		"-":              "",
+	} {
+		dir := t.TempDir()
+		for _, name := range []string{"Dockerfile", "app.Dockerfile", "waxseal.lock", "app.Dockerfile.waxseal.lock"} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("FROM scratch"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tree, err := walkFolder(context.Background(), dir, nil, "", filepath.Join(dir, left))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := newLayer(context.Background(), tree, epoch{value: "1700000000"}.time(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prov, inputs := evidenceOf(t, &Request{Source: Source{Dockerfile: dockerfile}}, recorded(
+			attestations.InputSource{Kind: "context", URI: "context", Digest: string(l.manifest), Tree: string(l.digest), Size: l.size},
+			attestations.InputSource{Kind: "dockerfile", URI: "dockerfile", Digest: string(attest.DigestOf([]byte("FROM scratch")))},
+		), nil)
+		r, err := ReadReplay(prov, inputs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.ImportContext(context.Background(), openTestStore(t), dir); err != nil {
+			t.Errorf("-f %s: %v", dockerfile, err)
+		}
+	}
+}
