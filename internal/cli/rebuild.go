@@ -26,7 +26,7 @@ type rebuildFlags struct {
 
 	sign                                                signFlags
 	store, context, builderID, out, progress, output    string
-	secrets, ssh                                        []string
+	secrets, ssh, allow                                 []string
 	unverified, noAttach, acceptEquivalent, compareOnly bool
 }
 
@@ -67,6 +67,7 @@ Exit codes: 0 reproduced (or equivalent, with --accept-equivalent), 3 different,
 	fs.StringVar(&f.context, "context", "", "folder `PATH` to take the build context from where the store lacks it; it must be the same, byte for byte")
 	fs.StringArrayVar(&f.secrets, "secret", nil, "`SECRET` that the build used, again: id=ID[,src=FILE] or id=ID,env=NAME")
 	fs.StringArrayVar(&f.ssh, "ssh", nil, "`AGENT` that the build used, again: default, ID, ID=SOCKET or ID=KEYFILE")
+	fs.StringArrayVar(&f.allow, "allow", nil, "`WHAT` the build let its steps have, again: network.host or security.insecure")
 	f.sign.register(fs, "sign-key", "private `KEY` to sign what was found with")
 	fs.BoolVar(&f.noAttach, "no-attach", false, "attach nothing to the image")
 	fs.StringVar(&f.builderID, "builder-id", "", "`URI` that names this builder in the second provenance (default: an unhosted local one)")
@@ -246,7 +247,7 @@ func usageOrUnverified(err error) error {
 
 // request reads the flags that say how to build.
 func (f *rebuildFlags) request(s *Streams) (rebuild.Request, error) {
-	req := rebuild.Request{Context: f.context, BuilderID: f.builderID, Out: f.out, Unverified: f.unverified}
+	req := rebuild.Request{Context: f.context, Allow: f.allow, BuilderID: f.builderID, Out: f.out, Unverified: f.unverified}
 	var errs flagErrors
 	errs.read("secret", func() (err error) { req.Secrets, err = build.ParseSecrets(f.secrets); return })
 	errs.read("ssh", func() (err error) { req.SSH, err = build.ParseSSH(f.ssh); return })

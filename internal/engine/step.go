@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,7 +160,7 @@ func (o *recordedOp) begin(ctx context.Context, jobCtx solver.JobContext, exec *
 		case pb.MountType_CACHE:
 			run.caches = append(run.caches, m)
 		case pb.MountType_SSH:
-			run.gap(attestations.GapSSH, fmt.Sprintf("the step could ask the ssh agent %q; its answers are not recorded", m.GetSSHOpt().GetID()))
+			run.gap(attestations.GapSSH, fmt.Sprintf("the step could ask the ssh agent %q; its answers are not recorded", cmp.Or(m.GetSSHOpt().GetID(), "default")))
 		}
 	}
 	values, err := o.secrets(ctx, jobCtx, exec)

@@ -100,6 +100,7 @@ const (
 	signHost    = `network\.host`
 
 	signRefused  = "inputs refused: "
+	signDamaged  = `the store's copy is damaged`
 	signLacks    = `the store (lacks|does not have)`
 	signLock     = `(?s)` + signRefused + `.*(not in the lock|: expected )`
 	signGateway  = `downloaded context.*invalid response status 403`
@@ -110,6 +111,7 @@ const (
 // waysOut pairs each sign with the way out.
 func waysOut() [][2]string {
 	return [][2]string{
+		{signDamaged, "waxseal store verify --repair removes what is damaged; then the same command with --inputs locked fetches it again, or waxseal store import brings it"},
 		{signLacks, "waxseal store import brings it from where the lock was made; bodies are also fetched by the same command with --inputs locked"},
 		{signLock, relock},
 		{signGateway, "the server refused it, or the gateway did: it connects to this machine and its link only where --upstream NAME=ADDRESS says so, and only to hosts that --allow-host allows"},

@@ -148,15 +148,31 @@ func (p *preparer) mainContext(ctx context.Context) error {
 		if done, err := p.sealedContext(ctx); done || err != nil {
 			return err
 		}
+		return p.remoteContext(p.req.contextArg(), fmt.Errorf("context: %w", ErrNotKept))
 	}
 	arg := p.req.contextArg()
 	if arg == "-" {
 		return p.stdinContext(ctx)
 	}
 	fi, err := os.Stat(arg)
-	if err == nil && fi.IsDir() {
+	switch {
+	case err == nil && fi.IsDir():
 		return p.folderContext(ctx, arg)
+	case err == nil:
+		err = hinted(fmt.Errorf("context %q is a file, not a folder", arg), "give the folder, and the Dockerfile with -f")
+	default:
+		err = hinted(fmt.Errorf("context %q: no such folder, and no git or http URL", arg), "give a folder, a git or tarball URL, or - for standard input")
 	}
+	return p.remoteContext(arg, err)
+}
+
+// ErrNotKept is evidence that names no bytes for what lay on the machine of the
+// first build. Whoever wrote it must not choose a folder of this one.
+var ErrNotKept = errors.New("the record of inputs does not name it, and nothing of this machine takes its place")
+
+// remoteContext takes a context that the engine fetches; what is none is the
+// error other.
+func (p *preparer) remoteContext(arg string, other error) error {
 	if ref, isGit, gitErr := dfgitutil.ParseGitRef(arg); isGit {
 		if gitErr != nil {
 			return UsageError{fmt.Errorf("context %q: %w", cleanURL(arg), gitErr)}
@@ -168,10 +184,7 @@ func (p *preparer) mainContext(ctx context.Context) error {
 		p.in.attrs["context"] = arg
 		return p.remoteDockerfile()
 	}
-	if err == nil {
-		return hinted(fmt.Errorf("context %q is a file, not a folder", arg), "give the folder, and the Dockerfile with -f")
-	}
-	return hinted(fmt.Errorf("context %q: no such folder, and no git or http URL", arg), "give a folder, a git or tarball URL, or - for standard input")
+	return other
 }
 
 // folderContext packs a folder: its ignore file, its git state, its files.
@@ -517,10 +530,21 @@ func (p *preparer) archivedDockerfile(t *tree) (string, []byte, error) {
 func (p *preparer) namedContext(ctx context.Context, i int, name, value string) error {
 	key := "context:" + name
 	dependencyName := attestations.DependencyNamedContext + ":" + name
-	if p.req.Source.Sealed != nil {
+	sealed := p.req.Source.Sealed != nil
+	if sealed {
 		if done, err := p.sealedNamed(i, name); done || err != nil {
 			return err
 		}
+	}
+	if remote, err := isFetched(value); remote && (sealed || !isFolder(value)) {
+		if err != nil {
+			return UsageError{fmt.Errorf("build context %s=%s: %w", name, cleanURL(value), err)}
+		}
+		p.in.attrs[key] = value
+		return nil
+	}
+	if sealed {
+		return fmt.Errorf("build context %q: %w", name, ErrNotKept)
 	}
 	scheme, rest, _ := strings.Cut(value, ":")
 	switch scheme {
@@ -528,18 +552,8 @@ func (p *preparer) namedContext(ctx context.Context, i int, name, value string) 
 		return p.layoutContext(i, name, strings.TrimPrefix(rest, "//"))
 	case "docker":
 		return p.dockerContext(ctx, i, name, rest)
-	case "docker-image", "http", "https", "git", "ssh":
-		p.in.attrs[key] = value
-		return nil
 	case "target":
 		return UsageError{fmt.Errorf("build context %s=%s: target: is a thing of bake files only", name, value)}
-	}
-	if _, isGit, err := dfgitutil.ParseGitRef(value); isGit && !isFolder(value) {
-		if err != nil {
-			return UsageError{fmt.Errorf("build context %s=%s: %w", name, cleanURL(value), err)}
-		}
-		p.in.attrs[key] = value
-		return nil
 	}
 	if !isFolder(value) {
 		return hinted(fmt.Errorf("build context %s=%s: no such folder", name, value), "give a folder, a URL, docker-image://REF, oci:LAYOUT[:TAG] or docker:NAME")
@@ -560,6 +574,16 @@ func (p *preparer) namedContext(ctx context.Context, i int, name, value string) 
 	p.in.states[input] = st
 	p.in.attrs[key] = "input:" + input
 	return nil
+}
+
+// isFetched reports whether the engine fetches a named context by itself.
+func isFetched(value string) (bool, error) {
+	switch scheme, _, _ := strings.Cut(value, ":"); scheme {
+	case "docker-image", "http", "https", "git", "ssh":
+		return true, nil
+	}
+	_, isGit, err := dfgitutil.ParseGitRef(value)
+	return isGit, err
 }
 
 // layoutContext takes PATH[:TAG][@DIGEST] of an OCI layout.

@@ -331,11 +331,33 @@ func (t *intake) inForce() []byte {
 	return t.made
 }
 
+// lacking is what a lock just made needs and the store has not: bytes that a
+// reused step took in long ago, and that somebody removed since.
+func (t *intake) lacking() []lock.Need {
+	if t.store == nil || t.made == nil {
+		return nil
+	}
+	f, err := lock.Parse(t.made)
+	if err != nil {
+		return nil
+	}
+	all, err := t.store.Needs(f)
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc(all, func(n lock.Need) bool {
+		return n.Has || strings.HasPrefix(string(n.Digest), "hmac-") // nobody keeps a secret
+	})
+}
+
 // writeLock puts the lock of this build in its place, whole, and only where it
 // says something new. A place that cannot be written must not cost the build.
 func (t *intake) writeLock(n *notes) bool {
 	if t.blind && t.place != "" {
 		n.add("no lock was written: some of what came in nobody watched, and a lock would forbid it")
+	}
+	if lacks := t.lacking(); len(lacks) > 0 {
+		n.add("the store lacks %s of reused steps, %s first: --inputs offline and waxseal rebuild will not work from it; --no-cache fetches them again", count(len(lacks), "input"), lacks[0].For)
 	}
 	switch err := t.headers(); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -366,7 +388,7 @@ func (t *intake) push(ctx context.Context, dst store.Writable, s *sealed, n *not
 			return err
 		}
 		if k := len(found.missing); k > 0 {
-			n.add("%s of %s are not in the store and were not pushed, %s first: another machine cannot rebuild the image from there", count(k, "input"), x.platform, found.missing[0].What)
+			n.add("the store lacks %s of %s, which could not be pushed, %s first: another machine cannot rebuild the image from there", count(k, "input"), x.platform, found.missing[0].What)
 		}
 		var blobs []store.InputBlob
 		for _, d := range found.there {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -326,6 +325,7 @@ type ReplayOptions struct {
 	Unsigned  bool
 	Secrets   []Secret
 	SSH       []SSH
+	Allow     []string // what steps may have beyond the usual: evidence cannot give itself that
 }
 
 // Request is the request for the second build: offline, held to the lock, and
@@ -333,6 +333,9 @@ type ReplayOptions struct {
 // names it.
 func (r *Replay) Request(o ReplayOptions) (Request, error) {
 	if err := r.checkSecrets(o); err != nil {
+		return Request{}, err
+	}
+	if err := r.checkAllow(o); err != nil {
 		return Request{}, err
 	}
 	annotations, err := r.annotations()
@@ -402,6 +405,22 @@ func (r *Replay) checkSecrets(o ReplayOptions) error {
 	return nil
 }
 
+// checkAllow sees to it that whoever rebuilds grants what leads out of a step.
+func (r *Replay) checkAllow(o ReplayOptions) error {
+	first := Request{Steps: Steps{Network: r.Asked.Network, Allow: r.Asked.Allow}}
+	var lacking []string
+	for _, e := range first.entitlements() {
+		if !slices.Contains(o.Allow, e) {
+			lacking = append(lacking, "--allow "+clipLine(e))
+		}
+	}
+	if len(lacking) > 0 {
+		return UsageError{hinted(fmt.Errorf("the build let its steps have what is not kept from this machine: it is not repeated without %s", strings.Join(lacking, ", ")),
+			"look at its Dockerfile first; a machine of its own is safer")}
+	}
+	return nil
+}
+
 func (r *Replay) annotations() ([]Annotation, error) {
 	var given []string
 	for _, name := range sortedKeys(r.Asked.Annotations) {
@@ -446,21 +465,16 @@ func (r *Replay) ImportContext(ctx context.Context, st *lock.Store, dir string) 
 		return errors.New("the build was given a part of its folder, by another program, with the times that it had: only the store has that")
 	}
 	name := dockerfilePath(dir, strings.TrimPrefix(r.Asked.Dockerfile, "-"))
-	ignore, ignoreName, err := readIgnore(dir, name)
-	if err != nil {
-		return err
+	l, err := r.pack(ctx, dir, lockPlace(&Request{Source: Source{Context: dir, Dockerfile: r.Asked.Dockerfile}}))
+	if err == nil && string(l.manifest) != src.Digest {
+		l, err = r.pack(ctx, dir, "") // with --lock another file was the lock
 	}
-	t, err := walkFolder(ctx, dir, ignore, ignoreName, filepath.Join(filepath.Dir(name), lockName))
-	if err != nil {
-		return err
-	}
-	l, err := newLayer(ctx, t, epoch{value: r.Chosen.SourceDateEpoch}.time(), nil)
 	if err != nil {
 		return err
 	}
 	if string(l.manifest) != src.Digest {
 		return hinted(fmt.Errorf("the folder %q is not the context of the build: its files have the digest %s, the build's had %s", dir, l.manifest, src.Digest),
-			"check out the commit that the provenance names, without other changes")
+			"check out the commit that the provenance names, without other changes, and without a lock or a key that the build left out")
 	}
 	if string(l.digest) != src.Tree {
 		return fmt.Errorf("the folder %q has the files of the context, with other times: the build had no SOURCE_DATE_EPOCH, so they are part of it", dir)
@@ -484,6 +498,23 @@ func (r *Replay) ImportContext(ctx context.Context, st *lock.Store, dir string) 
 		return err
 	}
 	return st.Sync(ctx)
+}
+
+// pack packs a folder as a build's context that the file left is no part of.
+func (r *Replay) pack(ctx context.Context, dir, left string) (*layer, error) {
+	name := "" // of a Dockerfile that has an ignore file of its own
+	if r.Asked.Dockerfile != "-" {
+		name = dockerfilePath(dir, r.Asked.Dockerfile)
+	}
+	ignore, ignoreName, err := readIgnore(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	t, err := walkFolder(ctx, dir, ignore, ignoreName, left)
+	if err != nil {
+		return nil, err
+	}
+	return newLayer(ctx, t, epoch{value: r.Chosen.SourceDateEpoch}.time(), nil)
 }
 
 // sealedContext gives the engine the context of an earlier build. It reports

@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -65,6 +66,7 @@ func TestReplayAsksForTheSameBuild(t *testing.T) {
 	o := ReplayOptions{
 		Store: openTestStore(t), Lock: "l", Image: "i", Out: "o", CacheDir: "c", BuilderID: "https://other.example", Name: "app:1",
 		Secrets: []Secret{{ID: "token", File: "again"}}, SSH: []SSH{{ID: "default", Paths: []string{"again"}}},
+		Allow: []string{entitlementHost, entitlementInsecure},
 	}
 	second, err := r.Request(o)
 	if err != nil {
@@ -203,6 +205,81 @@ func TestReplayListsWhatIsMissing(t *testing.T) {
 	}
 }
 
+func TestReplayTakesNothingOfThisMachine(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	dockerfile := "FROM scratch\nCOPY . /\n"
+	st := openTestStore(t)
+	if _, err := st.Put([]byte(dockerfile)); err != nil {
+		t.Fatal(err)
+	}
+	file := attestations.InputSource{Kind: "dockerfile", URI: "dockerfile", Digest: string(attest.DigestOf([]byte(dockerfile)))}
+	remote := attestations.ContainerContext{Kind: "git", URI: "https://git.example/a.git"}
+	for name, tt := range map[string]struct {
+		context attestations.ContainerContext
+		named   map[string]string
+		sources []attestations.InputSource
+		fetched bool
+	}{
+		"a git context":             {context: remote, fetched: true},
+		"a folder":                  {context: attestations.ContainerContext{Kind: "directory", URI: dir}},
+		"a folder and a Dockerfile": {context: attestations.ContainerContext{Kind: "directory", URI: dir}, sources: []attestations.InputSource{file}},
+		"the working folder":        {context: attestations.ContainerContext{Kind: "directory"}},
+		"standard input":            {context: attestations.ContainerContext{Kind: "none", URI: "-"}},
+		"a fetched named context":   {context: remote, named: map[string]string{"n": "docker-image://r.example/base"}, fetched: true},
+		"a named folder":            {context: remote, named: map[string]string{"n": dir}},
+		"a named layout":            {context: remote, named: map[string]string{"n": "oci:" + dir}},
+		"an image of the daemon":    {context: remote, named: map[string]string{"n": "docker:base"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			prov, inputs := evidenceOf(t, &Request{Source: Source{Named: tt.named, Dockerfile: "-"}}, recorded(tt.sources...), func(p *provenance) {
+				p.BuildDefinition.ExternalParameters.Context = tt.context
+				p.BuildDefinition.ExternalParameters.BuildContexts = tt.named
+			})
+			r, err := ReadReplay(prov, inputs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req, err := r.Request(ReplayOptions{Store: st, Lock: "l", Image: "i", CacheDir: "c"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := &preparer{req: &req, deps: &Deps{Stdin: strings.NewReader(dockerfile)}, notes: &notes{}, tmpDir: t.TempDir()}
+			in, err := p.prepare(context.Background())
+			if err == nil {
+				in.close()
+			}
+			if (err == nil) != tt.fetched || err != nil && !errors.Is(err, ErrNotKept) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestReplayGrantsNothingThatWasNotGiven(t *testing.T) {
+	for name, steps := range map[string]Steps{
+		"--allow security.insecure": {Allow: []string{entitlementInsecure}},
+		"--allow network.host":      {Network: "host"},
+	} {
+		prov, inputs := evidenceOf(t, &Request{Steps: steps}, recorded(), nil)
+		r, err := ReadReplay(prov, inputs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := ReplayOptions{Store: openTestStore(t)}
+		if _, err := r.Request(o); err == nil || !strings.Contains(err.Error(), "not repeated without "+name) {
+			t.Errorf("%s: %v", name, err)
+		}
+		o.Allow = []string{entitlementHost, entitlementInsecure}
+		if second, err := r.Request(o); err != nil || !slices.Equal(second.Steps.Allow, steps.Allow) {
+			t.Errorf("%s given: %v, %v", name, second.Steps, err)
+		}
+	}
+}
+
 func TestReplayTakesTheContextFromTheVeryFolderOnly(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) {
@@ -245,5 +322,39 @@ func TestReplayTakesTheContextFromTheVeryFolderOnly(t *testing.T) {
 	}
 	if missing, err := r.Missing(st); err != nil || len(missing) > 0 {
 		t.Errorf("missing %v, %v", missing, err)
+	}
+}
+
+func TestReplayLeavesTheLockOfTheBuildOutOfItsContext(t *testing.T) {
+	for dockerfile, left := range map[string]string{
+		"Dockerfile":     "waxseal.lock",
+		"app.Dockerfile": "app.Dockerfile.waxseal.lock",
+		"-":              "",
+	} {
+		dir := t.TempDir()
+		for _, name := range []string{"Dockerfile", "app.Dockerfile", "waxseal.lock", "app.Dockerfile.waxseal.lock"} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("FROM scratch"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tree, err := walkFolder(context.Background(), dir, nil, "", filepath.Join(dir, left))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := newLayer(context.Background(), tree, epoch{value: "1700000000"}.time(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prov, inputs := evidenceOf(t, &Request{Source: Source{Dockerfile: dockerfile}}, recorded(
+			attestations.InputSource{Kind: "context", URI: "context", Digest: string(l.manifest), Tree: string(l.digest), Size: l.size},
+			attestations.InputSource{Kind: "dockerfile", URI: "dockerfile", Digest: string(attest.DigestOf([]byte("FROM scratch")))},
+		), nil)
+		r, err := ReadReplay(prov, inputs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.ImportContext(context.Background(), openTestStore(t), dir); err != nil {
+			t.Errorf("-f %s: %v", dockerfile, err)
+		}
 	}
 }

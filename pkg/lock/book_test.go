@@ -2,8 +2,10 @@ package lock_test
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/waxseal/waxseal/attestations"
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -289,5 +291,23 @@ func TestDiff(t *testing.T) {
 				t.Error("the other way round it is another matter")
 			}
 		})
+	}
+}
+
+// A lock is looked at before anybody trusts it.
+func TestDiffOfManyTakesNoTime(t *testing.T) {
+	const n = 50_000
+	var before, after lock.File
+	for i := range n {
+		before.Steps = append(before.Steps, lock.Step{Name: strconv.Itoa(i)})
+		before.Sources = append(before.Sources, lock.Source{Kind: lock.KindImage, Ref: "r.example/a:old" + strconv.Itoa(i)})
+		after.Sources = append(after.Sources, lock.Source{Kind: lock.KindImage, Ref: "r.example/a:new" + strconv.Itoa(i)})
+	}
+	start := time.Now()
+	if got := len(lock.Diff(&before, &after)); got != 3*n {
+		t.Errorf("%d changes, want %d", got, 3*n)
+	}
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("it took %s", took)
 	}
 }

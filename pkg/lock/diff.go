@@ -97,36 +97,35 @@ func diffSources(before, after []Source) []Change {
 		}
 	}
 	// Another tag of the same repository is a change of base image.
+	type origin struct{ kind, platform, repository string }
+	of := func(s Source) origin { return origin{s.Kind, s.Platform, repository(s)} }
+	went, came := map[origin]int{}, map[origin][]Source{}
 	for _, b := range gone {
-		same := func(s Source) bool {
-			return s.Kind == b.Kind && s.Platform == b.Platform && repository(s) == repository(b)
-		}
-		i := slices.IndexFunc(come, same)
-		if i < 0 || countSources(gone, same) != 1 || countSources(come, same) != 1 {
+		went[of(b)]++
+	}
+	for _, a := range come {
+		came[of(a)] = append(came[of(a)], a)
+	}
+	moved := map[origin]bool{}
+	for _, b := range gone {
+		if went[of(b)] != 1 || len(came[of(b)]) != 1 {
 			changes = append(changes, Change{Kind: removed, Subject: b.subject(),
 				Text: fmt.Sprintf("removed %s%s %s", b.subject(), b.on(), b.Digest)})
 			continue
 		}
-		a := come[i]
-		come = slices.Delete(come, i, i+1)
+		a := came[of(b)][0]
+		moved[of(b)] = true
 		changes = append(changes, Change{Kind: changed, Subject: a.subject(),
 			Text: fmt.Sprintf("changed %s%s from %s to %s %s", b.subject(), b.on(), b.Digest, word(a.Ref), a.Digest)})
 	}
 	for _, a := range come {
+		if moved[of(a)] {
+			continue
+		}
 		changes = append(changes, Change{Kind: added, Subject: a.subject(),
 			Text: fmt.Sprintf("added %s%s %s", a.subject(), a.on(), a.Digest)})
 	}
 	return changes
-}
-
-func countSources(in []Source, f func(Source) bool) int {
-	n := 0
-	for _, s := range in {
-		if f(s) {
-			n++
-		}
-	}
-	return n
 }
 
 // repository is a reference without its tag, digest, branch or query.
@@ -171,8 +170,14 @@ func pairSteps(before, after []Step) []stepPair {
 		}
 		pairs = append(pairs, stepPair{paired[a], a})
 	}
+	gone := map[*Step]bool{}
+	for _, steps := range left {
+		for _, b := range steps {
+			gone[b] = true
+		}
+	}
 	for i := range before {
-		if slices.Contains(left[where(&before[i])], &before[i]) {
+		if gone[&before[i]] {
 			pairs = append(pairs, stepPair{&before[i], nil})
 		}
 	}

@@ -213,6 +213,7 @@ const (
 	archiveMark   = "waxseal-store"
 	archiveText   = "waxseal store, version 1\n"
 	archivePrefix = "blobs/sha256/"
+	archiveEnd    = 1024 // bytes of zeros
 )
 
 // Export writes blobs to an archive, the same blobs always as the same bytes.
@@ -279,13 +280,20 @@ func (s *Store) Import(ctx context.Context, r io.Reader) (ImportReport, error) {
 }
 
 func (s *Store) importAll(ctx context.Context, r io.Reader, report *ImportReport) error {
-	tr := tar.NewReader(r)
+	in := &counted{r: r}
+	tr := tar.NewReader(in)
 	for n := 0; ; n++ {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		in.n = 0
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) && n > 0 {
+			// The reader takes the end of what is there for the end of the
+			// archive, for which two blocks of zeros stand.
+			if in.n < archiveEnd {
+				return fmt.Errorf("the archive was cut short, after %d of its blobs: bring it again: %w", report.Blobs, io.ErrUnexpectedEOF)
+			}
 			return nil
 		}
 		if err != nil {
@@ -319,6 +327,18 @@ func (s *Store) importAll(ctx context.Context, r io.Reader, report *ImportReport
 			report.NewBytes += h.Size
 		}
 	}
+}
+
+// counted counts what is read.
+type counted struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
 }
 
 func checkMember(h *tar.Header) error {

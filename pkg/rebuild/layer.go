@@ -78,6 +78,7 @@ func (e *entry) sum() sum {
 type passage struct {
 	entries     int
 	order       [sha256.Size]byte
+	bound       bool // an entry comes after one that leads to it or lies below it: the order tells what is unpacked
 	compression []string
 	diffIDs     []attest.Digest
 }
@@ -86,7 +87,7 @@ type passage struct {
 // content. visit may leave the content unread.
 func (t *tree) scan(ctx context.Context, visit func(e *entry, content io.Reader) error) (*passage, error) {
 	p := &passage{}
-	order := sha256.New()
+	order, after := sha256.New(), successors{map[key]bool{}, map[key]bool{}}
 	for i, l := range t.layers {
 		err := t.scanLayer(ctx, l, p, func(e *entry, content io.Reader) error {
 			if p.entries++; p.entries > attest.MaxLayerFiles {
@@ -94,6 +95,7 @@ func (t *tree) scan(ctx context.Context, visit func(e *entry, content io.Reader)
 			}
 			e.layer = t.first + i
 			_, _ = io.WriteString(order, e.path+"\x00")
+			p.bound = p.bound || after.late(e)
 			return visit(e, content)
 		})
 		if err != nil {
@@ -102,6 +104,27 @@ func (t *tree) scan(ctx context.Context, visit func(e *entry, content io.Reader)
 	}
 	order.Sum(p.order[:0])
 	return p, nil
+}
+
+// successors are the paths that earlier entries lead to by a hard link or lie
+// below: what comes there later is not what they were made with.
+type successors struct{ linked, above map[key]bool }
+
+// late notes what e depends on, and reports whether it comes too late itself.
+// A folder may come after its files.
+func (s successors) late(e *entry) bool {
+	own := e.key()
+	if e.kind == "hard link" {
+		s.linked[(&entry{path: e.link}).key()] = true
+	}
+	for dir := path.Dir(e.path); dir != "."; dir = path.Dir(dir) {
+		k := (&entry{path: dir}).key()
+		if s.above[k] {
+			break
+		}
+		s.above[k] = true
+	}
+	return e.kind != "folder" && (s.linked[own] || s.above[own])
 }
 
 // errTooLarge is a layer that unpacks to more than is read.
@@ -387,6 +410,8 @@ func sameFiles(t *tally, a *tree, pa, pb *passage, twice, none bool) {
 		d.Normalisers = []string{string(compressionV1)}
 	case twice:
 		d.Cause = "the layer holds a path more than once"
+	case pa.order != pb.order && (pa.bound || pb.bound):
+		d.Cause = "the layer holds its files in another order, by which they unpack to something else"
 	case pa.order != pb.order:
 		d.Cause, d.Normalisers = "the layer holds its files in another order", []string{string(layerFormV1)}
 	case none:

@@ -398,6 +398,12 @@ func TestWhyLayersAndConfigurationsDiffer(t *testing.T) {
 			"compression : the layer holds the same archive, compressed differently compression/v1"}},
 		{"order", image(t, nil, plain), image(t, nil, layerOf(t, y, x)), "equivalent", []string{
 			"archive : the layer holds its files in another order layer-form/v1"}},
+		{"a hard link before what it leads to", image(t, nil, layerOf(t, x, file{name: "z", kind: tar.TypeLink, link: "x"})), image(t, nil, layerOf(t, file{name: "z", kind: tar.TypeLink, link: "x"}, x)), "different", []string{
+			"archive : the layer holds its files in another order, by which they unpack to something else"}},
+		{"a link after what lies below it", image(t, nil, layerOf(t, file{name: "d", kind: tar.TypeSymlink, link: "/etc"}, file{name: "d/x", body: "x"})), image(t, nil, layerOf(t, file{name: "d/x", body: "x"}, file{name: "d", kind: tar.TypeSymlink, link: "/etc"})), "different", []string{
+			"archive : the layer holds its files in another order, by which they unpack to something else"}},
+		{"a folder after what lies below it", image(t, nil, layerOf(t, file{name: "d", kind: tar.TypeDir, mode: 0o755}, file{name: "d/x", body: "x"})), image(t, nil, layerOf(t, file{name: "d/x", body: "x"}, file{name: "d", kind: tar.TypeDir, mode: 0o755})), "equivalent", []string{
+			"archive : the layer holds its files in another order layer-form/v1"}},
 		{"created", image(t, map[string]any{"created": "2026-01-01T00:00:00Z"}, plain), image(t, map[string]any{"created": "2026-01-02T00:00:00Z"}, plain), "equivalent", []string{
 			"config /created: the configuration holds the time of the build config-times/v1"}},
 		{"history", image(t, map[string]any{"history": []any{map[string]any{"created": "2026-01-01T00:00:00Z"}}}, plain),

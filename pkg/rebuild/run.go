@@ -35,6 +35,7 @@ type Request struct {
 	Context   string      // folder to take the context from where the store lacks it
 	Secrets   []build.Secret
 	SSH       []build.SSH
+	Allow     []string // entitlements that the build's steps had and may have again
 	BuilderID string
 	Out       string // folder for the rebuilt image, its statements and the report; "" for none
 	// Attach is where the original takes what was found; nil attaches nothing.
@@ -349,7 +350,7 @@ func (r *rebuilding) prepare() (build.Request, error) {
 	r.out = cmp.Or(r.req.Out, filepath.Join(r.tmp, "out"))
 	return r.replay.Request(build.ReplayOptions{
 		Store: r.req.Store, Lock: file, Name: r.name, Image: filepath.Join(r.tmp, "image"), Out: r.out, CacheDir: filepath.Join(r.tmp, "cache"),
-		BuilderID: r.req.BuilderID, Unsigned: r.req.Deps.Signer == nil, Secrets: r.req.Secrets, SSH: r.req.SSH,
+		BuilderID: r.req.BuilderID, Unsigned: r.req.Deps.Signer == nil, Secrets: r.req.Secrets, SSH: r.req.SSH, Allow: r.req.Allow,
 	})
 }
 
@@ -412,6 +413,12 @@ func buildError(err error) error {
 	var usage build.UsageError
 	if errors.As(err, &usage) {
 		return err
+	}
+	if errors.Is(err, build.ErrNotKept) {
+		return UndecidedError{
+			err: fmt.Errorf("the image cannot be built again: %w", err),
+			way: "no waxseal writes such evidence: waxseal inspect shows what is attached, and who signed it",
+		}
 	}
 	return UndecidedError{
 		err: fmt.Errorf("building the image again, offline: %w", err),

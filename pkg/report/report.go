@@ -627,6 +627,8 @@ func (o TextOptions) verified(e gate.Evidence) string {
 	switch {
 	case e.Accepted:
 		return o.paint(green, "verified") + ", signed by " + signer(e.Signer)
+	case e.Code == gate.CodeSkipped:
+		return o.paint(yellow, "not read")
 	case e.Code == verify.CodeUnsigned:
 		return o.paint(yellow, "not signed")
 	case e.Code == verify.CodeCertificate:

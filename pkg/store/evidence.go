@@ -213,8 +213,11 @@ func (c *collector) readAtt(ctx context.Context) error {
 	return c.readLayers(ctx, Piece{Source: SourceAtt, Where: string(d)}, doc)
 }
 
-// aSignature says what there is in place of evidence.
-const aSignature = "a signature, not an attestation: it says nothing of how the image was built"
+// aSignature and theInputs say what there is in place of evidence.
+const (
+	aSignature = "a signature, not an attestation: it says nothing of how the image was built"
+	theInputs  = "the bytes of the image's inputs, for waxseal rebuild; no evidence"
+)
 
 // readSig lists what is under cosign's tag for signatures, which is evidence of
 // nothing that is judged here. So it is asked for only by who wants everything,
@@ -306,6 +309,9 @@ func (c *collector) decline(p *Piece, artifactType string, annotations map[strin
 	}, artifactType):
 	case artifactType == cosigntypes.SimpleSigningMediaType || strings.HasPrefix(artifactType, "application/vnd.dev.cosign.artifact.sig."):
 		p.Skipped = aSignature
+		return true
+	case artifactType == InputsArtifactType:
+		p.Skipped = theInputs
 		return true
 	default:
 		p.Skipped = fmt.Sprintf("artifact type %q is no evidence that waxseal reads", oneLine(artifactType))
