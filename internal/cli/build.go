@@ -62,7 +62,7 @@ DOCKER_DEFAULT_PLATFORM and SOURCE_DATE_EPOCH are read as docker reads them.`,
 
 // completeBuild tells shells what the values of flags can be.
 func completeBuild(cmd *cobra.Command) {
-	for flag, values := range map[string][]string{
+	completeValues(cmd, map[string][]string{
 		"inputs": {
 			"record\tlet everything through and write the lock", "locked\tonly what the lock lists",
 			"offline\tthe same, from the store alone", "none\tnothing but base images",
@@ -70,10 +70,7 @@ func completeBuild(cmd *cobra.Command) {
 		"allow": {"network.host", "security.insecure"}, "network": {"default", "none", "host"},
 		"progress": {"auto", "plain", "tty", "quiet", "rawjson"},
 		"sbom":     {"spdx", "cyclonedx", "none"}, "engine": {"embedded", "buildkit:"},
-	} {
-		// Errors are only for flags that do not exist.
-		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
-	}
+	})
 	for _, flag := range []string{"store", "out", "cache-dir"} {
 		_ = cmd.MarkFlagDirname(flag)
 	}

@@ -33,7 +33,7 @@ type rebuildFlags struct {
 func newRebuildCmd(s *Streams) *cobra.Command {
 	var f rebuildFlags
 	cmd := &cobra.Command{
-		Use:   "rebuild [flags] IMAGE",
+		Use:   "rebuild [flags] IMAGE | --compare-only IMAGE IMAGE",
 		Short: "Build an image again from its evidence, offline, and say what differs and why",
 		Long: `rebuild takes an image's provenance and record of inputs, both verified with
 --key or --policy, and builds the image again: offline, every step anew, held to
