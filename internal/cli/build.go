@@ -76,6 +76,15 @@ func completeBuild(cmd *cobra.Command) {
 	}
 }
 
+// display shows progress on standard error, as plain lines where it was not asked
+// for otherwise and the terminal cannot be drawn on.
+func display(s *Streams, mode string) build.Display {
+	if (mode == "" || mode == "auto") && s.Env("TERM") == "dumb" {
+		mode = "plain"
+	}
+	return build.Display{Out: s.Err, Mode: mode}
+}
+
 // readyForEngine readies the process for BuildKit's client.
 func readyForEngine(s *Streams) {
 	// It logs through these to standard error; what matters of it comes as an error.
@@ -104,7 +113,7 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 	}
 	deps := build.Deps{
 		Home: imageHome(s.Env), Store: inputsHome(s.Env), Stdin: s.In, Stdout: s.Out, Env: s.Env, Version: Version(),
-		Display: build.Display{Out: s.Err, Mode: f.mode()},
+		Display: display(s, f.mode()),
 		CI: func(ctx context.Context) (*attestations.CI, error) {
 			return ci.Find(ctx, ci.Options{Env: s.Env, Token: f.ciToken})
 		},

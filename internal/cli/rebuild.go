@@ -261,7 +261,7 @@ func (f *rebuildFlags) request(s *Streams) (rebuild.Request, error) {
 	}
 	req.Deps = build.Deps{
 		Home: imageHome(s.Env), Store: inputsHome(s.Env), Env: s.Env, Version: Version(),
-		Display: build.Display{Out: s.Err, Mode: f.progress},
+		Display: display(s, f.progress),
 		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.sign.wanted() {
