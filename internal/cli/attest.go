@@ -91,6 +91,7 @@ are, and the bundle goes into a file: for --evidence, or a git note.`,
 	req.roots.register(fl)
 	completePublic(cmd)
 	fl.StringVar(&req.attach, "attach", "bundle", "`FORM` to attach: bundle (a referrer), att (cosign's .att tag),\nor both")
+	completeValues(cmd, map[string][]string{"type": names, "attach": {"bundle", "att", "both"}})
 	fl.StringVar(&req.commit, "commit", "", "attest the git commit with this id, `HEX`, in place of an image")
 	fl.StringArrayVar(&req.refs, "ref", nil, "with --commit: a branch or tag it is on, `REF` as refs/heads/main;\nrepeatable")
 	fl.StringVar(&req.out, "out", "", "with --commit: `FILE` to write the bundle to")

@@ -53,6 +53,7 @@ none denied, or the walk broke off, 64 wrong usage.`,
 	flags.judge.register(cmd, true)
 	fl := cmd.Flags()
 	fl.StringVar(&flags.output, "output", "", "`FORMAT` of the answers: text or json (default: text on a terminal, else json)")
+	completeValues(cmd, map[string][]string{"output": {"text", "json"}})
 	fl.StringVar(&flags.resume, "resume", "", "journal `FILE` of what was answered: made where there is none, else gone on from")
 	fl.DurationVar(&flags.deadline, "deadline", 2*time.Minute, "give up on an image after `TIME`, as 30s, and say undecided")
 	fl.IntVar(&flags.jobs, "jobs", 8, "judge `N` images at the same time")

@@ -241,7 +241,7 @@ type printer struct {
 // newPrinter shows progress, where watched, from the second second on.
 func newPrinter(s *Streams, text, watched bool) *printer {
 	p := &printer{s: s, text: text, color: textOptions(s).Color, next: time.Now().Add(time.Second)}
-	if f, ok := s.Err.(*os.File); ok && watched && term.IsTerminal(int(f.Fd())) {
+	if f, ok := s.Err.(*os.File); ok && watched && term.IsTerminal(int(f.Fd())) && s.Env("TERM") != "dumb" {
 		p.watch = f
 	}
 	return p

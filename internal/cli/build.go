@@ -62,7 +62,7 @@ DOCKER_DEFAULT_PLATFORM and SOURCE_DATE_EPOCH are read as docker reads them.`,
 
 // completeBuild tells shells what the values of flags can be.
 func completeBuild(cmd *cobra.Command) {
-	for flag, values := range map[string][]string{
+	completeValues(cmd, map[string][]string{
 		"inputs": {
 			"record\tlet everything through and write the lock", "locked\tonly what the lock lists",
 			"offline\tthe same, from the store alone", "none\tnothing but base images",
@@ -70,13 +70,19 @@ func completeBuild(cmd *cobra.Command) {
 		"allow": {"network.host", "security.insecure"}, "network": {"default", "none", "host"},
 		"progress": {"auto", "plain", "tty", "quiet", "rawjson"},
 		"sbom":     {"spdx", "cyclonedx", "none"}, "engine": {"embedded", "buildkit:"},
-	} {
-		// Errors are only for flags that do not exist.
-		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
-	}
+	})
 	for _, flag := range []string{"store", "out", "cache-dir"} {
 		_ = cmd.MarkFlagDirname(flag)
 	}
+}
+
+// display shows progress on standard error, as plain lines where it was not asked
+// for otherwise and the terminal cannot be drawn on.
+func display(s *Streams, mode string) build.Display {
+	if (mode == "" || mode == "auto") && s.Env("TERM") == "dumb" {
+		mode = "plain"
+	}
+	return build.Display{Out: s.Err, Mode: mode}
 }
 
 // readyForEngine readies the process for BuildKit's client.
@@ -107,7 +113,7 @@ func runBuild(ctx context.Context, s *Streams, cmd *cobra.Command, f *buildFlags
 	}
 	deps := build.Deps{
 		Home: imageHome(s.Env), Store: inputsHome(s.Env), Stdin: s.In, Stdout: s.Out, Env: s.Env, Version: Version(),
-		Display: build.Display{Out: s.Err, Mode: f.mode()},
+		Display: display(s, f.mode()),
 		CI: func(ctx context.Context) (*attestations.CI, error) {
 			return ci.Find(ctx, ci.Options{Env: s.Env, Token: f.ciToken})
 		},

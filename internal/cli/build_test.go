@@ -121,3 +121,14 @@ func TestShellWord(t *testing.T) {
 		}
 	}
 }
+
+func TestProgressOnADumbTerminalIsPlain(t *testing.T) {
+	for _, c := range []struct{ term, mode, want string }{
+		{"xterm", "", ""}, {"dumb", "", "plain"}, {"dumb", "auto", "plain"}, {"dumb", "tty", "tty"}, {"dumb", "quiet", "quiet"},
+	} {
+		s := &Streams{LookupEnv: func(name string) (string, bool) { return c.term, name == "TERM" }}
+		if got := display(s, c.mode).Mode; got != c.want {
+			t.Errorf("TERM=%s --progress %q: %q, want %q", c.term, c.mode, got, c.want)
+		}
+	}
+}

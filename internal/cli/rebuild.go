@@ -33,7 +33,7 @@ type rebuildFlags struct {
 func newRebuildCmd(s *Streams) *cobra.Command {
 	var f rebuildFlags
 	cmd := &cobra.Command{
-		Use:   "rebuild [flags] IMAGE",
+		Use:   "rebuild [flags] IMAGE | --compare-only IMAGE IMAGE",
 		Short: "Build an image again from its evidence, offline, and say what differs and why",
 		Long: `rebuild takes an image's provenance and record of inputs, both verified with
 --key or --policy, and builds the image again: offline, every step anew, held to
@@ -262,7 +262,7 @@ func (f *rebuildFlags) request(s *Streams) (rebuild.Request, error) {
 	}
 	req.Deps = build.Deps{
 		Home: imageHome(s.Env), Store: inputsHome(s.Env), Env: s.Env, Version: Version(),
-		Display: build.Display{Out: s.Err, Mode: f.progress},
+		Display: display(s, f.progress),
 		Engine:  build.EngineOptions{Notify: func(text string) { fmt.Fprintln(s.Err, "waxseal: "+text) }},
 	}
 	if f.sign.wanted() {

@@ -10,9 +10,11 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/waxseal/waxseal/pkg/sign"
 )
@@ -80,11 +82,15 @@ type hinter interface{ Hint() string }
 
 // Main runs one command and returns its exit code.
 func Main(ctx context.Context, args []string, streams Streams) int {
+	if slices.Equal(args, []string{"--version"}) { // alone; beside anything else it is no answer
+		args = []string{"version"}
+	}
 	asked := ""
 	if len(args) > 0 {
 		asked = args[0]
 	}
 	root := newRoot(&streams, asked)
+	strictOwn(root, args)
 	root.SetArgs(args)
 	aside := onHelp(root, &streams)
 	err := root.ExecuteContext(ctx)
@@ -153,14 +159,13 @@ Exit codes: 0 passed, 1 failed, 3 denied, 4 could not decide, 64 wrong usage.`,
 		Args:          noCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SuggestionsMinimumDistance = 2
 	// Long names of flags leave little room beside them.
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", ".FlagUsagesWrapped 100 "))
 	root.SetIn(s.In)
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%w; see %q", err, cmd.CommandPath()+" --help")
+		return usagef("%w%s; see %q", err, nearFlags(cmd, err), cmd.CommandPath()+" --help")
 	})
 	addCommands(root, s, asked)
 	root.SetHelpCommandGroupID("Other")
@@ -211,11 +216,58 @@ func noCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	near := ""
-	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
-		near = fmt.Sprintf("; did you mean %q?", strings.Join(s, `", "`))
+	return usagef("unknown command %q%s; see %q", args[0], near(cmd, args[0], ""), cmd.CommandPath()+" --help")
+}
+
+// near asks for the commands below cmd that word may mean, each behind prefix.
+func near(cmd *cobra.Command, word, prefix string) string {
+	cmd.SuggestionsMinimumDistance = 2
+	found := cmd.SuggestionsFor(word)
+	if len(found) == 0 {
+		return ""
 	}
-	return usagef("unknown command %q%s; see %q", args[0], near, cmd.CommandPath()+" --help")
+	for i := range found {
+		found[i] = strconv.Quote(prefix + found[i])
+	}
+	return fmt.Sprintf("; did you mean %s?", strings.Join(found, ", "))
+}
+
+// nearFlags asks for the flags of cmd that the one err does not know may mean.
+func nearFlags(cmd *cobra.Command, err error) string {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
+		return ""
+	}
+	names := &cobra.Command{}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+		}
+	})
+	return near(names, unknown.GetSpecifiedName(), "--")
+}
+
+// strictOwn has cobra's own commands, help and completion, refuse what they do
+// not know: they answer it with help, and exit code 0.
+func strictOwn(root *cobra.Command, args []string) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd(args...)
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = func(_ *cobra.Command, args []string) error {
+				found, rest, err := root.Find(args)
+				if err != nil {
+					return err
+				}
+				return noCommand(found, rest)
+			}
+		case "completion":
+			cmd.Args = noCommand
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			usageArgs(cmd)
+		}
+	}
 }
 
 // usageArgs makes a wrong number of arguments, or a missing flag, an error of
@@ -238,6 +290,14 @@ func usageArgs(cmd *cobra.Command) {
 	}
 	for _, c := range cmd.Commands() {
 		usageArgs(c)
+	}
+}
+
+// completeValues tells shells what the values of flags can be.
+func completeValues(cmd *cobra.Command, flags map[string][]cobra.Completion) {
+	for flag, values := range flags {
+		// Errors are only for flags that do not exist.
+		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
 }
 

@@ -87,10 +87,7 @@ well, 64 wrong usage.`,
 	f.register(cmd.Flags())
 	completePublic(cmd)
 	completeBuild(cmd)
-	for flag, values := range map[string][]string{"require": {"full", "partial"}, "output": {"text", "json"}} {
-		// Errors are only for flags that do not exist.
-		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
-	}
+	completeValues(cmd, map[string][]string{"require": {"full", "partial"}, "output": {"text", "json"}})
 	return cmd
 }
 

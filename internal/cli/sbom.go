@@ -47,5 +47,6 @@ it is the image for this machine's platform, or the one --platform names.`,
 	f.StringVar(&req.Platform, "platform", "", "`OS/ARCH` to take from an index (default: this machine's)")
 	f.StringVarP(&file, "output-file", "o", "", "write to `FILE` instead of the terminal")
 	f.BoolVar(&req.Store.Insecure, "insecure", false, "allow plain HTTP or an unverified certificate for the registry")
+	completeValues(cmd, map[string][]string{"format": sbom.Formats()})
 	return cmd
 }

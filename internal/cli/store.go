@@ -457,7 +457,7 @@ type counter struct {
 
 func newCounter(s *Streams, verb string) *counter {
 	c := &counter{verb: verb, next: time.Now().Add(time.Second)}
-	if f, ok := s.Err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if f, ok := s.Err.(*os.File); ok && term.IsTerminal(int(f.Fd())) && s.Env("TERM") != "dumb" {
 		c.w = f
 	}
 	return c

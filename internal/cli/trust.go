@@ -46,8 +46,7 @@ func (f *rootFlags) register(fl *pflag.FlagSet) {
 
 // completePublic offers the one instance that has a name.
 func completePublic(cmd *cobra.Command) {
-	// The flag was defined above, so this cannot fail.
-	_ = cmd.RegisterFlagCompletionFunc("sigstore", cobra.FixedCompletions([]cobra.Completion{"public"}, cobra.ShellCompDirectiveNoFileComp))
+	completeValues(cmd, map[string][]string{"sigstore": {"public"}})
 }
 
 func (f *trustFlags) register(cmd *cobra.Command) {

@@ -48,9 +48,9 @@ func (f *judgeFlags) register(cmd *cobra.Command, withLevel bool) {
 	fl.StringArrayVar(&f.asked, "dependency-registry", nil, "with --dependencies: images that may be asked about, as HOST/`PATTERN` with stars (default: those that the policy allows, else the image's own registry); repeatable")
 	if withLevel {
 		fl.StringVar(&f.level, "level", "", "`LEVEL` that is asked for: N or build=N, source=N, build=N,source=N, or 4 (default: what the policy declares, or build=1)")
-		_ = cmd.RegisterFlagCompletionFunc("level", cobra.FixedCompletions([]cobra.Completion{
+		completeValues(cmd, map[string][]string{"level": {
 			"1", "2", "3", "4\tBuild L3, inputs complete, hermetic, source reviewed by two", "source=1", "source=2", "source=3", "source=4",
-		}, cobra.ShellCompDirectiveNoFileComp)) // fails for flags that do not exist
+		}})
 	}
 }
 
@@ -116,7 +116,9 @@ func parseLevel(s string) (*verify.Demand, error) {
 
 // outputFlag adds --output text|json and returns where its value will be.
 func outputFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("output", "text", "`FORMAT` of the answer: text or json")
+	format := cmd.Flags().String("output", "text", "`FORMAT` of the answer: text or json")
+	completeValues(cmd, map[string][]string{"output": {"text", "json"}})
+	return format
 }
 
 func checkOutput(format string) error {
@@ -218,6 +220,7 @@ together with a complete answer that says the same: anything else is a death.`,
 	flags.judge.register(cmd, true)
 	fl := cmd.Flags()
 	fl.StringVar(&flags.output, "output", "text", "`FORMAT` of the answer: "+strings.Join(verdictFormats(), ", ")+"; for \"-\" json (the default) or text")
+	completeValues(cmd, map[string][]string{"output": verdictFormats()})
 	fl.BoolVar(&flags.explain, "explain", false, "print the full chain of reasoning: who is believed, what is demanded, each piece of\nevidence, each requirement, and how the decision follows")
 	fl.DurationVar(&flags.deadline, "deadline", 0, "give up on an image after `TIME`, as 30s, and say undecided (default: never)")
 	fl.StringVar(&flags.at, "at", "", "judge as of `TIME`, as 2026-12-01 or 2026-12-01T12:00:00Z: what\nhas expired or come into effect by then (default: now)")

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/opencontainers/go-digest"
@@ -70,6 +71,10 @@ func Catalog(ctx context.Context, req CatalogRequest, out io.Writer) (err error)
 	}
 	if m.Config.Digest == "" {
 		return fmt.Errorf("reading image %s: not an image manifest (an index has one for each platform)", d)
+	}
+	// Of a chart or another artifact the answer would be that nothing is in it.
+	if t := m.Config.MediaType; t != ocispecs.MediaTypeImageConfig && t != images.MediaTypeDockerSchema2Config {
+		return fmt.Errorf("reading image %s: not a container image: its configuration is of type %q", d, t)
 	}
 	var config ocispecs.Image
 	if err := l.readJSON(m.Config.Digest, &config); err != nil {

@@ -112,6 +112,21 @@ func catalogue(t *testing.T, i *image, d, format string) (string, error) {
 	return out.String(), err
 }
 
+// An SBOM of a Helm chart said that there was nothing in it.
+func TestCatalogRefusesWhatIsNoImage(t *testing.T) {
+	i := newImage(t, []entry{file("app/Chart.yaml", "name: app\n")})
+	i.manifest()
+	i.m.Config.MediaType = "application/vnd.cncf.helm.config.v1+json"
+	doc, err := catalogue(t, i, string(i.json(i.m)), "spdx")
+	if err == nil || !strings.Contains(err.Error(), "not a container image") || doc != "" {
+		t.Errorf("got %v and %q", err, doc)
+	}
+	i.m.Config.MediaType = "application/vnd.docker.container.image.v1+json"
+	if _, err := catalogue(t, i, string(i.json(i.m)), "spdx"); err != nil {
+		t.Errorf("a Docker image: %v", err)
+	}
+}
+
 func TestCatalogLaysLayersOverEachOther(t *testing.T) {
 	i := newImage(t,
 		[]entry{

@@ -61,6 +61,11 @@ const (
 // unmount; after it the process ends anyway and the kernel does the rest.
 const stopGrace = 8 * time.Second
 
+// catalogGrace is how long cataloguing may take to stop. Syft reads on to its own
+// end, for as long as a large image takes; it only reads, and the mount that it reads
+// through ends with this process.
+const catalogGrace = 500 * time.Millisecond
+
 // window is how many bytes may be on their way to waxseal and back.
 const window = 8 << 20
 
@@ -172,9 +177,11 @@ func Serve(ctx context.Context, cfg Config) error {
 			forOthers.Stop()
 		}
 		server.Stop()
-		sboms.wait()
+		ended := sboms.wait(catalogGrace)
 		rec.close()
-		_ = c.Close()
+		if ended {
+			_ = c.Close()
+		}
 		removeCgroups(cgroupParent(cfg.Root))
 		close(stopped)
 	}()

@@ -9,6 +9,23 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+// dropPartial gives up what engines before this one did not load to the end.
+// Whoever loads a blob goes on behind what is there, and what a client gives from
+// an OCI layout can be read from its beginning only: a build that was interrupted
+// at its base image would make the next one fail.
+func dropPartial(ctx context.Context, s content.IngestManager) error {
+	left, err := s.ListStatuses(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range left {
+		if err := s.Abort(ctx, l.Ref); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
+
 // forgetful is a content store that keeps nothing of a download whose bytes
 // are not the ones that were asked for. The local store keeps them to go on
 // from there the next time, which then fails for ever: one wrong answer of a

@@ -426,8 +426,20 @@ func (s *sboms) get(ctx context.Context, ref, platform, format string) ([]byte, 
 	return doc, nil
 }
 
-// wait returns once all cataloguing has ended.
-func (s *sboms) wait() { s.jobs.Wait() }
+// wait reports whether all cataloguing has ended, within a time.
+func (s *sboms) wait(most time.Duration) bool {
+	ended := make(chan struct{})
+	go func() {
+		s.jobs.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return true
+	case <-time.After(most):
+		return false
+	}
+}
 
 func wait(ctx context.Context, c <-chan struct{}) error {
 	select {

@@ -82,6 +82,10 @@ func newWorker(ctx context.Context, cfg Config, cgroupParent string, s *sboms, r
 	if err != nil {
 		return nil, fmt.Errorf("opening the build cache's database: %w", err)
 	}
+	// The database is this process's alone from here on.
+	if err := dropPartial(ctx, blobs); err != nil {
+		return nil, fmt.Errorf("clearing what was left half-loaded in the build cache: %w", err)
+	}
 	mdb := ctdmetadata.NewDB(db, forgetful{blobs}, map[string]ctdsnapshot.Snapshotter{snapshotter: snaps})
 	if err := mdb.Init(ctx); err != nil {
 		return nil, fmt.Errorf("reading the build cache's database: %w", err)

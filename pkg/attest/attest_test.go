@@ -60,6 +60,7 @@ func TestUnmarshalStrict(t *testing.T) {
 		"case variant inside":      {in: `{"inner":[{"id":"x"},{"Id":"y"}]}`, want: `"/inner/1/Id": the key is spelled "id"`},
 		"case variant by pointer":  {in: `{"ptr":{"ID":"y"}}`, want: `"/ptr/ID": the key is spelled "id"`},
 		"case variant in a map":    {in: `{"map":{"k":{"ID":"y"}}}`, want: `"/map/k/ID": the key is spelled "id"`},
+		"an array for a struct":    {in: `[1]`, want: "found array where an object is expected"},
 		"trailing value":           {in: `{} {}`, want: "after the end"},
 		"trailing bracket":         {in: `{}]`, want: "after the end"},
 		"empty":                    {in: ``, want: "ends early"},

@@ -37,7 +37,11 @@ func UnmarshalStrict(data []byte, v any) error {
 	if err := json.Unmarshal(data, v); err != nil {
 		var ute *json.UnmarshalTypeError
 		if errors.As(err, &ute) {
-			return fmt.Errorf("decoding JSON at %q: found %s where %s is expected", "/"+strings.ReplaceAll(ute.Field, ".", "/"), ute.Value, ute.Type)
+			want := ute.Type.String()
+			if ute.Type.Kind() == reflect.Struct { // its name is for us alone
+				want = "an object"
+			}
+			return fmt.Errorf("decoding JSON at %q: found %s where %s is expected", "/"+strings.ReplaceAll(ute.Field, ".", "/"), ute.Value, want)
 		}
 		return fmt.Errorf("decoding JSON: %w", err)
 	}

@@ -198,6 +198,9 @@ func onePlatform(ctx context.Context, repo store.Repository, want, ref string) (
 		}
 		names = append(names, p.Name)
 	}
+	if len(names) == 0 {
+		return "", fmt.Errorf("choosing a platform of %s: the index is empty", ref)
+	}
 	err = fmt.Errorf("choosing a platform of %s: there is no %s, only %s", ref, want, strings.Join(names, ", "))
 	if !asked {
 		return "", &EngineError{Text: err.Error(), Way: "choose one with --platform", cause: err}

@@ -230,7 +230,7 @@ func prepareAt(req Request, now time.Time, judging bool) (*check, error) {
 		c.trustedBy = TrustedByNobody
 		c.trust = verify.Trust{Unsigned: true}
 	case judging && req.Missing == nil:
-		return nil, usagef("nothing to judge %s against: give --policy FILE, --key PUB, or --certificate-identity with --trusted-root (or --level 1, which believes provenance that nobody signed)", ref)
+		return nil, usagef("nothing to judge by: give --policy FILE, --key PUB, or --certificate-identity with --trusted-root (or --level 1, which believes provenance that nobody signed)")
 	default:
 		c.trustedBy = TrustedByNobody
 	}

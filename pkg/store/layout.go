@@ -14,6 +14,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -50,8 +51,11 @@ func openLayout(ctx context.Context, ref Reference, opts Options, create bool) (
 		}
 		return nil, &Error{Place: ref.String(), Cause: "not found: no such folder", Err: ErrNotFound}
 	}
+	if errors.Is(err, syscall.ENOTDIR) {
+		return nil, &Error{Place: ref.String(), Cause: "an OCI layout is a folder, and this is a file", Way: "a layout in a tar file is archive:" + l.dir}
+	}
 	if err != nil {
-		return nil, pathError("opening", marker, err)
+		return nil, pathError("", marker, err)
 	}
 	return l, layoutVersion(ref, raw)
 }

@@ -931,6 +931,11 @@ func TestLayoutResolve(t *testing.T) {
 			t.Errorf("%s: %v, want %q", path, err, want)
 		}
 	}
+	file := filepath.Join(dir, "index.json")
+	var way *Error
+	if _, err := Open(ctx, parse(t, "oci:"+file), Options{}); !errors.As(err, &way) || !strings.Contains(err.Error(), "this is a file") || !strings.Contains(way.Hint(), "archive:"+file) {
+		t.Errorf("a file: %v", err)
+	}
 	// One byte changed is noticed.
 	path := filepath.Join(dir, "blobs", "sha256", top.Digest.Hex)
 	raw := must(os.ReadFile(path))(t)
