@@ -1,8 +1,10 @@
 package sandbox
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -189,14 +191,17 @@ func (p *insidePlan) run(t talk, stopped func()) (*Done, error) {
 	if why != "" {
 		return &Done{NotStarted: why, Exit: code}, nil
 	}
-	pid, err := syscall.ForkExec(program, p.Args, &syscall.ProcAttr{
-		Dir: p.Dir, Env: p.Env, Files: []uintptr{0, 1, 2},
-		Sys: &syscall.SysProcAttr{
-			Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
-			UidMappings: p.Maps.Users, GidMappings: p.Maps.Groups, GidMappingsEnableSetgroups: !p.single(),
-		},
-	})
+	pid, err := p.start(program, p.Args)
+	if errors.Is(err, unix.ENOEXEC) && isScript(program) {
+		name := p.Args[0]
+		if !strings.Contains(name, "/") {
+			name = program
+		}
+		pid, err = p.start("/bin/sh", append([]string{"sh", name}, p.Args[1:]...))
+	}
 	switch {
+	case errors.Is(err, unix.ENOENT) && isScript(program):
+		return &Done{NotStarted: fmt.Sprintf("running %q: what its first line names is not there", p.Args[0]), Exit: 126}, nil
 	case errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOENT):
 		return &Done{NotStarted: fmt.Sprintf("running %q: %v", p.Args[0], err), Exit: 126}, nil
 	case err != nil:
@@ -223,6 +228,30 @@ func (p *insidePlan) run(t talk, stopped func()) (*Done, error) {
 			return &Done{Exit: st.ExitStatus()}, nil
 		}
 	}
+}
+
+// start starts a program as the command.
+func (p *insidePlan) start(program string, args []string) (int, error) {
+	return syscall.ForkExec(program, args, &syscall.ProcAttr{
+		Dir: p.Dir, Env: p.Env, Files: []uintptr{0, 1, 2},
+		Sys: &syscall.SysProcAttr{
+			Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
+			UidMappings: p.Maps.Users, GidMappings: p.Maps.Groups, GidMappingsEnableSetgroups: !p.single(),
+		},
+	})
+}
+
+// isScript reports whether a program is a text. Where it does not begin with
+// what it is run by, every shell and execvp(3) let sh run it.
+func isScript(program string) bool {
+	f, err := os.Open(program)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, 128)
+	n, err := io.ReadFull(f, head)
+	return (err == nil || errors.Is(err, io.ErrUnexpectedEOF)) && !bytes.Contains(head[:n], []byte{0})
 }
 
 // single reports whether the command has one user only: the kernel then lets

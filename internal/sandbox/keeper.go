@@ -72,6 +72,12 @@ type Message struct {
 	NoSandbox bool `json:"noSandbox,omitempty"`
 }
 
+// Start is waxseal's answer to that all is ready.
+type Start struct {
+	Go    bool   `json:"go"`              // else it does not want it so
+	Known []Node `json:"known,omitempty"` // with Trace: the files of the working folder, which waxseal has recorded
+}
+
 // Ready says how well the command will be watched.
 type Ready struct {
 	// Blind are the file systems that are not traced, in words, and Open what
@@ -238,14 +244,14 @@ func keep(ctx context.Context, t talk, version string) (int, error) {
 	if err := t.out.Encode(Message{Ready: &ready}); err != nil {
 		return 0, err
 	}
-	var goOn bool
-	if err := t.in.Decode(&goOn); err != nil || !goOn {
-		return 0, nil // waxseal does not want it so
+	var start Start
+	if err := t.in.Decode(&start); err != nil || !start.Go {
+		return 0, nil
 	}
 	debug.SetGCPercent(100)
 	if tr != nil {
 		goFirst()
-		tr.follow(first.pid)
+		tr.follow(first.pid, start.Known)
 	}
 	if err := first.begin(); err != nil {
 		return 0, err

@@ -109,7 +109,7 @@ func confine(t *testing.T, dir, before, script string, plan Plan) (*Done, Ready,
 			t.Errorf("the keeper: %s", m.Error)
 		case m.Ready != nil:
 			ready = *m.Ready
-			if err := say.Encode(true); err != nil {
+			if err := say.Encode(Start{Go: true}); err != nil {
 				t.Fatal(err)
 			}
 		case m.Done != nil:

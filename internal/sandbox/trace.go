@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,10 +24,13 @@ import (
 type Trace struct {
 	Files []TracedFile `json:"files"`
 	// Lost counts the times that events were lost, and Unread the files of which
-	// the content could not be had; Full says that there were more than are listed.
+	// the content could not be had; Full says that there were more than are listed,
+	// and Untold that of files in the working folder nothing tells whether the
+	// command has made them.
 	Lost   int  `json:"lost,omitempty"`
 	Unread int  `json:"unread,omitempty"`
 	Full   bool `json:"full,omitempty"`
+	Untold bool `json:"untold,omitempty"`
 }
 
 // TracedFile is one of them, as it was when the command opened it.
@@ -36,6 +41,9 @@ type TracedFile struct {
 	SHA256  string `json:"sha256"`
 	Written bool   `json:"written,omitempty"` // the command wrote to it as well
 }
+
+// Node is the device and the inode of a file.
+type Node [2]uint64
 
 const (
 	maxTraced  = 200_000 // files of one command
@@ -64,12 +72,14 @@ type tracer struct {
 	waiting chan opened
 
 	mu     sync.Mutex
-	first  int // the pid of the first process, which is no part of the command
+	first  int           // the pid of the first process, which is no part of the command
+	known  map[Node]bool // the files that were below dir before
 	seen   map[fileKey]*tracedFile
-	byNode map[[2]uint64][]*tracedFile // the same, by device and inode
+	byNode map[Node][]*tracedFile // the same, by device and inode
 	lost   int
 	unread int
 	full   bool
+	untold bool
 }
 
 // fileKey is one content of one file.
@@ -101,8 +111,8 @@ func (e *traceError) Hint() string {
 	return "run waxseal as root, on a kernel with fanotify; or leave out --trace"
 }
 
-// startTrace watches from now on. Files below dir are left out, as they are
-// recorded before and after, but for what is below unrecorded and git's own.
+// startTrace watches from now on. Files that were below dir before are left out,
+// as waxseal has recorded them, but for what is below unrecorded and git's own.
 func startTrace(dir string, unrecorded []string) (*tracer, error) {
 	const how, files = unix.FAN_CLASS_NOTIF | unix.FAN_CLOEXEC | unix.FAN_NONBLOCK, unix.O_RDONLY | unix.O_LARGEFILE | unix.O_CLOEXEC
 	fd, err := unix.FanotifyInit(how|unix.FAN_REPORT_FD_ERROR, files)
@@ -138,7 +148,7 @@ func startTrace(dir string, unrecorded []string) (*tracer, error) {
 
 func newTracer(dir string, unrecorded []string) *tracer {
 	return &tracer{
-		dir: dir, own: unrecorded, started: time.Now(), seen: map[fileKey]*tracedFile{}, byNode: map[[2]uint64][]*tracedFile{},
+		dir: dir, own: unrecorded, started: time.Now(), known: map[Node]bool{}, seen: map[fileKey]*tracedFile{}, byNode: map[Node][]*tracedFile{},
 		waiting: make(chan opened, openAtOnce()),
 	}
 }
@@ -196,11 +206,15 @@ func goFirst() {
 	}
 }
 
-// follow says which process is the first of the sandbox.
-func (t *tracer) follow(first int) {
+// follow says which process is the first of the sandbox, and which files the
+// working folder had before the command.
+func (t *tracer) follow(first int, known []Node) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.first = first
+	for _, n := range known {
+		t.known[n] = true
+	}
 }
 
 func (t *tracer) close() { t.file.Close() }
@@ -326,7 +340,9 @@ func (t *tracer) opened(fd int, st *unix.Stat_t) *tracedFile {
 	if t.seen[key] != nil {
 		return nil
 	}
-	into := &tracedFile{made: t.isMade(fd)}
+	into := &tracedFile{}
+	var told bool
+	into.made, told = t.isMade(fd)
 	t.seen[key] = into
 	if into.made {
 		return nil
@@ -340,7 +356,9 @@ func (t *tracer) opened(fd int, st *unix.Stat_t) *tracedFile {
 	// The keeper sees none of the command's own mounts, by which a file of
 	// anywhere can have a name in the working folder.
 	there := lies(name, st)
-	if there && t.recorded(name) {
+	node := Node{st.Dev, st.Ino}
+	if there && t.recorded(name) && (t.known[node] || !told) {
+		t.untold = t.untold || !t.known[node]
 		into.made = true
 		return nil
 	}
@@ -351,7 +369,6 @@ func (t *tracer) opened(fd int, st *unix.Stat_t) *tracedFile {
 		t.full = true
 		return nil
 	}
-	node := [2]uint64{st.Dev, st.Ino}
 	t.byNode[node] = append(t.byNode[node], into)
 	into.Path, into.Mode, into.Size = name, st.Mode, st.Size
 	if st.Size > maxSparse && st.Blocks*512 < st.Size/2 {
@@ -381,8 +398,8 @@ func lies(name string, st *unix.Stat_t) bool {
 	return unix.Lstat(name, &there) == nil && there.Dev == st.Dev && there.Ino == st.Ino
 }
 
-// recorded reports whether the file at a path is among those of the working
-// folder.
+// recorded reports whether waxseal records what lies at a path before the
+// command.
 func (t *tracer) recorded(name string) bool {
 	if !below(name, t.dir) || slices.ContainsFunc(t.own, func(o string) bool { return below(name, o) }) {
 		return false
@@ -392,7 +409,7 @@ func (t *tracer) recorded(name string) bool {
 
 // wrote marks every content of a file that was written to.
 func (t *tracer) wrote(st *unix.Stat_t) {
-	for _, f := range t.byNode[[2]uint64{st.Dev, st.Ino}] {
+	for _, f := range t.byNode[Node{st.Dev, st.Ino}] {
 		f.Written = true
 	}
 	// What it holds now is the command's own work, unless it was found like that
@@ -402,32 +419,107 @@ func (t *tracer) wrote(st *unix.Stat_t) {
 	}
 }
 
-// isMade reports whether a file was made after the trace began.
-func (t *tracer) isMade(fd int) bool {
+// isMade reports whether a file was made after the trace began, and whether
+// its file system tells.
+func (t *tracer) isMade(fd int) (made, told bool) {
 	var x unix.Statx_t
 	if unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &x) != nil || x.Mask&unix.STATX_BTIME == 0 {
-		return false
+		return false, false
 	}
-	return time.Unix(x.Btime.Sec, int64(x.Btime.Nsec)).After(t.started)
+	if !time.Unix(x.Btime.Sec, int64(x.Btime.Nsec)).After(t.started) {
+		return false, true
+	}
+	copied, told := copiedUp(fd)
+	return told && !copied, told
+}
+
+// copiedUp reports whether a file is one of an overlay's lower layers that was
+// copied to the upper one, by a mere chmod, and has the time of that; and
+// whether the kernel tells, as it does from Linux 6.6.
+func copiedUp(fd int) (copied, told bool) {
+	var st unix.Statfs_t
+	if unix.Fstatfs(fd, &st) != nil || st.Type != unix.OVERLAYFS_SUPER_MAGIC {
+		return false, true
+	}
+	// The handle of a file that was below is that of what is there; struct ovl_fh
+	// in fs/overlayfs/overlayfs.h.
+	const (
+		handleFID = 0x200 // AT_HANDLE_FID
+		kind      = 0xf8  // OVL_FILEID_V1
+		magic     = 0xfb  // OVL_FH_MAGIC
+		ofUpper   = 1 << 2
+	)
+	h, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH|handleFID)
+	if err != nil || h.Type() != kind || h.Size() < 7 || h.Bytes()[4] != magic {
+		return false, false
+	}
+	return h.Bytes()[6]&ofUpper == 0, true
 }
 
 // hash reads what was opened.
 func (t *tracer) hash() {
 	buf := make([]byte, 256<<10)
 	for o := range t.waiting {
-		sum := sha256.New()
-		// Not what came to it since: that may have no end.
-		n, err := io.CopyBuffer(struct{ io.Writer }{sum}, io.LimitReader(o.f, o.size), buf)
-		o.f.Close()
-		t.mu.Lock()
-		if err != nil || n != o.size {
-			o.into.made = true
-			t.unread++
-		} else {
-			o.into.SHA256 = hex.EncodeToString(sum.Sum(nil))
-		}
-		t.mu.Unlock()
+		t.sum(o, buf)
 	}
+}
+
+func (t *tracer) sum(o opened, buf []byte) {
+	sum := sha256.New()
+	// Not what came to it since: that may have no end.
+	n, err := io.CopyBuffer(struct{ io.Writer }{sum}, io.LimitReader(o.f, o.size), buf)
+	o.f.Close()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil || n != o.size {
+		o.into.made = true
+		t.unread++
+	} else {
+		o.into.SHA256 = hex.EncodeToString(sum.Sum(nil))
+	}
+}
+
+// brought takes in the files that were moved or linked into the working folder
+// from elsewhere, and that nobody has opened since.
+func (t *tracer) brought() {
+	buf := make([]byte, 256<<10)
+	_ = filepath.WalkDir(t.dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // waxseal reads all of it, and says so
+		}
+		if !t.recorded(name) {
+			return skip(d)
+		}
+		var st unix.Stat_t
+		if !d.Type().IsRegular() || unix.Lstat(name, &st) != nil {
+			return nil
+		}
+		if node := (Node{st.Dev, st.Ino}); t.known[node] || len(t.byNode[node]) > 0 {
+			return nil
+		}
+		fd, err := unix.Open(name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.unread++
+			return nil
+		}
+		f := os.NewFile(uintptr(fd), name)
+		t.mu.Lock()
+		into := t.opened(fd, &st)
+		t.mu.Unlock()
+		if into == nil {
+			return f.Close()
+		}
+		t.sum(opened{f, st.Size, into}, buf)
+		return nil
+	})
+}
+
+// skip leaves out a file, or a folder with all that is in it.
+func skip(d fs.DirEntry) error {
+	if d.IsDir() {
+		return fs.SkipDir
+	}
+	return nil
 }
 
 // finish takes the events that still wait, and returns what was seen, by path.
@@ -435,7 +527,8 @@ func (t *tracer) finish() *Trace {
 	_ = t.file.SetReadDeadline(time.Unix(1, 0))
 	t.reading.Wait()
 	t.hashing.Wait()
-	out := &Trace{Files: []TracedFile{}, Lost: t.lost, Unread: t.unread, Full: t.full}
+	t.brought()
+	out := &Trace{Files: []TracedFile{}, Lost: t.lost, Unread: t.unread, Full: t.full, Untold: t.untold}
 	for _, f := range t.seen {
 		if !f.made {
 			out.Files = append(out.Files, f.TracedFile)

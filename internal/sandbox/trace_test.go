@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +25,18 @@ func traceHere(t *testing.T, dir string, unrecorded ...string) *tracer {
 		t.Fatal(err)
 	}
 	t.Cleanup(tr.close)
-	tr.follow(1)
+	var known []Node
+	err = filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
+		var st unix.Stat_t
+		if err == nil && unix.Lstat(name, &st) == nil {
+			known = append(known, Node{st.Dev, st.Ino})
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr.follow(1, known)
 	return tr
 }
 
@@ -44,7 +56,7 @@ func write(t *testing.T, dir string, names ...string) {
 func TestTrace(t *testing.T) {
 	dir := newDir(t)
 	work := filepath.Join(dir, "work")
-	write(t, dir, "outside/in", "outside/log", "outside/tree/bound", "outside/lower/overlaid", "outside/gone", "outside/holes",
+	write(t, dir, "outside/in", "outside/log", "outside/tree/bound", "outside/lower/overlaid", "outside/lower/copied", "outside/gone", "outside/holes", "outside/moved", "outside/linked", "outside/folder/below",
 		"work/in", "work/.git/blob", "work/sub/.git/blob2", "work/evidence/kept", "work/unread")
 	for _, d := range []string{"work/inc", "work/o", "outside/upper", "outside/temporary"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
@@ -59,10 +71,17 @@ func TestTrace(t *testing.T) {
 mount --make-rprivate /
 mount --bind outside/tree work/inc
 mount -t overlay -o lowerdir=outside/lower,upperdir=outside/upper,workdir=outside/temporary none work/o
+chmod +x work/o/copied
+echo made >work/o/made
+cat work/o/copied work/o/made
 cat outside/in work/in work/.git/blob work/sub/.git/blob2 work/evidence/kept work/inc/bound work/o/overlaid
 echo more >>outside/log
 echo new >outside/made
 cat outside/made outside/gone
+mv outside/moved outside/folder work
+ln outside/linked work
+mv work/in work/renamed
+cat work/moved work/linked work/folder/below work/renamed
 head -c 1 outside/holes
 rm outside/gone`)
 	cmd.Dir = dir
@@ -81,7 +100,8 @@ rm outside/gone`)
 	if f, ok := got["outside/gone"]; ok { // it was seen before it went
 		got["gone"] = f
 	}
-	for _, name := range []string{"outside/in", "work/.git/blob", "work/sub/.git/blob2", "work/evidence/kept", "bound", "gone", "overlaid"} {
+	for _, name := range []string{"outside/in", "work/.git/blob", "work/sub/.git/blob2", "work/evidence/kept", "bound", "gone", "overlaid", "copied",
+		"work/moved", "work/linked", "work/folder/below"} {
 		sum := sha256.Sum256([]byte(filepath.Base(name)))
 		if f := got[name]; f.SHA256 != hex.EncodeToString(sum[:]) || f.Written && name != "gone" { // another file can have its number
 			t.Errorf("%s: %+v", name, f)
@@ -93,7 +113,7 @@ rm outside/gone`)
 	if f := got["outside/log"]; !f.Written {
 		t.Errorf("what was written to: %+v", f)
 	}
-	for _, name := range []string{"work/in", "work/unread", "outside/made", "outside/holes"} {
+	for _, name := range []string{"work/in", "work/renamed", "work/unread", "outside/made", "made", "outside/holes"} {
 		if f, ok := got[name]; ok {
 			t.Errorf("%s: %+v", name, f)
 		}
@@ -128,7 +148,7 @@ func TestTraceCountsWhatItLost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			tr := newTracer("/work", nil)
-			tr.follow(1)
+			tr.follow(1, nil)
 			tr.events(x.event)
 			if tr.lost != x.lost || tr.unread != x.unread {
 				t.Errorf("lost %d, unread %d", tr.lost, tr.unread)

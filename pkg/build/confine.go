@@ -52,6 +52,12 @@ type confineReady struct {
 	Open  []string `json:"open"`
 }
 
+// confineStart is the answer to that.
+type confineStart struct {
+	Go    bool       `json:"go"`
+	Known []fileNode `json:"known,omitempty"` // what the working folder has, where the command is traced
+}
+
 // confineDone is what came of it.
 type confineDone struct {
 	Exit       int           `json:"exit"`
@@ -67,6 +73,7 @@ type fileTrace struct {
 	Lost   int          `json:"lost"`
 	Unread int          `json:"unread"`
 	Full   bool         `json:"full"`
+	Untold bool         `json:"untold"`
 }
 
 type tracedFile struct {
@@ -91,9 +98,9 @@ const maxConfined = attest.MaxStatement + 64<<20
 type confined struct {
 	process Process // the command as it would be run without
 	plan    confinePlan
-	// start is told how well the command will be watched, before it runs; an
-	// error is why it must not.
-	start func(confineReady) error
+	// start is told how well the command will be watched, before it runs, and says
+	// which files the working folder has; an error is why it must not run.
+	start func(confineReady) (known []fileNode, err error)
 
 	mu  sync.Mutex
 	out *json.Encoder // to the keeper
@@ -210,8 +217,8 @@ func (c *confined) talk(conn net.Conn, stops chan<- struct{}, running *atomic.Bo
 		case m.Error != "":
 			return fail(&EngineError{Text: m.Error, Way: m.Hint})
 		case m.Ready != nil:
-			refused := c.start(*m.Ready)
-			if err := c.say(refused == nil); err != nil && refused == nil {
+			known, refused := c.start(*m.Ready)
+			if err := c.say(confineStart{refused == nil, known}); err != nil && refused == nil {
 				return fail(fmt.Errorf("confining the command: %w", err))
 			}
 			running.Store(true)

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -69,8 +70,12 @@ func (p *Process) Run(ctx context.Context) (code int, err error) {
 		}
 		return 0, &StartError{fmt.Errorf("running %q: %w", p.Args[0], lastCause(err)), code}
 	}
+	args := p.Args
+	if isNameless(program) {
+		program, args = "/bin/sh", append([]string{"sh", program}, args[1:]...)
+	}
 	cmd := &exec.Cmd{
-		Path: program, Args: p.Args, Env: p.Env, Dir: p.Dir, Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr, ExtraFiles: p.Files,
+		Path: program, Args: args, Env: p.Env, Dir: p.Dir, Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr, ExtraFiles: p.Files,
 		// Where a stream is copied, a child that the command left behind must
 		// not hold us.
 		WaitDelay: 5 * time.Second,
@@ -252,6 +257,20 @@ func (t *terminal) pause(pid int) {
 func giveWay(pid int) {
 	// Without it the child is in the way, and that is all.
 	_ = unix.Setpriority(unix.PRIO_PGRP, pid, 10)
+}
+
+// isNameless reports whether a program is a text that does not begin with what
+// it is run by: every shell and execvp(3) let sh run it.
+func isNameless(program string) bool {
+	f, err := os.Open(program)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, 128)
+	n, err := io.ReadFull(f, head)
+	head = head[:n]
+	return (err == nil || errors.Is(err, io.ErrUnexpectedEOF)) && !bytes.HasPrefix(head, []byte("#!")) && !bytes.Contains(head, []byte{0})
 }
 
 // startMapped starts a child. One that gets a user namespace shares our memory

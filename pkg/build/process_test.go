@@ -27,6 +27,13 @@ func TestProcessExitCodes(t *testing.T) {
 			t.Errorf("%s: said %q and %q", script, out.String(), said.String())
 		}
 	}
+	nameless := filepath.Join(t.TempDir(), "nameless")
+	if err := os.WriteFile(nameless, []byte("exit $1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if code, err := (&Process{Args: []string{nameless, "7"}}).Run(t.Context()); err != nil || code != 7 {
+		t.Errorf("a script that does not say what runs it: %d, %v", code, err)
+	}
 	plain := filepath.Join(t.TempDir(), "plain")
 	if err := os.WriteFile(plain, []byte("#!/bin/sh\n"), 0o644); err != nil {
 		t.Fatal(err)

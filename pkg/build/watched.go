@@ -263,19 +263,22 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: withoutJobserver(w.env), Dir: w.dir,
 		Hide: w.hidden(), Expose: expose, Secrets: w.deps.clean.values, Trace: w.req.Trace, Unrecorded: w.except(),
 	}}
-	c.start = func(ready confineReady) error {
+	c.start = func(ready confineReady) (known []fileNode, err error) {
 		w.observed = w.expect(ready)
 		if err := wait(); err != nil {
-			return err
+			return nil, err
 		}
 		if err := ctx.Err(); err != nil {
-			return err
+			return nil, err
 		}
 		if err := w.enough(); err != nil {
-			return err
+			return nil, err
+		}
+		if w.req.Trace {
+			known = w.before.nodes()
 		}
 		w.deps.started()
-		return nil
+		return known, nil
 	}
 	done, err := c.run(ctx)
 	var none *noSandbox
@@ -459,6 +462,9 @@ func (t *fileTrace) observed() Observed {
 	}
 	if t.Full {
 		o.Unobserved = append(o.Unobserved, "files outside the working folder: more than a record lists")
+	}
+	if t.Untold {
+		o.Unobserved = append(o.Unobserved, "what was moved into the working folder: nothing tells there which files the command has made")
 	}
 	if len(o.Unobserved) > 0 {
 		o.Grade = GradePartial

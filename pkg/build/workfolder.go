@@ -46,6 +46,18 @@ type fileStamp struct {
 	size     int64
 }
 
+// fileNode is the device and the inode of a file.
+type fileNode [2]uint64
+
+// nodes are those of the regular files.
+func (w *workFolder) nodes() []fileNode {
+	out := make([]fileNode, 0, len(w.stamps))
+	for _, s := range w.stamps {
+		out = append(out, fileNode{s.dev, s.ino})
+	}
+	return out
+}
+
 // settled is how much older than a reading a file's time must be, so that no
 // later change can have the same.
 const settled = 2 * time.Second

@@ -94,7 +94,7 @@ func (o TokenOptions) named() (TokenSource, error) {
 		t.from = "the variable " + name
 		raw := o.Env(name)
 		if raw == "" {
-			return t, noToken(fmt.Errorf("the variable %s is not set", name), "set it to the token, or name another with --identity-token")
+			return t, noToken(fmt.Errorf("the variable %s is not set", name), "set it to the token, or name another variable")
 		}
 		t.get = func(context.Context) (string, error) { return raw, nil }
 	default:
