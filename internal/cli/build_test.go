@@ -5,6 +5,9 @@ import (
 	"context"
 	"strings"
 	"testing"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/build"
 )
 
 // The flags of docker build 28 and docker buildx build 0.36, by their help.
@@ -130,5 +133,15 @@ func TestProgressOnADumbTerminalIsPlain(t *testing.T) {
 		if got := display(s, c.mode).Mode; got != c.want {
 			t.Errorf("TERM=%s --progress %q: %q, want %q", c.term, c.mode, got, c.want)
 		}
+	}
+}
+
+// A file that a command made may be called anything.
+func TestNamesOfFilesAreInert(t *testing.T) {
+	digest := map[string]string{"sha256": strings.Repeat("0", 64)}
+	res := &build.CommandResult{Sealed: &build.Sealed{Subjects: []attest.Subject{{Name: "dist/a\n\x1b[2Jwaxseal: sealed b", Digest: digest}}}}
+	got := (&runFlags{}).summaryOf(res)
+	if strings.ContainsRune(got, 0x1b) || strings.Contains(got, "\nwaxseal: sealed b") || !strings.Contains(got, "sealed dist/a??[2Jwaxseal: sealed b sha256:0000") {
+		t.Errorf("the summary is %q", got)
 	}
 }

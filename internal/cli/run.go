@@ -299,7 +299,7 @@ func (f *runFlags) summaryOf(res *build.CommandResult) string {
 			how = "unsigned"
 		}
 		for _, x := range r.Subjects {
-			fmt.Fprintf(&b, "waxseal: sealed %s sha256:%s\n", x.Name, x.Digest["sha256"])
+			fmt.Fprintf(&b, "waxseal: sealed %s sha256:%s\n", oneLine(x.Name), x.Digest["sha256"])
 		}
 		fmt.Fprintf(&b, "waxseal: wrote %s (%s; inputs: %s)\n", r.Out, how, r.Inputs.Line())
 	}
