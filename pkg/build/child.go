@@ -486,8 +486,9 @@ func (e *Engine) Explain(err error) error {
 		return err
 	default:
 	}
-	// It crossed a wire: only the text is left of the error.
-	if strings.Contains(err.Error(), unix.ENOSPC.Error()) {
+	// It crossed a wire: only the text is left of the error. Of the store's disk it
+	// says by itself what to do.
+	if strings.Contains(err.Error(), unix.ENOSPC.Error()) && !strings.Contains(err.Error(), signRefused) {
 		way := fmt.Sprintf("a disk is full: make room where the result goes, or for the steps; the build cache is %s (it is only a cache; --cache-dir chooses another)", e.cache)
 		if strings.Contains(err.Error(), e.cache+"/") {
 			way = fmt.Sprintf("the disk of the build cache is full; free space there or remove %s (it is only a cache), or choose another with --cache-dir", e.cache)

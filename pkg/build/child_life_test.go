@@ -18,6 +18,8 @@ import (
 
 	"github.com/moby/buildkit/client"
 	"golang.org/x/sys/unix"
+
+	"github.com/waxseal/waxseal/attestations"
 )
 
 // helperCache makes this test program a control process that builds in the
@@ -313,6 +315,15 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 		b := buildOf{dockerfile: "FROM base\nRUN true\n", base: tinyBase(t)}
 		_, err := b.solve(t.Context(), t, dial(t, e))
 		wantError(t, e.Explain(err), "no space left on device", "the build cache is "+dir, "--cache-dir")
+	})
+	t.Run("space in the store", func(t *testing.T) {
+		e := startEngine(t, EngineOptions{CacheDir: t.TempDir()})
+		full := errors.New("failed to solve: inputs refused: \"RUN true\"\n  GET http://a.test/ could not be stored: writing to the store \"s\": its disk is full: make room: no space left on device")
+		var other interface{ Hint() string }
+		err := explainSolve(e.Explain(full), &Request{}, attestations.ContainerContext{})
+		if errors.As(err, &other) || !strings.HasPrefix(err.Error(), "building: inputs refused: ") {
+			t.Errorf("beside the store's own way out there is another one: %v", err)
+		}
 	})
 	t.Run("a folder", func(t *testing.T) {
 		f := filepath.Join(t.TempDir(), "file")

@@ -79,6 +79,9 @@ func explainSolve(err error, req *Request, from attestations.ContainerContext) e
 		if req.Source.Sealed != nil && (w[0] == signLacks || w[0] == signLock) {
 			continue // a replay has another way out
 		}
+		if w[0] == signNoSpace && strings.HasPrefix(text, signRefused) {
+			continue // the store's error has its own
+		}
 		if regexp.MustCompile(w[0]).MatchString(text) {
 			return hinted(out, w[1])
 		}
