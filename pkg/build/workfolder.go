@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -64,7 +65,8 @@ const settled = 2 * time.Second
 
 // readWorkFolder lists and hashes a folder, several files at a time. Of a file
 // that is as it was in earlier, which may be nil, the digest is taken from
-// there. What lies at except, in absolute paths, is no part of it.
+// there. What lies at except, in absolute paths, is no part of it, nor what goes
+// away while it is read, as another run's temporary files do.
 func readWorkFolder(ctx context.Context, dir string, earlier *workFolder, except []string) (*workFolder, error) {
 	w := &workFolder{dir: dir, tree: &tree{}, stamps: map[string]fileStamp{}, at: map[string]int{}, taken: time.Now(), blind: map[uint64]bool{}}
 	if err := w.walk(ctx, dir, except); err != nil {
@@ -72,6 +74,7 @@ func readWorkFolder(ctx context.Context, dir string, earlier *workFolder, except
 	}
 	workers, ctx := errgroup.WithContext(ctx)
 	workers.SetLimit(runtime.NumCPU())
+	gone := make([]atomic.Bool, len(w.tree.entries))
 	for i := range w.tree.entries {
 		e := &w.tree.entries[i]
 		if !e.mode.IsRegular() {
@@ -86,7 +89,12 @@ func readWorkFolder(ctx context.Context, dir string, earlier *workFolder, except
 			break
 		}
 		workers.Go(func() error {
-			if err := hashInto(e, filepath.Join(dir, filepath.FromSlash(e.path))); err != nil {
+			err := hashInto(e, filepath.Join(dir, filepath.FromSlash(e.path)))
+			if errors.Is(err, fs.ErrNotExist) {
+				gone[i].Store(true)
+				return nil
+			}
+			if err != nil {
 				return fmt.Errorf("reading %q: %w", e.path, plainPathError(err))
 			}
 			return nil
@@ -95,6 +103,7 @@ func readWorkFolder(ctx context.Context, dir string, earlier *workFolder, except
 	if err := workers.Wait(); err != nil {
 		return nil, err
 	}
+	w.drop(gone)
 	sum := sha256.New()
 	if err := w.tree.writeManifest(sum); err != nil {
 		return nil, fmt.Errorf("listing the working folder: %w", err)
@@ -103,8 +112,27 @@ func readWorkFolder(ctx context.Context, dir string, earlier *workFolder, except
 	return w, nil
 }
 
+// drop leaves out the files that are gone.
+func (w *workFolder) drop(gone []atomic.Bool) {
+	kept := w.tree.entries[:0]
+	for i, e := range w.tree.entries {
+		if gone[i].Load() {
+			delete(w.stamps, e.path)
+			delete(w.at, e.path)
+			w.files--
+			continue
+		}
+		w.at[e.path] = len(kept)
+		kept = append(kept, e)
+	}
+	w.tree.entries = kept
+}
+
 func (w *workFolder) walk(ctx context.Context, dir string, except []string) error {
 	return filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && name != dir {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -123,6 +151,9 @@ func (w *workFolder) walk(ctx context.Context, dir string, except []string) erro
 			return err
 		}
 		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -142,7 +173,10 @@ func (w *workFolder) walk(ctx context.Context, dir string, except []string) erro
 			e.size = info.Size()
 			w.stamps[e.path] = fileStamp{st.Dev, st.Ino, st.Ctim, st.Size}
 		case e.mode&fs.ModeSymlink != 0:
-			if e.link, err = os.Readlink(name); err != nil {
+			if e.link, err = os.Readlink(name); errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
 				return err
 			}
 		case e.mode&fs.ModeDevice != 0:

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -277,4 +278,40 @@ func TestImagesMadeElsewhere(t *testing.T) {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
+}
+
+// Another run beside this one makes and removes files in the folder as well.
+func TestFilesThatGoAwayWhileTheFolderIsRead(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a"), []byte("a"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var busy sync.WaitGroup
+	busy.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if f, err := os.CreateTemp(dir, ".waxseal-*"); err == nil {
+				f.Close()
+				os.Remove(f.Name())
+			}
+		}
+	})
+	for range 300 {
+		w, err := readWorkFolder(t.Context(), dir, nil, nil)
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		if i, ok := w.at["a"]; !ok || w.tree.entries[i].path != "a" || w.files < 1 || len(w.stamps) != w.files {
+			t.Errorf("%d files, stamps of %d", w.files, len(w.stamps))
+			break
+		}
+	}
+	close(stop)
+	busy.Wait()
 }
