@@ -61,6 +61,10 @@ const (
 // unmount; after it the process ends anyway and the kernel does the rest.
 const stopGrace = 8 * time.Second
 
+// cgroupGrace is how long the control groups of killed steps may stay busy. With
+// stopGrace it is within the time after which waxseal kills the engine.
+const cgroupGrace = 1500 * time.Millisecond
+
 // catalogGrace is how long cataloguing may take to stop. Syft reads on to its own
 // end, for as long as a large image takes; it only reads, and the mount that it reads
 // through ends with this process.
@@ -182,12 +186,15 @@ func Serve(ctx context.Context, cfg Config) error {
 		if ended {
 			_ = c.Close()
 		}
-		removeCgroups(cgroupParent(cfg.Root))
+		removeCgroups(cgroupParent(cfg.Root), cgroupGrace)
 		close(stopped)
 	}()
 	select {
 	case <-stopped:
 	case <-time.After(stopGrace):
+		// Process 1 of its own namespace: that is everything it started.
+		_ = unix.Kill(-1, unix.SIGKILL)
+		removeCgroups(cgroupParent(cfg.Root), cgroupGrace)
 		return errors.New("stopping the build: still running after its time was up; killed")
 	}
 	return nil
@@ -240,7 +247,7 @@ func newController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder,
 
 func openController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder, others *clients) (*control.Controller, error) {
 	parent := cgroupParent(cfg.Root)
-	removeCgroups(parent)
+	removeCgroups(parent, 0)
 	w, err := newWorker(ctx, cfg, parent, sboms, rec)
 	if err != nil {
 		return nil, err

@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"golang.org/x/sys/unix"
@@ -116,19 +118,29 @@ func cgroupParent(root string) string {
 
 // removeCgroups removes the control groups below parent in every hierarchy.
 // Only what is empty can be removed, so a live step is safe; what a killed
-// engine left behind is empty, because its processes died with it.
-func removeCgroups(parent string) {
+// engine left behind is empty, because its processes died with it. A group is
+// busy until the kernel has put away the last process that was killed in it:
+// patience is how long that may take.
+func removeCgroups(parent string, patience time.Duration) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return
 	}
+	var tops []string
 	for line := range strings.Lines(string(mounts)) {
 		f := strings.Fields(line)
-		sep := strings.Index(line, " - cgroup")
-		if sep < 0 || len(f) < 5 {
-			continue
+		if strings.Contains(line, " - cgroup") && len(f) >= 5 {
+			tops = append(tops, filepath.Join(f[4], parent))
 		}
-		top := filepath.Join(f[4], parent)
+	}
+	for deadline := time.Now().Add(patience); removeTrees(tops) && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// removeTrees removes trees of empty control groups, and says whether one was busy.
+func removeTrees(tops []string) (busy bool) {
+	for _, top := range tops {
 		var dirs []string
 		_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
@@ -136,10 +148,11 @@ func removeCgroups(parent string) {
 			}
 			return nil
 		})
-		for i := len(dirs) - 1; i >= 0; i-- {
-			_ = unix.Rmdir(dirs[i])
+		for _, dir := range slices.Backward(dirs) {
+			busy = errors.Is(unix.Rmdir(dir), unix.EBUSY) || busy
 		}
 	}
+	return busy
 }
 
 // moduleVersion is the version of a module that was linked in.
