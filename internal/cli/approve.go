@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/waxseal/waxseal/pkg/keys"
 	"github.com/waxseal/waxseal/pkg/lock"
 	"github.com/waxseal/waxseal/pkg/policy"
+	"github.com/waxseal/waxseal/pkg/report"
 	"github.com/waxseal/waxseal/pkg/store"
 	"github.com/waxseal/waxseal/pkg/verify"
 )
@@ -249,7 +251,7 @@ func approve(ctx context.Context, s *Streams, f *approveFlags, ref string) error
 		return printJSON(s, out)
 	}
 	_, err = fmt.Fprintf(s.Out, "%-9s %s\ncommit    %s of %s\nas        %s\nattached  %s\ntwo-party %s: %s\n",
-		out.Decision, out.Subject, out.Commit, out.Repository, out.Reviewer, out.Attached, row.Status, row.Reason)
+		out.Decision, out.Subject, out.Commit, out.Repository, out.Reviewer, out.Attached, row.Status, printable(row.Reason))
 	return err
 }
 
@@ -433,16 +435,20 @@ func inputsOf(ctx context.Context, req gate.Request) (*lock.File, error) {
 
 // oneLine makes what others wrote safe for a terminal and a line.
 func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
+	if s = printable(s); len(s) > 200 {
+		return strings.ToValidUTF8(s[:200], "") + "…"
+	}
+	return s
+}
+
+// printable is oneLine for what is read to its end.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
 	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > 200 {
-		return strings.ToValidUTF8(s[:200], "") + "…"
-	}
-	return s
 }
 
 func (r *reviewRequest) print(s *Streams) error {
@@ -484,9 +490,9 @@ func (r *reviewRequest) print(s *Streams) error {
 	}
 	fmt.Fprintf(&b, "verdict   %s\n", r.Decision)
 	for _, why := range r.Reasons {
-		fmt.Fprintf(&b, "  %s\n", why.Message)
+		fmt.Fprintf(&b, "  %s\n", printable(why.Message))
 	}
-	fmt.Fprintf(&b, "two-party %s: %s\n", r.TwoParty, r.Reviews)
-	_, err := s.Out.Write([]byte(b.String()))
+	fmt.Fprintf(&b, "two-party %s: %s\n", r.TwoParty, printable(r.Reviews))
+	_, err := io.WriteString(s.Out, report.Tame(b.String()))
 	return err
 }

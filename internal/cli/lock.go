@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -23,7 +24,36 @@ images, git sources, and for every step what it fetches, each by digest.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newLockDiffCmd(s), newLockShowCmd(s), newLockCheckCmd(s))
+	for _, sub := range cmd.Commands() {
+		read := sub.RunE
+		sub.RunE = func(cmd *cobra.Command, args []string) error {
+			return untilInterrupted(cmd.Context(), func() error { return read(cmd, args) })
+		}
+	}
 	return cmd
+}
+
+// untilInterrupted ends with ctx, at the latest: read only reads, and is left to
+// the end of the process.
+func untilInterrupted(ctx context.Context, read func() error) error {
+	done := make(chan error, 1)
+	broken := make(chan any, 1) // for main to tell of
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				broken <- p
+			}
+		}()
+		done <- read()
+	}()
+	select {
+	case err := <-done:
+		return err
+	case p := <-broken:
+		panic(p)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func newLockDiffCmd(s *Streams) *cobra.Command {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -33,6 +34,9 @@ it is the image for this machine's platform, or the one --platform names.`,
 			}
 			if err != nil {
 				return err
+			}
+			if sum, err := sbom.Check(req.Format, doc); err == nil && sum.Unread != "" {
+				fmt.Fprintln(s.Err, "note: the SBOM lacks the packages of "+sum.Unread)
 			}
 			doc = append(doc, '\n')
 			if file != "" {

@@ -538,6 +538,9 @@ func (r *run) getSBOMs(ctx context.Context, eng engine, b *built, s *sealed) err
 				p.Packages[d.format] = d.packages
 			}
 		}
+		if note := "the SBOM of " + d.platform + " lacks the packages of " + d.unread; d.unread != "" && !slices.Contains(r.notes.list, note) {
+			r.notes.add("%s", note)
+		}
 	}
 	return step.end(nil)
 }

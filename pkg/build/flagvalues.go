@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -239,15 +240,21 @@ func isPort(s string) bool {
 	return s == "" || err == nil && n > 0
 }
 
+// A name of a host, and the ends of names that some resolvers take for addresses.
+var (
+	hostName  = regexp.MustCompile(`^([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?$`)
+	numberEnd = regexp.MustCompile(`(^|\.)(0x[0-9a-f]*|[0-9]+)\.?$`)
+)
+
 // CheckHostPatterns accepts patterns of hosts: "deb.example.org" or
-// "*.example.org".
+// "*.example.org". What passes here the gateway takes too.
 func CheckHostPatterns(patterns []string) error {
 	for _, p := range patterns {
-		name := strings.TrimPrefix(p, "*.")
-		if p == "*" {
-			continue
-		}
-		if name == "" || strings.ContainsAny(name, "*/ :?[]") && net.ParseIP(name) == nil {
+		name, below := strings.CutPrefix(strings.ToLower(p), "*.")
+		addr, err := netip.ParseAddr(name)
+		isAddr := err == nil && addr.Zone() == "" && !below
+		isName := len(name) <= 253 && hostName.MatchString(name) && !numberEnd.MatchString(name)
+		if p != "*" && !isAddr && !isName {
 			return fmt.Errorf("%q is no host: give a name, *.DOMAIN or an IP address, without scheme and port", p)
 		}
 	}

@@ -112,6 +112,14 @@ func TestParseSmallValues(t *testing.T) {
 			t.Errorf("size %q: accepted", bad)
 		}
 	}
+	if err := CheckHostPatterns([]string{"*", "a.test", "*.A.test", "a.test.", "10.0.0.1", "2001:db8::1", "x_y-z.1a"}); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{"", ".test", "a..b", "a*b.test", "*.*.test", "*.", "*.10.0.0.1", "10.0.0", "0x7f.1", "2130706433", "http://x", "a/b", "x:80", "[::1]", "fe80::1%eth0", "u@x", strings.Repeat("a", 64) + ".test"} {
+		if CheckHostPatterns([]string{bad}) == nil {
+			t.Errorf("pattern of hosts %q: accepted", bad)
+		}
+	}
 	if u, err := ParseUlimits([]string{"nofile=1024", "nproc=1:2"}); err != nil || !reflect.DeepEqual(u, []string{"nofile=1024:1024", "nproc=1:2"}) {
 		t.Errorf("ulimits %v, %v", u, err)
 	}

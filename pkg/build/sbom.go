@@ -17,6 +17,7 @@ type document struct {
 	raw      []byte
 	digest   attest.Digest
 	packages int
+	unread   string // as sbom.Summary has it
 }
 
 func (d document) mediaType() string {
@@ -62,7 +63,7 @@ func fetchSBOM(ctx context.Context, e engine, q sbomQuery) (document, error) {
 	if err != nil {
 		return document{}, fmt.Errorf("checking the %s SBOM of %s: %w", q.format, q.platform, err)
 	}
-	return document{platform: q.platform, format: q.format, raw: raw, digest: attest.DigestOf(raw), packages: sum.Packages}, nil
+	return document{platform: q.platform, format: q.format, raw: raw, digest: attest.DigestOf(raw), packages: sum.Packages, unread: sum.Unread}, nil
 }
 
 // statement says that d describes the manifest with digest m.

@@ -9,16 +9,19 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/anchore/syft/syft"
 	"github.com/anchore/syft/syft/artifact"
 	"github.com/anchore/syft/syft/cataloging"
 	"github.com/anchore/syft/syft/cataloging/pkgcataloging"
+	"github.com/anchore/syft/syft/file"
 	"github.com/anchore/syft/syft/format/common/cyclonedxhelpers"
 	"github.com/anchore/syft/syft/format/common/spdxhelpers"
 	"github.com/anchore/syft/syft/pkg"
@@ -141,7 +144,7 @@ func (c *Catalog) Rootfs(ctx context.Context, root string, opts Options) (map[st
 	bill.Relationships = slices.DeleteFunc(bill.Relationships, func(r artifact.Relationship) bool {
 		return !isPackage(r.From) || !isPackage(r.To)
 	})
-	stamp := sbom.Stamp{Created: created, Tools: []string{bill.Descriptor.Name + "-" + bill.Descriptor.Version}}
+	stamp := sbom.Stamp{Created: created, Tools: []string{bill.Descriptor.Name + "-" + bill.Descriptor.Version}, Unread: unread(root, bill.Artifacts.Unknowns)}
 	formats := opts.Formats
 	if len(formats) == 0 {
 		formats = sbom.Formats()
@@ -165,6 +168,57 @@ func (c *Catalog) Rootfs(ctx context.Context, root string, opts Options) (map[st
 		docs[f] = doc
 	}
 	return docs, nil
+}
+
+// databases are where package managers write down what is installed.
+var databases = []string{
+	"/var/lib/dpkg/status", "/var/lib/dpkg/status.d/", "/usr/lib/dpkg/status", "/lib/apk/db/installed", "/usr/lib/apk/db/installed",
+	"/var/lib/rpm/", "/usr/lib/sysimage/rpm/", "/usr/share/rpm/", "/var/lib/pacman/local/",
+}
+
+// unread names the package databases of which Syft could not make sense, wholly or
+// in part. Of the other files that it tried, few are what their names promise, and
+// what an image means by emptying its database is that it has none.
+func unread(root string, unknowns map[file.Coordinates][]string) []string {
+	files, err := os.OpenRoot(root)
+	if err != nil {
+		return nil
+	}
+	defer files.Close()
+	var out []string
+	for at, why := range unknowns {
+		if !slices.ContainsFunc(databases, func(d string) bool {
+			return at.RealPath == d || strings.HasSuffix(d, "/") && strings.HasPrefix(at.RealPath, d)
+		}) {
+			continue
+		}
+		if st, err := files.Stat(strings.TrimPrefix(at.RealPath, "/")); err == nil && st.Size() == 0 {
+			continue
+		}
+		why = slices.Sorted(slices.Values(why))
+		out = append(out, oneLine(at.RealPath+": "+strings.Join(why, ", ")))
+	}
+	slices.Sort(out)
+	return out[:min(len(out), maxUnread)]
+}
+
+// Bounds of what a document says of its gaps.
+const (
+	maxUnread     = 20
+	maxUnreadLine = 300
+)
+
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > maxUnreadLine {
+		s = strings.ToValidUTF8(s[:maxUnreadLine], "") + "…"
+	}
+	return s
 }
 
 func isPackage(i artifact.Identifiable) bool {

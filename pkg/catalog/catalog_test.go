@@ -219,3 +219,43 @@ func TestNoCatalogerOfOthersMachines(t *testing.T) {
 		t.Error("package sbom has formats that are not tested here")
 	}
 }
+
+// A database that cannot be read is no image without packages.
+func TestUnreadDatabases(t *testing.T) {
+	var c Catalog
+	for name, tc := range map[string]struct {
+		files map[string]string
+		want  []string
+	}{
+		"whole":     {map[string]string{"var/lib/dpkg/status": dpkgStatus, "lib/apk/db/installed": apkDB}, nil},
+		"emptied":   {map[string]string{"var/lib/dpkg/status": "", "var/lib/rpm/Packages": ""}, nil},
+		"elsewhere": {map[string]string{"srv/node_modules/p/package.json": "{", "srv/x.jar": "no archive"}, nil},
+		"dpkg":      {map[string]string{"var/lib/dpkg/status": "\x00\x01 no database"}, []string{"/var/lib/dpkg/status: "}},
+		"in part":   {map[string]string{"lib/apk/db/installed": apkDB + "P:zlib\nno field\nV:1\n\n"}, []string{"/lib/apk/db/installed: "}},
+		"rpm":       {map[string]string{"var/lib/rpm/rpmdb.sqlite": "no database", "usr/lib/os-release": "ID=fedora\n"}, []string{"/var/lib/rpm/rpmdb.sqlite: "}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			docs, err := c.Rootfs(t.Context(), rootfs(t, tc.files), Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for f, doc := range docs {
+				sum, err := sbom.Check(f, doc)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if sum.Unread != "" && tc.want == nil {
+					t.Errorf("%s: unread %q", f, sum.Unread)
+				}
+				for _, w := range tc.want {
+					if !strings.Contains(sum.Unread, w) {
+						t.Errorf("%s: unread %q, want %q", f, sum.Unread, w)
+					}
+				}
+				if f == sbom.CycloneDX && strings.Contains(string(doc), `"aggregate":"incomplete"`) != (tc.want != nil) {
+					t.Errorf("its composition is not as it should be: %s", doc)
+				}
+			}
+		})
+	}
+}

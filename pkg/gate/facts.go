@@ -75,11 +75,12 @@ func (f *found) fact(c *check, st *attest.Statement, signer verify.Signer, bundl
 	switch kind {
 	case policy.FactSBOM:
 		format := policy.SBOMFormat(st.PredicateType)
-		packages, err := policy.ReadPackages(format, st.Predicate)
+		doc, err := policy.ReadSBOM(format, st.Predicate)
 		if err != nil {
 			return f.known.cannot(kind, err)
 		}
-		f.known.sboms = append(f.known.sboms, policy.SBOM{Format: format, Bundle: bundle, Packages: packages})
+		doc.Bundle = bundle
+		f.known.sboms = append(f.known.sboms, doc)
 	case policy.FactScan:
 		scan, err := policy.ReadScan(st.Predicate)
 		if scan == nil {

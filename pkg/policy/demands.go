@@ -366,6 +366,9 @@ func (j *judge) packages(d *packageDemand) {
 		if len(s.Packages) == 0 {
 			j.add(Finding{Code: CodeSBOM, Bundle: s.Bundle, Message: "the " + s.Format + " SBOM lists no package, so it tells nothing about them"})
 		}
+		if s.Unread != "" {
+			j.add(Finding{Code: CodeSBOM, Bundle: s.Bundle, Message: "the " + s.Format + " SBOM says that it lacks the packages of " + clip(s.Unread)})
+		}
 		var forbidden, unlicensed []string
 		for _, p := range s.Packages {
 			for _, pat := range d.forbidden {

@@ -33,7 +33,7 @@ func config(t testing.TB, text string) *policy.ImageConfig {
 
 func facts(t testing.TB) policy.Facts {
 	t.Helper()
-	packages, err := policy.ReadPackages("spdx", json.RawMessage(`{"spdxVersion":"SPDX-2.3","documentDescribes":["SPDXRef-i"],"packages":[
+	doc, err := policy.ReadSBOM("spdx", json.RawMessage(`{"spdxVersion":"SPDX-2.3","documentDescribes":["SPDXRef-i"],"packages":[
 		{"SPDXID":"SPDXRef-i","name":"image"},
 		{"SPDXID":"SPDXRef-a","name":"openssl","versionInfo":"1.1.1","licenseDeclared":"Apache-2.0","externalRefs":[{"referenceType":"purl","referenceLocator":"pkg:deb/debian/openssl@1.1.1?arch=amd64"}]},
 		{"SPDXID":"SPDXRef-b","name":"left-pad","versionInfo":"1.0.0","licenseConcluded":"NOASSERTION","licenseDeclared":"WTFPL OR MIT","externalRefs":[{"referenceType":"purl","referenceLocator":"pkg:npm/left-pad@1.0.0"}]}]}`))
@@ -46,7 +46,7 @@ func facts(t testing.TB) policy.Facts {
 		Provenance: &policy.ProvenanceFacts{BuilderID: "https://ci.example.org/b", BuildType: "https://t.example/1",
 			ExternalParameters: map[string]any{"target": "release", "n": 3.0}, Dependencies: []policy.Dependency{{URI: "pkg:docker/debian@12", Digest: map[string]string{"sha256": "00"}}}},
 		Signer: &verify.Signer{Key: image, Name: "ci.pub"},
-		SBOMs:  []policy.SBOM{{Format: "spdx", Bundle: image, Packages: packages}},
+		SBOMs:  []policy.SBOM{{Format: "spdx", Bundle: image, Packages: doc.Packages}},
 		Inputs: &attestations.Inputs{Mode: "locked", Verdict: "recorded", Hermetic: true, Steps: []attestations.InputStep{{Name: "RUN x", Names: []string{"deb.example.org"}, Requests: []attestations.InputRequest{{Method: "GET", Status: 200}}}}},
 	}
 }
@@ -185,16 +185,21 @@ func TestPackageDemands(t *testing.T) {
 		t.Run(c.sbom, func(t *testing.T) { checkFound(t, ask(t, "sbom: "+c.sbom, facts(t)), c.want) })
 	}
 	f := facts(t)
+	// What an SBOM says that it lacks may be what is forbidden.
+	f.SBOMs[0].Unread = "/var/lib/dpkg/status: cut short"
+	checkFound(t, ask(t, "sbom: {required: true, forbidden: [telnetd]}", f), "sbom: the spdx SBOM says that it lacks the packages of /var/lib/dpkg/status: cut short")
+	checkFound(t, ask(t, "sbom: {required: true}", f), "")
+	f = facts(t)
 	// A component has its name with its group and without, and a package URL of
 	// some types one in any letter case.
-	packages, err := policy.ReadPackages("cyclonedx", json.RawMessage(`{"bomFormat":"CycloneDX","specVersion":"1.6","components":[
+	doc, err := policy.ReadSBOM("cyclonedx", json.RawMessage(`{"bomFormat":"CycloneDX","specVersion":"1.6","components":[
 		{"type":"library","group":"org.apache.logging.log4j","name":"log4j-core","version":"2.14.1","purl":"pkg:maven/org.apache.logging.log4j/log4j-core@2.14.1"},
 		{"type":"library","name":"yaml","version":"5.1","purl":"pkg:pypi/pyyaml-include@5.1"},
 		{"type":"library","name":"x","version":"1","purl":"pkg://npm/right-pad@1"}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.SBOMs = []policy.SBOM{{Format: "cyclonedx", Packages: packages}}
+	f.SBOMs = []policy.SBOM{doc}
 	for pattern, found := range map[string]bool{
 		"log4j-core": true, "org.apache.logging.log4j/log4j-core": true, "log4j*": true, "*/log4j-core": true, "core": false,
 		"pkg:maven/*/log4j-core": true, "pkg:maven/*/Log4j-core": false, "pkg:pypi/PyYAML_include@5.*": true,
@@ -269,11 +274,11 @@ func TestLicenses(t *testing.T) {
 				t.Fatal(err)
 			}
 			f := facts(t)
-			packages, err := policy.ReadPackages("spdx", doc)
+			read, err := policy.ReadSBOM("spdx", doc)
 			if err != nil {
 				t.Fatal(err)
 			}
-			f.SBOMs[0].Packages = packages
+			f.SBOMs[0].Packages = read.Packages
 			if got := ask(t, "sbom: {required: true, licenses: {"+c.demand+"}}", f); (got == "") != c.ok {
 				t.Errorf("found %q", got)
 			}
@@ -281,10 +286,11 @@ func TestLicenses(t *testing.T) {
 	}
 }
 
-func TestReadPackages(t *testing.T) {
+func TestReadSBOM(t *testing.T) {
 	cdx := `{"bomFormat":"CycloneDX","specVersion":"1.5","components":[{"type":"library","group":"org.x","name":"y","version":"1","purl":"pkg:maven/org.x/y@1","licenses":[{"license":{"id":"MIT"}},{"expression":"A OR B"},{"license":{"name":"My own"}}],
 		"components":[{"type":"library","name":"inner"}]},{"type":"operating-system","name":"debian"},{"type":"file","name":"/bin/x"}]}`
-	got, err := policy.ReadPackages("cyclonedx", json.RawMessage(cdx))
+	doc, err := policy.ReadSBOM("cyclonedx", json.RawMessage(cdx))
+	got := doc.Packages
 	if err != nil || len(got) != 3 || got[0].Name != "org.x/y" || strings.Join(got[0].Licenses, "|") != "MIT|A OR B|My own" || got[2].Name != "inner" {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -295,11 +301,11 @@ func TestReadPackages(t *testing.T) {
 		`{"bomFormat":"CycloneDX","specVersion":"1.5","components":[]} x`,
 		`{"bomFormat":"CycloneDX","specVersion":"1.5","components":[` + strings.TrimSuffix(strings.Repeat(`{"name":"a"},`, attest.MaxPackages+1), ",") + `]}`,
 	} {
-		if _, err := policy.ReadPackages("cyclonedx", json.RawMessage(bad)); err == nil {
+		if _, err := policy.ReadSBOM("cyclonedx", json.RawMessage(bad)); err == nil {
 			t.Errorf("accepted %.80s", bad)
 		}
 	}
-	if _, err := policy.ReadPackages("spdx", json.RawMessage(`{"spdxVersion":"SPDX-2.3","packages":[{"name":3}]}`)); err == nil {
+	if _, err := policy.ReadSBOM("spdx", json.RawMessage(`{"spdxVersion":"SPDX-2.3","packages":[{"name":3}]}`)); err == nil {
 		t.Error("accepted a name that is a number")
 	}
 }
@@ -980,8 +986,8 @@ func FuzzPackages(f *testing.F) {
 	r, _ := parse(f, `  - {match: "**", level: {build: 1}, sbom: {required: true, forbidden: ["pkg:npm/*@1.*", "a*"], licenses: {allow: [MIT], deny: [A]}}, rules: [{name: r, expr: "sbom.packages.all(p, p.licenses.all(l, l != 'x'))"}]}`).For("x")
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		for _, format := range []string{"spdx", "cyclonedx"} {
-			if p, err := policy.ReadPackages(format, raw); err == nil {
-				r.Judge(t.Context(), policy.Facts{Digest: image, SBOMs: []policy.SBOM{{Format: format, Packages: p}}}, now())
+			if doc, err := policy.ReadSBOM(format, raw); err == nil {
+				r.Judge(t.Context(), policy.Facts{Digest: image, SBOMs: []policy.SBOM{doc}}, now())
 			}
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/waxseal/waxseal/pkg/attest"
+	"github.com/waxseal/waxseal/pkg/sbom"
 )
 
 // SBOM is a signed SBOM's packages.
@@ -15,6 +16,8 @@ type SBOM struct {
 	Format   string
 	Bundle   attest.Digest
 	Packages []Package
+	// Unread are the package databases that it says it lacks, see sbom.Summary.
+	Unread string
 }
 
 // Package is one package of an SBOM.
@@ -33,32 +36,33 @@ type Package struct {
 	whole bool
 }
 
-// ReadPackages reads the packages of an SBOM predicate, strictly. Entries for
-// single files are left out.
-func ReadPackages(format string, predicate json.RawMessage) ([]Package, error) {
+// ReadSBOM reads the packages of an SBOM predicate, strictly. Entries for single
+// files are left out.
+func ReadSBOM(format string, predicate json.RawMessage) (SBOM, error) {
 	if len(predicate) > attest.MaxSBOM {
-		return nil, fmt.Errorf("reading an SBOM: %d bytes, more than the %d allowed", len(predicate), attest.MaxSBOM)
+		return SBOM{}, fmt.Errorf("reading an SBOM: %d bytes, more than the %d allowed", len(predicate), attest.MaxSBOM)
 	}
 	if _, _, err := SBOMContent(format, predicate); err != nil {
-		return nil, fmt.Errorf("reading an SBOM: %w", err)
+		return SBOM{}, fmt.Errorf("reading an SBOM: %w", err)
 	}
 	read := readSPDX
 	if format == FormatCycloneDX {
 		read = readCycloneDX
 	}
-	out, err := read(predicate)
+	packages, unread, err := read(predicate)
 	if err != nil {
-		return nil, fmt.Errorf("reading an SBOM: %w", err)
+		return SBOM{}, fmt.Errorf("reading an SBOM: %w", err)
 	}
-	return out, nil
+	return SBOM{Format: format, Packages: packages, Unread: unread}, nil
 }
 
 func tooMany(what string, most int) error {
 	return fmt.Errorf("more than the %d %s allowed", most, what)
 }
 
-func readSPDX(raw json.RawMessage) ([]Package, error) {
+func readSPDX(raw json.RawMessage) (_ []Package, unread string, _ error) {
 	var in struct {
+		Comment   string   `json:"comment"`
 		Describes []string `json:"documentDescribes"`
 		Packages  []struct {
 			ID        string `json:"SPDXID"`
@@ -82,10 +86,10 @@ func readSPDX(raw json.RawMessage) ([]Package, error) {
 		} `json:"relationships"`
 	}
 	if err := attest.UnmarshalStrict(raw, &in); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if len(in.Packages) > attest.MaxPackages {
-		return nil, tooMany("packages", attest.MaxPackages)
+		return nil, "", tooMany("packages", attest.MaxPackages)
 	}
 	itself := map[string]bool{}
 	for _, id := range in.Describes {
@@ -117,7 +121,7 @@ func readSPDX(raw json.RawMessage) ([]Package, error) {
 		}
 		out = append(out, next)
 	}
-	return out, nil
+	return out, sbom.Unread(in.Comment), nil
 }
 
 func said(license string) bool {
@@ -140,12 +144,13 @@ type component struct {
 	Components []component `json:"components"`
 }
 
-func readCycloneDX(raw json.RawMessage) ([]Package, error) {
+func readCycloneDX(raw json.RawMessage) (_ []Package, unread string, _ error) {
 	var in struct {
-		Components []component `json:"components"`
+		Properties []sbom.Property `json:"properties"`
+		Components []component     `json:"components"`
 	}
 	if err := attest.UnmarshalStrict(raw, &in); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	var out []Package
 	queue := in.Components
@@ -156,7 +161,7 @@ func readCycloneDX(raw json.RawMessage) ([]Package, error) {
 			continue
 		}
 		if len(out) == attest.MaxPackages {
-			return nil, tooMany("packages", attest.MaxPackages)
+			return nil, "", tooMany("packages", attest.MaxPackages)
 		}
 		p := Package{Name: c.Name, Version: c.Version, PURL: c.PURL, whole: c.Type == "operating-system" || c.Type == "container"}
 		if c.Group != "" {
@@ -174,7 +179,7 @@ func readCycloneDX(raw json.RawMessage) ([]Package, error) {
 		}
 		out = append(out, p)
 	}
-	return out, nil
+	return out, sbom.Unread("", in.Properties...), nil
 }
 
 // purl is a package URL without qualifiers and subpath, with its escapes

@@ -74,7 +74,7 @@ func Explain(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 	if next := advice(v); next != "" {
 		item("- ", "next: %s", next)
 	}
-	_, err := io.WriteString(w, tame(b.String()))
+	_, err := io.WriteString(w, Tame(b.String()))
 	return err
 }
 

@@ -33,10 +33,10 @@ func oneLine(s string) string {
 	}, strings.ToValidUTF8(s, "?"))
 }
 
-// tame keeps foreign text in finished lines from being taken for a command by
+// Tame keeps foreign text in finished lines from being taken for a command by
 // what runs the job: GitHub's runner takes what begins a line with "::", and, as
 // Azure's agent does with "##vso[", what has "##[" anywhere.
-func tame(text string) string {
+func Tame(text string) string {
 	lines := strings.Split(strings.ReplaceAll(text, "##", "# #"), "\n")
 	for i, l := range lines {
 		if rest := strings.TrimLeft(l, " "); strings.HasPrefix(rest, "::") {

@@ -138,7 +138,7 @@ func LineText(l Line, opts TextOptions) string {
 		}
 		fmt.Fprintf(&b, "          - %s\n", on(clean(r.Platform), clean(r.Message)))
 	}
-	return tame(b.String())
+	return Tame(b.String())
 }
 
 // Counts is a tally in words.

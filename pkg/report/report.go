@@ -124,7 +124,7 @@ func Verdict(w io.Writer, v *gate.Verdict, opts TextOptions) error {
 			b.WriteByte('\n')
 		}
 	}
-	_, err := io.WriteString(w, tame(b.String()))
+	_, err := io.WriteString(w, Tame(b.String()))
 	return err
 }
 
@@ -569,7 +569,7 @@ func Tree(w io.Writer, in *gate.Inspection, opts TextOptions) error {
 		fmt.Fprintf(&b, "%s%s %s\n", branch, o.paint(bold, p.Platform), p.Digest)
 		o.evidence(&b, stem, p.Evidence, true)
 	}
-	_, err := io.WriteString(w, tame(b.String()))
+	_, err := io.WriteString(w, Tame(b.String()))
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/CycloneDX/cyclonedx-go"
@@ -19,6 +20,9 @@ import (
 type Stamp struct {
 	Created time.Time
 	Tools   []string // "syft-v1.2.3", beside waxseal itself
+	// Unread are the package databases that could not be read, "PATH: why", whose
+	// packages the document lacks.
+	Unread []string
 }
 
 // EncodeSPDX writes doc as SPDX 2.3 JSON in one order, with a namespace that
@@ -28,6 +32,9 @@ func EncodeSPDX(doc *spdx.Document, stamp Stamp) ([]byte, error) {
 		return nil, errors.New("writing an SPDX document: it is empty")
 	}
 	doc.DocumentNamespace = ""
+	for _, u := range stamp.Unread {
+		doc.DocumentComment = strings.TrimPrefix(doc.DocumentComment+"\n"+unreadMark+" "+u, "\n")
+	}
 	doc.CreationInfo.Created = stamp.Created.UTC().Format(time.RFC3339)
 	doc.CreationInfo.Creators = []spdx.Creator{{CreatorType: "Tool", Creator: "waxseal"}}
 	for _, t := range stamp.Tools {
@@ -70,6 +77,18 @@ func EncodeCycloneDX(bom *cyclonedx.BOM, stamp Stamp) ([]byte, error) {
 		return nil, errors.New("writing a CycloneDX document: it is empty")
 	}
 	bom.SerialNumber = ""
+	if len(stamp.Unread) > 0 {
+		var marks []cyclonedx.Property
+		for _, u := range stamp.Unread {
+			marks = append(marks, cyclonedx.Property{Name: unreadMark, Value: u})
+		}
+		bom.Properties = &marks
+		whole := cyclonedx.Composition{Aggregate: cyclonedx.CompositionAggregateIncomplete}
+		if c := bom.Metadata.Component; c != nil && c.BOMRef != "" {
+			whole.Assemblies = &[]cyclonedx.BOMReference{cyclonedx.BOMReference(c.BOMRef)}
+		}
+		bom.Compositions = &[]cyclonedx.Composition{whole}
+	}
 	bom.Metadata.Timestamp = stamp.Created.UTC().Format(time.RFC3339)
 	if bom.Components != nil {
 		slices.SortStableFunc(*bom.Components, func(a, b cyclonedx.Component) int {

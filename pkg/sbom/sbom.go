@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/CycloneDX/cyclonedx-go"
 	"github.com/spdx/tools-golang/spdx"
@@ -47,6 +48,38 @@ type Summary struct {
 	Version  string // "2.3", "1.6"
 	Name     string // the document's own name, if it has one
 	Packages int    // without the entry for the image itself
+	// Unread are the package databases that could not be read, "PATH: why" with "; "
+	// between, when a document of ours says that there were some.
+	Unread string
+}
+
+// unreadMark begins a line of an SPDX document's comment, and is the name of a
+// CycloneDX document's property, that tells of a package database which could not
+// be read. CycloneDX also has the composition be incomplete; documents of others
+// say that for many reasons.
+const unreadMark = "waxseal:unread"
+
+// Property is a property of a CycloneDX document.
+type Property struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Unread is Summary.Unread of a document of which comment (SPDX) or properties
+// (CycloneDX) have been read already.
+func Unread(comment string, properties ...Property) string {
+	var out []string
+	for line := range strings.Lines(comment) {
+		if u, ok := strings.CutPrefix(strings.TrimSpace(line), unreadMark+" "); ok {
+			out = append(out, u)
+		}
+	}
+	for _, p := range properties {
+		if p.Name == unreadMark {
+			out = append(out, p.Value)
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 // ErrFormat is in the chain of errors about a document that is not of the
@@ -124,7 +157,7 @@ func checkSPDX(raw []byte) (Summary, error) {
 			n++
 		}
 	}
-	return Summary{Format: SPDX, Version: "2.3", Name: head.Name, Packages: n}, nil
+	return Summary{Format: SPDX, Version: "2.3", Name: head.Name, Packages: n, Unread: Unread(doc.DocumentComment)}, nil
 }
 
 func checkCycloneDX(raw []byte) (Summary, error) {
@@ -152,6 +185,13 @@ func checkCycloneDX(raw []byte) (Summary, error) {
 	s := Summary{Format: CycloneDX, Version: "1.6"}
 	if bom.Metadata != nil && bom.Metadata.Component != nil {
 		s.Name = bom.Metadata.Component.Name
+	}
+	if bom.Properties != nil {
+		var marks []Property
+		for _, p := range *bom.Properties {
+			marks = append(marks, Property{p.Name, p.Value})
+		}
+		s.Unread = Unread("", marks...)
 	}
 	if bom.Components != nil {
 		for _, c := range *bom.Components {
