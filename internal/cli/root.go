@@ -114,6 +114,10 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 		return 130
 	}
 	tellError(streams.Err, err)
+	if ctx.Err() != nil && (code == ExitFailed || code == ExitUndecided) {
+		// Its echo too, as what the engine or a server said is: only its text came.
+		return 130
+	}
 	return code
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -114,5 +115,22 @@ func TestValuesComplete(t *testing.T) {
 		if err := root.Execute(); err != nil || !strings.Contains(out.String(), want) {
 			t.Errorf("--%s completes to %q, %v", flag, out.String(), err)
 		}
+	}
+}
+
+// An error after an interrupt is told, and is no answer: callers know the code of
+// an interrupt, and may take 1 and 4 for something that was found out.
+func TestInterruptedWithAnotherError(t *testing.T) {
+	var out, told bytes.Buffer
+	streams := Streams{In: strings.NewReader(""), Out: &out, Err: &told, LookupEnv: func(string) (string, bool) { return "", false }}
+	line := []string{"key", "show", filepath.Join(t.TempDir(), "none.pub")}
+	if code := Main(t.Context(), line, streams); code != ExitFailed {
+		t.Fatalf("%d, want %d: %s", code, ExitFailed, told.String())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	told.Reset()
+	if code := Main(ctx, line, streams); code != 130 || !strings.Contains(told.String(), "none.pub") {
+		t.Errorf("%d, %s", code, told.String())
 	}
 }
