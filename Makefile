@@ -42,7 +42,7 @@ demo-keyless: ## the same without a key: with Fulcio, a time-stamping authority 
 test: ## every test but the attacks, with the race detector; says at the end what was skipped
 	@$(DEPS) $(TEST_PACKAGES)
 	@go build -o bin/kit ./internal/testkit/kit
-	@{ go test -race -json -timeout 80m -parallel $$(($$(nproc) * 3 / 2)) -skip '^TestAttacks$$' ./... || true; } | bin/kit summary
+	@{ go test -race -json -timeout 150m -parallel $$(($$(nproc) * 3 / 2)) -skip '^TestAttacks$$' ./... || true; } | bin/kit summary
 
 attack: ## builds every hostile Dockerfile of testdata/attack and looks for what got out
 	@$(DEPS) $(TEST_PACKAGES)
