@@ -19,7 +19,8 @@ func newSBOMCmd(s *Streams) *cobra.Command {
 		Short: "Write an SBOM of an image",
 		Long: `sbom looks into an image and writes what is installed in it, as SPDX 2.3 or
 CycloneDX 1.6 JSON. The image is neither run nor changed, nothing is signed or
-attached, and the same image always gives the same document.
+attached, and the same image always gives the same document. Where the image has a
+package database that cannot be read, the document and a note name it.
 
 REF is a registry reference, oci:PATH[:TAG][@DIGEST] or docker:NAME. Of an index
 it is the image for this machine's platform, or the one --platform names.`,
