@@ -54,6 +54,9 @@ type Plan struct {
 	// Container: who listens at what is mounted here may be where nobody here
 	// can look.
 	Container bool `json:"container,omitempty"`
+	// Unpacks: the command unpacks images over this machine's own files, as kaniko
+	// does, and makes layers of what it finds changed where nothing is mounted.
+	Unpacks bool `json:"unpacks,omitempty"`
 	// Trace what is opened that is not in the working folder, or that waxseal
 	// leaves out of its record of that.
 	Trace      bool     `json:"trace,omitempty"`
@@ -406,7 +409,7 @@ func (in *inside) start() (*firstProcess, error) {
 	maps, err := identityMaps(in.plan.User, in.plan.Group)
 	if err == nil {
 		err = p.talk.out.Encode(insidePlan{
-			Args: in.plan.Args, Env: in.env, Dir: in.plan.Dir, Maps: maps,
+			Args: in.plan.Args, Env: in.env, Dir: in.plan.Dir, Maps: maps, Lend: in.plan.Unpacks && in.plan.User == 0 && canLend(),
 		})
 	}
 	if err != nil {
@@ -427,7 +430,7 @@ func (in *inside) enter(theirs *os.File) (int, error) {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return 0, noSandbox("making mounts", err)
 	}
-	v := view{dir: in.plan.Dir, files: in.files, sockets: in.sockets, hide: in.plan.Hide, expose: in.plan.Expose, user: in.plan.User, group: in.plan.Group}
+	v := view{dir: in.plan.Dir, files: in.files, sockets: in.sockets, hide: in.plan.Hide, expose: in.plan.Expose, unpacks: in.plan.Unpacks, user: in.plan.User, group: in.plan.Group}
 	if err := v.make(); err != nil {
 		return 0, err
 	}

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -34,6 +36,7 @@ type confinePlan struct {
 	Trace      bool       `json:"trace,omitempty"`
 	Unrecorded []string   `json:"unrecorded,omitempty"`
 	Container  bool       `json:"container,omitempty"`
+	Unpacks    bool       `json:"unpacks,omitempty"`
 }
 
 type confineMessage struct {
@@ -134,6 +137,7 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 	keeper.Files = []*os.File{theirs}
 	keeper.Attr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
 	c.plan.User, c.plan.Group, c.plan.Container = os.Geteuid(), os.Getegid(), inContainer()
+	c.plan.Unpacks = c.plan.Container && hasKaniko(c.plan.Env)
 	if c.plan.User != 0 {
 		keeper.Attr.Cloneflags |= unix.CLONE_NEWUSER
 		keeper.Attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: c.plan.User, Size: 1}}
@@ -178,6 +182,19 @@ func inContainer() bool {
 	const firstNamespace = 0xeffffffc // include/linux/proc_ns.h
 	var st unix.Stat_t
 	return unix.Stat("/proc/self/ns/pid", &st) != nil || st.Ino != firstNamespace
+}
+
+// hasKaniko reports whether this is a container of kaniko's: its folder is in
+// every one, because kaniko keeps there what must not come into the image.
+func hasKaniko(env []string) bool {
+	dir := "/kaniko"
+	for _, kv := range env {
+		if d, ok := strings.CutPrefix(kv, "KANIKO_DIR="); ok && filepath.IsAbs(d) {
+			dir = d
+		}
+	}
+	info, err := os.Stat(dir)
+	return err == nil && info.IsDir()
 }
 
 // noNamespaces says why there are none.
