@@ -13,6 +13,7 @@ package sandbox
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -296,7 +297,12 @@ func open(ctx context.Context, gateway *egress.Gateway, plan *Plan) (*egress.Ste
 	}
 	defer root.Close()
 	trusted := make(chan error, 1)
-	go func() { trusted <- gateway.Trust(root, plan.Env) }()
+	go func() {
+		// Whom the gateway trusts is read once, and the command may change the
+		// machine's own files: kaniko puts those of a base image there.
+		_, _ = x509.SystemCertPool() // without one, nobody is trusted
+		trusted <- gateway.Trust(root, plan.Env)
+	}()
 	step, err := gateway.Open(ctx, egress.StepOptions{Name: plan.Name, Secrets: plan.Secrets})
 	if err := <-trusted; err != nil {
 		return nil, "", err

@@ -213,7 +213,7 @@ func (v *view) takeAlong() (nodes, folders []piece, err error) {
 	}
 	for _, s := range v.expose {
 		switch {
-		case !slices.ContainsFunc(v.own, func(c string) bool { return below(s, c) }):
+		case !slices.ContainsFunc(append(v.own, "/dev"), func(c string) bool { return below(s, c) }):
 		case isFolder(s):
 			add(&folders, s, s, true)
 		default:

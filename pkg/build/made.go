@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -46,7 +47,7 @@ type imageFile struct {
 
 // imageFiles finds them among the arguments of the tools that have such flags.
 func imageFiles(args []string, dir string) []imageFile {
-	known := []string{"--iidfile", "--digestfile", "--digest-file", "--image-name-with-digest-file", "--metadata-file", "--image-refs"}
+	known := []string{"--iidfile", "--digestfile", "--digest-file", "--image-name-with-digest-file", "--image-name-tag-with-digest-file", "--metadata-file", "--image-refs"}
 	var out []imageFile
 	for i, a := range args {
 		flag, path, joined := strings.Cut(a, "=")
@@ -63,6 +64,20 @@ func imageFiles(args []string, dir string) []imageFile {
 			path = filepath.Join(dir, path)
 		}
 		out = append(out, imageFile{flag: flag, path: path, was: markOf(path)})
+	}
+	return out
+}
+
+// mountedImageFiles are those that somebody has mounted where a command has
+// folders of its own, as Kubernetes does /dev/termination-log.
+func (w *watched) mountedImageFiles() []string {
+	var out []string
+	for _, f := range w.images {
+		info, err := os.Lstat(f.path)
+		if clean := filepath.Clean(f.path); err == nil && info.Mode().IsRegular() && !isBelow(clean, w.dir) &&
+			(isBelow(clean, "/dev") || isBelow(clean, "/run") || isBelow(clean, "/var/run")) {
+			out = append(out, clean)
+		}
 	}
 	return out
 }
@@ -216,7 +231,11 @@ func (w *watched) subjects(ctx context.Context) ([]attest.Subject, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, some...)
+		for _, s := range some { // several files may say the same
+			if !slices.ContainsFunc(out, func(o attest.Subject) bool { return o.Name == s.Name && maps.Equal(o.Digest, s.Digest) }) {
+				out = append(out, s)
+			}
+		}
 		w.pushes = append(w.pushes, w.pushedTo(some)...)
 		w.unseen(w.notSeen(f, some)...)
 	}

@@ -3,6 +3,7 @@ package build
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -228,7 +229,12 @@ func softTokens(conf string) string {
 // nothing asks for one, without.
 func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 	read := make(chan error, 1)
-	go func() { read <- w.readBefore(ctx) }()
+	go func() {
+		// Read once: whom registries must be vouched for by is not for the command to
+		// say, which may change the machine's files.
+		_, _ = x509.SystemCertPool()
+		read <- w.readBefore(ctx)
+	}()
 	var readErr error
 	waited := false
 	wait := func() error {
@@ -242,7 +248,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		_ = os.MkdirAll(dir, 0o700) // what is not there cannot be hidden, and the command could make it
 	}
 	plain := Process{Args: w.req.Args, Env: w.env, Stdin: w.deps.Stdin, Stdout: w.deps.Stdout, Stderr: w.deps.Stderr}
-	expose := registryLogins(w.deps.env)
+	expose := append(registryLogins(w.deps.env), w.mountedImageFiles()...)
 	if l != nil {
 		plain.Started = l.started
 		names, err := os.ReadDir(l.dir)
