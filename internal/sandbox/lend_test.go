@@ -2,11 +2,8 @@ package sandbox
 
 import (
 	"encoding/binary"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // What kaniko starts has the image's environment and no more.
@@ -75,20 +72,4 @@ func FuzzLentStack(f *testing.F) {
 			t.Errorf("%d bytes", len(top))
 		}
 	})
-}
-
-// What kaniko finds mounted it takes for none of the image: neither may /run be
-// that, nor may anything be made there.
-func TestARunFolderThatComesIntoTheImage(t *testing.T) {
-	dir := newDir(t)
-	const before = `
-mkdir -p "$D/root" "$D/secrets" "$D/run"
-echo secret >"$D/secrets/token"
-mount --rbind / "$D/root"
-mount --bind "$D/run" "$D/root/run"
-`
-	_ = before
-	_ = filepath.Join
-	_ = unix.AT_FDCWD
-	_ = dir
 }

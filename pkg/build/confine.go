@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -137,7 +136,7 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 	keeper.Files = []*os.File{theirs}
 	keeper.Attr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
 	c.plan.User, c.plan.Group, c.plan.Container = os.Geteuid(), os.Getegid(), inContainer()
-	c.plan.Unpacks = c.plan.Container && hasKaniko(c.plan.Env)
+	c.plan.Unpacks = KanikoFolder(os.Getenv) != ""
 	if c.plan.User != 0 {
 		keeper.Attr.Cloneflags |= unix.CLONE_NEWUSER
 		keeper.Attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: c.plan.User, Size: 1}}
@@ -184,17 +183,18 @@ func inContainer() bool {
 	return unix.Stat("/proc/self/ns/pid", &st) != nil || st.Ino != firstNamespace
 }
 
-// hasKaniko reports whether this is a container of kaniko's: its folder is in
-// every one, because kaniko keeps there what must not come into the image.
-func hasKaniko(env []string) bool {
-	dir := "/kaniko"
-	for _, kv := range env {
-		if d, ok := strings.CutPrefix(kv, "KANIKO_DIR="); ok && filepath.IsAbs(d) {
-			dir = d
-		}
+// KanikoFolder is kaniko's own folder in a container of kaniko's, and "" anywhere
+// else. It is in every one: the rest of the root, but for what is mounted, kaniko
+// makes an image of.
+func KanikoFolder(env func(string) string) string {
+	dir := env("KANIKO_DIR")
+	if !filepath.IsAbs(dir) {
+		dir = "/kaniko"
 	}
-	info, err := os.Stat(dir)
-	return err == nil && info.IsDir()
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() || !inContainer() {
+		return ""
+	}
+	return dir
 }
 
 // noNamespaces says why there are none.

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -86,6 +87,7 @@ func (w *watched) mountedImageFiles() []string {
 // names an image as its own which nobody saw.
 const (
 	unseenImage = "how the image of %s was made: where it is watched, podman and buildah alone make one"
+	unseenSteps = "what the steps fetched that kaniko took from a cache: nobody looked where they came from"
 	unseenMade  = "how the image of %s was made: %s was neither pushed nor left in the working folder"
 )
 
@@ -99,7 +101,21 @@ func (w *watched) elsewhere() []string {
 			out = append(out, fmt.Sprintf(unseenImage, f.flag))
 		}
 	}
+	if w.tookSteps() {
+		out = append(out, unseenSteps)
+	}
 	return out
+}
+
+// tookSteps reports whether the record has kaniko take steps of an earlier build
+// out of a registry: their tags are digests of all that came before.
+func (w *watched) tookSteps() bool {
+	key := regexp.MustCompile(`/v2/.*/manifests/[0-9a-f]{64}$`)
+	return w.done != nil && w.done.Inputs != nil && slices.ContainsFunc(w.done.Inputs.Steps, func(st attestations.InputStep) bool {
+		return slices.ContainsFunc(st.Requests, func(q attestations.InputRequest) bool {
+			return q.Method == http.MethodGet && q.Status/100 == 2 && key.MatchString(q.URI)
+		})
+	}) && KanikoFolder(os.Getenv) != ""
 }
 
 // askedToBuild reports whether the record has the command ask a daemon for a
