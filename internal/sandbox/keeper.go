@@ -296,14 +296,17 @@ func open(ctx context.Context, gateway *egress.Gateway, plan *Plan) (*egress.Ste
 		return nil, "", err
 	}
 	defer root.Close()
-	trusted := make(chan error, 1)
+	trusted, known := make(chan error, 1), make(chan struct{})
+	go func() { trusted <- gateway.Trust(root, plan.Env) }()
 	go func() {
-		// Whom the gateway trusts is read once, and the command may change the
-		// machine's own files: kaniko puts those of a base image there.
-		_, _ = x509.SystemCertPool() // without one, nobody is trusted
-		trusted <- gateway.Trust(root, plan.Env)
+		defer close(known)
+		if plan.Unpacks {
+			// Read once: whom the gateway trusts is not for a base image to say.
+			_, _ = x509.SystemCertPool() // without one, nobody is trusted
+		}
 	}()
 	step, err := gateway.Open(ctx, egress.StepOptions{Name: plan.Name, Secrets: plan.Secrets})
+	<-known
 	if err := <-trusted; err != nil {
 		return nil, "", err
 	}

@@ -229,12 +229,7 @@ func softTokens(conf string) string {
 // nothing asks for one, without.
 func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 	read := make(chan error, 1)
-	go func() {
-		// Read once: whom registries must be vouched for by is not for the command to
-		// say, which may change the machine's files.
-		_, _ = x509.SystemCertPool()
-		read <- w.readBefore(ctx)
-	}()
+	go func() { read <- w.readBefore(ctx) }()
 	var readErr error
 	waited := false
 	wait := func() error {
@@ -349,6 +344,14 @@ func (w *watched) name() string {
 // readBefore reads the working folder as the command finds it.
 func (w *watched) readBefore(ctx context.Context) error {
 	both, ctx := errgroup.WithContext(ctx)
+	if KanikoFolder(w.deps.env) != "" {
+		both.Go(func() error {
+			// Read once: who vouches for a registry is not for a base image to say, whose
+			// files are going to be the machine's.
+			_, _ = x509.SystemCertPool()
+			return nil
+		})
+	}
 	head, gitErr := gitHead(ctx, w.dir)
 	both.Go(func() (err error) {
 		w.before, err = readWorkFolder(ctx, w.dir, nil, w.except())
