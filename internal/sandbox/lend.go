@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -90,8 +91,11 @@ func lend(pid int) (bool, error) {
 	size, at := registers(runtime.GOARCH)
 	regs := make([]byte, 1024)
 	n, err := registerSet(ptraceGetRegSet, pid, regs)
-	if err != nil || n != size {
-		return false, fmt.Errorf("reading the registers of process %d, %d bytes: %w", pid, n, err)
+	if err != nil {
+		return false, fmt.Errorf("reading the registers of process %d: %w", pid, err)
+	}
+	if n != size { // a program of 32 bits
+		return false, fmt.Errorf("reading the registers of process %d: they have %d bytes", pid, n)
 	}
 	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", pid), os.O_RDWR, 0)
 	if err != nil {
@@ -167,11 +171,11 @@ func lentStack(stack []byte, sp uint64) ([]byte, error) {
 			break
 		}
 		if p < sp || p-sp >= uint64(len(stack)) {
-			return nil, fmt.Errorf("reading a stack: a variable is elsewhere")
+			return nil, errors.New("reading a stack: a variable is elsewhere")
 		}
 		text, _, ended := bytes.Cut(stack[p-sp:], []byte{0})
 		if !ended {
-			return nil, fmt.Errorf("reading a stack: a variable has no end")
+			return nil, errors.New("reading a stack: a variable has no end")
 		}
 		env = append(env, string(text))
 		places[string(text)] = p

@@ -26,7 +26,8 @@ type view struct {
 	unpacks     bool     // what is not mounted comes into an image, see Plan
 	user, group int
 
-	own []string // of covered
+	own     []string // of covered
+	mounted []string // in those that are not the command's own
 }
 
 // covered are the folders that a command has for itself, empty.
@@ -150,7 +151,7 @@ func (v *view) chooseFolders() error {
 		}
 		for _, m := range here {
 			if below(m.at, dir) && !below(v.dir, m.at) && !slices.Contains(v.expose, m.at) {
-				v.hide = append(v.hide, m.at)
+				v.mounted = append(v.mounted, m.at)
 			}
 		}
 	}
@@ -315,7 +316,7 @@ func (v *view) cover() error {
 			return err
 		}
 	}
-	for _, h := range named {
+	for _, h := range append(named, v.mounted...) {
 		if err := lay(h, true); err != nil {
 			return err
 		}
