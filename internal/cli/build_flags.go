@@ -321,13 +321,16 @@ func inputsHome(env func(string) string) string {
 }
 
 // xdgDir is waxseal's folder below an XDG base directory, which falls back to
-// one in HOME.
+// one in HOME, but where HOME comes into an image.
 func xdgDir(env func(string) string, name, fallback string) string {
 	base := env(name)
 	if base == "" {
 		home := env("HOME")
 		if home == "" {
 			home = "/root"
+		}
+		if dir := build.KanikoFolder(env); dir != "" {
+			home = dir
 		}
 		base = filepath.Join(home, fallback)
 	}

@@ -61,11 +61,13 @@ does not.
 
 Any other command runs in a sandbox whose only way out is waxseal's gateway. What
 it makes is named by --artifact and --image, or found by its own --iidfile,
---digestfile, --metadata-file and --image-refs; the evidence goes to
-waxseal-evidence, or --out, and beside each image where it was pushed. podman and
-buildah need root, and runc or crun; their steps go the same way. A registry on
-this machine is reached by an address that is not its loopback's, which
---upstream ADDRESS=ADDRESS allows.
+--digestfile, --digest-file, --metadata-file, --image-refs and their like; the
+evidence goes to waxseal-evidence, or --out, and beside each image where it was
+pushed. podman and buildah need root, and runc or crun; their steps go the same
+way, and so do kaniko's, in its own container, if that is privileged: waxseal's
+programs and key are put into /kaniko, and what it takes from its cache is named as
+not seen. A registry on this machine is reached by an address that is not its
+loopback's, which --upstream ADDRESS=ADDRESS allows.
 
 How much was seen is computed, said at the end and in the provenance: full (all
 traffic, and all files by digest), partial (but for the parts that are named) or
@@ -82,6 +84,8 @@ well, 64 wrong usage.`,
   waxseal run --key waxseal.key --artifact 'dist/*' -- make
   waxseal run --key waxseal.key --image registry.example/app:1.0 -- sh build-with-podman.sh
   waxseal run --keyless -- ko build --bare --image-refs refs .
+  waxseal run --keyless -- apko publish --image-refs refs apko.yaml registry.example/app:1.0
+  waxseal run --key /kaniko/k.key -- /kaniko/executor -d registry.example/app:1.0 --digest-file d
   waxseal run --keyless --env NPM_TOKEN --out evidence -- make image`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return runRun(cmd.Context(), s, cmd, &f, args) },

@@ -13,6 +13,7 @@ package sandbox
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,6 +55,9 @@ type Plan struct {
 	// Container: who listens at what is mounted here may be where nobody here
 	// can look.
 	Container bool `json:"container,omitempty"`
+	// Unpacks: the command unpacks images over this machine's own files, as kaniko
+	// does, and makes layers of what it finds changed where nothing is mounted.
+	Unpacks bool `json:"unpacks,omitempty"`
 	// Trace what is opened that is not in the working folder, or that waxseal
 	// leaves out of its record of that.
 	Trace      bool     `json:"trace,omitempty"`
@@ -292,9 +296,17 @@ func open(ctx context.Context, gateway *egress.Gateway, plan *Plan) (*egress.Ste
 		return nil, "", err
 	}
 	defer root.Close()
-	trusted := make(chan error, 1)
+	trusted, known := make(chan error, 1), make(chan struct{})
 	go func() { trusted <- gateway.Trust(root, plan.Env) }()
+	go func() {
+		defer close(known)
+		if plan.Unpacks {
+			// Read once: whom the gateway trusts is not for a base image to say.
+			_, _ = x509.SystemCertPool() // without one, nobody is trusted
+		}
+	}()
 	step, err := gateway.Open(ctx, egress.StepOptions{Name: plan.Name, Secrets: plan.Secrets})
+	<-known
 	if err := <-trusted; err != nil {
 		return nil, "", err
 	}
@@ -406,7 +418,7 @@ func (in *inside) start() (*firstProcess, error) {
 	maps, err := identityMaps(in.plan.User, in.plan.Group)
 	if err == nil {
 		err = p.talk.out.Encode(insidePlan{
-			Args: in.plan.Args, Env: in.env, Dir: in.plan.Dir, Maps: maps,
+			Args: in.plan.Args, Env: in.env, Dir: in.plan.Dir, Maps: maps, Lend: in.plan.Unpacks && in.plan.User == 0 && canLend(),
 		})
 	}
 	if err != nil {
@@ -427,7 +439,7 @@ func (in *inside) enter(theirs *os.File) (int, error) {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return 0, noSandbox("making mounts", err)
 	}
-	v := view{dir: in.plan.Dir, files: in.files, sockets: in.sockets, hide: in.plan.Hide, expose: in.plan.Expose, user: in.plan.User, group: in.plan.Group}
+	v := view{dir: in.plan.Dir, files: in.files, sockets: in.sockets, hide: in.plan.Hide, expose: in.plan.Expose, unpacks: in.plan.Unpacks, user: in.plan.User, group: in.plan.Group}
 	if err := v.make(); err != nil {
 		return 0, err
 	}

@@ -36,6 +36,8 @@ func TestMain(m *testing.M) {
 		if c, err = net.Dial("unix", args[1]); err == nil {
 			c.Close()
 		}
+	case "variable":
+		_, err = fmt.Println(os.Getenv(args[1]))
 	default:
 		code = m.Run()
 	}

@@ -23,7 +23,11 @@ type view struct {
 	sockets     []string // that others listen at
 	hide        []string
 	expose      []string // sockets, files and folders that stay
+	unpacks     bool     // what is not mounted comes into an image, see Plan
 	user, group int
+
+	own     []string // of covered
+	mounted []string // in those that are not the command's own
 }
 
 // covered are the folders that a command has for itself, empty.
@@ -90,6 +94,9 @@ func below(path, dir string) bool {
 }
 
 func (v *view) make() error {
+	if err := v.chooseFolders(); err != nil {
+		return err
+	}
 	// What is taken along has on it what covers it.
 	if err := v.cover(); err != nil {
 		return err
@@ -122,6 +129,33 @@ func (v *view) make() error {
 		}
 	}
 	return v.kernelFiles()
+}
+
+// chooseFolders says which folders the command has for itself. One that comes
+// into an image is the image's; what is mounted in it does not, and is none of
+// the command's business.
+func (v *view) chooseFolders() error {
+	v.own = covered()
+	if !v.unpacks {
+		return nil
+	}
+	here, err := mountsOf("/proc/thread-self")
+	if err != nil {
+		return err
+	}
+	v.own = nil
+	for _, dir := range covered() {
+		if slices.ContainsFunc(here, func(m mount) bool { return m.at == dir }) {
+			v.own = append(v.own, dir)
+			continue
+		}
+		for _, m := range here {
+			if below(m.at, dir) && !below(v.dir, m.at) && !slices.Contains(v.expose, m.at) {
+				v.mounted = append(v.mounted, m.at)
+			}
+		}
+	}
+	return nil
 }
 
 // kernelFiles makes what the kernel takes orders by unwritable.
@@ -170,7 +204,7 @@ func (v *view) takeAlong() (nodes, folders []piece, err error) {
 		}
 	}
 	for _, dir := range keep {
-		if !slices.ContainsFunc(append(covered(), "/dev"), func(c string) bool { return below(dir, c) }) {
+		if !slices.ContainsFunc(append(v.own, "/dev"), func(c string) bool { return below(dir, c) }) {
 			continue
 		}
 		add(&folders, dir, dir, true)
@@ -180,7 +214,7 @@ func (v *view) takeAlong() (nodes, folders []piece, err error) {
 	}
 	for _, s := range v.expose {
 		switch {
-		case !below(s, "/run") && !below(s, "/var/run"):
+		case !slices.ContainsFunc(append(v.own, "/dev"), func(c string) bool { return below(s, c) }):
 		case isFolder(s):
 			add(&folders, s, s, true)
 		default:
@@ -282,7 +316,7 @@ func (v *view) cover() error {
 			return err
 		}
 	}
-	for _, h := range named {
+	for _, h := range append(named, v.mounted...) {
 		if err := lay(h, true); err != nil {
 			return err
 		}
@@ -304,7 +338,7 @@ func (v *view) places(names []string, here []mount) []string {
 // goes reports whether a path is one that the command's own folders cover, but
 // for the working folder, which comes back.
 func (v *view) goes(path string) bool {
-	return !below(path, v.dir) && slices.ContainsFunc(append(covered(), "/dev"), func(c string) bool { return below(path, c) })
+	return !below(path, v.dir) && slices.ContainsFunc(append(v.own, "/dev"), func(c string) bool { return below(path, c) })
 }
 
 // insideHidden is a working folder in a place that must be hidden.
@@ -327,7 +361,7 @@ const resolvPath = "/etc/resolv.conf"
 // folder that is going to be covered: see runFolders.
 func (v *view) nameServer() error {
 	real, err := filepath.EvalSymlinks(resolvPath)
-	if err != nil || slices.ContainsFunc(covered(), func(c string) bool { return below(real, c) }) {
+	if err != nil || slices.ContainsFunc(v.own, func(c string) bool { return below(real, c) }) {
 		return nil // without the file, programs ask 127.0.0.1
 	}
 	ours := filepath.Join(os.TempDir(), "resolv.conf")
@@ -344,7 +378,7 @@ func (v *view) nameServer() error {
 // they run, where the machine has its services' sockets.
 func (v *view) runFolders() error {
 	resolv, _ := filepath.EvalSymlinks(resolvPath)
-	for _, dir := range covered() {
+	for _, dir := range v.own {
 		info, err := os.Lstat(dir)
 		if err != nil || !info.IsDir() {
 			continue // a link to the other, mostly
@@ -361,6 +395,9 @@ func (v *view) runFolders() error {
 				return err
 			}
 		}
+	}
+	if !slices.Contains(v.own, "/run") {
+		return nil
 	}
 	own := fmt.Sprintf("/run/user/%d", v.user)
 	err := os.MkdirAll(own, 0o755)

@@ -4,7 +4,7 @@
 #
 #   internal/testkit/peers.sh cosign crane registry slsa-verifier buildkitd buildctl
 #   internal/testkit/peers.sh fulcio timestamp-server rekor-server-posix actionlint
-#   internal/testkit/peers.sh buildx compose ko local-kms
+#   internal/testkit/peers.sh buildx compose ko kaniko apko local-kms
 #   internal/testkit/peers.sh rekor-server trillian_log_server trillian_log_signer
 #
 # They are kept in $WAXSEAL_PEERS, or .cache/peers of the checkout, by version,
@@ -33,7 +33,9 @@ peer() {
 	compose) module=github.com/docker/compose/v5 version=v5.5.0 package=$module/cmd ;;
 	local-kms) module=github.com/nsmithuk/local-kms version=v0.0.0-20260228092603-2a5e92d09ab6 package=$module ;;
 	ko) module=github.com/google/ko version=v0.19.1 package=$module ;;
-	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, rekor-server, trillian_log_server, trillian_log_signer, actionlint, buildkitd, buildctl, buildx, compose, ko, local-kms)" >&2 && exit 64 ;;
+	kaniko) module=github.com/chainguard-dev/kaniko version=v1.25.5 package=$module/cmd/executor ;;
+	apko) module=chainguard.dev/apko version=v0.30.34 package=$module ;;
+	*) echo "peers: unknown program $1 (cosign, crane, registry, slsa-verifier, fulcio, timestamp-server, rekor-server-posix, rekor-server, trillian_log_server, trillian_log_signer, actionlint, buildkitd, buildctl, buildx, compose, ko, kaniko, apko, local-kms)" >&2 && exit 64 ;;
 	esac
 }
 

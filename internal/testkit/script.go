@@ -185,7 +185,7 @@ func Script(t *testing.T, dir string, update bool) {
 func movesMuch(workDir string) bool {
 	name := strings.TrimPrefix(filepath.Base(workDir), "script-")
 	return strings.HasPrefix(name, "rebuild") || strings.HasPrefix(name, "inputs_") && name != "inputs_store" ||
-		slices.Contains([]string{"run_buildah", "run_buildx", "run_docker", "run_docker_legacy", "run_ko", "run_npm_go", "run_podman"}, name)
+		slices.Contains([]string{"run_apko", "run_buildah", "run_buildx", "run_docker", "run_docker_legacy", "run_kaniko", "run_ko", "run_npm_go", "run_podman"}, name)
 }
 
 type faultsKey struct{}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -34,6 +35,7 @@ type confinePlan struct {
 	Trace      bool       `json:"trace,omitempty"`
 	Unrecorded []string   `json:"unrecorded,omitempty"`
 	Container  bool       `json:"container,omitempty"`
+	Unpacks    bool       `json:"unpacks,omitempty"`
 }
 
 type confineMessage struct {
@@ -134,6 +136,7 @@ func (c *confined) run(ctx context.Context) (*confineDone, error) {
 	keeper.Files = []*os.File{theirs}
 	keeper.Attr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
 	c.plan.User, c.plan.Group, c.plan.Container = os.Geteuid(), os.Getegid(), inContainer()
+	c.plan.Unpacks = KanikoFolder(os.Getenv) != ""
 	if c.plan.User != 0 {
 		keeper.Attr.Cloneflags |= unix.CLONE_NEWUSER
 		keeper.Attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: c.plan.User, Size: 1}}
@@ -178,6 +181,20 @@ func inContainer() bool {
 	const firstNamespace = 0xeffffffc // include/linux/proc_ns.h
 	var st unix.Stat_t
 	return unix.Stat("/proc/self/ns/pid", &st) != nil || st.Ino != firstNamespace
+}
+
+// KanikoFolder is kaniko's own folder in a container of kaniko's, and "" anywhere
+// else. It is in every one: the rest of the root, but for what is mounted, kaniko
+// makes an image of.
+func KanikoFolder(env func(string) string) string {
+	dir := env("KANIKO_DIR")
+	if !filepath.IsAbs(dir) {
+		dir = "/kaniko"
+	}
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() || !inContainer() {
+		return ""
+	}
+	return dir
 }
 
 // noNamespaces says why there are none.

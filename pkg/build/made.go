@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -46,7 +48,7 @@ type imageFile struct {
 
 // imageFiles finds them among the arguments of the tools that have such flags.
 func imageFiles(args []string, dir string) []imageFile {
-	known := []string{"--iidfile", "--digestfile", "--digest-file", "--image-name-with-digest-file", "--metadata-file", "--image-refs"}
+	known := []string{"--iidfile", "--digestfile", "--digest-file", "--image-name-with-digest-file", "--image-name-tag-with-digest-file", "--metadata-file", "--image-refs"}
 	var out []imageFile
 	for i, a := range args {
 		flag, path, joined := strings.Cut(a, "=")
@@ -67,10 +69,25 @@ func imageFiles(args []string, dir string) []imageFile {
 	return out
 }
 
+// mountedImageFiles are those that somebody has mounted where a command has
+// folders of its own, as Kubernetes does /dev/termination-log.
+func (w *watched) mountedImageFiles() []string {
+	var out []string
+	for _, f := range w.images {
+		info, err := os.Lstat(f.path)
+		if clean := filepath.Clean(f.path); err == nil && info.Mode().IsRegular() && !isBelow(clean, w.dir) &&
+			(isBelow(clean, "/dev") || isBelow(clean, "/run") || isBelow(clean, "/var/run")) {
+			out = append(out, clean)
+		}
+	}
+	return out
+}
+
 // What a command leaves unseen whose image a daemon may have made, and one that
 // names an image as its own which nobody saw.
 const (
 	unseenImage = "how the image of %s was made: where it is watched, podman and buildah alone make one"
+	unseenSteps = "what the steps fetched that kaniko took from a cache: nobody looked where they came from"
 	unseenMade  = "how the image of %s was made: %s was neither pushed nor left in the working folder"
 )
 
@@ -84,7 +101,21 @@ func (w *watched) elsewhere() []string {
 			out = append(out, fmt.Sprintf(unseenImage, f.flag))
 		}
 	}
+	if w.tookSteps() {
+		out = append(out, unseenSteps)
+	}
 	return out
+}
+
+// tookSteps reports whether the record has kaniko take steps of an earlier build
+// out of a registry: their tags are digests of all that came before.
+func (w *watched) tookSteps() bool {
+	key := regexp.MustCompile(`/v2/.*/manifests/[0-9a-f]{64}$`)
+	return w.done != nil && w.done.Inputs != nil && slices.ContainsFunc(w.done.Inputs.Steps, func(st attestations.InputStep) bool {
+		return slices.ContainsFunc(st.Requests, func(q attestations.InputRequest) bool {
+			return q.Method == http.MethodGet && q.Status/100 == 2 && key.MatchString(q.URI)
+		})
+	}) && KanikoFolder(os.Getenv) != ""
 }
 
 // askedToBuild reports whether the record has the command ask a daemon for a
@@ -216,7 +247,11 @@ func (w *watched) subjects(ctx context.Context) ([]attest.Subject, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, some...)
+		for _, s := range some { // several files may say the same
+			if !slices.ContainsFunc(out, func(o attest.Subject) bool { return o.Name == s.Name && maps.Equal(o.Digest, s.Digest) }) {
+				out = append(out, s)
+			}
+		}
 		w.pushes = append(w.pushes, w.pushedTo(some)...)
 		w.unseen(w.notSeen(f, some)...)
 	}

@@ -3,6 +3,7 @@ package build
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -242,7 +243,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		_ = os.MkdirAll(dir, 0o700) // what is not there cannot be hidden, and the command could make it
 	}
 	plain := Process{Args: w.req.Args, Env: w.env, Stdin: w.deps.Stdin, Stdout: w.deps.Stdout, Stderr: w.deps.Stderr}
-	expose := registryLogins(w.deps.env)
+	expose := append(registryLogins(w.deps.env), w.mountedImageFiles()...)
 	if l != nil {
 		plain.Started = l.started
 		names, err := os.ReadDir(l.dir)
@@ -343,6 +344,14 @@ func (w *watched) name() string {
 // readBefore reads the working folder as the command finds it.
 func (w *watched) readBefore(ctx context.Context) error {
 	both, ctx := errgroup.WithContext(ctx)
+	if KanikoFolder(w.deps.env) != "" {
+		both.Go(func() error {
+			// Read once: who vouches for a registry is not for a base image to say, whose
+			// files are going to be the machine's.
+			_, _ = x509.SystemCertPool()
+			return nil
+		})
+	}
 	head, gitErr := gitHead(ctx, w.dir)
 	both.Go(func() (err error) {
 		w.before, err = readWorkFolder(ctx, w.dir, nil, w.except())

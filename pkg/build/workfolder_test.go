@@ -253,6 +253,64 @@ func TestImageFiles(t *testing.T) {
 	}
 }
 
+// Every tool has its own words for what it writes down.
+func TestImageFilesOfTools(t *testing.T) {
+	const hex = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+	for args, wrote := range map[string][2]string{ // what, and the subject it is
+		"/kaniko/executor --digest-file f":                                  {"sha256:" + hex, "image"},
+		"/kaniko/executor --digest-file=f --destination reg.example/a:v1":   {"sha256:" + hex, "image"},
+		"/kaniko/executor --image-name-with-digest-file f":                  {"reg.example/a@sha256:" + hex + "\n", "reg.example/a"},
+		"/kaniko/executor --image-name-tag-with-digest-file=f --no-push":    {"reg.example/a:v1@sha256:" + hex + "\n", "reg.example/a:v1"},
+		"apko publish --image-refs f apko.yaml reg.example/a:v1":            {"reg.example/a@sha256:" + hex, "reg.example/a"},
+		"ko build --bare --image-refs=f .":                                  {"reg.example/a@sha256:" + hex + "\n", "reg.example/a"},
+		"podman push --digestfile f reg.example/a:v1":                       {"sha256:" + hex, "image"},
+		"buildah bud --iidfile f .":                                         {"sha256:" + hex, "image-id"},
+		"/kaniko/executor --oci-layout-path f --tar-path image.tar -d a:v1": {},
+	} {
+		dir := t.TempDir()
+		files := imageFiles(strings.Fields(args), dir)
+		if wrote[0] == "" {
+			if len(files) != 0 {
+				t.Errorf("%s: %v", args, files)
+			}
+			continue
+		}
+		if len(files) != 1 {
+			t.Errorf("%s: %v", args, files)
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, "f"), []byte(wrote[0]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := files[0].subjects()
+		if err != nil || len(got) != 1 || got[0].Name != wrote[1] || got[0].Digest["sha256"] != hex {
+			t.Errorf("%s: %v, %v", args, got, err)
+		}
+	}
+}
+
+// Kubernetes mounts a file for what a container has to say at its end.
+func TestImageFilesThatAreMounted(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "waxseal-test-")
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	said := filepath.Join(dir, "termination-log")
+	if err := os.WriteFile(said, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"/kaniko/executor", "--digest-file", said, "--image-name-with-digest-file", filepath.Join(dir, "none"), "--iidfile", "/dev/null"}
+	w := &watched{dir: "/src", images: imageFiles(args, "/src")}
+	if got := w.mountedImageFiles(); !slices.Equal(got, []string{said}) {
+		t.Errorf("%q", got)
+	}
+	w.dir = dir
+	if got := w.mountedImageFiles(); len(got) != 0 {
+		t.Errorf("of the working folder: %q", got)
+	}
+}
+
 // TestImagesMadeElsewhere: an image that docker wrote down may be another
 // machine's, and so may one of podman's where a daemon was asked for a build.
 func TestImagesMadeElsewhere(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 )
 
 // PURL returns the package URL of what a recorded URI fetches, "" where it
-// does not tell: Debian, PyPI, npm, Go, crates, Maven, gems. It goes by the
+// does not tell: Debian, Alpine, PyPI, npm, Go, crates, Maven, gems. It goes by the
 // layout of the path, which mirrors share, and never by the host's name. Lists
 // of packages and their metadata are not packages.
 func PURL(uri string) string {
@@ -46,7 +46,7 @@ func (p pkg) title() string {
 	switch {
 	case p.kind == "maven":
 		return p.namespace + ":" + p.name
-	case p.namespace != "" && p.kind != "deb":
+	case p.namespace != "" && p.kind != "deb" && p.kind != "apk":
 		return p.namespace + "/" + p.name
 	}
 	return p.name
@@ -88,7 +88,7 @@ func packageOf(uri string) (pkg, bool) {
 	if len(parts) == 0 {
 		return pkg{}, false
 	}
-	for _, of := range []func([]string) (pkg, bool){golangPackage, npmPackage, debPackage, gemPackage, cratePackage, pypiPackage, mavenPackage} {
+	for _, of := range []func([]string) (pkg, bool){golangPackage, npmPackage, debPackage, apkPackage, gemPackage, cratePackage, pypiPackage, mavenPackage} {
 		if p, ok := of(parts); ok && p.name != "" && p.version != "" && !slices.Contains(strings.Split(p.namespace+"/"+p.name, "/"), "..") {
 			return p, true
 		}
@@ -115,6 +115,25 @@ func debPackage(parts []string) (pkg, bool) {
 	// The escapes of apt's own cache names may be escaped themselves.
 	version := strings.NewReplacer("%3a", ":", "%3A", ":").Replace(f[1])
 	return pkg{"deb", distribution, strings.ToLower(f[0]), version, "arch=" + f[2]}, true
+}
+
+var apkName = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9+_.-]*?)-([0-9][^-]*-r[0-9]+)$`)
+
+// apkPackage: …/v3.22/main/x86_64/busybox-1.37.0-r18.apk. Wolfi's repositories
+// are called os. Programs for Android end the same way, and lie in no such folder.
+func apkPackage(parts []string) (pkg, bool) {
+	at := len(parts) - 1
+	stem, ok := strings.CutSuffix(parts[at], ".apk")
+	f := apkName.FindStringSubmatch(stem)
+	architectures := []string{"x86_64", "x86", "aarch64", "armv7", "armhf", "ppc64le", "s390x", "riscv64", "loongarch64", "noarch"}
+	if !ok || f == nil || at < 1 || !slices.Contains(architectures, parts[at-1]) {
+		return pkg{}, false
+	}
+	distribution := "alpine"
+	if at > 1 && parts[at-2] == "os" {
+		distribution = "wolfi"
+	}
+	return pkg{"apk", distribution, strings.ToLower(f[1]), f[2], "arch=" + parts[at-1]}, true
 }
 
 var (

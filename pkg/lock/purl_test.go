@@ -22,6 +22,14 @@ func TestPURL(t *testing.T) {
 		"http://deb.example/debian/dists/bookworm/InRelease":                                                 "",
 		"http://deb.example/debian/dists/bookworm/main/binary-amd64/by-hash/SHA256/0123456789abcdef":         "",
 		"https://files.example/downloads/google-chrome-stable_current_amd64.deb":                             "",
+		// Alpine.
+		"https://dl.example/alpine/v3.22/main/x86_64/busybox-1.37.0-r18.apk":      "pkg:apk/alpine/busybox@1.37.0-r18?arch=x86_64",
+		"https://dl.example/alpine/edge/main/aarch64/py3-gtk-3-1.2_alpha1-r0.apk": "pkg:apk/alpine/py3-gtk-3@1.2_alpha1-r0?arch=aarch64",
+		"https://dl.example/alpine/edge/main/x86_64/libstdc++-14.2.0-r6.apk":      "pkg:apk/alpine/libstdc%2B%2B@14.2.0-r6?arch=x86_64",
+		"https://packages.example/os/x86_64/wolfi-baselayout-20230201-r24.apk":    "pkg:apk/wolfi/wolfi-baselayout@20230201-r24?arch=x86_64",
+		"https://dl.example/alpine/v3.22/main/x86_64/APKINDEX.tar.gz":             "",
+		"https://files.example/releases/app-1.0-r1.apk":                           "",
+		"https://files.example/x86_64/app-release.apk":                            "",
 		// PyPI.
 		"https://files.example/packages/63/70/6e/requests-2.31.0-py3-none-any.whl":                                                      "pkg:pypi/requests@2.31.0",
 		"https://files.example/packages/ab/cd/0123/charset_normalizer-3.3.2-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl": "pkg:pypi/charset-normalizer@3.3.2",
