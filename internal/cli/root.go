@@ -114,7 +114,7 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 		return 130
 	}
 	tellError(streams.Err, err)
-	if ctx.Err() != nil && (code == ExitFailed || code == ExitUndecided) {
+	if ctx.Err() != nil && code == ExitFailed {
 		// Its echo too, as what the engine or a server said is: only its text came.
 		return 130
 	}

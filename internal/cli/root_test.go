@@ -118,8 +118,8 @@ func TestValuesComplete(t *testing.T) {
 	}
 }
 
-// An error after an interrupt is told, and is no answer: callers know the code of
-// an interrupt, and may take 1 and 4 for something that was found out.
+// An error after an interrupt is told, and ends with the code of an interrupt:
+// callers may take 1 for something that was found out.
 func TestInterruptedWithAnotherError(t *testing.T) {
 	var out, told bytes.Buffer
 	streams := Streams{In: strings.NewReader(""), Out: &out, Err: &told, LookupEnv: func(string) (string, bool) { return "", false }}
