@@ -55,10 +55,6 @@ loads, pulls, tags, saves and pushes images, which is named as not seen, and run
 nothing; beside buildx it does none of it where --require full, --allow-host or a
 lock asks for more.
 
-docker -o type=local goes BuildKit's own way, which can stop for good at tens of
-thousands of files (moby/buildkit issue 2950): there -o type=tar, or waxseal build,
-does not.
-
 Any other command runs in a sandbox whose only way out is waxseal's gateway. What
 it makes is named by --artifact and --image, or found by its own --iidfile,
 --digestfile, --digest-file, --metadata-file, --image-refs and their like; the

@@ -153,7 +153,7 @@ func (c *clients) solve(ctx context.Context, r *controlapi.SolveRequest, handler
 		r.Exporters = append(r.Exporters, &controlapi.Exporter{Type: client.ExporterImage})
 	}
 	resp, err := handler(ctx, r)
-	if ok, is := resp.(*controlapi.SolveResponse); added && is {
+	if ok, is := resp.(*controlapi.SolveResponse); added && is && err == nil { // with an error it is a nil of that type
 		maps.DeleteFunc(ok.ExporterResponse, func(k, _ string) bool { return strings.HasPrefix(k, "containerimage.") })
 	}
 	s.mu.Lock()

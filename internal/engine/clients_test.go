@@ -100,6 +100,22 @@ func TestFilesHaveAnImage(t *testing.T) {
 	}
 }
 
+// A build of files that fails takes nobody else's with it.
+func TestFilesThatFail(t *testing.T) {
+	c := clientsFor()
+	failed := errors.New("the step failed")
+	_, err := c.intercept(t.Context(), &controlapi.SolveRequest{Ref: "r", Exporters: export("local")}, nil, func(context.Context, any) (any, error) {
+		var none *controlapi.SolveResponse
+		return none, failed
+	})
+	if !errors.Is(err, failed) {
+		t.Errorf("the client gets %v", err)
+	}
+	if l := c.list(); len(l) != 1 || l[0].Error != failed.Error() {
+		t.Errorf("listed %+v", l)
+	}
+}
+
 // A record speaks of the frontend's result; what a client makes of it is
 // refused.
 func TestTheResultIsTheFrontends(t *testing.T) {

@@ -95,6 +95,9 @@ func (w *layerWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp
 
 func (w *layerWorker) Exporter(name string, sm *session.Manager) (exporter.Exporter, error) {
 	e, err := w.Worker.Exporter(name, sm)
+	if err == nil && name == client.ExporterLocal {
+		e = &folderExporter{e, sm}
+	}
 	if err == nil && w.rec.plan.Clients != nil {
 		return &heldExporter{e, w.LeaseManager()}, nil
 	}

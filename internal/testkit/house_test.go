@@ -120,7 +120,7 @@ var guests = map[string]string{
 	"github.com/klauspost/compress":                    "internal/engine pkg/build pkg/rebuild pkg/store",
 	"github.com/moby/patternmatcher":                   "pkg/build",
 	"github.com/opencontainers":                        "internal/engine pkg/build pkg/catalog",
-	"github.com/tonistiigi":                            "pkg/build",
+	"github.com/tonistiigi":                            "internal/engine pkg/build",
 	"github.com/ulikunitz/xz":                          "pkg/build pkg/rebuild",
 	"google.golang.org/grpc":                           "internal/engine pkg/build pkg/sign", // the workload API is gRPC, too
 	"go.etcd.io/bbolt":                                 "internal/engine",

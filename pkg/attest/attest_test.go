@@ -123,7 +123,7 @@ func TestParseStatement(t *testing.T) {
 		"upper-case digest":    {in: statement(`[{"digest":{"sha256":"` + strings.ToUpper(hex64) + `"}}]`), want: "lower-case"},
 		"short digest":         {in: statement(`[{"digest":{"sha256":"abc"}}]`), want: "64 lower-case"},
 		"prefixed digest":      {in: statement(`[{"digest":{"sha256":"sha256:` + hex64 + `"}}]`), want: "64 lower-case"},
-		"too many subjects":    {in: statement(`[` + strings.Repeat(`{"digest":{"a":"b"}},`, 2000) + `{"digest":{"a":"b"}}]`), want: "more than the 1024"},
+		"too many subjects":    {in: statement(`[` + strings.Repeat(`{"digest":{"a":"b"}},`, 20_000) + `{"digest":{"a":"b"}}]`), want: "more than the 16384"},
 		"predicate a string":   {in: strings.Replace(good(), `{"a":1}`, `"x"`, 1), want: "not an object"},
 		"predicate null":       {in: strings.Replace(good(), `{"a":1}`, `null`, 1), want: "not an object"},
 		"Subject beside":       {in: strings.Replace(good(), `"subject":`, `"Subject":[],"subject":`, 1), want: `"/Subject": the key is spelled`},
@@ -167,7 +167,7 @@ func TestManyAreRefusedBeforeTheyAreDecoded(t *testing.T) {
 		"signatures":            {strings.Replace(bundle(`"publicKey":{}`), `"signatures":[`, `"signatures":[`+many(`{}`), 1), "more than the 16 allowed"},
 		"signatures, bare":      {`{"payload":"","payloadType":"","signatures":[` + many(`{}`) + `]}`, "more than the 16 allowed"},
 		"members of a bundle":   {`{"mediaType":"",` + members(`"%d":1`) + `}`, "more than the 1024 members"},
-		"subjects":              {statement(`[` + many(`{}`) + `]`), "more than the 1024 allowed"},
+		"subjects":              {statement(`[` + many(`{}`) + `]`), "more than the 16384 allowed"},
 		"digests of a subject":  {statement(`[{"digest":{` + members(`"%d":""`) + `}}]`), "more than the 64 members"},
 		"members of a document": {strings.Replace(good(), `{`, `{`+members(`"%d":1`)+`,`, 1), "more than the 1024 members"},
 	} {

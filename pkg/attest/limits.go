@@ -7,7 +7,7 @@ const (
 	MaxBundle        = 32 << 20  // bytes of a signed bundle or DSSE envelope (an SBOM rides in one)
 	MaxStatement     = 24 << 20  // bytes of a decoded in-toto statement
 	MaxSBOM          = 20 << 20  // bytes of one SBOM document
-	MaxSubjects      = 1024      // subjects of one statement
+	MaxSubjects      = 16 << 10  // subjects of one statement
 	MaxEvidence      = 1024      // pieces of evidence read for one digest
 	MaxEvidenceFiles = 10_000    // files of evidence in folders that are named
 	MaxEvidenceDocs  = 200_000   // documents looked at in such files

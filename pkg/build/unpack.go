@@ -16,7 +16,7 @@ import (
 // unpacker lays the files of an archive that is written to it into a folder,
 // which belong to whoever runs this, as BuildKit's client has it. BuildKit's own
 // way of sending a folder stops for good where thousands of files are asked for
-// faster than they are sent.
+// faster than they are sent; our engine's does not, but that is not the only one.
 type unpacker struct {
 	*io.PipeWriter
 	done chan error
