@@ -170,10 +170,12 @@ func (c *Catalog) Rootfs(ctx context.Context, root string, opts Options) (map[st
 	return docs, nil
 }
 
-// databases are where package managers write down what is installed.
-var databases = []string{
-	"/var/lib/dpkg/status", "/var/lib/dpkg/status.d/", "/usr/lib/dpkg/status", "/lib/apk/db/installed", "/usr/lib/apk/db/installed",
-	"/var/lib/rpm/", "/usr/lib/sysimage/rpm/", "/usr/share/rpm/", "/var/lib/pacman/local/",
+// isDatabase reports whether a package manager writes down there what is installed.
+func isDatabase(name string) bool {
+	return slices.ContainsFunc([]string{
+		"/var/lib/dpkg/status", "/var/lib/dpkg/status.d/", "/usr/lib/dpkg/status", "/lib/apk/db/installed", "/usr/lib/apk/db/installed",
+		"/var/lib/rpm/", "/usr/lib/sysimage/rpm/", "/usr/share/rpm/", "/var/lib/pacman/local/",
+	}, func(d string) bool { return name == d || strings.HasSuffix(d, "/") && strings.HasPrefix(name, d) })
 }
 
 // unread names the package databases of which Syft could not make sense, wholly or
@@ -187,9 +189,7 @@ func unread(root string, unknowns map[file.Coordinates][]string) []string {
 	defer files.Close()
 	var out []string
 	for at, why := range unknowns {
-		if !slices.ContainsFunc(databases, func(d string) bool {
-			return at.RealPath == d || strings.HasSuffix(d, "/") && strings.HasPrefix(at.RealPath, d)
-		}) {
+		if !isDatabase(at.RealPath) {
 			continue
 		}
 		if st, err := files.Stat(strings.TrimPrefix(at.RealPath, "/")); err == nil && st.Size() == 0 {
