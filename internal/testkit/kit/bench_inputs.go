@@ -70,7 +70,7 @@ func (b *bench) inputs() error {
 	if err := b.memory(tools, up.Flags); err != nil {
 		return err
 	}
-	if err := b.replay(); err != nil {
+	if err := b.replay(tools, up.Flags); err != nil {
 		return err
 	}
 	port := func(addr string) string { return addr[strings.LastIndex(addr, ":"):] }
@@ -277,28 +277,35 @@ func (b *bench) watchEngine(done <-chan struct{}) (most int64) {
 	}
 }
 
-// replay compares the build with apt-get, recorded, with the same one offline.
-func (b *bench) replay() error {
-	m := make([][]fetched, 2)
-	for round := range 4 {
-		// The build that is replayed is the one that filled the store.
-		store := b.path("replayed-store")
-		for i, mode := range []string{"record", "offline"} {
-			one, err := b.waxsealFetch(b.base, aptCommand, "", []string{"--inputs", mode, "--store", store})
-			if err != nil {
+// replay compares builds that fill a store with the same ones offline.
+func (b *bench) replay(tools string, flags []string) error {
+	for _, c := range []struct {
+		name, base, command, url string
+	}{
+		{"400 MiB over HTTPS, offline", tools, download, "https://bench.test"},
+		{"400 MiB over HTTP, offline", tools, download, "http://bench.test"},
+		{"apt-get, offline", b.base, aptCommand, ""},
+	} {
+		m := make([][]fetched, 2)
+		for round := range 4 {
+			store := b.path("replayed-store")
+			for i, mode := range []string{"record", "offline"} {
+				one, err := b.waxsealFetch(c.base, c.command, c.url, append([]string{"--inputs", mode, "--store", store}, flags...))
+				if err != nil {
+					return fmt.Errorf("%s: %w", c.name, err)
+				}
+				if round > 0 {
+					m[i] = append(m[i], one)
+				}
+			}
+			if err := os.RemoveAll(store); err != nil {
 				return err
 			}
-			if round > 0 {
-				m[i] = append(m[i], one)
-			}
 		}
-		if err := os.RemoveAll(store); err != nil {
-			return err
-		}
+		of := func(f fetched) time.Duration { return f.build }
+		recorded, offline := middle(m[0], of), middle(m[1], of)
+		ratio := float64(offline) / float64(recorded)
+		b.judge(c.name, fmt.Sprintf("%.2f of the recorded build (%v : %v, budget %.2f)", ratio, ms(offline), ms(recorded), replayRatio), ratio <= replayRatio)
 	}
-	of := func(f fetched) time.Duration { return f.build }
-	recorded, offline := middle(m[0], of), middle(m[1], of)
-	ratio := float64(offline) / float64(recorded)
-	b.judge("apt-get, offline", fmt.Sprintf("%.2f of the recorded build (%v : %v, budget %.2f)", ratio, ms(offline), ms(recorded), replayRatio), ratio <= replayRatio)
 	return nil
 }
