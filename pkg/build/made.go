@@ -110,12 +110,15 @@ func (w *watched) elsewhere() []string {
 // tookSteps reports whether the record has kaniko take steps of an earlier build
 // out of a registry: their tags are digests of all that came before.
 func (w *watched) tookSteps() bool {
+	if KanikoFolder(os.Getenv) == "" || w.done == nil || w.done.Inputs == nil {
+		return false
+	}
 	key := regexp.MustCompile(`/v2/.*/manifests/[0-9a-f]{64}$`)
-	return w.done != nil && w.done.Inputs != nil && slices.ContainsFunc(w.done.Inputs.Steps, func(st attestations.InputStep) bool {
+	return slices.ContainsFunc(w.done.Inputs.Steps, func(st attestations.InputStep) bool {
 		return slices.ContainsFunc(st.Requests, func(q attestations.InputRequest) bool {
 			return q.Method == http.MethodGet && q.Status/100 == 2 && key.MatchString(q.URI)
 		})
-	}) && KanikoFolder(os.Getenv) != ""
+	})
 }
 
 // askedToBuild reports whether the record has the command ask a daemon for a

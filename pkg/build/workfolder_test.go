@@ -293,7 +293,7 @@ func TestImageFilesOfTools(t *testing.T) {
 func TestImageFilesThatAreMounted(t *testing.T) {
 	dir, err := os.MkdirTemp("/dev/shm", "waxseal-test-")
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("needs a folder below /dev: %v", err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	said := filepath.Join(dir, "termination-log")

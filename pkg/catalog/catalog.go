@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/anchore/syft/syft"
 	"github.com/anchore/syft/syft/artifact"
@@ -144,7 +143,11 @@ func (c *Catalog) Rootfs(ctx context.Context, root string, opts Options) (map[st
 	bill.Relationships = slices.DeleteFunc(bill.Relationships, func(r artifact.Relationship) bool {
 		return !isPackage(r.From) || !isPackage(r.To)
 	})
-	stamp := sbom.Stamp{Created: created, Tools: []string{bill.Descriptor.Name + "-" + bill.Descriptor.Version}, Unread: unread(root, bill.Artifacts.Unknowns)}
+	gaps, err := unread(root, bill.Artifacts.Unknowns)
+	if err != nil {
+		return nil, fmt.Errorf("cataloguing the image: %w", err)
+	}
+	stamp := sbom.Stamp{Created: created, Tools: []string{bill.Descriptor.Name + "-" + bill.Descriptor.Version}, Unread: gaps}
 	formats := opts.Formats
 	if len(formats) == 0 {
 		formats = sbom.Formats()
@@ -181,10 +184,10 @@ func isDatabase(name string) bool {
 // unread names the package databases of which Syft could not make sense, wholly or
 // in part. Of the other files that it tried, few are what their names promise, and
 // what an image means by emptying its database is that it has none.
-func unread(root string, unknowns map[file.Coordinates][]string) []string {
+func unread(root string, unknowns map[file.Coordinates][]string) ([]string, error) {
 	files, err := os.OpenRoot(root)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	defer files.Close()
 	var out []string
@@ -196,29 +199,10 @@ func unread(root string, unknowns map[file.Coordinates][]string) []string {
 			continue
 		}
 		why = slices.Sorted(slices.Values(why))
-		out = append(out, oneLine(at.RealPath+": "+strings.Join(why, ", ")))
+		out = append(out, at.RealPath+": "+strings.Join(why, ", "))
 	}
 	slices.Sort(out)
-	return out[:min(len(out), maxUnread)]
-}
-
-// Bounds of what a document says of its gaps.
-const (
-	maxUnread     = 20
-	maxUnreadLine = 300
-)
-
-func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > maxUnreadLine {
-		s = strings.ToValidUTF8(s[:maxUnreadLine], "") + "…"
-	}
-	return s
+	return out, nil
 }
 
 func isPackage(i artifact.Identifiable) bool {

@@ -32,7 +32,7 @@ func EncodeSPDX(doc *spdx.Document, stamp Stamp) ([]byte, error) {
 		return nil, errors.New("writing an SPDX document: it is empty")
 	}
 	doc.DocumentNamespace = ""
-	for _, u := range stamp.Unread {
+	for _, u := range gaps(stamp.Unread) {
 		doc.DocumentComment = strings.TrimPrefix(doc.DocumentComment+"\n"+unreadMark+" "+u, "\n")
 	}
 	doc.CreationInfo.Created = stamp.Created.UTC().Format(time.RFC3339)
@@ -79,7 +79,10 @@ func EncodeCycloneDX(bom *cyclonedx.BOM, stamp Stamp) ([]byte, error) {
 	bom.SerialNumber = ""
 	if len(stamp.Unread) > 0 {
 		var marks []cyclonedx.Property
-		for _, u := range stamp.Unread {
+		if bom.Properties != nil {
+			marks = *bom.Properties
+		}
+		for _, u := range gaps(stamp.Unread) {
 			marks = append(marks, cyclonedx.Property{Name: unreadMark, Value: u})
 		}
 		bom.Properties = &marks

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/CycloneDX/cyclonedx-go"
 	"github.com/spdx/tools-golang/spdx"
@@ -49,7 +50,7 @@ type Summary struct {
 	Name     string // the document's own name, if it has one
 	Packages int    // without the entry for the image itself
 	// Unread are the package databases that could not be read, "PATH: why" with "; "
-	// between, when a document of ours says that there were some.
+	// between, when a document of ours says that there were some: one line, to be shown.
 	Unread string
 }
 
@@ -79,7 +80,27 @@ func Unread(comment string, properties ...Property) string {
 			out = append(out, p.Value)
 		}
 	}
-	return strings.Join(out, "; ")
+	return strings.Join(gaps(out), "; ")
+}
+
+// gaps makes each of what a document says that it lacks one printable line, of a
+// length to show, and keeps a few: it comes from an image.
+func gaps(unread []string) []string {
+	const most, longest = 20, 300
+	var out []string
+	for _, s := range unread[:min(len(unread), most)] {
+		s = strings.Map(func(r rune) rune {
+			if !unicode.IsPrint(r) {
+				return '?'
+			}
+			return r
+		}, strings.ToValidUTF8(s, "?"))
+		if len(s) > longest {
+			s = strings.ToValidUTF8(s[:longest], "") + "…"
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 // ErrFormat is in the chain of errors about a document that is not of the

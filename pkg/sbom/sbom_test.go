@@ -37,6 +37,7 @@ func TestCheck(t *testing.T) {
 		{name: "cyclonedx", format: CycloneDX, raw: minimalCycloneDX, want: Summary{CycloneDX, "1.6", "app", 1, ""}},
 		{name: "spdx that lacks some", format: SPDX, raw: strings.Replace(minimalSPDX, `"name":"app",`, `"name":"app","comment":"By hand.\nwaxseal:unread /a: cut\nwaxseal:unread /b: odd",`, 1), want: Summary{SPDX, "2.3", "app", 1, "/a: cut; /b: odd"}},
 		{name: "cyclonedx that lacks some", format: CycloneDX, raw: strings.Replace(minimalCycloneDX, `"version":1,`, `"version":1,"properties":[{"name":"x","value":"y"},{"name":"waxseal:unread","value":"/a: cut"}],`, 1), want: Summary{CycloneDX, "1.6", "app", 1, "/a: cut"}},
+		{name: "text that a terminal obeys", format: CycloneDX, raw: strings.Replace(minimalCycloneDX, `"version":1,`, `"version":1,"properties":[{"name":"waxseal:unread","value":"/a\u001b[2J\n::error::"}],`, 1), want: Summary{CycloneDX, "1.6", "app", 1, "/a?[2J?::error::"}},
 		{name: "one for the other", format: SPDX, raw: minimalCycloneDX, err: `spdxVersion is ""`},
 		{name: "the other for one", format: CycloneDX, raw: minimalSPDX, err: `bomFormat is ""`},
 		{name: "older spdx", format: SPDX, raw: strings.Replace(minimalSPDX, "SPDX-2.3", "SPDX-2.2", 1), err: `spdxVersion is "SPDX-2.2"`},
