@@ -7,7 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
+	ahocorasick "github.com/BobuSumisu/aho-corasick"
+	"github.com/spf13/viper"
+	"github.com/zricethezav/gitleaks/v8/config"
 	"github.com/zricethezav/gitleaks/v8/detect"
 
 	"github.com/waxseal/waxseal/pkg/attest"
@@ -28,11 +33,10 @@ type FoundSecret struct {
 // the rules that gitleaks brings. A comment in a text that tells gitleaks to
 // look away is ignored.
 func Secrets(ctx context.Context, in io.Reader, out io.Writer) error {
-	d, err := detect.NewDetectorDefaultConfig()
+	d, err := newDetector()
 	if err != nil {
-		return fmt.Errorf("loading the rules of gitleaks: %w", err)
+		return err
 	}
-	d.IgnoreGitleaksAllow = true
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxSecretText)
 	answers := json.NewEncoder(out)
@@ -41,12 +45,15 @@ func Secrets(ctx context.Context, in io.Reader, out io.Writer) error {
 		if err := attest.UnmarshalStrict(lines.Bytes(), &texts); err != nil {
 			return fmt.Errorf("reading the texts to look through: %w", err)
 		}
+		if err := d.prepare(texts); err != nil {
+			return err
+		}
 		found := []FoundSecret{}
 		for i, text := range texts {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			for _, f := range d.DetectString(text) {
+			for _, f := range d.gitleaks.DetectString(text) {
 				if f.Secret == "" {
 					return errors.New("gitleaks found a secret and does not say which")
 				}
@@ -60,5 +67,79 @@ func Secrets(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("reading the texts to look through: %w", err)
 	}
+	return nil
+}
+
+// detector finds what gitleaks finds by its own rules. Most of gitleaks' start is
+// compiling them, and a rule is only asked about a text that has one of its
+// keywords: this compiles those that some text needed.
+type detector struct {
+	rules    config.ViperConfig // all of them
+	keywords *ahocorasick.Trie
+	needed   map[string]bool // the IDs of the rules that are compiled
+	gitleaks *detect.Detector
+}
+
+func newDetector() (*detector, error) {
+	v := viper.New()
+	v.SetConfigType("toml")
+	d := &detector{needed: map[string]bool{}}
+	err := v.ReadConfig(strings.NewReader(config.DefaultConfig))
+	if err == nil {
+		err = v.Unmarshal(&d.rules)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("loading the rules of gitleaks: %w", err)
+	}
+	words := ahocorasick.NewTrieBuilder()
+	for _, r := range d.rules.Rules {
+		for i, word := range r.Keywords {
+			r.Keywords[i] = strings.ToLower(word)
+		}
+		words.AddStrings(r.Keywords)
+	}
+	d.keywords = words.Build()
+	return d, nil
+}
+
+// prepare compiles what texts need beside what earlier ones did. Only then is
+// gitleaks to look through them.
+func (d *detector) prepare(texts []string) error {
+	there := map[string]bool{}
+	for _, text := range texts {
+		for _, m := range d.keywords.MatchString(strings.ToLower(text)) {
+			there[m.MatchString()] = true
+		}
+	}
+	missing := d.gitleaks == nil
+	need := func(id string) {
+		missing = missing || !d.needed[id]
+		d.needed[id] = true
+	}
+	for _, r := range d.rules.Rules {
+		if !d.needed[r.ID] && len(r.Keywords) > 0 && !slices.ContainsFunc(r.Keywords, func(word string) bool { return there[word] }) {
+			continue
+		}
+		need(r.ID)
+		for _, other := range r.Required {
+			need(other.ID) // looked for around what the rule finds
+		}
+	}
+	if !missing {
+		return nil
+	}
+	some := d.rules
+	some.Rules = nil
+	for _, r := range d.rules.Rules {
+		if d.needed[r.ID] {
+			some.Rules = append(some.Rules, r)
+		}
+	}
+	cfg, err := some.Translate()
+	if err != nil {
+		return fmt.Errorf("compiling the rules of gitleaks: %w", err)
+	}
+	d.gitleaks = detect.NewDetector(cfg)
+	d.gitleaks.IgnoreGitleaksAllow = true
 	return nil
 }

@@ -3,8 +3,12 @@ package engine
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/zricethezav/gitleaks/v8/detect"
+	"github.com/zricethezav/gitleaks/v8/report"
 )
 
 // The samples are put together here, so that no scanner of this repository
@@ -47,5 +51,53 @@ func TestSecrets(t *testing.T) {
 		if err := Secrets(t.Context(), strings.NewReader(bad), &out); err == nil {
 			t.Errorf("takes %q", bad)
 		}
+	}
+}
+
+// Rules are compiled as texts need them, and nothing is found otherwise than by
+// gitleaks with all of them.
+func TestSecretsAsGitleaksFindsThem(t *testing.T) {
+	all, err := detect.NewDetectorDefaultConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all.IgnoreGitleaksAllow = true
+	loaded, err := newDetector()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const noise = "7Kq2Zp9Xv4Lm1Tc8Rb6Wd3Yh5Jn0Fg2Se4Ua"
+	what := func(all []report.Finding) (out []string) {
+		for _, f := range all {
+			out = append(out, f.RuleID+" "+f.Secret)
+		}
+		slices.Sort(out)
+		return out
+	}
+	found := 0
+	for id, rule := range all.Config.Rules {
+		if len(rule.Keywords) == 0 {
+			continue
+		}
+		d := &detector{rules: loaded.rules, keywords: loaded.keywords, needed: map[string]bool{}}
+		for _, word := range rule.Keywords {
+			texts := []string{"... " + strings.ToUpper(word) + " ...", word + noise, "export " + word + "_token='" + strings.ToLower(noise) + "'"}
+			if err := d.prepare(texts); err != nil {
+				t.Fatal(err)
+			}
+			for _, text := range texts {
+				got, want := what(d.gitleaks.DetectString(text)), what(all.DetectString(text))
+				if !slices.Equal(got, want) {
+					t.Errorf("in %q %q is found, and by gitleaks %q", text, got, want)
+				}
+				found += len(want)
+			}
+		}
+		if _, ok := d.gitleaks.Config.Rules[id]; !ok || len(d.gitleaks.Config.Rules) > len(all.Config.Rules)/4 {
+			t.Errorf("its keywords have %d rules compiled, with %s: %v", len(d.gitleaks.Config.Rules), id, ok)
+		}
+	}
+	if found < 100 {
+		t.Errorf("%d secrets in all: these texts show nothing", found)
 	}
 }
