@@ -61,7 +61,13 @@ func seal(priv crypto.Signer, password []byte) (private, public []byte, err erro
 		return nil, nil, err
 	}
 	defer clear(plain)
-	sealed, err := encrypted.Encrypt(plain, password)
+	strength := encrypted.Standard
+	if len(password) == 0 {
+		// Whoever has the file can open it: a slower guess would only make every
+		// signature slow.
+		strength = encrypted.Legacy
+	}
+	sealed, err := encrypted.EncryptWithCustomKDFParameters(plain, password, strength)
 	if err != nil {
 		return nil, nil, err
 	}

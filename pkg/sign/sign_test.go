@@ -154,23 +154,29 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// The pair is cosign's own form: its library opens it, and the halves fit.
+// The pair is cosign's own form: its library opens it, and the halves fit. What
+// no password protects is no dearer to open than that form allows.
 func TestGenerateKeyPairIsCosigns(t *testing.T) {
-	private, public, err := sign.GenerateKeyPair([]byte("päss wörd"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	sv, err := cosign.LoadPrivateKey(private, []byte("päss wörd"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pub, err := sv.PublicKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := cryptoutils.MarshalPublicKeyToPEM(pub)
-	if err != nil || !bytes.Equal(got, public) {
-		t.Errorf("public halves differ: %v", err)
+	for password, cost := range map[string]string{"päss wörd": `"N":65536`, "": `"N":32768`} {
+		private, public, err := sign.GenerateKeyPair([]byte(password))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sv, err := cosign.LoadPrivateKey(private, []byte(password), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pub, err := sv.PublicKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := cryptoutils.MarshalPublicKeyToPEM(pub)
+		if err != nil || !bytes.Equal(got, public) {
+			t.Errorf("public halves differ: %v", err)
+		}
+		if block, _ := pem.Decode(private); !bytes.Contains(block.Bytes, []byte(cost)) {
+			t.Errorf("password %q: sealed as %s", password, block.Bytes)
+		}
 	}
 }
 
