@@ -52,6 +52,7 @@ type UpstreamOptions struct {
 // folder and what Change put there, every one of its hosts serves:
 //
 //	/bytes/N       N bytes (with K, M or G), always the same; ranges, ETag
+//	/link/N        the same at 1 Gbit/s, as from a mirror that is near
 //	/random        other bytes every time
 //	/small/N       a small file that says its number, and a cookie
 //	/redirect/N    N redirects, then /small/0
@@ -214,6 +215,8 @@ func (u *Upstream) answer(w http.ResponseWriter, r *http.Request) {
 	switch root {
 	case "bytes":
 		content(w, r, &pattern{size: n}, rest)
+	case "link":
+		content(w, r, &link{pattern: pattern{size: n}}, rest)
 	case "random":
 		w.Write([]byte(rand.Text()))
 	case "small":
@@ -367,6 +370,23 @@ func (p *pattern) Seek(offset int64, whence int) (int64, error) {
 	}
 	p.at = from + offset
 	return p.at, nil
+}
+
+// link is a pattern that comes at 1 Gbit/s, counted from the first read.
+type link struct {
+	pattern
+	began time.Time
+	read  int64
+}
+
+func (l *link) Read(b []byte) (int, error) {
+	if l.began.IsZero() {
+		l.began = time.Now()
+	}
+	n, err := l.pattern.Read(b)
+	l.read += int64(n)
+	time.Sleep(time.Until(l.began.Add(time.Duration(l.read) * 8)))
+	return n, err
 }
 
 // proxy is a company's proxy: it tunnels and forwards to the names it knows.

@@ -85,6 +85,9 @@ func TestUpstream(t *testing.T) {
 	if len(whole) != 200<<10 || sha256.Sum256(whole) != sha256.Sum256(again) {
 		t.Errorf("%d and %d bytes, want the same 200 KiB twice", len(whole), len(again))
 	}
+	if _, linked := get(plain, "http://a.test/link/200K"); !bytes.Equal(linked, whole) {
+		t.Errorf("at 1 Gbit/s: %d other bytes", len(linked))
+	}
 	if status, part := get(plain, "http://a.test/bytes/200K", "Range", "bytes=70000-70009"); status != 206 || !bytes.Equal(part, whole[70000:70010]) {
 		t.Errorf("a range: status %d, %x, want %x", status, part, whole[70000:70010])
 	}
