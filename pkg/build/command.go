@@ -316,7 +316,7 @@ func (s *sealer) seen(ctx context.Context) (images []clientImage, notes []string
 	if s.legacy == nil {
 		return images, notes, nil
 	}
-	more, said, err := s.legacyImages(ctx, s.legacy)
+	more, said, err := s.legacyImages(ctx, s.legacy, images)
 	return append(images, more...), append(notes, said...), err
 }
 
