@@ -138,6 +138,18 @@ func (s *sealer) images(ctx context.Context, solves []clientSolve) ([]clientImag
 	return out, notes, nil
 }
 
+// notLoaded says which images are not where docker's own builder puts them: what
+// type=image without a push is there, buildx has of another builder as type=docker.
+func notLoaded(images []clientImage) []string {
+	var notes []string
+	for _, img := range images {
+		if !slices.ContainsFunc(img.exports, func(e clientEntry) bool { return e.Type != client.ExporterImage || e.is("push") }) {
+			notes = append(notes, fmt.Sprintf("the image %s is not in Docker, where -o type=image has docker's own builder put it: -o type=docker does so here, too", img.solve.label()))
+		}
+	}
+	return notes
+}
+
 // label names a build for people.
 func (s *clientSolve) label() string {
 	for _, e := range s.Exports {
