@@ -37,7 +37,8 @@ import (
 //	requests VAR MATCH                    some request since the last fault matches; with ! none does
 //	await VAR MATCH                       returns when such a request was seen, at most a minute later
 //	gone TEXT                             no process is left whose command line, mounts or working folder name TEXT
-//	docker                                DOCKER_HOST is a Docker daemon, the same for all scripts
+//	docker [29]                           DOCKER_HOST is a Docker daemon, the same for all scripts: that of the
+//	                                      distribution, or Engine 29, whose docker is the first on PATH then
 //	base VAR debian|tiny|tools            VAR is the path of a base image's OCI layout
 //	tamper LAYOUT PREDICATETYPE OLD NEW   changes evidence in a layout, see Tamper
 //	sigstore DIR LAYOUT PREDICATETYPE PREDICATE SAN ISSUER   bundles and roots of a Sigstore instance, see Sigstore
@@ -55,7 +56,7 @@ import (
 //	big FILE SIZE [TEXT]                  a file of SIZE bytes, TEXT repeated
 //
 // and these conditions: [build] a container build can run here, [docker] a
-// Docker daemon does, [root] the script may make namespaces, [pkcs11] SoftHSM is there and a C compiler,
+// Docker daemon does, [docker29] one of Engine 29 does, [root] the script may make namespaces, [pkcs11] SoftHSM is there and a C compiler,
 // [mariadb] a database server is there, [tool:NAME] a program of the distribution's, [peer:NAME] somebody else's.
 // They are never false where CI=true: the script then fails.
 func Script(t *testing.T, dir string, update bool) {
@@ -72,15 +73,26 @@ func Script(t *testing.T, dir string, update bool) {
 	if peers == "" {
 		peers = filepath.Join(root, ".cache", "peers")
 	}
-	daemon := sync.OnceValues(func() (*Docker, error) {
-		d, err := StartDocker()
+	start := func(peer string) (_ *Docker, err error) {
+		var programs string
+		if peer != "" {
+			programs, err = BuildPeer(context.WithoutCancel(t.Context()), peer)
+		}
+		var d *Docker
+		if err == nil {
+			d, err = StartDocker(programs)
+		}
 		if err != nil {
 			t.Logf("no Docker daemon: %v", err)
 			return nil, err
 		}
 		t.Cleanup(d.Close)
 		return d, nil
-	})
+	}
+	daemons := map[string]func() (*Docker, error){
+		"docker":   sync.OnceValues(func() (*Docker, error) { return start("") }),
+		"docker29": sync.OnceValues(func() (*Docker, error) { return start("docker29") }),
+	}
 	// testscript leaves its own folder behind, empty; one for all is cleared here.
 	work, err := os.MkdirTemp("", "waxseal-script-")
 	if err != nil {
@@ -122,7 +134,7 @@ func Script(t *testing.T, dir string, update bool) {
 				err = isRoot()
 			} else if cond == "pkcs11" {
 				err = canPKCS11()
-			} else if cond == "docker" {
+			} else if daemon := daemons[cond]; daemon != nil {
 				_, err = daemon()
 			} else if cond == "mariadb" {
 				_, err = exec.LookPath("mariadbd")
@@ -152,10 +164,14 @@ func Script(t *testing.T, dir string, update bool) {
 			"await":    cmdAwait,
 			"gone":     cmdGone,
 			"docker": func(ts *testscript.TestScript, neg bool, args []string) {
-				usage(ts, len(args) == 0 && !neg, "docker")
+				daemon := daemons["docker"+strings.Join(args, "")]
+				usage(ts, daemon != nil && !neg, "docker [29]")
 				d, err := daemon()
 				ts.Check(err)
 				ts.Setenv("DOCKER_HOST", d.Host)
+				if d.Programs != "" {
+					ts.Setenv("PATH", strings.Join(slices.Insert(filepath.SplitList(ts.Getenv("PATH")), 2, d.Programs), ":"))
+				}
 			},
 			"base":       cmdBase,
 			"seal":       cmdSeal,
@@ -185,7 +201,7 @@ func Script(t *testing.T, dir string, update bool) {
 func movesMuch(workDir string) bool {
 	name := strings.TrimPrefix(filepath.Base(workDir), "script-")
 	return strings.HasPrefix(name, "rebuild") || strings.HasPrefix(name, "inputs_") && name != "inputs_store" ||
-		slices.Contains([]string{"run_apko", "run_buildah", "run_buildx", "run_docker", "run_docker_legacy", "run_kaniko", "run_ko", "run_npm_go", "run_podman"}, name)
+		slices.Contains([]string{"run_apko", "run_buildah", "run_buildx", "run_docker", "run_docker29", "run_docker_legacy", "run_kaniko", "run_ko", "run_npm_go", "run_podman"}, name)
 }
 
 type faultsKey struct{}

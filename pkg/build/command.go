@@ -282,6 +282,9 @@ func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error
 	if err != nil {
 		return err
 	}
+	if l.loads {
+		res.Notes = append(res.Notes, notLoaded(images)...)
+	}
 	if len(images) == 0 && res.Sealed != nil {
 		return nil
 	}
@@ -316,7 +319,7 @@ func (s *sealer) seen(ctx context.Context) (images []clientImage, notes []string
 	if s.legacy == nil {
 		return images, notes, nil
 	}
-	more, said, err := s.legacyImages(ctx, s.legacy)
+	more, said, err := s.legacyImages(ctx, s.legacy, images)
 	return append(images, more...), append(notes, said...), err
 }
 

@@ -46,6 +46,7 @@ type lead struct {
 
 	start func() error // starts the engine, once
 
+	loads    bool     // a build without an output ends in the Docker daemon
 	address  string   // of socket, as buildx has it
 	builders *os.File // the folder of builders, wherever the command moves it
 
@@ -202,9 +203,9 @@ func (l *lead) configure(env func(string) string) error {
 		}
 	}
 	l.known = names
-	load := loadsByDefault(users, env("BUILDX_BUILDER"))
+	l.loads = loadsByDefault(users, env("BUILDX_BUILDER"))
 	for _, name := range names {
-		if err := l.writeBuilder(name, load); err != nil {
+		if err := l.writeBuilder(name, l.loads); err != nil {
 			return err
 		}
 	}

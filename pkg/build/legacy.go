@@ -559,13 +559,18 @@ func (st *legacyStep) is(verb string) bool {
 // pushedTo takes in one message of a push.
 func (p *legacyProxy) pushedTo(name, tag string, line []byte) {
 	var m struct {
-		Aux struct {
+		Status string
+		Aux    struct {
 			Tag    string `json:"Tag"`    //nolint:tagliatelle // Docker's own
 			Digest string `json:"Digest"` //nolint:tagliatelle // Docker's own
 		} `json:"aux"`
 	}
 	if json.Unmarshal(line, &m) != nil {
 		return
+	}
+	// All that a daemon with the store of containerd says.
+	if said := regexp.MustCompile(`^(\S+): digest: (\S+) size: [0-9]+$`).FindStringSubmatch(m.Status); said != nil {
+		m.Aux.Tag, m.Aux.Digest = said[1], said[2]
 	}
 	d, err := attest.ParseDigest(m.Aux.Digest)
 	if err != nil {

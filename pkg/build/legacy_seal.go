@@ -62,8 +62,9 @@ func (e *legacyEngine) Close() error            { return nil }
 
 // legacyImages brings the images of the legacy builder to where they are
 // sealed: from the registry that the command pushed them to, else from the
-// daemon. The caller removes the layouts.
-func (s *sealer) legacyImages(ctx context.Context, p *legacyProxy) (images []clientImage, notes []string, err error) {
+// daemon. Those that the engine made are told where the daemon pushed them. The
+// caller removes the layouts.
+func (s *sealer) legacyImages(ctx context.Context, p *legacyProxy, engines []clientImage) (images []clientImage, notes []string, err error) {
 	builds, notes := p.list()
 	pushes := s.pushes(ctx, p)
 	for _, b := range builds {
@@ -102,7 +103,10 @@ func (s *sealer) legacyImages(ctx context.Context, p *legacyProxy) (images []cli
 		}
 	}
 	for _, push := range pushes {
-		if !slices.ContainsFunc(images, func(i clientImage) bool { return i.root.Digest.String() == string(push.digest) }) {
+		is := func(i clientImage) bool { return i.root.Digest.String() == string(push.digest) }
+		if i := slices.IndexFunc(engines, is); i >= 0 && push.err == nil {
+			engines[i].later = append(engines[i].later, familiar(push.name))
+		} else if !slices.ContainsFunc(images, is) {
 			notes = append(notes, fmt.Sprintf("what docker push put at %s has no evidence there, since no build that was seen made that manifest: docker buildx build --push gives it some", familiar(push.name)))
 		}
 	}
@@ -164,7 +168,7 @@ func pushesOf(b *legacyBuild, names []string, all []seenPush) (d attest.Digest, 
 		switch {
 		case p.err != nil && i >= 0:
 			err = p.err
-		case p.err == nil && p.image == b.image && (d == "" || d == p.digest):
+		case p.err == nil && b.made(p.image, p.digest) && (d == "" || d == p.digest):
 			d, to = p.digest, append(to, name)
 		}
 	}
@@ -211,16 +215,23 @@ func takeFromDocker(ctx context.Context, img *clientImage, b *legacyBuild) error
 	return b.check(img, attest.Digest(index.Manifests[0].Digest))
 }
 
-// check makes the manifest the image's root; its configuration must be what the
-// builder said it made.
+// made reports whether the builder made the image of that configuration and
+// manifest: its word is the digest of one or, where the daemon keeps its images in
+// the store of containerd, of the other.
+func (b *legacyBuild) made(config string, manifest attest.Digest) bool {
+	return b.image != "" && (b.image == config || b.image == string(manifest))
+}
+
+// check makes the manifest the image's root, which must be what the builder said
+// it made.
 func (b *legacyBuild) check(img *clientImage, d attest.Digest) error {
 	root := ocispec.Descriptor{Digest: digest.Digest(d)}
 	var m ocispec.Manifest
 	if err := readJSONBlob(img.layout, root, &m); err != nil {
 		return err
 	}
-	if m.Config.Digest.String() != b.image {
-		return fmt.Errorf("the image has the configuration %s, and the builder made %s", m.Config.Digest, b.image)
+	if !b.made(m.Config.Digest.String(), d) {
+		return fmt.Errorf("the image %s has the configuration %s, and the builder made %s", d, m.Config.Digest, b.image)
 	}
 	st, err := os.Stat(filepath.Join(img.layout, filepath.FromSlash(blobPath(root.Digest))))
 	if err != nil {

@@ -139,6 +139,7 @@ func TestPushOfALegacyBuild(t *testing.T) {
 		"the name is another's now": {"one", []string{"r.example/app:1"}, []seenPush{push("r.example/app:1", "m2", "two")}, "[]", false},
 		"tagged later":              {"one", []string{"app:1"}, []seenPush{push("r.example/app:1", "m1", "one"), push("docker.io/team/app:2", "m1", "one")}, "m1[r.example/app:1 team/app:2]", false},
 		"one of two names":          {"one", []string{"r.example/a:1", "r.example/b:1"}, []seenPush{push("r.example/b:1", "m1", "one")}, "m1[r.example/b:1]", false},
+		"by its manifest":           {"m1", []string{"app:1"}, []seenPush{push("r.example/app:1", "m2", "one"), push("r.example/app:1", "m1", "one")}, "m1[r.example/app:1]", false},
 		"nobody can tell":           {"one", []string{"r.example/app:1"}, []seenPush{lost}, "[]", true},
 		"of another nobody can":     {"one", []string{"app:1"}, []seenPush{lost}, "[]", false},
 	} {

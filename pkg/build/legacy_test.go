@@ -208,13 +208,20 @@ func TestLegacyProxyBeforeAConfinedCommand(t *testing.T) {
 	}
 }
 
+// TestLegacyPush: a daemon says what it pushed, in the way of its store.
 func TestLegacyPush(t *testing.T) {
 	d := "sha256:" + strings.Repeat("d", 64)
-	p, c := daemonSays(t, `{"status":"x"}`+"\n"+`{"progressDetail":{},"aux":{"Tag":"1","Digest":"`+d+`","Size":1}}`+"\n")
-	post(t, c, "/v1.41/images/registry.example/team/app/push?tag=1", nil)
-	post(t, c, "/v1.41/images/registry.example/team/app/push?tag=1", nil)
-	if !slices.Equal(p.pushed, []legacyPush{{"registry.example/team/app:1", attest.Digest(d)}}) {
-		t.Errorf("pushed: %v", p.pushed)
+	for name, said := range map[string]string{
+		"its own":       `{"status":"x"}` + "\n" + `{"progressDetail":{},"aux":{"Tag":"1","Digest":"` + d + `","Size":1}}` + "\n",
+		"containerd's":  `{"status":"Pushed","id":"44136fa355b3"}` + "\n" + `{"status":"1: digest: ` + d + ` size: 855"}` + "\n",
+		"both say both": `{"status":"1: digest: ` + d + ` size: 1"}` + "\n" + `{"aux":{"Tag":"1","Digest":"` + d + `","Size":1}}` + "\n",
+	} {
+		p, c := daemonSays(t, said)
+		post(t, c, "/v1.41/images/registry.example/team/app/push", nil)
+		post(t, c, "/v1.41/images/registry.example/team/app/push?tag=1", nil)
+		if !slices.Equal(p.pushed, []legacyPush{{"registry.example/team/app:1", attest.Digest(d)}}) {
+			t.Errorf("%s: pushed: %v", name, p.pushed)
+		}
 	}
 }
 

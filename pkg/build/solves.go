@@ -90,8 +90,9 @@ type clientImage struct {
 	root    ocispec.Descriptor
 	exports []clientEntry
 	records *records
-	engine  engine // that answers for it
-	layout  string // where it lies already; "" has it fetched from the engine
+	engine  engine   // that answers for it
+	layout  string   // where it lies already; "" has it fetched from the engine
+	later   []string // names by which the daemon pushed it, after it was loaded
 }
 
 // images lists what the solves of a command made: each image once, however
@@ -135,6 +136,18 @@ func (s *sealer) images(ctx context.Context, solves []clientSolve) ([]clientImag
 		}
 	}
 	return out, notes, nil
+}
+
+// notLoaded says which images are not where docker's own builder puts them: what
+// type=image without a push is there, buildx has of another builder as type=docker.
+func notLoaded(images []clientImage) []string {
+	var notes []string
+	for _, img := range images {
+		if !slices.ContainsFunc(img.exports, func(e clientEntry) bool { return e.Type != client.ExporterImage || e.is("push") }) {
+			notes = append(notes, fmt.Sprintf("the image %s is not in Docker, where -o type=image has docker's own builder put it: -o type=docker does so here, too", img.solve.label()))
+		}
+	}
+	return notes
 }
 
 // label names a build for people.
@@ -803,36 +816,49 @@ func (s *sealer) deliver(ctx context.Context, img *clientImage, w *sealedImage) 
 			return nil, err
 		}
 	}
+	done := map[store.Reference]bool{}
+	attach := func(name string, opts store.Options, tagged bool) error {
+		to, tag, err := registryPlace(name)
+		if err != nil {
+			return err
+		}
+		if !done[to] {
+			if err := attachAll(ctx, to, opts, w.sealed.evidence); err != nil {
+				return err
+			}
+			if err := s.pushInputs(ctx, to, opts, w); err != nil {
+				return err
+			}
+		}
+		done[to] = true
+		ref := to
+		ref.Digest = res.Digest
+		if tagged {
+			ref.Tag = tag
+		}
+		if !slices.Contains(res.Images, ref.String()) {
+			res.Images = append(res.Images, ref.String())
+		}
+		return nil
+	}
 	for _, e := range img.exports {
 		if e.Type != client.ExporterImage || !e.is("push") {
 			continue
 		}
 		opts := store.Options{Insecure: s.req.Seal.Insecure || e.is("registry.insecure")}
-		done := map[store.Reference]bool{}
 		for _, n := range e.names() {
-			to, tag, err := registryPlace(n)
-			if err != nil {
+			if err := attach(n, opts, !e.is("push-by-digest")); err != nil {
 				return nil, err
 			}
-			if !done[to] {
-				if err := attachAll(ctx, to, opts, w.sealed.evidence); err != nil {
-					return nil, err
-				}
-				if err := s.pushInputs(ctx, to, opts, w); err != nil {
-					return nil, err
-				}
-			}
-			done[to] = true
-			ref := to
-			ref.Digest = res.Digest
-			if !e.is("push-by-digest") {
-				ref.Tag = tag
-			}
-			res.Images = append(res.Images, ref.String())
 		}
 	}
 	if len(res.Images) == 0 && r.out == nil && len(w.sealed.evidence) > 0 {
 		if err := s.keepAtHome(ctx, img, p, res); err != nil {
+			return nil, err
+		}
+	}
+	for _, n := range img.later {
+		if err := attach(n, store.Options{Insecure: s.req.Seal.Insecure}, true); err != nil {
 			return nil, err
 		}
 	}

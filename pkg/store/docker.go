@@ -47,8 +47,25 @@ func openDocker(ctx context.Context, ref Reference, opts Options) (Repo, error) 
 	if err != nil {
 		return nil, err
 	}
-	return openRegistry(from, opts)
+	repo, err := openRegistry(from, opts)
+	if err != nil || got.Descriptor == nil {
+		return repo, err
+	}
+	// The store of containerd has a digest for every name, in a registry or not.
+	if _, err := repo.Resolve(ctx); err != nil {
+		var e *Error
+		if !errors.As(err, &e) {
+			return nil, err
+		}
+		return nil, &Error{Place: ref.String(), Action: "finding the evidence",
+			Cause: fmt.Sprintf("the Docker daemon has the image, but waxseal did not build it here, and if it is in %s, nobody can tell: %s", from.Place, e.Cause),
+			Way:   wayToEvidence, Err: err}
+	}
+	return repo, nil
 }
+
+// wayToEvidence is the way out where only the daemon knows an image.
+const wayToEvidence = "if waxseal built it elsewhere, name the folder of \"waxseal build --out DIR\" with --evidence DIR; or push the image and name it in its registry"
 
 // builtHere returns the layout that holds the image with that ID, opened at its
 // manifest; nil when there is none.
@@ -121,7 +138,7 @@ func origin(ref Reference, repoDigests []string) (Reference, error) {
 	case len(all) == 0:
 		return Reference{}, &Error{Place: ref.String(), Action: "finding the evidence",
 			Cause: "the Docker daemon has the image, but waxseal did not build it here and it was never pulled or pushed, so its manifest is not known",
-			Way:   "if waxseal built it elsewhere, name the folder of \"waxseal build --out DIR\" with --evidence DIR; or push the image and name it in its registry", Err: ErrNotFound}
+			Way:   wayToEvidence, Err: ErrNotFound}
 	case len(all) > 1:
 		var names []string
 		for _, r := range all {

@@ -1024,6 +1024,10 @@ func TestDocker(t *testing.T) {
 		"twice":    map[string]any{"Id": someDigest, "RepoDigests": []string{addr + "/web@" + top.Digest.String(), addr + "/b@" + top.Digest.String()}},
 		"unpushed": map[string]any{"Id": someDigest, "RepoDigests": nil},
 	}
+	// The store of containerd has a digest for every name.
+	descriptor := map[string]any{"digest": top.Digest.String()}
+	images[addr+"/web:v1"] = map[string]any{"Id": someDigest, "RepoDigests": []string{"web@" + top.Digest.String(), addr + "/web@" + top.Digest.String()}, "Descriptor": descriptor}
+	images[addr+"/web:here"] = map[string]any{"Id": someDigest, "RepoDigests": []string{addr + "/web@" + someDigest}, "Descriptor": descriptor}
 	images[addr+"/web"] = images["twice"]
 	daemon := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Api-Version", "1.50")
@@ -1043,13 +1047,15 @@ func TestDocker(t *testing.T) {
 		error string
 		class error
 	}{
-		"docker:web:v1":           {want: platform.Digest},
-		"docker:stored":           {want: top.Digest},
-		"docker:pulled":           {want: top.Digest},
-		"docker:" + addr + "/web": {want: top.Digest},
-		"docker:twice":            {error: "from 2 places"},
-		"docker:unpushed":         {error: "was never pulled or pushed", class: ErrNotFound},
-		"docker:none":             {error: "not found: the daemon has no such image", class: ErrNotFound},
+		"docker:web:v1":                {want: platform.Digest},
+		"docker:stored":                {want: top.Digest},
+		"docker:pulled":                {want: top.Digest},
+		"docker:" + addr + "/web":      {want: top.Digest},
+		"docker:twice":                 {error: "from 2 places"},
+		"docker:unpushed":              {error: "was never pulled or pushed", class: ErrNotFound},
+		"docker:" + addr + "/web:v1":   {want: top.Digest},
+		"docker:" + addr + "/web:here": {error: "waxseal did not build it here, and if it is in " + addr + "/web, nobody can tell: ", class: ErrNotFound},
+		"docker:none":                  {error: "not found: the daemon has no such image", class: ErrNotFound},
 	} {
 		r, err := Open(ctx, parse(t, ref), Options{Evidence: []string{dir}})
 		if c.error != "" {
