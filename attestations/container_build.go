@@ -28,6 +28,10 @@ const (
 	ByproductContextFiles  = "context-manifest"
 )
 
+// DockerDaemonURI begins the URI of a base image that the Docker daemon had, and
+// no registry gave: "docker-daemon:NAME:TAG".
+const DockerDaemonURI = "docker-daemon:"
+
 // Media types of what the dependencies and byproducts point to.
 const (
 	ContextManifestMediaType = "application/vnd.waxseal.context.v1+jsonl"

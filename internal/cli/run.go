@@ -50,10 +50,11 @@ docker build, docker buildx build and bake, and docker compose build, called by
 the command itself or by its scripts, any number of times, are led to waxseal's
 engine. Every image gets its record of inputs, SBOMs and provenance, signed once
 the command has ended well, and attached where the image was pushed; with --out
-everything is written to a folder as well. For a script the Docker daemon builds,
-loads, pulls, tags, saves and pushes images, which is named as not seen, and runs
-nothing; beside buildx it does none of it where --require full, --allow-host or a
-lock asks for more.
+everything is written to a folder as well. A base image that the Docker daemon has
+is taken from there, as docker's own builder does, unless it came from its registry;
+a note names it. For a script the Docker daemon builds, loads, pulls, tags, saves and
+pushes images, which is named as not seen, and runs nothing; beside buildx it does
+none of it where --require full, --allow-host or a lock asks for more.
 
 Any other command runs in a sandbox whose only way out is waxseal's gateway. What
 it makes is named by --artifact and --image, or found by its own --iidfile,

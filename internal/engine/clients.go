@@ -24,6 +24,7 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/moby/buildkit/util/resolver"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	rpc "google.golang.org/grpc/status"
@@ -43,7 +44,8 @@ const builtIn = "dockerfile.v0"
 // ClientsPlan is what goes for builds that other programs ask for, over the
 // socket that waxseal hands over: docker buildx and what calls it.
 type ClientsPlan struct {
-	SBOM []string `json:"sbom,omitempty"` // formats of the SBOMs that every image gets
+	SBOM   []string `json:"sbom,omitempty"`   // formats of the SBOMs that every image gets
+	Daemon bool     `json:"daemon,omitempty"` // waxseal answers for the images of the Docker daemon
 }
 
 // ClientSolve is one build that another program asked for, at GET /v1/solves.
@@ -90,6 +92,29 @@ func newClients(cfg Config, plan InputsPlan) *clients {
 func refused(format string, args ...any) error {
 	return rpc.Errorf(codes.PermissionDenied, "waxseal: "+format, args...)
 }
+
+// dockersKey is of a context in which docker's own builder is meant.
+type dockersKey struct{}
+
+// meantAsDockers marks the calls of those who mean docker's own builder: it begins
+// with what images its daemon has, unless it is told to pull.
+func (c *clients) meantAsDockers(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	return handler(context.WithValue(ctx, dockersKey{}, true), req)
+}
+
+func (c *clients) meantAsTheirs(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	return handler(ctx, req)
+}
+
+// begins says in a frontend's attributes where base images are looked for first.
+func (c *clients) begins(ctx context.Context, attrs map[string]string) {
+	if ctx.Value(dockersKey{}) != nil && c.plan.Daemon && attrs[resolveMode] == "" {
+		attrs[resolveMode] = resolver.ResolveModePreferLocal.String()
+	}
+}
+
+// resolveMode is the frontend's attribute of where images are looked for.
+const resolveMode = "image-resolve-mode"
 
 // intercept is where a client's calls are let through.
 func (c *clients) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -290,6 +315,7 @@ func (c *clients) frontendSolve(ctx context.Context, r *gwapi.SolveRequest, hand
 	if !s.begin() {
 		return nil, refused("one build has one result")
 	}
+	c.begins(ctx, r.FrontendOpt)
 	resp, err := handler(context.WithValue(ctx, buildKey{}, ref), r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -449,9 +475,9 @@ func serveClients(l net.Listener, server *grpc.Server) {
 	}
 }
 
-// clientsListener is the socket that waxseal hands over.
-func clientsListener() (net.Listener, error) {
-	f, err := inherited(fdClients, "socket of the clients")
+// clientsListener is a socket that waxseal hands over.
+func clientsListener(fd uintptr) (net.Listener, error) {
+	f, err := inherited(fd, "socket of the clients")
 	if err != nil {
 		return nil, err
 	}

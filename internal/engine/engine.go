@@ -7,8 +7,10 @@
 // socket: file descriptor 3 is one end of a socket pair that carries BuildKit's
 // control API, 4 one that carries the side channel, 5 a pipe that never has
 // data and whose end means that waxseal is gone, 6 the lock of the build
-// cache, 7 a pipe with the plan of the inputs, and 8, where other programs
-// ask for builds, the socket that they connect to. It expects to be process 1 of its own pid namespace with its own
+// cache, 7 a pipe with the plan of the inputs, and 8 and 9, where other programs
+// ask for builds, the sockets that they connect to: who means a builder of their
+// own, and who means docker's. 10 is where waxseal answers for the images of a
+// Docker daemon. It expects to be process 1 of its own pid namespace with its own
 // mounts, so that nothing it starts outlives it.
 package engine
 
@@ -54,7 +56,9 @@ const (
 	fdLifetime = 5
 	fdLock     = 6
 	fdPlan     = 7
-	fdClients  = 8 // only with InputsPlan.Clients
+	fdClients  = 8  // only with InputsPlan.Clients
+	fdDocker   = 9  // only with InputsPlan.Clients
+	fdDaemon   = 10 // only with ClientsPlan.Daemon
 )
 
 // stopGrace is how long a cancelled build may take to kill its containers and
@@ -146,18 +150,24 @@ func Serve(ctx context.Context, cfg Config) error {
 		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 	)
 	c.Register(server)
-	var forOthers *grpc.Server
+	var forOthers []*grpc.Server
 	if plan.Clients != nil {
-		l, err := clientsListener()
-		if err != nil {
-			return svc.fail(ctx, err)
+		for _, s := range []struct {
+			fd   uintptr
+			mark grpc.UnaryServerInterceptor
+		}{{fdClients, others.meantAsTheirs}, {fdDocker, others.meantAsDockers}} {
+			l, err := clientsListener(s.fd)
+			if err != nil {
+				return svc.fail(ctx, err)
+			}
+			server := newServer(
+				grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, s.mark, others.intercept, sboms.intercept, rec.intercept),
+				grpc.ChainStreamInterceptor(grpcerrors.StreamServerInterceptor, others.interceptStream),
+			)
+			c.Register(server)
+			forOthers = append(forOthers, server)
+			go serveClients(l, server)
 		}
-		forOthers = newServer(
-			grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, others.intercept, sboms.intercept, rec.intercept),
-			grpc.ChainStreamInterceptor(grpcerrors.StreamServerInterceptor, others.interceptStream),
-		)
-		c.Register(forOthers)
-		go serveClients(l, forOthers)
 	}
 	served := make(chan error, 1)
 	l := newOneConn(controlConn)
@@ -177,8 +187,8 @@ func Serve(ctx context.Context, cfg Config) error {
 		// removed by the executor on the way out. The connection goes first,
 		// because the server would wait for the greeting of a silent one.
 		controlConn.Close()
-		if forOthers != nil {
-			forOthers.Stop()
+		for _, s := range forOthers {
+			s.Stop()
 		}
 		server.Stop()
 		ended := sboms.wait(catalogGrace)

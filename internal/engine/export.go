@@ -80,7 +80,7 @@ func (w *layerWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, s
 }
 
 // ResolveSourceMetadata answers for git repositories from the lock, where
-// there is one.
+// there is one, and for the images of the Docker daemon.
 func (w *layerWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt, sm *session.Manager, jobCtx solver.JobContext) (*sourceresolver.MetaResponse, error) {
 	if w.rec.git != nil && w.rec.plan.Locked() {
 		id, err := w.ParseSource(op, nil)
@@ -89,6 +89,9 @@ func (w *layerWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp
 				return resp, err
 			}
 		}
+	}
+	if resp, err := w.rec.daemon.metadata(ctx, w.Worker, op, opt, sm, jobCtx); resp != nil || err != nil {
+		return resp, err
 	}
 	return w.Worker.ResolveSourceMetadata(ctx, op, opt, sm, jobCtx)
 }

@@ -53,6 +53,7 @@ type recorder struct {
 	blobs  string // folder of BuildKit's blobs
 	files  *remoteFiles
 	git    *gitSource // nil where git is not on PATH
+	daemon *daemonImages
 
 	idsMu sync.Mutex
 	ids   stepIDs
@@ -521,6 +522,9 @@ func (r *recorder) sources(ctx context.Context, a *InputsAnswer, out *inputsResu
 		s := attestations.InputSource{Kind: "image", URI: imageURI(img.Ref, img.Platform), Ref: imageRef(img.Ref), Digest: img.Digest.String()}
 		if img.Local {
 			s.Kind, s.URI, s.Ref = "named-context", attestations.DependencyNamedContext+":"+layoutName(img.Ref), ""
+		}
+		if r.daemon.has(img.Ref, img.Digest) {
+			s.URI = daemonURI(s.Ref)
 		}
 		if img.Platform != nil {
 			s.Platform = platforms.Format(platforms.Normalize(*img.Platform))

@@ -67,7 +67,10 @@ func (r *recorder) watchSources(w *base.Worker) error {
 	if err != nil {
 		return err
 	}
-	all := []source.Source{w.ImageSource, w.OCILayoutSource, w.HTTPSource, blobs, files}
+	if r.daemon, err = newDaemonImages(r.plan.Clients, w); err != nil {
+		return err
+	}
+	all := []source.Source{&daemonSource{w.ImageSource, r.daemon}, w.OCILayoutSource, w.HTTPSource, blobs, files}
 	if w.GitSource != nil {
 		all = append(all, r.newGitSource(w.GitSource, w.CacheMgr))
 	}

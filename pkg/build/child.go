@@ -59,7 +59,7 @@ type EngineOptions struct {
 	// value records everything and keeps no bytes.
 	Inputs InputsPlan
 
-	clients *os.File // the socket that Inputs.Clients come to
+	clients []*os.File // the two sockets that Inputs.Clients come to, and with its Daemon where we answer for that
 }
 
 // InputsPlan tells the engine how to treat what reaches a build from outside.
@@ -81,7 +81,8 @@ type InputsPlan struct {
 
 // clientsPlan is what goes for builds that other programs ask for.
 type clientsPlan struct {
-	SBOM []string `json:"sbom,omitempty"`
+	SBOM   []string `json:"sbom,omitempty"`
+	Daemon bool     `json:"daemon,omitempty"`
 }
 
 // EngineInputs is what the engine saw reach one image of a build.
@@ -224,9 +225,7 @@ func StartEngine(ctx context.Context, opts EngineOptions) (_ *Engine, err error)
 	e.cmd.Stderr = e.tail
 	e.cmd.Stdout = e.tail
 	e.cmd.ExtraFiles = []*os.File{controlFile, sideFile, lifeR, lock, planR} // 3, 4, 5, 6, 7
-	if opts.clients != nil {
-		e.cmd.ExtraFiles = append(e.cmd.ExtraFiles, opts.clients) // 8
-	}
+	e.cmd.ExtraFiles = append(e.cmd.ExtraFiles, opts.clients...)             // 8, 9, 10
 	e.cmd.WaitDelay = time.Second
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS,

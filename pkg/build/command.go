@@ -226,6 +226,13 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 	opts.Entitlements = append(slices.Clone(opts.Entitlements), r.Allow...)
 	opts.Inputs = in.plan()
 	opts.Inputs.Clients = &clientsPlan{SBOM: r.Seal.SBOM}
+	if daemon, err := findDaemon(deps.env); l.isOwn && err == nil {
+		l.images = &daemonImages{daemon: daemon, home: deps.Home}
+		if l.given, err = l.images.serve(); err != nil {
+			return err
+		}
+		opts.Inputs.Clients.Daemon = true
+	}
 	if err := l.watch(opts, r.isDocker() && !buildsItself(env), deps.Tell); err != nil {
 		return err
 	}
@@ -270,6 +277,7 @@ func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error
 			return err
 		}
 	}
+	res.Notes = append(res.Notes, l.images.notes()...)
 	images, notes, err := s.seen(ctx)
 	defer func() {
 		for _, img := range images {

@@ -42,18 +42,21 @@ const maxCaches = 16
 type lead struct {
 	dir    string
 	lock   *os.File // of dir; whoever finds it free may remove dir
-	socket *os.File
+	theirs socket   // for who means a builder of their own
+	own    socket   // for who means docker's
 
 	start func() error // starts the engine, once
 
 	loads    bool     // a build without an output ends in the Docker daemon
-	address  string   // of socket, as buildx has it
+	isOwn    bool     // and docker's own builder is meant
 	builders *os.File // the folder of builders, wherever the command moves it
 
 	guard *exec.Cmd // nil for none
 	leash *os.File  // the guard's standard input
 
-	legacy *legacyProxy // before the Docker daemon; nil where docker has buildx
+	legacy *legacyProxy  // before the Docker daemon; nil where docker has buildx
+	images *daemonImages // that builds may begin with; nil for none
+	given  *os.File      // the engine's end of images
 
 	mu     sync.Mutex
 	known  []string // the builders that lead here
@@ -85,8 +88,10 @@ func newLead(env func(string) string) (_ *lead, err error) {
 	if err := unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, fmt.Errorf("locking the command's folder: %w", err)
 	}
-	if err := l.listen(); err != nil {
-		return nil, err
+	for name, s := range map[string]*socket{"sock": &l.theirs, "own": &l.own} {
+		if *s, err = listen(filepath.Join(l.dir, name)); err != nil {
+			return nil, err
+		}
 	}
 	return l, l.configure(env)
 }
@@ -141,22 +146,28 @@ func sweep(runs string) {
 	}
 }
 
-// listen opens the socket that the engine will serve.
-func (l *lead) listen() error {
-	name := filepath.Join(l.dir, "sock")
+// socket is one that the engine will serve.
+type socket struct {
+	*os.File
+	name string
+}
+
+func listen(name string) (socket, error) {
 	s, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
 	if err != nil {
-		return fmt.Errorf("opening the engine's socket: %w", err)
+		return socket{}, fmt.Errorf("opening the engine's socket: %w", err)
 	}
 	defer s.Close()
 	s.SetUnlinkOnClose(false)
 	if err := os.Chmod(name, 0o600); err != nil {
-		return err
+		return socket{}, err
 	}
-	l.address = "unix://" + name
-	l.socket, err = s.File()
-	return err
+	f, err := s.File()
+	return socket{f, name}, err
 }
+
+// address is what buildx calls it.
+func (s socket) address() string { return "unix://" + s.name }
 
 // node and group are how buildx stores a builder.
 type group struct {
@@ -203,9 +214,13 @@ func (l *lead) configure(env func(string) string) error {
 		}
 	}
 	l.known = names
-	l.loads = loadsByDefault(users, env("BUILDX_BUILDER"))
+	l.isOwn, l.loads = chosenBuilder(users, env("BUILDX_BUILDER"))
 	for _, name := range names {
-		if err := l.writeBuilder(name, l.loads); err != nil {
+		at := l.theirs
+		if name == builderName && l.isOwn {
+			at = l.own
+		}
+		if err := l.writeBuilder(name, at, l.loads); err != nil {
 			return err
 		}
 	}
@@ -214,9 +229,9 @@ func (l *lead) configure(env func(string) string) error {
 
 // writeBuilder has a builder of buildx's lead here. The folder is the command's
 // to write: nothing there is followed.
-func (l *lead) writeBuilder(name string, load bool) error {
+func (l *lead) writeBuilder(name string, at socket, load bool) error {
 	raw, err := json.Marshal(group{Name: name, Driver: "remote", Nodes: []node{{
-		Name: name + "0", Endpoint: l.address, DriverOpts: map[string]string{"default-load": strconv.FormatBool(load)},
+		Name: name + "0", Endpoint: at.address(), DriverOpts: map[string]string{"default-load": strconv.FormatBool(load)},
 	}}})
 	if err != nil {
 		return err
@@ -250,7 +265,7 @@ func (l *lead) redirect() error {
 		if slices.Contains(l.known, name) {
 			continue
 		}
-		if err := l.writeBuilder(name, false); err != nil {
+		if err := l.writeBuilder(name, l.theirs, false); err != nil {
 			return err
 		}
 		l.known = append(l.known, name)
@@ -258,25 +273,25 @@ func (l *lead) redirect() error {
 	return nil
 }
 
-// loadsByDefault reports whether a build without an output ends in the Docker
-// daemon: that of Docker's own builder does, and that of another only where it
-// says so.
-func loadsByDefault(users, chosen string) bool {
+// chosenBuilder reads which builder builds where none is named: whether it is
+// docker's own, and whether a build without an output ends in the Docker daemon:
+// that of docker's own does, and that of another only where it says so.
+func chosenBuilder(users, chosen string) (own, loads bool) {
 	name := chosen
 	if name == "" {
 		raw, err := os.ReadFile(filepath.Join(users, "current"))
 		var current struct{ Name string }
 		if err != nil || json.Unmarshal(raw, &current) != nil || current.Name == "" {
-			return true
+			return true, true
 		}
 		name = current.Name
 	}
 	raw, err := os.ReadFile(filepath.Join(users, "instances", filepath.Base(name)))
 	var g group
 	if err != nil || json.Unmarshal(raw, &g) != nil {
-		return true // a name of Docker's own
+		return true, true // a name of Docker's own
 	}
-	return len(g.Nodes) > 0 && g.Nodes[0].DriverOpts["default-load"] == "true"
+	return false, len(g.Nodes) > 0 && g.Nodes[0].DriverOpts["default-load"] == "true"
 }
 
 // built reports whether somebody asked for a build here. What became of it is
@@ -346,12 +361,14 @@ func (l *lead) watch(opts EngineOptions, atOnce bool, tell func(error)) error {
 	go func() {
 		defer close(l.done)
 		defer r.Close()
-		if !atOnce && !connected(l.socket, r) {
+		if !atOnce && !connected(r, l.theirs.File, l.own.File) {
 			return
 		}
 		if err := l.start(); err != nil {
-			os.Remove(filepath.Join(l.dir, "sock"))
-			l.socket.Close()
+			for _, s := range []socket{l.theirs, l.own} {
+				os.Remove(s.name)
+				s.Close()
+			}
 			tell(err)
 		}
 	}()
@@ -360,20 +377,26 @@ func (l *lead) watch(opts EngineOptions, atOnce bool, tell func(error)) error {
 
 // connected waits for a connection, and returns false when wake is closed
 // before there is one.
-func connected(socket, wake *os.File) bool {
-	fds := []unix.PollFd{{Fd: int32(socket.Fd()), Events: unix.POLLIN}, {Fd: int32(wake.Fd()), Events: unix.POLLIN}}
+func connected(wake *os.File, sockets ...*os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(wake.Fd()), Events: unix.POLLIN}}
+	for _, s := range sockets {
+		fds = append(fds, unix.PollFd{Fd: int32(s.Fd()), Events: unix.POLLIN})
+	}
 	for {
 		_, err := unix.Poll(fds, -1)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		return err == nil && fds[0].Revents&unix.POLLIN != 0
+		return err == nil && slices.ContainsFunc(fds[1:], func(fd unix.PollFd) bool { return fd.Revents&unix.POLLIN != 0 })
 	}
 }
 
 func (l *lead) startEngine(opts EngineOptions) error {
 	opts.CacheDir = freeCache(opts.CacheDir)
-	opts.clients = l.socket
+	opts.clients = []*os.File{l.theirs.File, l.own.File}
+	if l.given != nil {
+		opts.clients = append(opts.clients, l.given)
+	}
 	ctx := context.Background()
 	e, err := StartEngine(ctx, opts)
 	if err != nil {
@@ -516,16 +539,22 @@ func (l *lead) close() error {
 	if e, _ := l.running(); e != nil {
 		err = e.Close()
 	}
+	l.images.close()
 	l.remove()
 	return err
 }
 
 func (l *lead) remove() {
-	if l.socket != nil {
-		l.socket.Close()
+	for _, s := range []socket{l.theirs, l.own} {
+		if s.File != nil {
+			s.Close()
+		}
 	}
 	if l.builders != nil {
 		l.builders.Close()
+	}
+	if l.given != nil {
+		l.given.Close()
 	}
 	_ = removeRun(l.dir)
 	if l.lock != nil {

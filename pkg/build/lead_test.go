@@ -39,7 +39,7 @@ func TestRedirect(t *testing.T) {
 	}
 	for _, name := range []string{"mine", "link"} {
 		raw, err := os.ReadFile(filepath.Join(moved, name))
-		if err != nil || !strings.Contains(string(raw), l.address) {
+		if err != nil || !strings.Contains(string(raw), l.theirs.address()) {
 			t.Errorf("%s: %s, %v", name, raw, err)
 		}
 	}

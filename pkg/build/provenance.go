@@ -155,11 +155,18 @@ func together(a, b []dependency) []dependency {
 }
 
 // fetched says of files that the engine fetched for ADD what the server said of
-// them, and which step it was.
+// them, and which step it was; and of base images, which came from no registry:
+// BuildKit knows only their names.
 func (a *account) fetched(deps []dependency, all []taken) []dependency {
 	for i := range deps {
 		d := &deps[i]
+		image, _ := recordedInput{URI: d.URI, Digest: d.Digest}.source()
 		for _, t := range all {
+			if at := slices.IndexFunc(t.record.Sources, func(s attestations.InputSource) bool {
+				return strings.HasPrefix(s.URI, attestations.DockerDaemonURI) && s.Digest == image.Digest && image.Kind == "image" && familiar(s.Ref) == image.Ref
+			}); at >= 0 {
+				d.URI = t.record.Sources[at].URI
+			}
 			at := slices.IndexFunc(t.record.Sources, func(s attestations.InputSource) bool {
 				return s.Kind == "http" && s.URI == d.URI && s.Digest == "sha256:"+d.Digest["sha256"]
 			})

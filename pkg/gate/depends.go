@@ -72,8 +72,12 @@ func inputsOf(of attest.Digest, all []verify.Dependency) []input {
 
 // imageURI reads the URI of an image, in the forms that builders write:
 // pkg:docker/NAME@TAG?…, pkg:oci/NAME@DIGEST?repository_url=…, docker-image://REF
-// and oci://REF. ref is a reference to its repository.
+// and oci://REF. ref is a reference to its repository; of an image that no registry
+// gave, attestations.DockerDaemonURI, there is none.
 func imageURI(uri string) (ref string, image bool) {
+	if strings.HasPrefix(uri, attestations.DockerDaemonURI) {
+		return "", true
+	}
 	scheme, rest, _ := strings.Cut(uri, ":")
 	rest, query, _ := strings.Cut(rest, "?")
 	switch {

@@ -1,0 +1,197 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/source"
+	"github.com/moby/buildkit/source/containerimage"
+	"github.com/moby/buildkit/util/resolver"
+	"github.com/moby/buildkit/worker/base"
+	"github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/net/http2"
+
+	"github.com/waxseal/waxseal/attestations"
+)
+
+// daemonHost is the registry as which waxseal answers for the images of the
+// Docker daemon. No other host has a name like it: RFC 6761, 6.4.
+const daemonHost = "docker-daemon.invalid"
+
+// daemonImages are images of the Docker daemon, with which builds begin that mean
+// docker's own builder. waxseal, which speaks with the daemon, answers for them
+// over a socket pair: which of them is meant, and then as a registry. A nil one
+// has none.
+type daemonImages struct {
+	client *http.Client
+	images *containerimage.Source
+	used   sync.Map // "NAME:TAG" and "NAME:TAG@DIGEST" of what builds began with
+}
+
+// newDaemonImages opens the socket pair, where the plan has one.
+func newDaemonImages(p *ClientsPlan, w *base.Worker) (*daemonImages, error) {
+	if p == nil || !p.Daemon {
+		return nil, nil
+	}
+	conn, err := inheritedConn(fdDaemon, "channel of the daemon's images")
+	if err != nil {
+		return nil, err
+	}
+	// There is one connection, which must not be dialled twice.
+	one, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(conn)
+	if err != nil {
+		return nil, fmt.Errorf("opening the channel of the daemon's images: %w", err)
+	}
+	d := &daemonImages{client: &http.Client{Transport: one}}
+	d.images, err = containerimage.NewSource(containerimage.SourceOpt{
+		Snapshotter: w.WorkerOpt.Snapshotter, ContentStore: w.WorkerOpt.ContentStore, Applier: w.WorkerOpt.Applier, CacheAccessor: w.CacheMgr,
+		RegistryHosts: func(string) ([]docker.RegistryHost, error) {
+			return []docker.RegistryHost{{
+				Client: d.client, Host: daemonHost, Scheme: "http", Path: "/v2",
+				Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
+			}}, nil
+		},
+		ResolverType: containerimage.ResolverTypeRegistry, LeaseManager: w.WorkerOpt.LeaseManager,
+	})
+	return d, err
+}
+
+// find returns where the daemon's image of a name is read; nil where the daemon
+// has none for the platform, or a registry is to be asked.
+func (d *daemonImages) find(ctx context.Context, id *containerimage.ImageIdentifier, mode resolver.ResolveMode, p *ocispecs.Platform) (*containerimage.ImageIdentifier, error) {
+	if d == nil || mode != resolver.ResolveModePreferLocal {
+		return nil, nil
+	}
+	platform := platforms.DefaultSpec()
+	if p != nil {
+		platform = *p
+	}
+	name := id.Reference.String()
+	at := "http://" + daemonHost + "/image?" + url.Values{"ref": {name}, "platform": {platforms.Format(platform)}}.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := d.client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("asking for the Docker daemon's image %q: %w", name, err)
+	}
+	defer resp.Body.Close()
+	var said struct{ Repository, Error string }
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&said); err != nil {
+		return nil, fmt.Errorf("asking for the Docker daemon's image %q: %w", name, err)
+	}
+	switch {
+	case said.Error != "":
+		return nil, fmt.Errorf("taking the image %q from the Docker daemon: %s", name, said.Error)
+	case said.Repository == "":
+		return nil, nil
+	}
+	found := *id
+	found.Reference.Locator = daemonHost + "/" + said.Repository
+	return &found, nil
+}
+
+// metadata answers the frontend's question about one of the images; nil where it
+// is not one.
+func (d *daemonImages) metadata(ctx context.Context, w *base.Worker, op *pb.SourceOp, opt sourceresolver.Opt, sm *session.Manager, jobCtx solver.JobContext) (*sourceresolver.MetaResponse, error) {
+	if d == nil {
+		return nil, nil
+	}
+	id, err := w.ParseSource(op, nil)
+	if err != nil {
+		return nil, err
+	}
+	image, ok := id.(*containerimage.ImageIdentifier)
+	if !ok {
+		return nil, nil
+	}
+	if opt.ImageOpt == nil {
+		opt.ImageOpt = &sourceresolver.ResolveImageOpt{}
+	}
+	mode, err := resolver.ParseImageResolveMode(opt.ImageOpt.ResolveMode)
+	if err != nil {
+		return nil, err
+	}
+	found, err := d.find(ctx, image, mode, opt.ImageOpt.Platform)
+	if found == nil || err != nil {
+		return nil, err
+	}
+	var g session.Group
+	if jobCtx != nil {
+		g = jobCtx.Session()
+	}
+	resp, err := d.images.ResolveImageMetadata(ctx, found, opt.ImageOpt, sm, g)
+	if err != nil {
+		return nil, err
+	}
+	d.use(image.Reference.String(), resp.Digest)
+	return &sourceresolver.MetaResponse{Op: op, Image: resp}, nil
+}
+
+// use remembers that an image was the daemon's: its name alone would say that it
+// was a registry's.
+func (d *daemonImages) use(ref string, digest digest.Digest) {
+	d.used.Store(imageRef(ref), true)
+	d.used.Store(imageRef(ref)+"@"+digest.String(), true)
+}
+
+func (d *daemonImages) has(ref string, digest digest.Digest) bool {
+	if d == nil {
+		return false
+	}
+	_, ok := d.used.Load(imageRef(ref) + "@" + digest.String())
+	return ok
+}
+
+// mode is where an image is looked for. The frontend does not say it again of a
+// build context, once it has asked about it.
+func (d *daemonImages) mode(id *containerimage.ImageIdentifier) resolver.ResolveMode {
+	if d != nil && id.ResolveMode == resolver.ResolveModeDefault {
+		if _, ok := d.used.Load(imageRef(id.Reference.String())); ok {
+			return resolver.ResolveModePreferLocal
+		}
+	}
+	return id.ResolveMode
+}
+
+// daemonURI names an image of the daemon.
+func daemonURI(ref string) string {
+	if named, err := reference.ParseNormalizedNamed(ref); err == nil {
+		ref = reference.FamiliarString(named)
+	}
+	return attestations.DockerDaemonURI + ref
+}
+
+// daemonSource reads images from the daemon, where it has them.
+type daemonSource struct {
+	source.Source
+	daemon *daemonImages
+}
+
+func (s *daemonSource) Resolve(ctx context.Context, id source.Identifier, sm *session.Manager, v solver.Vertex) (source.SourceInstance, error) {
+	if image, ok := id.(*containerimage.ImageIdentifier); ok {
+		found, err := s.daemon.find(ctx, image, s.daemon.mode(image), image.Platform)
+		if err != nil {
+			return nil, err
+		}
+		if found != nil {
+			s.daemon.use(image.Reference.String(), image.Reference.Digest())
+			return s.daemon.images.Resolve(ctx, found, sm, v)
+		}
+	}
+	return s.Source.Resolve(ctx, id, sm, v)
+}

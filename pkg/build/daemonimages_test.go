@@ -1,0 +1,153 @@
+package build
+
+import (
+	"archive/tar"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/waxseal/waxseal/pkg/attest"
+)
+
+// Which of the daemon's images a build begins with, and when a registry is asked.
+func TestDaemonImagesThatAreMeant(t *testing.T) {
+	const id, root = "sha256:1111111111111111111111111111111111111111111111111111111111111111", "sha256:2222222222222222222222222222222222222222222222222222222222222222"
+	asked := ""
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.URL.Path
+		name := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/images/"), "/json")
+		more, ok := map[string]string{
+			"built:1":                "",
+			"pulled:1":               `,"RepoDigests":["pulled@` + root + `"]`,
+			"renamed:1":              `,"RepoDigests":["elsewhere.test/other@` + root + `"]`,
+			"stored:1":               `,"RepoDigests":["stored@` + root + `"],"Descriptor":{"digest":"` + root + `"}`,
+			"reg.test:5000/a/b:late": "",
+		}[name]
+		if !ok {
+			http.Error(w, `{"message":"No such image"}`, http.StatusNotFound)
+			return
+		}
+		fmt.Fprintf(w, `{"Id":%q,"Os":"linux","Architecture":"arm64","Variant":"v8"%s}`, id, more)
+	}))
+	defer srv.Close()
+	d := &daemonImages{daemon: newDockerDaemon("tcp", srv.Listener.Addr().String(), nil), saved: map[string]*savedImage{
+		attest.Digest(id).Hex(): {root: ocispec.Descriptor{Digest: digest.Digest(root)}},
+	}}
+	for _, x := range []struct {
+		ref, platform string
+		found         bool
+	}{
+		{"docker.io/library/built:1", "linux/arm64", true},
+		{"docker.io/library/built:1", "linux/arm64/v8", true},
+		{"docker.io/library/built:1", "linux/amd64", false},
+		{"docker.io/library/built:1", "windows/arm64", false},
+		{"docker.io/library/built:1", "", false},
+		{"docker.io/library/built:1@" + root, "linux/arm64", true},
+		{"docker.io/library/built:1@" + id, "linux/arm64", false},
+		{"docker.io/library/built@" + root, "linux/arm64", false},
+		{"docker.io/library/built:2", "linux/arm64", false},
+		{"docker.io/library/pulled:1", "linux/arm64", false},
+		{"docker.io/library/renamed:1", "linux/arm64", true},
+		{"docker.io/library/stored:1", "linux/arm64", true},
+		{"reg.test:5000/a/b:late", "linux/arm64", true},
+	} {
+		got, err := d.find(t.Context(), x.ref, x.platform)
+		if err != nil || (got == attest.Digest(id).Hex()) != x.found || !x.found && got != "" {
+			t.Errorf("%s for %q: %q, %v", x.ref, x.platform, got, err)
+		}
+	}
+	if want := "/images/reg.test:5000/a/b:late/json"; asked != want {
+		t.Errorf("the daemon was asked for %s, not %s", asked, want)
+	}
+	if got := strings.Join(d.taken, " "); got != "built:1 renamed:1 stored:1 reg.test:5000/a/b:late" {
+		t.Errorf("taken: %s", got)
+	}
+	d.daemon = newDockerDaemon("unix", t.TempDir()+"/nobody", nil)
+	if got, err := d.find(t.Context(), "docker.io/library/built:1", "linux/arm64"); got != "" || err != nil {
+		t.Errorf("without a daemon: %q, %v", got, err)
+	}
+}
+
+// What the daemon gives is served as a registry serves it, and goes at the end.
+func TestDaemonImagesAreServed(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/json"):
+			fmt.Fprintf(w, `{"Id":"sha256:%s","Os":"linux","Architecture":"amd64"}`, strings.Repeat(map[bool]string{true: "a", false: "b"}[strings.Contains(r.URL.Path, "broken")], 64))
+		case strings.Contains(r.URL.Path, "bbbb"):
+			if err := writeSaved(w); err != nil {
+				t.Error(err)
+			}
+		default:
+			fmt.Fprint(w, "this is no archive")
+		}
+	}))
+	defer srv.Close()
+	d := &daemonImages{daemon: newDockerDaemon("tcp", srv.Listener.Addr().String(), nil), home: t.TempDir()}
+	theirs, err := d.serve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	if _, err := d.find(t.Context(), "docker.io/library/broken:1", "linux/amd64"); err == nil || !strings.Contains(err.Error(), "image broken:1") {
+		t.Errorf("no archive: %v", err)
+	}
+	repository, err := d.find(t.Context(), "docker.io/library/good:1", "linux/amd64")
+	if err != nil || repository == "" {
+		t.Fatalf("%q, %v", repository, err)
+	}
+	root := d.saved[repository].root.Digest.String()
+	for path, want := range map[string]int{
+		"manifests/1": 200, "manifests/" + root: 200, "blobs/" + root: 200, "tags/" + root: 404,
+		"manifests/sha256:" + strings.Repeat("c", 64): 404, "blobs/" + url.PathEscape("sha256:../../etc/passwd"): 404, "blobs/1": 404,
+	} {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/v2/"+repository+"/"+path, nil)
+		kind, what, _ := strings.Cut(path, "/")
+		r.SetPathValue("repository", repository)
+		r.SetPathValue("kind", kind)
+		r.SetPathValue("what", what)
+		if d.content(w, r); w.Code != want {
+			t.Errorf("%s: status %d, want %d", path, w.Code, want)
+		}
+		if want == 200 && digest.FromBytes(w.Body.Bytes()).String() != root {
+			t.Errorf("%s: other bytes", path)
+		}
+	}
+	d.close()
+	if left, err := os.ReadDir(d.home); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// writeSaved writes what Docker 25 and later save of an image without a layer.
+func writeSaved(w io.Writer) error {
+	blob := func(form, content string) (name, descriptor string) {
+		d := digest.FromString(content)
+		return "blobs/sha256/" + d.Encoded(), fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, form, d, len(content))
+	}
+	config := `{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[]}}`
+	configName, configAt := blob(ocispec.MediaTypeImageConfig, config)
+	manifest := `{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageManifest + `","config":` + configAt + `,"layers":[]}`
+	manifestName, manifestAt := blob(ocispec.MediaTypeImageManifest, manifest)
+	out := tar.NewWriter(w)
+	for _, f := range [][2]string{
+		{"oci-layout", `{"imageLayoutVersion":"1.0.0"}`}, {"index.json", `{"schemaVersion":2,"manifests":[` + manifestAt + `]}`},
+		{configName, config}, {manifestName, manifest},
+	} {
+		if err := out.WriteHeader(&tar.Header{Name: f[0], Mode: 0o644, Size: int64(len(f[1]))}); err != nil {
+			return err
+		}
+		if _, err := io.WriteString(out, f[1]); err != nil {
+			return err
+		}
+	}
+	return out.Close()
+}
