@@ -125,13 +125,16 @@ var guests = map[string]string{
 	"google.golang.org/grpc":                           "internal/engine pkg/build pkg/sign", // the workload API is gRPC, too
 	"go.etcd.io/bbolt":                                 "internal/engine",
 	"github.com/zricethezav/gitleaks/v8":               "internal/engine",
+	"github.com/BobuSumisu/aho-corasick":               "internal/engine", // gitleaks finds keywords with it,
+	"github.com/spf13/viper":                           "internal/engine", // and reads its rules
 	"github.com/miekg/dns":                             "pkg/egress",
 	"github.com/vishvananda/netlink":                   "pkg/egress",
 	"golang.org/x/crypto/ocsp":                         "pkg/sign pkg/verify", // asking responders; what they say
 	"golang.org/x/crypto/nacl/secretbox":               "pkg/sign",            // cosign's encrypted keys, in two steps
 	"golang.org/x/crypto/scrypt":                       "pkg/sign",
 	"golang.org/x/net":                                 "pkg/egress",
-	"software.sslmate.com/src/go-pkcs12":               "pkg/egress", // Java's trust store
+	"golang.org/x/net/http2":                           "internal/engine pkg/build pkg/egress", // over a connection that is there
+	"software.sslmate.com/src/go-pkcs12":               "pkg/egress",                           // Java's trust store
 
 	"github.com/gofrs/flock":      "pkg/store",
 	"github.com/moby/moby/client": "pkg/store", // the Docker daemon
