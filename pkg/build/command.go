@@ -226,7 +226,7 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 	opts.Entitlements = append(slices.Clone(opts.Entitlements), r.Allow...)
 	opts.Inputs = in.plan()
 	opts.Inputs.Clients = &clientsPlan{SBOM: r.Seal.SBOM}
-	if daemon, err := findDaemon(deps.env); l.isOwn && err == nil {
+	if daemon, err := findDaemon(deps.env); err == nil && !r.namesDaemon() {
 		l.images = &daemonImages{daemon: daemon, home: deps.Home}
 		if l.given, err = l.images.serve(); err != nil {
 			return err
@@ -356,6 +356,23 @@ func (r *CommandRequest) isOneOf(names []string) bool {
 	}
 	real, err := filepath.EvalSymlinks(program)
 	return err == nil && !isBelow(program, dir) && !isBelow(real, dir)
+}
+
+// namesDaemon reports whether the command is docker's, with a daemon of its own in
+// its arguments: not the one whose images are known here.
+func (r *CommandRequest) namesDaemon() bool {
+	if !r.isDocker() {
+		return false
+	}
+	for _, a := range r.Args[1:] {
+		switch name, _, _ := strings.Cut(a, "="); name {
+		case "-c", "--context", "-H", "--host", "--config":
+			return true
+		case "build", "buildx", "builder", "image", "compose", "bake":
+			return false
+		}
+	}
+	return false
 }
 
 // isBelow reports whether an absolute path lies in a folder.

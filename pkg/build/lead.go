@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -197,34 +198,43 @@ func (l *lead) configure(env func(string) string) error {
 	}
 	users := env("BUILDX_CONFIG")
 	if users == "" {
-		folder := env("DOCKER_CONFIG")
-		if folder == "" {
-			folder = config.Dir()
-		}
-		users = filepath.Join(folder, "buildx")
+		users = filepath.Join(dockerFolder(env), "buildx")
 	}
-	names := []string{builderName}
+	// docker's own builder goes by the names of its contexts. Of one that docker has
+	// no name for it says so itself.
+	docker := []string{"default"}
+	if name, err := dockerContext(env); err == nil && isBuilderName(name) && name != builderName {
+		docker = append(docker, name)
+	}
+	names := append([]string{builderName}, docker...)
 	entries, err := os.ReadDir(filepath.Join(users, "instances"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("reading the builders of buildx: %w", err)
 	}
 	for _, e := range entries {
-		if e.Type().IsRegular() && e.Name() != builderName {
+		if e.Type().IsRegular() && !slices.Contains(names, e.Name()) {
 			names = append(names, e.Name())
 		}
 	}
 	l.known = names
 	l.isOwn, l.loads = chosenBuilder(users, env("BUILDX_BUILDER"))
 	for _, name := range names {
-		at := l.theirs
-		if name == builderName && l.isOwn {
+		at, load := l.theirs, l.loads
+		if slices.Contains(docker, name) {
+			at, load = l.own, true
+		} else if name == builderName && l.isOwn {
 			at = l.own
 		}
-		if err := l.writeBuilder(name, at, l.loads); err != nil {
+		if err := l.writeBuilder(name, at, load); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// isBuilderName reports whether buildx takes a name for a builder's.
+func isBuilderName(name string) bool {
+	return regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9._-]*$`).MatchString(name)
 }
 
 // writeBuilder has a builder of buildx's lead here. The folder is the command's

@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -65,10 +66,7 @@ func (d *dockerDaemon) local() bool { return d.network == "unix" }
 // as Docker's own client finds it: DOCKER_HOST, else a context. An error says
 // why waxseal cannot stand before it.
 func findDaemon(env func(string) string) (*dockerDaemon, error) {
-	folder := env("DOCKER_CONFIG")
-	if folder == "" {
-		folder = config.Dir()
-	}
+	folder := dockerFolder(env)
 	if host := env("DOCKER_HOST"); host != "" {
 		files := tlsFiles{skip: env("DOCKER_TLS_VERIFY") == ""}
 		if !files.skip || env("DOCKER_TLS") != "" {
@@ -78,13 +76,9 @@ func findDaemon(env func(string) string) (*dockerDaemon, error) {
 		}
 		return daemonAt(host, files)
 	}
-	name := env("DOCKER_CONTEXT")
-	if name == "" {
-		c, err := config.Load(folder)
-		if err != nil {
-			return nil, fmt.Errorf("reading the configuration of docker: %w", err)
-		}
-		name = c.CurrentContext
+	name, err := dockerContext(env)
+	if err != nil {
+		return nil, err
 	}
 	if name == "" || name == "default" {
 		return newDockerDaemon("unix", dockerSocket, nil), nil
@@ -105,6 +99,21 @@ func findDaemon(env func(string) string) (*dockerDaemon, error) {
 		files.dir = dir
 	}
 	return daemonAt(host, files)
+}
+
+// dockerFolder is where docker has its configuration.
+func dockerFolder(env func(string) string) string { return cmp.Or(env("DOCKER_CONFIG"), config.Dir()) }
+
+// dockerContext is the context that docker is in; "" for none.
+func dockerContext(env func(string) string) (string, error) {
+	if name := env("DOCKER_CONTEXT"); name != "" {
+		return name, nil
+	}
+	c, err := config.Load(dockerFolder(env))
+	if err != nil {
+		return "", fmt.Errorf("reading the configuration of docker: %w", err)
+	}
+	return c.CurrentContext, nil
 }
 
 // parseDockerContext reads where a context's daemon is, and whether its
