@@ -106,11 +106,15 @@ func (c *clients) meantAsTheirs(ctx context.Context, req any, _ *grpc.UnaryServe
 	return handler(ctx, req)
 }
 
-// begins says in a frontend's attributes where base images are looked for first.
-func (c *clients) begins(ctx context.Context, attrs map[string]string) {
-	if ctx.Value(dockersKey{}) != nil && c.plan.Daemon && attrs[resolveMode] == "" {
-		attrs[resolveMode] = resolver.ResolveModePreferLocal.String()
+// begins says to a frontend where base images are looked for first.
+func (c *clients) begins(ctx context.Context, r *gwapi.SolveRequest) {
+	if ctx.Value(dockersKey{}) == nil || !c.plan.Daemon || r.FrontendOpt[resolveMode] != "" {
+		return
 	}
+	if r.FrontendOpt == nil {
+		r.FrontendOpt = map[string]string{}
+	}
+	r.FrontendOpt[resolveMode] = resolver.ResolveModePreferLocal.String()
 }
 
 // resolveMode is the frontend's attribute of where images are looked for.
@@ -315,7 +319,7 @@ func (c *clients) frontendSolve(ctx context.Context, r *gwapi.SolveRequest, hand
 	if !s.begin() {
 		return nil, refused("one build has one result")
 	}
-	c.begins(ctx, r.FrontendOpt)
+	c.begins(ctx, r)
 	resp, err := handler(context.WithValue(ctx, buildKey{}, ref), r)
 	s.mu.Lock()
 	defer s.mu.Unlock()

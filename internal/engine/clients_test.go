@@ -239,3 +239,33 @@ func TestBuiltInSyntax(t *testing.T) {
 		}
 	}
 }
+
+// Only who means docker's own builder begins with its daemon's images, and not
+// where they are told to pull.
+func TestWhereBaseImagesAreLookedForFirst(t *testing.T) {
+	for _, x := range []struct {
+		dockers, daemon bool
+		given           map[string]string
+		want            string
+	}{
+		{true, true, map[string]string{}, "local"},
+		{true, true, nil, "local"},
+		{true, true, map[string]string{resolveMode: "pull"}, "pull"},
+		{true, false, map[string]string{}, ""},
+		{false, true, map[string]string{}, ""},
+		{false, true, nil, ""},
+	} {
+		c := newClients(Config{}, InputsPlan{Clients: &ClientsPlan{Daemon: x.daemon}})
+		mark := c.meantAsTheirs
+		if x.dockers {
+			mark = c.meantAsDockers
+		}
+		r := &gwapi.SolveRequest{FrontendOpt: x.given}
+		if _, err := mark(t.Context(), r, nil, func(ctx context.Context, _ any) (any, error) {
+			c.begins(ctx, r)
+			return nil, nil
+		}); err != nil || r.FrontendOpt[resolveMode] != x.want {
+			t.Errorf("%+v: %q, %v", x, r.FrontendOpt[resolveMode], err)
+		}
+	}
+}
