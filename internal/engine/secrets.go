@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/viper"
 	"github.com/zricethezav/gitleaks/v8/config"
 	"github.com/zricethezav/gitleaks/v8/detect"
+	"github.com/zricethezav/gitleaks/v8/report"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 )
@@ -53,7 +54,7 @@ func Secrets(ctx context.Context, in io.Reader, out io.Writer) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			for _, f := range d.gitleaks.DetectString(text) {
+			for _, f := range d.find(text) {
 				if f.Secret == "" {
 					return errors.New("gitleaks found a secret and does not say which")
 				}
@@ -76,14 +77,14 @@ func Secrets(ctx context.Context, in io.Reader, out io.Writer) error {
 type detector struct {
 	rules    config.ViperConfig // all of them
 	keywords *ahocorasick.Trie
-	needed   map[string]bool // the IDs of the rules that are compiled
-	gitleaks *detect.Detector
+	compiled map[string]bool // by the rule's ID
+	parts    []*detect.Detector
 }
 
 func newDetector() (*detector, error) {
 	v := viper.New()
 	v.SetConfigType("toml")
-	d := &detector{needed: map[string]bool{}}
+	d := &detector{compiled: map[string]bool{}}
 	err := v.ReadConfig(strings.NewReader(config.DefaultConfig))
 	if err == nil {
 		err = v.Unmarshal(&d.rules)
@@ -102,8 +103,8 @@ func newDetector() (*detector, error) {
 	return d, nil
 }
 
-// prepare compiles what texts need beside what earlier ones did. Only then is
-// gitleaks to look through them.
+// prepare compiles what texts need beside what earlier ones did. Only then may
+// they be looked through.
 func (d *detector) prepare(texts []string) error {
 	there := map[string]bool{}
 	for _, text := range texts {
@@ -111,35 +112,41 @@ func (d *detector) prepare(texts []string) error {
 			there[m.MatchString()] = true
 		}
 	}
-	missing := d.gitleaks == nil
-	need := func(id string) {
-		missing = missing || !d.needed[id]
-		d.needed[id] = true
-	}
+	missing := map[string]bool{}
 	for _, r := range d.rules.Rules {
-		if !d.needed[r.ID] && len(r.Keywords) > 0 && !slices.ContainsFunc(r.Keywords, func(word string) bool { return there[word] }) {
+		if d.compiled[r.ID] || len(r.Keywords) > 0 && !slices.ContainsFunc(r.Keywords, func(word string) bool { return there[word] }) {
 			continue
 		}
-		need(r.ID)
+		missing[r.ID] = true
 		for _, other := range r.Required {
-			need(other.ID) // looked for around what the rule finds
+			missing[other.ID] = true // looked for around what the rule finds
 		}
 	}
-	if !missing {
+	if len(missing) == 0 {
 		return nil
 	}
 	some := d.rules
 	some.Rules = nil
 	for _, r := range d.rules.Rules {
-		if d.needed[r.ID] {
+		if missing[r.ID] {
 			some.Rules = append(some.Rules, r)
+			d.compiled[r.ID] = true
 		}
 	}
 	cfg, err := some.Translate()
 	if err != nil {
 		return fmt.Errorf("compiling the rules of gitleaks: %w", err)
 	}
-	d.gitleaks = detect.NewDetector(cfg)
-	d.gitleaks.IgnoreGitleaksAllow = true
+	part := detect.NewDetector(cfg)
+	part.IgnoreGitleaksAllow = true
+	d.parts = append(d.parts, part)
 	return nil
+}
+
+// find looks through a text that prepare has seen.
+func (d *detector) find(text string) (all []report.Finding) {
+	for _, part := range d.parts {
+		all = append(all, part.DetectString(text)...)
+	}
+	return all
 }
