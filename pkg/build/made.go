@@ -403,10 +403,12 @@ func (w *watched) attachTo(ctx context.Context, ref store.Reference, signed []ev
 	if err != nil {
 		return "", err
 	}
+	var parts []store.Attachment
 	for _, e := range signed {
-		if _, err := store.Attach(ctx, place, desc, e.bundle); err != nil {
-			return "", err
-		}
+		parts = append(parts, store.Attachment{Subject: desc, Bundle: e.bundle})
+	}
+	if _, err := store.AttachAll(ctx, place, parts); err != nil {
+		return "", err
 	}
 	return ref.At(attest.Digest(desc.Digest.String())).String(), nil
 }

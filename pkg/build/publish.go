@@ -149,14 +149,8 @@ func (p *publisher) publish(ctx context.Context, to publication) error {
 	if err := store.Copy(ctx, from, dst, image, store.CopyOptions{}); err != nil {
 		return err
 	}
-	for _, e := range p.evidence {
-		_, subject, err := dst.Manifest(ctx, e.subject)
-		if err != nil {
-			return err
-		}
-		if _, err := store.Attach(ctx, dst, subject, e.bundle); err != nil {
-			return err
-		}
+	if err := attachEvidence(ctx, dst, p.evidence); err != nil {
+		return err
 	}
 	if p.beside != nil && to.to.Kind == store.Registry {
 		if err := p.beside(ctx, dst); err != nil {

@@ -899,14 +899,23 @@ func attachAll(ctx context.Context, to store.Reference, opts store.Options, all 
 	if err != nil {
 		return err
 	}
-	for _, e := range all {
+	return attachEvidence(ctx, dst, all)
+}
+
+// attachEvidence attaches evidence to what it is about, which is there.
+func attachEvidence(ctx context.Context, dst store.Writable, all []evidence) error {
+	var parts []store.Attachment
+	for i, e := range all {
+		if i > 0 && e.subject == all[i-1].subject {
+			parts = append(parts, store.Attachment{Subject: parts[i-1].Subject, Bundle: e.bundle})
+			continue
+		}
 		_, subject, err := dst.Manifest(ctx, e.subject)
 		if err != nil {
 			return err
 		}
-		if _, err := store.Attach(ctx, dst, subject, e.bundle); err != nil {
-			return err
-		}
+		parts = append(parts, store.Attachment{Subject: subject, Bundle: e.bundle})
 	}
-	return nil
+	_, err := store.AttachAll(ctx, dst, parts)
+	return err
 }

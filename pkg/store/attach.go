@@ -17,6 +17,7 @@ import (
 	"github.com/sigstore/cosign/v2/pkg/oci/empty"
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
 	cosigntypes "github.com/sigstore/cosign/v2/pkg/types"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 )
@@ -29,80 +30,158 @@ const maxEmbedded = 64 << 10
 // write has undone: the fallback tag and .att are lists without a lock.
 const attachTries = 4
 
-// Attach stores b as a referrer of subject, in the form that cosign gives its
-// bundles: an OCI 1.1 manifest whose artifact type is the bundle's media type,
-// listed under the fallback tag where a registry lacks the referrers API. It
-// returns the manifest's descriptor, the same for the same bundle: attaching
-// twice changes nothing. The subject must be what the bundle's statement binds.
-// What is stapled to it goes first, each as a referrer of its own.
+// Attachment is a bundle and what it is about.
+type Attachment struct {
+	Subject v1.Descriptor
+	Bundle  *attest.Bundle
+}
+
+// Attach is AttachAll of one.
 func Attach(ctx context.Context, w Writable, subject v1.Descriptor, b *attest.Bundle) (v1.Descriptor, error) {
-	sd, err := digest(subject)
+	all, err := AttachAll(ctx, w, []Attachment{{subject, b}})
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	fail := func(err error) (v1.Descriptor, error) {
-		return v1.Descriptor{}, fmt.Errorf("attaching %s to %s: %w", b.Statement().PredicateType, sd, err)
+	return all[0], nil
+}
+
+// AttachAll stores bundles as referrers of their subjects, in the form that cosign
+// gives its bundles: an OCI 1.1 manifest whose artifact type is the bundle's media
+// type, listed under the fallback tag where a registry lacks the referrers API. It
+// returns the manifests' descriptors, the same for the same bundles: attaching
+// twice changes nothing. A subject must be what its bundle's statement binds. What
+// is stapled to a bundle goes before it, each as a referrer of its own.
+func AttachAll(ctx context.Context, w Writable, all []Attachment) ([]v1.Descriptor, error) {
+	var parts []referrer
+	for _, a := range all {
+		sd, err := digest(a.Subject)
+		if err != nil {
+			return nil, err
+		}
+		of := fmt.Sprintf("%s to %s", a.Bundle.Statement().PredicateType, sd)
+		if a.Bundle.Bare() {
+			return nil, fmt.Errorf("attaching %s: a bare DSSE envelope has no bundle form; attach it as cosign's .att", of)
+		}
+		if !a.Bundle.Statement().Binds(sd) {
+			return nil, fmt.Errorf("attaching %s: the statement is about something else", of)
+		}
+		parts = append(parts, stapled(a.Subject, a.Bundle.Stapled(), of)...)
+		parts = append(parts, referrer{
+			subject: a.Subject, content: a.Bundle.Raw(), mediaType: a.Bundle.Proto().GetMediaType(), of: of, bundle: true,
+			annotations: map[string]string{bundleContent: contentDSSE, bundlePredicateType: a.Bundle.Statement().PredicateType},
+		})
 	}
-	if b.Bare() {
-		return fail(errors.New("a bare DSSE envelope has no bundle form; attach it as cosign's .att"))
-	}
-	if !b.Statement().Binds(sd) {
-		return fail(errors.New("the statement is about something else"))
-	}
-	if err := attachStapled(ctx, w, subject, b.Stapled()); err != nil {
-		return fail(err)
-	}
-	desc, err := attachBytes(ctx, w, subject, b.Raw(), b.Proto().GetMediaType(),
-		map[string]string{bundleContent: contentDSSE, bundlePredicateType: b.Statement().PredicateType})
+	descs, err := attachParts(ctx, w, parts)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
-	return desc, nil
+	var out []v1.Descriptor
+	for i, p := range parts {
+		if p.bundle {
+			out = append(out, descs[i])
+		}
+	}
+	return out, nil
 }
 
 // attachStapled stores OCSP responses as referrers of their own. cosign reads no
 // bundle from a manifest with a second layer, and passes over other referrers.
 // What several bundles have in common is there once.
 func attachStapled(ctx context.Context, w Writable, subject v1.Descriptor, answers [][]byte) error {
-	for _, a := range answers {
-		if _, err := attachBytes(ctx, w, subject, a, attest.OCSPMediaType, nil); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := attachParts(ctx, w, stapled(subject, answers, "an OCSP response to "+subject.Digest.String()))
+	return err
 }
 
-// attachBytes stores content as a referrer of subject, in a layer and as an
+func stapled(subject v1.Descriptor, answers [][]byte, of string) []referrer {
+	var out []referrer
+	for _, a := range answers {
+		out = append(out, referrer{subject: subject, content: a, mediaType: attest.OCSPMediaType, of: of})
+	}
+	return out
+}
+
+// referrer is content that is stored as a referrer of subject, in a layer and as an
 // artifact of that type.
-func attachBytes(ctx context.Context, w Writable, subject v1.Descriptor, content []byte, mediaType string, annotations map[string]string) (v1.Descriptor, error) {
-	sd, err := digest(subject)
-	if err != nil {
-		return v1.Descriptor{}, err
+type referrer struct {
+	subject     v1.Descriptor
+	content     []byte
+	mediaType   string
+	annotations map[string]string
+	of          string // what is being attached to what, for errors
+	bundle      bool
+}
+
+// uploadsAtOnce is how many contents are on their way at the same time.
+const uploadsAtOnce = 4
+
+// attachParts stores referrers. Their contents go side by side, since each takes
+// several requests; their manifests one after the other, since the fallback tag is
+// a list without a lock.
+func attachParts(ctx context.Context, w Writable, parts []referrer) ([]v1.Descriptor, error) {
+	if len(parts) == 0 {
+		return nil, nil
 	}
+	fail := func(p referrer, err error) error { return fmt.Errorf("attaching %s: %w", p.of, err) }
 	config := []byte("{}")
-	for _, blob := range []Blob{bytesBlob(config, emptyMediaType), bytesBlob(content, types.MediaType(mediaType))} {
-		if err := w.PutBlob(ctx, blob); err != nil {
-			return v1.Descriptor{}, err
+	if err := w.PutBlob(ctx, bytesBlob(config, emptyMediaType)); err != nil {
+		return nil, fail(parts[0], err)
+	}
+	uploads, uploading := errgroup.WithContext(ctx)
+	uploads.SetLimit(uploadsAtOnce)
+	for _, p := range parts {
+		uploads.Go(func() error {
+			if err := w.PutBlob(uploading, bytesBlob(p.content, types.MediaType(p.mediaType))); err != nil {
+				return fail(p, err)
+			}
+			return nil
+		})
+	}
+	if err := uploads.Wait(); err != nil {
+		return nil, err
+	}
+	out := make([]v1.Descriptor, len(parts))
+	for from := 0; from < len(parts); {
+		to := from + 1
+		for to < len(parts) && parts[to].subject.Digest == parts[from].subject.Digest {
+			to++
 		}
+		var raws [][]byte
+		for _, p := range parts[from:to] {
+			raw, err := p.manifest(config)
+			if err != nil {
+				return nil, fail(p, err)
+			}
+			raws = append(raws, raw)
+		}
+		sd, err := digest(parts[from].subject)
+		if err != nil {
+			return nil, fail(parts[from], err)
+		}
+		descs, i, err := putReferrers(ctx, w, sd, raws)
+		if err != nil {
+			return nil, fail(parts[from+i], err)
+		}
+		copy(out[from:], descs)
+		from = to
 	}
-	layer := bytesBlob(content, types.MediaType(mediaType)).Descriptor
-	if len(content) <= maxEmbedded {
+	return out, nil
+}
+
+func (p *referrer) manifest(config []byte) ([]byte, error) {
+	layer := bytesBlob(p.content, types.MediaType(p.mediaType)).Descriptor
+	if len(p.content) <= maxEmbedded {
 		// https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#embedded-content
-		layer.Data = content
+		layer.Data = p.content
 	}
-	raw, err := json.Marshal(v1.Manifest{
+	return json.Marshal(v1.Manifest{
 		SchemaVersion: 2,
 		MediaType:     types.OCIManifestSchema1,
-		ArtifactType:  mediaType,
+		ArtifactType:  p.mediaType,
 		Config:        bytesBlob(config, emptyMediaType).Descriptor,
 		Layers:        []v1.Descriptor{layer},
-		Subject:       &v1.Descriptor{MediaType: subject.MediaType, Size: subject.Size, Digest: subject.Digest},
-		Annotations:   annotations,
+		Subject:       &v1.Descriptor{MediaType: p.subject.MediaType, Size: p.subject.Size, Digest: p.subject.Digest},
+		Annotations:   p.annotations,
 	})
-	if err != nil {
-		return v1.Descriptor{}, err
-	}
-	return putReferrer(ctx, w, sd, raw)
 }
 
 // bytesBlob is a blob in memory.
@@ -116,39 +195,70 @@ func bytesBlob(data []byte, mediaType types.MediaType) Blob {
 // putReferrer stores a manifest with a subject and sees to it that the place
 // lists it.
 func putReferrer(ctx context.Context, w Writable, subject attest.Digest, raw []byte) (v1.Descriptor, error) {
+	descs, _, err := putReferrers(ctx, w, subject, [][]byte{raw})
+	return descs[0], err
+}
+
+// putReferrers stores manifests with one subject, and those again that the place
+// does not list then. With an error it says of which.
+func putReferrers(ctx context.Context, w Writable, subject attest.Digest, raws [][]byte) (descs []v1.Descriptor, at int, err error) {
+	descs = make([]v1.Descriptor, len(raws))
+	var left []int
+	for i := range raws {
+		left = append(left, i)
+	}
 	for try := 1; ; try++ {
-		desc, err := w.PutManifest(ctx, types.OCIManifestSchema1, raw)
-		if err != nil {
-			return desc, err
+		for _, i := range left {
+			if descs[i], err = w.PutManifest(ctx, types.OCIManifestSchema1, raws[i]); err != nil {
+				return descs, i, err
+			}
 		}
-		listed, err := isListed(ctx, w, subject, desc.Digest)
-		if listed || err != nil {
-			return desc, err
+		listed, err := listing(ctx, w, subject, descs)
+		if err != nil {
+			return descs, left[0], err
+		}
+		left = slices.DeleteFunc(left, func(i int) bool { return listed[descs[i].Digest] })
+		if len(left) == 0 {
+			return descs, 0, nil
 		}
 		if try == attachTries {
-			return desc, fmt.Errorf("the place took the manifest %s but does not list it", desc.Digest)
+			return descs, left[0], fmt.Errorf("the place took the manifest %s but does not list it", descs[left[0]].Digest)
 		}
 		if err := sleep(ctx, time.Duration(try)*50*time.Millisecond); err != nil {
-			return desc, err
+			return descs, left[0], err
 		}
 	}
 }
 
-func isListed(ctx context.Context, w Writable, subject attest.Digest, want v1.Hash) (bool, error) {
-	is := func(d v1.Descriptor) bool { return d.Digest == want }
+// listing says which manifests a place lists as referrers of subject. Where the API
+// for that has not got them all, the fallback tag is asked, too.
+func listing(ctx context.Context, w Writable, subject attest.Digest, want []v1.Descriptor) (map[v1.Hash]bool, error) {
+	listed := map[v1.Hash]bool{}
 	list, err := w.referrers(ctx, subject)
-	if err != nil || slices.ContainsFunc(list, is) {
-		return err == nil, err
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range list {
+		listed[d.Digest] = true
+	}
+	if !slices.ContainsFunc(want, func(d v1.Descriptor) bool { return !listed[d.Digest] }) {
+		return listed, nil
 	}
 	raw, desc, err := w.tagged(ctx, fallbackTag(subject))
 	if errors.Is(err, ErrNotFound) {
-		return false, nil
+		return listed, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	doc, err := parseDocument(raw, desc.MediaType)
-	return err == nil && slices.ContainsFunc(doc.Manifests, is), err
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range doc.Manifests {
+		listed[d.Digest] = true
+	}
+	return listed, nil
 }
 
 // AttachCosign stores b's DSSE envelope under cosign's tag for attestations,

@@ -71,7 +71,7 @@ func TestInputsGoBesideAnImageAndComeBack(t *testing.T) {
 			if len(first) != 1 || len(again) != 1 || first[0].Digest != again[0].Digest {
 				t.Fatalf("attached as %v, then as %v", first, again)
 			}
-			if listed := must(isListed(ctx, w, attest.Digest(top.Digest.String()), first[0].Digest))(t); !listed {
+			if listed := must(listing(ctx, w, attest.Digest(top.Digest.String()), first))(t); !listed[first[0].Digest] {
 				t.Error("not listed as a referrer")
 			}
 			put, got := collectInputs()

@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -898,6 +899,61 @@ func TestAttachRaces(t *testing.T) {
 		if got := evidence(t, openW(t, place), top); len(got) != 6 {
 			t.Errorf("%s: %d pieces, want 6", name, len(got))
 		}
+	}
+}
+
+// Several go together: with fewer requests than one by one, each to what it is
+// about, and none where one is about something else.
+func TestAttachAll(t *testing.T) {
+	ctx := context.Background()
+	s := newSigner(t)
+	from, top := testIndex(t)
+	for name, noReferrers := range map[string]bool{"API": false, "fallback tag": true} {
+		taken := map[bool]int64{}
+		for _, together := range []bool{true, false} {
+			var requests atomic.Int64
+			place := startRegistry(t, testkit.RegistryOptions{NoReferrers: noReferrers, Around: func(h http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					requests.Add(1)
+					h.ServeHTTP(w, r)
+				})
+			}}) + "/a"
+			if err := Copy(ctx, open(t, from, Options{}), openW(t, place), top, CopyOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			platform := must(Platforms(ctx, openW(t, place), top))(t)[0].Descriptor
+			all := []Attachment{{platform, s.bundle(t, platform, "https://example.com/p")}}
+			for i := range 4 {
+				all = append(all, Attachment{top, s.bundle(t, top, fmt.Sprintf("https://example.com/%d", i))})
+			}
+			w := openW(t, place)
+			requests.Store(0)
+			var descs []v1.Descriptor
+			if together {
+				descs = must(AttachAll(ctx, w, all))(t)
+			} else {
+				for _, a := range all {
+					descs = append(descs, must(Attach(ctx, w, a.Subject, a.Bundle))(t))
+				}
+			}
+			taken[together] = requests.Load()
+			for i, d := range descs {
+				if again := must(Attach(ctx, openW(t, place), all[i].Subject, all[i].Bundle))(t); again.Digest != d.Digest {
+					t.Errorf("%s: the %dth is %s, and then %s", name, i, d.Digest, again.Digest)
+				}
+			}
+			mixed := []Attachment{{top, s.bundle(t, top, "https://example.com/new")}, {platform, all[1].Bundle}}
+			if _, err := AttachAll(ctx, w, mixed); err == nil || !strings.Contains(err.Error(), "about something else") {
+				t.Errorf("%s: about something else: %v", name, err)
+			}
+			if index, one := evidence(t, openW(t, place), top), evidence(t, openW(t, place), platform); len(index) != 4 || len(one) != 1 {
+				t.Errorf("%s: %d pieces of the index, want 4, and %d of the platform, want 1", name, len(index), len(one))
+			}
+		}
+		if taken[true] == 0 || taken[true] >= taken[false] {
+			t.Errorf("%s: %d requests together, %d one by one", name, taken[true], taken[false])
+		}
+		t.Logf("%s: %d requests together, %d one by one", name, taken[true], taken[false])
 	}
 }
 
