@@ -98,12 +98,8 @@ type dockersKey struct{}
 
 // meantAsDockers marks the calls of those who mean docker's own builder: it begins
 // with what images its daemon has, unless it is told to pull.
-func (c *clients) meantAsDockers(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func meantAsDockers(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	return handler(context.WithValue(ctx, dockersKey{}, true), req)
-}
-
-func (c *clients) meantAsTheirs(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	return handler(ctx, req)
 }
 
 // begins says to a frontend where base images are looked for first.

@@ -256,15 +256,18 @@ func TestWhereBaseImagesAreLookedForFirst(t *testing.T) {
 		{false, true, nil, ""},
 	} {
 		c := newClients(Config{}, InputsPlan{Clients: &ClientsPlan{Daemon: x.daemon}})
-		mark := c.meantAsTheirs
-		if x.dockers {
-			mark = c.meantAsDockers
-		}
 		r := &gwapi.SolveRequest{FrontendOpt: x.given}
-		if _, err := mark(t.Context(), r, nil, func(ctx context.Context, _ any) (any, error) {
+		begins := func(ctx context.Context, _ any) (any, error) {
 			c.begins(ctx, r)
 			return nil, nil
-		}); err != nil || r.FrontendOpt[resolveMode] != x.want {
+		}
+		var err error
+		if x.dockers {
+			_, err = meantAsDockers(t.Context(), r, nil, begins)
+		} else {
+			_, err = begins(t.Context(), r)
+		}
+		if err != nil || r.FrontendOpt[resolveMode] != x.want {
 			t.Errorf("%+v: %q, %v", x, r.FrontendOpt[resolveMode], err)
 		}
 	}

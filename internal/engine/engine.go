@@ -23,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/defaults"
@@ -152,16 +153,17 @@ func Serve(ctx context.Context, cfg Config) error {
 	c.Register(server)
 	var forOthers []*grpc.Server
 	if plan.Clients != nil {
-		for _, s := range []struct {
-			fd   uintptr
-			mark grpc.UnaryServerInterceptor
-		}{{fdClients, others.meantAsTheirs}, {fdDocker, others.meantAsDockers}} {
-			l, err := clientsListener(s.fd)
+		for _, fd := range []uintptr{fdClients, fdDocker} {
+			l, err := clientsListener(fd)
 			if err != nil {
 				return svc.fail(ctx, err)
 			}
+			calls := []grpc.UnaryServerInterceptor{grpcerrors.UnaryServerInterceptor, others.intercept, sboms.intercept, rec.intercept}
+			if fd == fdDocker {
+				calls = slices.Insert(calls, 1, grpc.UnaryServerInterceptor(meantAsDockers))
+			}
 			server := newServer(
-				grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, s.mark, others.intercept, sboms.intercept, rec.intercept),
+				grpc.ChainUnaryInterceptor(calls...),
 				grpc.ChainStreamInterceptor(grpcerrors.StreamServerInterceptor, others.interceptStream),
 			)
 			c.Register(server)
