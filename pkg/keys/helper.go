@@ -206,6 +206,7 @@ func (h *helper) once(ctx context.Context, r Request) (Reply, error) {
 		}
 		return a.reply, a.err
 	case <-ctx.Done():
+		err = ctx.Err()
 	case <-timer.C:
 		err = errSlow
 	}

@@ -222,14 +222,22 @@ func TestAPINOnItsWay(t *testing.T) {
 	}
 }
 
+// A Ctrl-C while the helper has the question is no answer of its.
 func TestAHelperThatHangs(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	program := child(t, "read l; sleep 1000")
+	asked := filepath.Join(t.TempDir(), "asked")
+	if err := syscall.Mkfifo(asked, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program := child(t, "read l; echo >"+asked+"; exec sleep 1000")
 	done := make(chan error)
 	go func() {
 		_, err := keys.Open(ctx, "hashivault://x", keys.Options{Program: program, Environ: []string{"PATH=" + os.Getenv("PATH")}})
 		done <- err
 	}()
+	if _, err := os.ReadFile(asked); err != nil {
+		t.Fatal(err)
+	}
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Error(err)
