@@ -88,6 +88,14 @@ func TestUpstream(t *testing.T) {
 	if _, linked := get(plain, "http://a.test/link/200K"); !bytes.Equal(linked, whole) {
 		t.Errorf("at 1 Gbit/s: %d other bytes", len(linked))
 	}
+	line, stop, err := testkit.NewLine(100 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if _, lined := get(client("", line, true), "http://"+u.HTTP+"/bytes/200K"); !bytes.Equal(lined, whole) {
+		t.Errorf("over a line: %d other bytes", len(lined))
+	}
 	if status, part := get(plain, "http://a.test/bytes/200K", "Range", "bytes=70000-70009"); status != 206 || !bytes.Equal(part, whole[70000:70010]) {
 		t.Errorf("a range: status %d, %x, want %x", status, part, whole[70000:70010])
 	}

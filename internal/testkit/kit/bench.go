@@ -205,6 +205,15 @@ func (b *bench) judge(name, figures string, ok bool) {
 	fmt.Fprintf(b.out, "%-32s %-72s %s\n", name, figures, verdict)
 }
 
+// report is judge for a row that has a goal, and shows one that has none.
+func (b *bench) report(name, figures string, goal float64, ratio float64) {
+	if goal == 0 {
+		fmt.Fprintf(b.out, "%-32s %.2f of %s\n", name, ratio, figures)
+		return
+	}
+	b.judge(name, fmt.Sprintf("%.2f of %s, at most %.2f", ratio, figures, goal), ratio <= goal)
+}
+
 func (b *bench) startUp() error {
 	// What verify does before it looks at anything it does for its help, too, which
 	// it prints besides.
