@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/waxseal/waxseal/internal/cli"
+	_ "github.com/waxseal/waxseal/internal/start" // fewer milliseconds for each process
 )
 
 func main() {

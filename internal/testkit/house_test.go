@@ -20,7 +20,7 @@ const module = "github.com/waxseal/waxseal/"
 
 // rooms is what each package may import of ours. "*" is any of them.
 var rooms = map[string]string{
-	"cmd/waxseal":          "internal/cli",
+	"cmd/waxseal":          "internal/cli internal/start",
 	"cmd/waxseal-engine":   "internal/engine",
 	"cmd/waxseal-sandbox":  "internal/sandbox",
 	"cmd/waxseal-kms":      "internal/kms",
@@ -29,6 +29,7 @@ var rooms = map[string]string{
 	"internal/sandbox":     "pkg/egress pkg/lock attestations",
 	"internal/conformance": "pkg/attest pkg/sign pkg/verify",
 	"internal/kms":         "pkg/attest pkg/keys pkg/sign",
+	"internal/start":       "",
 	"internal/testkit":     "*",
 	"attestations":         "",
 	"pkg/attest":           "attestations",
