@@ -38,6 +38,7 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
+	"github.com/moby/buildkit/util/archutil"
 	"github.com/moby/buildkit/util/db/boltutil"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/util/resolver"
@@ -141,7 +142,10 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err := ownTemporary(cfg.Root); err != nil {
 		return svc.fail(ctx, explain(cfg.Root, err))
 	}
-	go func() { _, _ = rec.watch() }() // beside the rest of the start
+	// Beside the rest of the start. The first that a client asks is which platforms
+	// can run here, and that is tried by running a program of each.
+	go func() { _, _ = rec.watch() }()
+	go archutil.SupportedPlatforms(true)
 	c, err := newController(ctx, cfg, sboms, rec, others)
 	if err != nil {
 		return svc.fail(ctx, explain(cfg.Root, err))
