@@ -54,6 +54,9 @@ func (c *cleaner) begin(ctx context.Context, texts []placed) error {
 
 func (c *cleaner) close() { c.detector.close() }
 
+// end says that nothing will be looked through any more. Call close after it, too.
+func (c *cleaner) end() { c.detector.end() }
+
 // ready waits for what begin began. From then on text takes out what was found.
 func (c *cleaner) ready() error {
 	if c.begun == nil {

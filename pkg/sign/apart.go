@@ -10,8 +10,6 @@ import (
 	"os/exec"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/waxseal/waxseal/pkg/attest"
 )
 
@@ -102,7 +100,7 @@ func tryApart(ctx context.Context, command []string, password, text []byte) (ope
 	child.Env = []string{}                                  // it has no use for ours,
 	child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // nor for the terminal's signals
 	child.Stdin, child.Stdout = bytes.NewReader(given), said
-	if err := runAside(child); err != nil {
+	if err := child.Run(); err != nil {
 		if ctx.Err() != nil {
 			return nil, nil, context.Cause(ctx)
 		}
@@ -117,17 +115,6 @@ func tryApart(ctx context.Context, command []string, password, text []byte) (ope
 		return nil, nil, errors.New(clip(string(said.room[1:])))
 	}
 	return nil, nil, errors.New("trying it in a process of its own: it said nothing of use")
-}
-
-// runAside runs a child that takes its time by design, of one processor, while
-// others do what somebody waits for.
-func runAside(child *exec.Cmd) error {
-	if err := child.Start(); err != nil {
-		return err
-	}
-	// Without it the child is in the way, and that is all.
-	_ = unix.Setpriority(unix.PRIO_PGRP, child.Process.Pid, 10)
-	return child.Wait()
 }
 
 // fixed reads what fits into its room, without a buffer on the way.
