@@ -111,7 +111,7 @@ func (c *cleaner) more(texts []string, found []foundSecret) []foundSecret {
 				add(i, "the value of a variable that is named like one", string(v))
 			}
 		}
-		for _, v := range lock.TokenShape.FindAllString(t, -1) {
+		for _, v := range lock.TokenShape().FindAllString(t, -1) {
 			add(i, "token", v)
 		}
 	}
