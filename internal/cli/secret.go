@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -171,9 +172,19 @@ func newTryKeyCmd(s *Streams) *cobra.Command {
 			if err := guard(); err != nil {
 				return err
 			}
+			giveWay()
 			return sign.TryKey(s.In, s.Out)
 		},
 	}
+}
+
+// giveWay lets others go before the goroutine that calls it. To try a password
+// takes a processor a tenth of a second by design, while what somebody waits for
+// begins.
+func giveWay() {
+	runtime.LockOSThread() // the priority is a thread's, and there are several already
+	// Without it we are in the way, and that is all.
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 10)
 }
 
 // ready is how to tell early whether a signer will open; nil for one that is open.

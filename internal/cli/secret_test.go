@@ -109,3 +109,26 @@ func TestTakeEnv(t *testing.T) {
 		t.Error("the kernel's copy was not found")
 	}
 }
+
+// A key is tried when nothing waits for it yet: others go first. Nobody else of the
+// process does.
+func TestGiveWay(t *testing.T) {
+	before, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var after int
+	done := make(chan struct{})
+	go func() { // whose thread ends with it
+		defer close(done)
+		giveWay()
+		after, err = unix.Getpriority(unix.PRIO_PROCESS, 0)
+	}()
+	<-done
+	if err != nil || after >= before {
+		t.Errorf("the system call says %d before and %d after (%v), want less", before, after, err)
+	}
+	if now, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err != nil || now != before {
+		t.Errorf("another thread has %d, want %d as before (%v)", now, before, err)
+	}
+}

@@ -272,3 +272,32 @@ func TestWhereBaseImagesAreLookedForFirst(t *testing.T) {
 		}
 	}
 }
+
+// What another program asks first is answered while the engine starts; its build
+// waits until it is known that the engine can build.
+func TestBuildsWaitForTheStart(t *testing.T) {
+	broken := errors.New("overlayfs cannot be used")
+	for name, end := range map[string]error{"that went well": nil, "that failed": broken} {
+		t.Run(name, func(t *testing.T) {
+			s := newSideService(Config{}, nil, nil, nil)
+			handler := func(context.Context, any) (any, error) { return "answered", nil }
+			if got, err := s.holdBuilds(t.Context(), &controlapi.ListWorkersRequest{}, nil, handler); got != "answered" || err != nil {
+				t.Errorf("a question before the end of the start: %v, %v", got, err)
+			}
+			gone, cancel := context.WithCancel(t.Context())
+			cancel()
+			if _, err := s.holdBuilds(gone, &controlapi.SolveRequest{}, nil, handler); !errors.Is(err, context.Canceled) {
+				t.Errorf("a build before the end of the start, by a client that went: %v", err)
+			}
+			if end == nil {
+				s.setReady()
+			} else {
+				_ = s.fail(gone, end)
+			}
+			got, err := s.holdBuilds(t.Context(), &controlapi.SolveRequest{}, nil, handler)
+			if !errors.Is(err, end) || (err == nil) != (got == "answered") {
+				t.Errorf("a build after it: %v, %v, want %v", got, err, end)
+			}
+		})
+	}
+}

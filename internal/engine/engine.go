@@ -38,6 +38,7 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
+	"github.com/moby/buildkit/util/archutil"
 	"github.com/moby/buildkit/util/db/boltutil"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/util/resolver"
@@ -141,9 +142,20 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err := ownTemporary(cfg.Root); err != nil {
 		return svc.fail(ctx, explain(cfg.Root, err))
 	}
-	go func() { _, _ = rec.watch() }() // beside the rest of the start
+	// Beside the rest of the start. The first that a client asks is which platforms
+	// can run here, and that is tried by running a program of each.
+	go func() { _, _ = rec.watch() }()
+	go archutil.SupportedPlatforms(true)
+	// The cache is opened while it is found out whether it can be used: the kernel
+	// takes tens of milliseconds to unmount what that takes. Until it is known
+	// nobody's build begins.
+	missing := make(chan error, 1)
+	go func() { missing <- requirements(cfg.Root) }()
 	c, err := newController(ctx, cfg, sboms, rec, others)
 	if err != nil {
+		if need := <-missing; need != nil {
+			err = need
+		}
 		return svc.fail(ctx, explain(cfg.Root, err))
 	}
 	server := newServer(
@@ -158,7 +170,7 @@ func Serve(ctx context.Context, cfg Config) error {
 			if err != nil {
 				return svc.fail(ctx, err)
 			}
-			calls := []grpc.UnaryServerInterceptor{grpcerrors.UnaryServerInterceptor, others.intercept, sboms.intercept, rec.intercept}
+			calls := []grpc.UnaryServerInterceptor{grpcerrors.UnaryServerInterceptor, svc.holdBuilds, others.intercept, sboms.intercept, rec.intercept}
 			if fd == fdDocker {
 				calls = slices.Insert(calls, 1, grpc.UnaryServerInterceptor(meantAsDockers))
 			}
@@ -170,6 +182,9 @@ func Serve(ctx context.Context, cfg Config) error {
 			forOthers = append(forOthers, server)
 			go serveClients(l, server)
 		}
+	}
+	if err := <-missing; err != nil {
+		return svc.fail(ctx, explain(cfg.Root, err)) // the process ends with this
 	}
 	served := make(chan error, 1)
 	l := newOneConn(controlConn)
@@ -245,19 +260,7 @@ func ownTemporary(root string) error {
 	return os.Setenv("TMPDIR", shortTemporary)
 }
 
-// newController opens the cache while it is found out whether it can be used:
-// the kernel takes tens of milliseconds to unmount what that takes.
 func newController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder, others *clients) (*control.Controller, error) {
-	missing := make(chan error, 1)
-	go func() { missing <- requirements(cfg.Root) }()
-	c, err := openController(ctx, cfg, sboms, rec, others)
-	if need := <-missing; need != nil {
-		return nil, need // the process ends with this
-	}
-	return c, err
-}
-
-func openController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder, others *clients) (*control.Controller, error) {
 	parent := cgroupParent(cfg.Root)
 	removeCgroups(parent, 0)
 	w, err := newWorker(ctx, cfg, parent, sboms, rec)

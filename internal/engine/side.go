@@ -11,8 +11,10 @@ import (
 	"sync"
 	"time"
 
+	controlapi "github.com/moby/buildkit/api/services/control"
 	dockerfileversion "github.com/moby/buildkit/frontend/dockerfile/version"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 )
 
 // Info is what the engine says about itself at GET /v1/info.
@@ -62,6 +64,20 @@ func (s *sideService) fail(ctx context.Context, err error) error {
 	close(s.ready)
 	<-ctx.Done()
 	return err
+}
+
+// holdBuilds has the builds of other programs wait for the end of the start. What
+// they ask before takes its time, too, and is answered.
+func (s *sideService) holdBuilds(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if _, ok := req.(*controlapi.SolveRequest); ok {
+		if err := wait(ctx, s.ready); err != nil {
+			return nil, err
+		}
+		if s.err != nil {
+			return nil, s.err
+		}
+	}
+	return handler(ctx, req)
 }
 
 // serve speaks HTTP/2 without TLS, so that one connection carries several

@@ -338,7 +338,8 @@ func checkDecl(t *testing.T, fset *token.FileSet, name string, decl ast.Decl) {
 }
 
 // fixed allows the package variables that nobody assigns to: interface guards,
-// sentinel errors, compiled patterns, embedded files.
+// sentinel errors, compiled patterns, what is made once when it is first needed,
+// embedded files.
 func fixed(d *ast.GenDecl, v *ast.ValueSpec) bool {
 	for _, doc := range []*ast.CommentGroup{d.Doc, v.Doc} {
 		if doc != nil && slices.ContainsFunc(doc.List, func(c *ast.Comment) bool { return strings.HasPrefix(c.Text, "//go:embed ") }) {
@@ -350,7 +351,7 @@ func fixed(d *ast.GenDecl, v *ast.ValueSpec) bool {
 	}
 	return len(v.Values) == len(v.Names) && !slices.ContainsFunc(v.Values, func(value ast.Expr) bool {
 		call, ok := value.(*ast.CallExpr)
-		return !ok || !slices.Contains([]string{"errors.New", "fmt.Errorf", "regexp.MustCompile"}, text(call.Fun))
+		return !ok || !slices.Contains([]string{"errors.New", "fmt.Errorf", "regexp.MustCompile", "sync.OnceValue"}, text(call.Fun))
 	})
 }
 

@@ -535,14 +535,20 @@ func connectionLost(err error) bool {
 	return false
 }
 
-// Close ends the engine: running steps are killed and undone, and if that
-// takes too long the engine is killed with everything it started. It returns
-// when the process is gone, and may be called more than once.
-func (e *Engine) Close() error {
+// end tells the engine to end, and does not wait for it: nothing is asked of it
+// from now on.
+func (e *Engine) end() {
 	e.closed.Do(func() {
 		close(e.asked)
 		e.lifetime.Close()
 	})
+}
+
+// Close ends the engine: running steps are killed and undone, and if that
+// takes too long the engine is killed with everything it started. It returns
+// when the process is gone, and may be called more than once.
+func (e *Engine) Close() error {
+	e.end()
 	t := time.NewTimer(closeGrace)
 	defer t.Stop()
 	select {

@@ -358,3 +358,19 @@ func mountForTest(t *testing.T, kind, data string) string {
 	})
 	return mnt
 }
+
+// An engine that was told to end does so by itself, and closing it then only waits.
+func TestEngineEndsWhenTold(t *testing.T) {
+	e := startEngine(t, EngineOptions{CacheDir: t.TempDir()})
+	dial(t, e)
+	e.end()
+	select {
+	case <-e.done:
+	case <-time.After(closeGrace):
+		t.Fatal("it is still there")
+	}
+	e.end()
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+}

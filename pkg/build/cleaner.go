@@ -88,7 +88,7 @@ func (c *cleaner) args(args []string) []string {
 
 // text takes secrets out of any text.
 func (c *cleaner) text(s string) string {
-	s = lock.TokenShape.ReplaceAllString(c.hide(s), removed)
+	s = lock.TokenShape().ReplaceAllString(c.hide(s), removed)
 	return urlIn.ReplaceAllStringFunc(s, func(u string) string {
 		if !strings.ContainsAny(u, "@?") {
 			return u

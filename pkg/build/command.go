@@ -218,9 +218,6 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 		return err
 	}
 	defer l.close()
-	if err := l.guarded(deps.Guard); err != nil {
-		return err
-	}
 	opts := deps.Engine
 	opts.CacheDir = r.Engine.CacheDir
 	opts.Entitlements = append(slices.Clone(opts.Entitlements), r.Allow...)
@@ -233,7 +230,11 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 		}
 		opts.Inputs.Clients.Daemon = true
 	}
+	// What takes longest to start goes first.
 	if err := l.watch(opts, r.isDocker() && !buildsItself(env), deps.Tell); err != nil {
+		return err
+	}
+	if err := l.guarded(deps.Guard); err != nil {
 		return err
 	}
 	legacy, environ, note, err := r.legacy(ctx, l, env, &deps.Deps, in.plan())

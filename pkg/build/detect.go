@@ -108,10 +108,15 @@ func (d *detector) find(ctx context.Context, texts []string) ([]foundSecret, err
 	return found, nil
 }
 
-// close ends the child.
-func (d *detector) close() {
+// end has the child end, and does not wait for it.
+func (d *detector) end() {
 	d.in.Close()
 	_ = d.cmd.Process.Kill()
+}
+
+// close ends the child.
+func (d *detector) close() {
+	d.end()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	_ = d.cmd.Wait() // an error says how it ended

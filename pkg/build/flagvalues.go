@@ -240,15 +240,15 @@ func isPort(s string) bool {
 	return s == "" || err == nil && n > 0
 }
 
-// A name of a host, and the ends of names that some resolvers take for addresses.
-var (
-	hostName  = regexp.MustCompile(`^([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?$`)
-	numberEnd = regexp.MustCompile(`(^|\.)(0x[0-9a-f]*|[0-9]+)\.?$`)
-)
-
 // CheckHostPatterns accepts patterns of hosts: "deb.example.org" or
 // "*.example.org". What passes here the gateway takes too.
 func CheckHostPatterns(patterns []string) error {
+	if len(patterns) == 0 {
+		return nil
+	}
+	// A name of a host, and the ends of names that some resolvers take for addresses.
+	hostName := regexp.MustCompile(`^([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?$`)
+	numberEnd := regexp.MustCompile(`(^|\.)(0x[0-9a-f]*|[0-9]+)\.?$`)
 	for _, p := range patterns {
 		name, below := strings.CutPrefix(strings.ToLower(p), "*.")
 		addr, err := netip.ParseAddr(name)

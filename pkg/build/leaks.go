@@ -54,6 +54,9 @@ func (c *cleaner) begin(ctx context.Context, texts []placed) error {
 
 func (c *cleaner) close() { c.detector.close() }
 
+// end says that nothing will be looked through any more. Call close after it, too.
+func (c *cleaner) end() { c.detector.end() }
+
 // ready waits for what begin began. From then on text takes out what was found.
 func (c *cleaner) ready() error {
 	if c.begun == nil {
@@ -108,7 +111,7 @@ func (c *cleaner) more(texts []string, found []foundSecret) []foundSecret {
 				add(i, "the value of a variable that is named like one", string(v))
 			}
 		}
-		for _, v := range lock.TokenShape.FindAllString(t, -1) {
+		for _, v := range lock.TokenShape().FindAllString(t, -1) {
 			add(i, "token", v)
 		}
 	}

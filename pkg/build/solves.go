@@ -212,6 +212,11 @@ func (s *sealer) seal(ctx context.Context, images []clientImage) ([]*Result, Obs
 			return nil, seen, err
 		}
 	}
+	// What is left is the registry's business. The two end while that is written to.
+	s.deps.clean.end()
+	if s.engine != nil {
+		s.engine.end()
+	}
 	for i, w := range work {
 		res, err := s.deliver(ctx, &images[i], w)
 		if err != nil {

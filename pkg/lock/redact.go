@@ -151,7 +151,7 @@ func (l level) decode() (level, bool) {
 // credentials finds what must not be written down.
 func (l level) credentials(find []needle) []span {
 	spans := append(userinfos(l.text), parameters(l.text)...)
-	for _, m := range TokenShape.FindAllStringIndex(l.text, -1) {
+	for _, m := range TokenShape().FindAllStringIndex(l.text, -1) {
 		spans = append(spans, span{m[0], m[1]})
 	}
 	if len(find) == 0 {
@@ -273,7 +273,7 @@ func parameters(text string) []span {
 	}
 	var spans []span
 	for _, p := range all {
-		if secretName(p.name) || signed && signingName(p.name) || doubtfulName(p.name) && (signed || !plainValue.MatchString(text[p.from:p.to])) {
+		if secretName(p.name) || signed && signingName(p.name) || doubtfulName(p.name) && (signed || !plainValue().MatchString(text[p.from:p.to])) {
 			spans = append(spans, p.span)
 		}
 	}
@@ -324,8 +324,11 @@ func soundsSecret(name string) bool {
 	return false
 }
 
-// plainValue is a value of words, numbers and versions, as no key is made.
-var plainValue = regexp.MustCompile(`^/?` + plainWord + `(?:[._/:,~-]` + plainWord + `)*$`)
+// plainValue is a value of words, numbers and versions, as no key is made. It is
+// large, and compiled where it is needed: every start would wait for it.
+var plainValue = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^/?` + plainWord + `(?:[._/:,~-]` + plainWord + `)*$`)
+})
 
 const plainWord = `(?:[A-Z]?[a-z]{1,15}|[A-Z]{1,15}|[0-9]{1,8}|[a-z]{1,3}[0-9]{1,3})`
 
@@ -342,9 +345,13 @@ func signingName(name string) bool {
 // TokenShape is how the tokens of well-known services look wherever they stand.
 // It knows less than a detector of secrets does, and keeps what one may leave:
 // tokens that are shorter than they are made today, or look too regular.
-var TokenShape = regexp.MustCompile(`gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|npm_[A-Za-z0-9]{30,}|` +
-	`pypi-[A-Za-z0-9_-]{30,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[0-9A-Za-z_-]{30,}|dckr_pat_[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{30,}|` +
-	`sk_live_[A-Za-z0-9]{16,}|hvs\.[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`)
+func TokenShape() *regexp.Regexp { return tokenShape() }
+
+var tokenShape = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|npm_[A-Za-z0-9]{30,}|` +
+		`pypi-[A-Za-z0-9_-]{30,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[0-9A-Za-z_-]{30,}|dckr_pat_[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{30,}|` +
+		`sk_live_[A-Za-z0-9]{16,}|hvs\.[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`)
+})
 
 // needle is one form of a secret, in lower case.
 type needle struct {
