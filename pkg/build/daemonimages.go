@@ -204,11 +204,17 @@ func (d *daemonImages) save(id attest.Digest) (_ *savedImage, err error) {
 	if err := json.Unmarshal(raw, &index); err != nil {
 		return nil, err
 	}
-	if len(index.Manifests) != 1 {
+	// An image is there once for each of its names, and with it what refers to it.
+	images := slices.CompactFunc(slices.DeleteFunc(index.Manifests, refers), func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest })
+	if len(images) != 1 {
 		return nil, errors.New("what the daemon gives is not one image")
 	}
-	return &savedImage{layout, index.Manifests[0]}, nil
+	return &savedImage{layout, images[0]}, nil
 }
+
+// refers reports whether something was saved because it refers to an image: an
+// attestation.
+func refers(m ocispec.Descriptor) bool { return m.Annotations["io.containerd.manifest.subject"] != "" }
 
 // content gives a manifest or a blob. The engine checks that it has the digest.
 func (d *daemonImages) content(w http.ResponseWriter, r *http.Request) {

@@ -127,7 +127,8 @@ func TestDaemonImagesAreServed(t *testing.T) {
 	}
 }
 
-// writeSaved writes what Docker 25 and later save of an image without a layer.
+// writeSaved writes what Docker 29 saves of an image without a layer that has two
+// names, and an attestation that refers to it.
 func writeSaved(w io.Writer) error {
 	blob := func(form, content string) (name, descriptor string) {
 		d := digest.FromString(content)
@@ -137,10 +138,12 @@ func writeSaved(w io.Writer) error {
 	configName, configAt := blob(ocispec.MediaTypeImageConfig, config)
 	manifest := `{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageManifest + `","config":` + configAt + `,"layers":[]}`
 	manifestName, manifestAt := blob(ocispec.MediaTypeImageManifest, manifest)
+	referrerName, referrerAt := blob(ocispec.MediaTypeImageManifest, `{"schemaVersion":2,"subject":`+manifestAt+`}`)
+	referrerAt = strings.TrimSuffix(referrerAt, "}") + `,"annotations":{"io.containerd.manifest.subject":"it"}}`
 	out := tar.NewWriter(w)
 	for _, f := range [][2]string{
-		{"oci-layout", `{"imageLayoutVersion":"1.0.0"}`}, {"index.json", `{"schemaVersion":2,"manifests":[` + manifestAt + `]}`},
-		{configName, config}, {manifestName, manifest},
+		{"oci-layout", `{"imageLayoutVersion":"1.0.0"}`}, {"index.json", `{"schemaVersion":2,"manifests":[` + manifestAt + "," + manifestAt + "," + referrerAt + `]}`},
+		{configName, config}, {manifestName, manifest}, {referrerName, `{"schemaVersion":2,"subject":` + manifestAt + `}`},
 	} {
 		if err := out.WriteHeader(&tar.Header{Name: f[0], Mode: 0o644, Size: int64(len(f[1]))}); err != nil {
 			return err
