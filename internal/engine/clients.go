@@ -12,18 +12,15 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/buildid"
 	"github.com/moby/buildkit/executor"
-	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/frontend"
 	gwapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/util/resolver"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -58,9 +55,11 @@ type ClientSolve struct {
 	CacheTo    []ClientEntry     `json:"cacheTo,omitempty"`
 	Allow      []string          `json:"allow,omitempty"`  // entitlements
 	Policy     bool              `json:"policy,omitempty"` // the client rewrote or refused sources
+	Docker     bool              `json:"docker,omitempty"` // docker's own builder is meant
 	Error      string            `json:"error,omitempty"`
 	StartedOn  time.Time         `json:"startedOn"`
 	FinishedOn time.Time         `json:"finishedOn,omitzero"` // absent while it runs
+	asked      int               // so many of the exports the client asked for
 	results    *gwapi.Result     // what the frontend answered
 	asking     bool              // it is being asked
 	mu         sync.Mutex
@@ -147,6 +146,7 @@ func (c *clients) interceptStream(srv any, ss grpc.ServerStream, info *grpc.Stre
 
 func (c *clients) solve(ctx context.Context, r *controlapi.SolveRequest, handler grpc.UnaryHandler) (any, error) {
 	s := &ClientSolve{Ref: r.Ref, Attrs: map[string]string{}, Allow: slices.Clone(r.Entitlements), Policy: r.SourcePolicy != nil || r.SourcePolicySession != "", StartedOn: time.Now().UTC()}
+	s.Docker = ctx.Value(dockersKey{}) != nil
 	if len(r.Exporters) == 0 && r.ExporterDeprecated != "" { //nolint:staticcheck // older clients
 		r.Exporters = []*controlapi.Exporter{{Type: r.ExporterDeprecated, Attrs: r.ExporterAttrsDeprecated}} //nolint:staticcheck // the same
 	}
@@ -161,6 +161,7 @@ func (c *clients) solve(ctx context.Context, r *controlapi.SolveRequest, handler
 			s.CacheTo = append(s.CacheTo, ClientEntry{e.Type, maps.Clone(e.Attrs)})
 		}
 	}
+	s.asked = len(s.Exports)
 	if err := c.check(s, r); err != nil {
 		return nil, err
 	}
@@ -399,7 +400,7 @@ func (c *clients) list() []*ClientSolve {
 		s.mu.Lock()
 		out = append(out, &ClientSolve{
 			Ref: s.Ref, Attrs: s.Attrs, Given: s.Given, Exports: s.Exports, CacheFrom: s.CacheFrom, CacheTo: s.CacheTo,
-			Allow: s.Allow, Policy: s.Policy, Error: s.Error, StartedOn: s.StartedOn, FinishedOn: s.FinishedOn,
+			Allow: s.Allow, Policy: s.Policy, Docker: s.Docker, Error: s.Error, StartedOn: s.StartedOn, FinishedOn: s.FinishedOn,
 		})
 		s.mu.Unlock()
 	}
@@ -433,37 +434,6 @@ func (f *clientFrontend) Solve(ctx context.Context, llb frontend.FrontendLLBBrid
 		opt[attrSBOM] = strings.Join(formats, ",")
 	}
 	return f.Frontend.Solve(ctx, llb, exec, opt, inputs, sid, sm)
-}
-
-// heldExporter keeps what an image consists of for as long as the engine runs:
-// it is read once the command has ended, and layers whose times were clamped are
-// otherwise nobody's as soon as the build is done. The next engine on the cache
-// lets go of it.
-type heldExporter struct {
-	exporter.Exporter
-	leases leases.Manager
-}
-
-func (e *heldExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
-	i, err := e.Exporter.Resolve(ctx, id, attrs)
-	if err != nil {
-		return nil, err
-	}
-	return &heldInstance{i, e.leases}, nil
-}
-
-type heldInstance struct {
-	exporter.ExporterInstance
-	leases leases.Manager
-}
-
-func (i *heldInstance) Export(ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo) (map[string]string, exporter.FinalizeFunc, exporter.DescriptorReference, error) {
-	// The build's own lease ends with it, and BuildKit's run out after an hour.
-	l, err := i.leases.Create(ctx, leases.WithRandomID(), leaseutil.MakeTemporary)
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("keeping the image: %w", err)
-	}
-	return i.ExporterInstance.Export(leases.WithLease(ctx, l.ID), src, info)
 }
 
 // serveClients serves the control API to other programs until the listener is

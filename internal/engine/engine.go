@@ -266,7 +266,7 @@ func openController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder
 	}
 	wc := &worker.Controller{}
 	layers := newLayerCache(w, cfg.Root)
-	if err := wc.Add(&layerWorker{Worker: w, layers: layers, rec: rec}); err != nil {
+	if err := wc.Add(&layerWorker{Worker: w, layers: layers, rec: rec, clients: others}); err != nil {
 		return nil, err
 	}
 	sessions, err := session.NewManager()

@@ -290,7 +290,7 @@ func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error
 	if err != nil {
 		return err
 	}
-	if l.loads {
+	if l.images == nil {
 		res.Notes = append(res.Notes, notLoaded(images)...)
 	}
 	if len(images) == 0 && res.Sealed != nil {

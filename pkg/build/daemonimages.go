@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -36,9 +37,10 @@ type daemonImages struct {
 	ctx    context.Context // of what the daemon is asked
 	cancel context.CancelFunc
 
-	mu    sync.Mutex
-	saved map[string]*savedImage // by repository
-	taken []string               // names that were asked for, each once
+	mu     sync.Mutex
+	saved  map[string]*savedImage // by repository
+	taken  []string               // names that were asked for, each once
+	absent []string               // notes on what is not there as docker's own builder leaves it, each once
 }
 
 // savedImage is an image as the daemon gave it, in a layout.
@@ -57,6 +59,7 @@ func (d *daemonImages) serve() (*os.File, error) {
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /image", d.image)
+	mux.HandleFunc("POST /load", d.load)
 	mux.HandleFunc("GET /v2/{repository}/{kind}/{what}", d.content)
 	d.served.Go(func() { (&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{Handler: mux, Context: d.ctx}) })
 	return theirs, nil
@@ -89,7 +92,7 @@ func (d *daemonImages) notes() []string {
 	for _, name := range d.taken {
 		out = append(out, fmt.Sprintf("the base image %s is the Docker daemon's, as docker's own builder would have it: its digest is recorded, and no registry need have it", name))
 	}
-	return out
+	return append(out, d.absent...)
 }
 
 // image says which repository a reference means, if any: {"repository": …}, or
@@ -100,7 +103,7 @@ func (d *daemonImages) image(w http.ResponseWriter, r *http.Request) {
 		Error      string `json:"error,omitempty"`
 	}
 	var err error
-	said.Repository, err = d.find(r.Context(), r.URL.Query().Get("ref"), r.URL.Query().Get("platform"))
+	said.Repository, err = d.find(r.Context(), r.URL.Query().Get("ref"), r.URL.Query().Get("platform"), r.URL.Query().Get("registry"))
 	if err != nil {
 		said.Error = err.Error()
 	}
@@ -115,9 +118,44 @@ type daemonImage struct {
 	Descriptor                    *ocispec.Descriptor // of one in the store of containerd
 }
 
+// load gives the daemon an image that docker's own builder would have left there:
+// {"index": …}, whether its ID there is that of the index or manifest, or {"error": …},
+// which ends the build as it ends docker's. Where no daemon answers, which docker
+// could not build without, that is noted: {"absent": true}.
+func (d *daemonImages) load(w http.ResponseWriter, r *http.Request) {
+	var said struct {
+		Index  bool   `json:"index,omitempty"`
+		Absent bool   `json:"absent,omitempty"`
+		Error  string `json:"error,omitempty"`
+	}
+	var info struct{ DriverStatus [][2]string }
+	if err := d.daemon.get(r.Context(), "/info", &info); err != nil {
+		said.Absent = true
+		d.mu.Lock()
+		for _, name := range r.URL.Query()["name"] {
+			note := notInDocker(strconv.Quote(familiar(name))) + ": " + clipLine(err.Error())
+			if !slices.Contains(d.absent, note) {
+				d.absent = append(d.absent, note)
+			}
+		}
+		d.mu.Unlock()
+	} else if err := d.daemon.load(r.Context(), r.Body); err != nil {
+		said.Error = err.Error()
+	}
+	said.Index = slices.Contains(info.DriverStatus, [2]string{"driver-type", "io.containerd.snapshotter.v1"})
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(said)
+}
+
+// notInDocker says that an image is not where docker's own builder leaves it.
+func notInDocker(label string) string {
+	return fmt.Sprintf("the image %s is not in Docker, where docker's own builder leaves it", label)
+}
+
 // find returns the repository of the image that a reference means, "" where it
-// means none of the daemon's.
-func (d *daemonImages) find(ctx context.Context, ref, platform string) (string, error) {
+// means none of the daemon's. Of the image with the ID registry one has it, which is
+// asked.
+func (d *daemonImages) find(ctx context.Context, ref, platform, registry string) (string, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
 		return "", err
@@ -133,7 +171,7 @@ func (d *daemonImages) find(ctx context.Context, ref, platform string) (string, 
 		return "", nil // not there, nor perhaps a daemon: a registry says what is wrong
 	}
 	id, err := attest.ParseDigest(img.ID)
-	if err != nil || !img.fits(platform) || img.isFrom(repository) {
+	if err != nil || !img.fits(platform) || img.isFrom(repository) || img.ID == registry {
 		return "", nil
 	}
 	d.mu.Lock()

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -275,6 +276,35 @@ func (d *dockerDaemon) do(ctx context.Context, method, where, form string, body 
 		return fail(&dockerError{resp.StatusCode, strconv.Quote(clipLine(said.Message))})
 	}
 	return raw, nil
+}
+
+// load gives the daemon an archive of images. What goes wrong with it comes in the
+// answer, line by line.
+func (d *dockerDaemon) load(ctx context.Context, in io.Reader) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://docker/images/load?quiet=1", in)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/x-tar")
+	resp, err := d.client.Do(req)
+	if err != nil {
+		return lastCause(err)
+	}
+	defer resp.Body.Close()
+	var failed string
+	for answer := json.NewDecoder(resp.Body); ; {
+		var line struct{ Error, Message string }
+		if err := answer.Decode(&line); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return fmt.Errorf("reading the daemon's answer: %w", err)
+		}
+		failed = cmp.Or(failed, line.Error, line.Message)
+	}
+	if resp.StatusCode != http.StatusOK || failed != "" {
+		return errors.New(clipLine(cmp.Or(failed, resp.Status)))
+	}
+	return nil
 }
 
 func (d *dockerDaemon) close() { d.client.CloseIdleConnections() }
