@@ -50,7 +50,7 @@ type ClientSolve struct {
 	Ref        string            `json:"ref"`
 	Attrs      map[string]string `json:"attrs"`           // of the frontend, as it got them
 	Given      []string          `json:"given,omitempty"` // names of contexts that came as a definition
-	Exports    []ClientEntry     `json:"exports"`         // never empty: what leaves nothing is not listed
+	Exports    []ClientEntry     `json:"exports"`         // none where it leaves nothing: a question
 	CacheFrom  []ClientEntry     `json:"cacheFrom,omitempty"`
 	CacheTo    []ClientEntry     `json:"cacheTo,omitempty"`
 	Allow      []string          `json:"allow,omitempty"`  // entitlements
@@ -62,6 +62,7 @@ type ClientSolve struct {
 	asked      int               // so many of the exports the client asked for
 	results    *gwapi.Result     // what the frontend answered
 	asking     bool              // it is being asked
+	answered   bool              // a question about the build, such as a check
 	mu         sync.Mutex
 }
 
@@ -80,7 +81,7 @@ type clients struct {
 
 	mu     sync.Mutex
 	order  []*ClientSolve
-	solves map[string]*ClientSolve // by ref; those that export nothing, too
+	solves map[string]*ClientSolve // by ref
 }
 
 func newClients(cfg Config, plan InputsPlan) *clients {
@@ -279,9 +280,7 @@ func (c *clients) add(s *ClientSolve) error {
 		return refused("more than %d builds in one command", maxClientSolves)
 	}
 	c.solves[s.Ref] = s
-	if len(s.Exports) > 0 {
-		c.order = append(c.order, s)
-	}
+	c.order = append(c.order, s)
 	return nil
 }
 
@@ -321,8 +320,12 @@ func (c *clients) frontendSolve(ctx context.Context, r *gwapi.SolveRequest, hand
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asking = false
-	if ok, is := resp.(*gwapi.SolveResponse); err == nil && is && ok.Result != nil && r.FrontendOpt["requestid"] == "" {
-		s.results = ok.Result
+	if ok, is := resp.(*gwapi.SolveResponse); err == nil && is && ok.Result != nil {
+		if r.FrontendOpt["requestid"] == "" {
+			s.results = ok.Result
+		} else {
+			s.answered = true
+		}
 	}
 	return resp, err
 }
@@ -358,9 +361,12 @@ func (c *clients) returned(ref string, r *gwapi.ReturnRequest) error {
 		return nil
 	}
 	s.mu.Lock()
-	given := s.results
+	given, answered := s.results, s.answered
 	s.mu.Unlock()
 	got := r.Result
+	if given == nil && answered {
+		return refused("a check and its like leave nothing, and an image without layers would get the name: leave out --push and outputs with them")
+	}
 	if given == nil || got == nil {
 		return refused("the result of a build is the frontend's, and there is none")
 	}

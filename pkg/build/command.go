@@ -296,6 +296,11 @@ func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error
 	if len(images) == 0 && res.Sealed != nil {
 		return nil
 	}
+	if len(images) == 0 && s.req.isDocker() && (s.asked || s.req.prints()) {
+		res.Notes = append(res.Notes, "nothing is sealed: docker was asked for nothing that stays")
+		res.Observed = Together()
+		return nil
+	}
 	if len(images) == 0 {
 		return nothing
 	}
@@ -320,6 +325,8 @@ func (s *sealer) seen(ctx context.Context) (images []clientImage, notes []string
 		if err != nil {
 			return nil, nil, err
 		}
+		leaves := func(sv clientSolve) bool { return len(sv.Exports) > 0 }
+		s.asked = len(solves) > 0 && !slices.ContainsFunc(solves, leaves)
 		if images, notes, err = s.images(ctx, solves); err != nil {
 			return nil, notes, err
 		}
@@ -373,6 +380,14 @@ func (r *CommandRequest) namesDaemon() bool {
 		}
 	}
 	return false
+}
+
+// prints reports whether docker by its flags says what it would build.
+func (r *CommandRequest) prints() bool {
+	flags := slices.IndexFunc(r.Args, func(a string) bool { return a == "bake" || a == "build" })
+	return flags > 0 && slices.ContainsFunc(r.Args[flags:], func(a string) bool {
+		return a == "--print" || a == "--list" || strings.HasPrefix(a, "--list=")
+	})
 }
 
 // isBelow reports whether an absolute path lies in a folder.

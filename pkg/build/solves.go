@@ -81,6 +81,7 @@ type sealer struct {
 	intake *intake              // where what came in is kept
 	legacy *legacyProxy         // nil where docker has buildx
 	repos  func() *repositories // where commits are looked for
+	asked  bool                 // for builds that leave nothing, and no other: a check, or no output
 	// aside names what was not seen of the command around the builds.
 	aside []string
 }
@@ -104,6 +105,8 @@ func (s *sealer) images(ctx context.Context, solves []clientSolve) ([]clientImag
 	for i := range solves {
 		sv := &solves[i]
 		switch {
+		case len(sv.Exports) == 0:
+			continue
 		case sv.FinishedOn.IsZero():
 			notes = append(notes, fmt.Sprintf("the build %s had not ended when the command did, and is not sealed", sv.label()))
 			continue
