@@ -84,8 +84,7 @@ func findDaemon(env func(string) string) (*dockerDaemon, error) {
 	if name == "" || name == "default" {
 		return newDockerDaemon("unix", dockerSocket, nil), nil
 	}
-	sum := sha256.Sum256([]byte(name))
-	id := hex.EncodeToString(sum[:])
+	id := contextID(name)
 	raw, err := readSmall(filepath.Join(folder, "contexts", "meta", id, "meta.json"), maxDockerFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading docker's context %q: %w", name, err)
@@ -115,6 +114,32 @@ func dockerContext(env func(string) string) (string, error) {
 		return "", fmt.Errorf("reading the configuration of docker: %w", err)
 	}
 	return c.CurrentContext, nil
+}
+
+// contextID is how docker stores a context.
+func contextID(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:])
+}
+
+// otherContexts are the folders of docker's contexts, but of the one that it is in:
+// builds of another would begin with images of a daemon that is not its.
+func otherContexts(env func(string) string) []string {
+	name, err := dockerContext(env)
+	if env("DOCKER_HOST") != "" || err != nil {
+		name = ""
+	}
+	var out []string
+	for _, kind := range []string{"meta", "tls"} {
+		dir := filepath.Join(dockerFolder(env), "contexts", kind)
+		entries, _ := os.ReadDir(dir) // none, mostly
+		for _, e := range entries {
+			if e.Name() != contextID(name) {
+				out = append(out, filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+	return out
 }
 
 // parseDockerContext reads where a context's daemon is, and whether its
