@@ -38,6 +38,13 @@ const (
 // builtIn is the one frontend there is.
 const builtIn = "dockerfile.v0"
 
+// attestProvenance is how a client asks for BuildKit's own provenance, and
+// defaultProvenance how where its user says nothing of it.
+const (
+	attestProvenance  = "attest:provenance"
+	defaultProvenance = "mode=min,inline-only=true"
+)
+
 // ClientsPlan is what goes for builds that other programs ask for, over the
 // socket that waxseal hands over: docker buildx and what calls it.
 type ClientsPlan struct {
@@ -78,6 +85,8 @@ type clients struct {
 	plan  *ClientsPlan // nil where there are none
 	mode  string       // of the inputs
 	allow []string     // entitlements that may be asked for
+	// daemon has the images of docker's own builder; nil for none.
+	daemon *daemonImages
 
 	mu     sync.Mutex
 	order  []*ClientSolve
@@ -163,6 +172,10 @@ func (c *clients) solve(ctx context.Context, r *controlapi.SolveRequest, handler
 		}
 	}
 	s.asked = len(s.Exports)
+	if s.Docker && r.FrontendAttrs[attestProvenance] == defaultProvenance && c.daemon.keepsNoIndex(ctx) {
+		// The client would not ask docker's own builder for it there.
+		delete(r.FrontendAttrs, attestProvenance)
+	}
 	if err := c.check(s, r); err != nil {
 		return nil, err
 	}

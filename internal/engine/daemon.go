@@ -151,6 +151,26 @@ func (d *daemonImages) metadata(ctx context.Context, w *base.Worker, op *pb.Sour
 	return &sourceresolver.MetaResponse{Op: op, Image: resp}, nil
 }
 
+// keepsNoIndex reports whether there is a daemon whose store knows images only: its
+// own builder makes no index.
+func (d *daemonImages) keepsNoIndex(ctx context.Context) bool {
+	if d == nil {
+		return false
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+daemonHost+"/store", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := d.client.Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	var said struct{ Index, Absent bool }
+	err = json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&said)
+	return err == nil && !said.Index && !said.Absent
+}
+
 // load has waxseal load an image into the daemon under its names, and returns the ID
 // that it has there; "" where no daemon is. The archive is one for every daemon: for
 // what keeps no index, one image of it.

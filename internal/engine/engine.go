@@ -264,6 +264,7 @@ func openController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder
 	if err != nil {
 		return nil, err
 	}
+	others.daemon = rec.daemon
 	wc := &worker.Controller{}
 	layers := newLayerCache(w, cfg.Root)
 	if err := wc.Add(&layerWorker{Worker: w, layers: layers, rec: rec, clients: others}); err != nil {

@@ -103,7 +103,7 @@ func (w *layerWorker) Exporter(name string, sm *session.Manager) (exporter.Expor
 		e = &folderExporter{e, sm}
 	}
 	if err == nil && w.rec.plan.Clients != nil {
-		return &heldExporter{e, w.ContentStore(), w.LeaseManager(), w.clients, w.rec.daemon}, nil
+		return &heldExporter{e, w.ContentStore(), w.LeaseManager(), w.clients}, nil
 	}
 	if err != nil || (name != client.ExporterOCI && name != client.ExporterDocker) || w.rec.plan.plainLayers() {
 		return e, err

@@ -38,7 +38,6 @@ type heldExporter struct {
 	store   content.Store
 	leases  leases.Manager
 	clients *clients
-	daemon  *daemonImages
 }
 
 func (e *heldExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
@@ -62,7 +61,7 @@ func (i *heldInstance) Export(ctx context.Context, src *exporter.Source, info ex
 	}
 	ctx = leases.WithLease(ctx, l.ID)
 	resp, finalize, ref, err := i.ExporterInstance.Export(ctx, src, info)
-	if err != nil || i.daemon == nil || !i.clients.leaves(info.Ref, i.ID()) {
+	if err != nil || i.clients.daemon == nil || !i.clients.leaves(info.Ref, i.ID()) {
 		return resp, finalize, ref, err
 	}
 	names, err := namesOf(resp[exptypes.ExporterImageNameKey])
@@ -73,7 +72,7 @@ func (i *heldInstance) Export(ctx context.Context, src *exporter.Source, info ex
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, ref.Release())
 	}
-	// The client tells the image's ID from this.
+	// The client tells the image's ID and names from this.
 	switch id {
 	case "":
 		return resp, finalize, ref, nil
@@ -82,13 +81,16 @@ func (i *heldInstance) Export(ctx context.Context, src *exporter.Source, info ex
 	default:
 		resp[exptypes.ExporterImageConfigDigestKey] = id.String()
 	}
+	if len(names) > 0 {
+		resp[exptypes.ExporterImageNameKey] = strings.Join(names, ",")
+	}
 	if finalize == nil {
 		return resp, nil, ref, nil
 	}
 	return resp, func(ctx context.Context) error {
 		err := finalize(ctx)
 		if err == nil {
-			i.daemon.pushed(names, id)
+			i.clients.daemon.pushed(names, id)
 		}
 		return err
 	}, ref, nil
@@ -120,7 +122,7 @@ func (i *heldInstance) load(ctx context.Context, src *exporter.Source, info expo
 		}
 	}
 	done := progress.OneOff(ctx, "loading into the Docker daemon")
-	id, err := i.daemon.load(ctx, blobs, image, names)
+	id, err := i.clients.daemon.load(ctx, blobs, image, names)
 	return id, done(err)
 }
 
@@ -141,13 +143,19 @@ func namesOf(list string) ([]string, error) {
 }
 
 // leaves reports whether an output is an image that docker's own builder would
-// leave in the Docker daemon.
+// leave in the Docker daemon, and that the client does not load itself.
 func (c *clients) leaves(ref string, export int) bool {
 	s := c.of(ref)
 	if s == nil || !s.Docker || export >= s.asked || s.Exports[export].Type != client.ExporterImage {
 		return false
 	}
 	attrs := s.Exports[export].Attrs
+	loads := func(e ClientEntry) bool {
+		return e.Type != client.ExporterImage && e.Attrs["prefer-image-digest"] == "true"
+	}
+	if slices.ContainsFunc(s.Exports, loads) {
+		return false
+	}
 	store, err := strconv.ParseBool(cmp.Or(attrs[string(exptypes.OptKeyStore)], "true"))
 	byDigest, _ := strconv.ParseBool(attrs[string(exptypes.OptKeyPushByDigest)]) // which docker's own cannot do
 	return err == nil && store && !byDigest

@@ -39,6 +39,14 @@ func TestWhatIsLeftInTheDaemon(t *testing.T) {
 		if got := c.leaves("it", 0); got != x.want {
 			t.Errorf("%s: %t", x.what, got)
 		}
+		c = newClients(Config{}, InputsPlan{})
+		loaded := ClientEntry{Type: client.ExporterOCI, Attrs: map[string]string{"prefer-image-digest": "true"}}
+		if err := c.add(&ClientSolve{Ref: "it", Exports: []ClientEntry{x.entry, loaded}, Docker: true, asked: 2}); err != nil {
+			t.Fatal(err)
+		}
+		if c.leaves("it", 0) || c.leaves("it", 1) {
+			t.Errorf("%s, beside an archive that the client loads", x.what)
+		}
 		if c.leaves("waxseal's own", 0) {
 			t.Error("a build of waxseal's own is left")
 		}

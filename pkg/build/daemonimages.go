@@ -59,6 +59,7 @@ func (d *daemonImages) serve() (*os.File, error) {
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /image", d.image)
+	mux.HandleFunc("GET /store", d.store)
 	mux.HandleFunc("POST /load", d.load)
 	mux.HandleFunc("GET /v2/{repository}/{kind}/{what}", d.content)
 	d.served.Go(func() { (&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{Handler: mux, Context: d.ctx}) })
@@ -118,19 +119,34 @@ type daemonImage struct {
 	Descriptor                    *ocispec.Descriptor // of one in the store of containerd
 }
 
-// load gives the daemon an image that docker's own builder would have left there:
-// {"index": …}, whether its ID there is that of the index or manifest, or {"error": …},
-// which ends the build as it ends docker's. Where no daemon answers, which docker
-// could not build without, that is noted: {"absent": true}.
-func (d *daemonImages) load(w http.ResponseWriter, r *http.Request) {
-	var said struct {
-		Index  bool   `json:"index,omitempty"`
-		Absent bool   `json:"absent,omitempty"`
-		Error  string `json:"error,omitempty"`
-	}
+// storeAnswer tells the engine of the daemon's store.
+type storeAnswer struct {
+	Index  bool   `json:"index,omitempty"`  // it keeps an index, and calls images by the digest of that or their manifest
+	Absent bool   `json:"absent,omitempty"` // no daemon answers
+	Error  string `json:"error,omitempty"`
+}
+
+func (d *daemonImages) askStore(ctx context.Context) (storeAnswer, error) {
 	var info struct{ DriverStatus [][2]string }
-	if err := d.daemon.get(r.Context(), "/info", &info); err != nil {
-		said.Absent = true
+	if err := d.daemon.get(ctx, "/info", &info); err != nil {
+		return storeAnswer{Absent: true}, err
+	}
+	return storeAnswer{Index: slices.Contains(info.DriverStatus, [2]string{"driver-type", "io.containerd.snapshotter.v1"})}, nil
+}
+
+// store says what store the daemon has.
+func (d *daemonImages) store(w http.ResponseWriter, r *http.Request) {
+	said, _ := d.askStore(r.Context())
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(said)
+}
+
+// load gives the daemon an image that docker's own builder would have left there.
+// What it says against that ends the build, as it ends docker's. That no daemon
+// answers, which docker could not build without, is noted.
+func (d *daemonImages) load(w http.ResponseWriter, r *http.Request) {
+	said, err := d.askStore(r.Context())
+	if err != nil {
 		d.mu.Lock()
 		for _, name := range r.URL.Query()["name"] {
 			note := notInDocker(strconv.Quote(familiar(name))) + ": " + clipLine(err.Error())
@@ -142,7 +158,6 @@ func (d *daemonImages) load(w http.ResponseWriter, r *http.Request) {
 	} else if err := d.daemon.load(r.Context(), r.Body); err != nil {
 		said.Error = err.Error()
 	}
-	said.Index = slices.Contains(info.DriverStatus, [2]string{"driver-type", "io.containerd.snapshotter.v1"})
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(said)
 }

@@ -203,6 +203,10 @@ func TestDaemonIsGivenAnImage(t *testing.T) {
 	if said := give(); said != `{"index":true}` {
 		t.Errorf("with the store of containerd: %s", said)
 	}
+	w := httptest.NewRecorder()
+	if d.store(w, httptest.NewRequest(http.MethodGet, "/store", nil)); strings.TrimSpace(w.Body.String()) != `{"index":true}` {
+		t.Errorf("the store: %s", w.Body)
+	}
 	if notes := d.notes(); len(notes) != 0 {
 		t.Errorf("notes: %q", notes)
 	}
