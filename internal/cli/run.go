@@ -237,7 +237,7 @@ type sealedSummary struct {
 func (f *runFlags) tell(s *Streams, res *build.CommandResult) error {
 	sum := runSummary{
 		Schema: "waxseal.run/v1", ExitCode: res.Code, Grade: res.Observed.Grade, Unobserved: res.Observed.Unobserved,
-		Signed: f.sign.wanted() && res.Code == 0, Images: []map[string]any{}, Notes: res.Notes,
+		Signed: f.sign.wanted() && res.Code == 0 && (len(res.Builds) > 0 || res.Sealed != nil), Images: []map[string]any{}, Notes: res.Notes,
 	}
 	for _, b := range res.Builds {
 		sum.Builder = b.BuilderID
@@ -303,6 +303,9 @@ func (f *runFlags) summaryOf(res *build.CommandResult) string {
 			fmt.Fprintf(&b, "waxseal: sealed %s sha256:%s\n", oneLine(x.Name), x.Digest["sha256"])
 		}
 		fmt.Fprintf(&b, "waxseal: wrote %s (%s; inputs: %s)\n", r.Out, how, r.Inputs.Line())
+	}
+	if len(res.Builds) == 0 && res.Sealed == nil {
+		return b.String()
 	}
 	fmt.Fprintf(&b, "waxseal: seen: %s\n", res.Observed.Grade)
 	for _, u := range res.Observed.Unobserved {

@@ -12,18 +12,15 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/buildid"
 	"github.com/moby/buildkit/executor"
-	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/frontend"
 	gwapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/util/resolver"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -41,6 +38,13 @@ const (
 // builtIn is the one frontend there is.
 const builtIn = "dockerfile.v0"
 
+// attestProvenance is how a client asks for BuildKit's own provenance, and
+// defaultProvenance how where its user says nothing of it.
+const (
+	attestProvenance  = "attest:provenance"
+	defaultProvenance = "mode=min,inline-only=true"
+)
+
 // ClientsPlan is what goes for builds that other programs ask for, over the
 // socket that waxseal hands over: docker buildx and what calls it.
 type ClientsPlan struct {
@@ -53,16 +57,19 @@ type ClientSolve struct {
 	Ref        string            `json:"ref"`
 	Attrs      map[string]string `json:"attrs"`           // of the frontend, as it got them
 	Given      []string          `json:"given,omitempty"` // names of contexts that came as a definition
-	Exports    []ClientEntry     `json:"exports"`         // never empty: what leaves nothing is not listed
+	Exports    []ClientEntry     `json:"exports"`         // none where it leaves nothing: a question
 	CacheFrom  []ClientEntry     `json:"cacheFrom,omitempty"`
 	CacheTo    []ClientEntry     `json:"cacheTo,omitempty"`
 	Allow      []string          `json:"allow,omitempty"`  // entitlements
 	Policy     bool              `json:"policy,omitempty"` // the client rewrote or refused sources
+	Docker     bool              `json:"docker,omitempty"` // docker's own builder is meant
 	Error      string            `json:"error,omitempty"`
 	StartedOn  time.Time         `json:"startedOn"`
 	FinishedOn time.Time         `json:"finishedOn,omitzero"` // absent while it runs
+	asked      int               // so many of the exports the client asked for
 	results    *gwapi.Result     // what the frontend answered
 	asking     bool              // it is being asked
+	answered   bool              // a question about the build, such as a check
 	mu         sync.Mutex
 }
 
@@ -78,10 +85,12 @@ type clients struct {
 	plan  *ClientsPlan // nil where there are none
 	mode  string       // of the inputs
 	allow []string     // entitlements that may be asked for
+	// daemon has the images of docker's own builder; nil for none.
+	daemon *daemonImages
 
 	mu     sync.Mutex
 	order  []*ClientSolve
-	solves map[string]*ClientSolve // by ref; those that export nothing, too
+	solves map[string]*ClientSolve // by ref
 }
 
 func newClients(cfg Config, plan InputsPlan) *clients {
@@ -147,6 +156,7 @@ func (c *clients) interceptStream(srv any, ss grpc.ServerStream, info *grpc.Stre
 
 func (c *clients) solve(ctx context.Context, r *controlapi.SolveRequest, handler grpc.UnaryHandler) (any, error) {
 	s := &ClientSolve{Ref: r.Ref, Attrs: map[string]string{}, Allow: slices.Clone(r.Entitlements), Policy: r.SourcePolicy != nil || r.SourcePolicySession != "", StartedOn: time.Now().UTC()}
+	s.Docker = ctx.Value(dockersKey{}) != nil
 	if len(r.Exporters) == 0 && r.ExporterDeprecated != "" { //nolint:staticcheck // older clients
 		r.Exporters = []*controlapi.Exporter{{Type: r.ExporterDeprecated, Attrs: r.ExporterAttrsDeprecated}} //nolint:staticcheck // the same
 	}
@@ -160,6 +170,11 @@ func (c *clients) solve(ctx context.Context, r *controlapi.SolveRequest, handler
 		for _, e := range r.Cache.Exports {
 			s.CacheTo = append(s.CacheTo, ClientEntry{e.Type, maps.Clone(e.Attrs)})
 		}
+	}
+	s.asked = len(s.Exports)
+	if s.Docker && r.FrontendAttrs[attestProvenance] == defaultProvenance && c.daemon.keepsNoIndex(ctx) {
+		// The client would not ask docker's own builder for it there.
+		delete(r.FrontendAttrs, attestProvenance)
 	}
 	if err := c.check(s, r); err != nil {
 		return nil, err
@@ -278,9 +293,7 @@ func (c *clients) add(s *ClientSolve) error {
 		return refused("more than %d builds in one command", maxClientSolves)
 	}
 	c.solves[s.Ref] = s
-	if len(s.Exports) > 0 {
-		c.order = append(c.order, s)
-	}
+	c.order = append(c.order, s)
 	return nil
 }
 
@@ -320,8 +333,12 @@ func (c *clients) frontendSolve(ctx context.Context, r *gwapi.SolveRequest, hand
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asking = false
-	if ok, is := resp.(*gwapi.SolveResponse); err == nil && is && ok.Result != nil && r.FrontendOpt["requestid"] == "" {
-		s.results = ok.Result
+	if ok, is := resp.(*gwapi.SolveResponse); err == nil && is && ok.Result != nil {
+		if r.FrontendOpt["requestid"] == "" {
+			s.results = ok.Result
+		} else {
+			s.answered = true
+		}
 	}
 	return resp, err
 }
@@ -357,9 +374,12 @@ func (c *clients) returned(ref string, r *gwapi.ReturnRequest) error {
 		return nil
 	}
 	s.mu.Lock()
-	given := s.results
+	given, answered := s.results, s.answered
 	s.mu.Unlock()
 	got := r.Result
+	if given == nil && answered {
+		return refused("a check and its like leave nothing, and an image without layers would get the name: leave out --push and outputs with them")
+	}
 	if given == nil || got == nil {
 		return refused("the result of a build is the frontend's, and there is none")
 	}
@@ -399,7 +419,7 @@ func (c *clients) list() []*ClientSolve {
 		s.mu.Lock()
 		out = append(out, &ClientSolve{
 			Ref: s.Ref, Attrs: s.Attrs, Given: s.Given, Exports: s.Exports, CacheFrom: s.CacheFrom, CacheTo: s.CacheTo,
-			Allow: s.Allow, Policy: s.Policy, Error: s.Error, StartedOn: s.StartedOn, FinishedOn: s.FinishedOn,
+			Allow: s.Allow, Policy: s.Policy, Docker: s.Docker, Error: s.Error, StartedOn: s.StartedOn, FinishedOn: s.FinishedOn,
 		})
 		s.mu.Unlock()
 	}
@@ -433,37 +453,6 @@ func (f *clientFrontend) Solve(ctx context.Context, llb frontend.FrontendLLBBrid
 		opt[attrSBOM] = strings.Join(formats, ",")
 	}
 	return f.Frontend.Solve(ctx, llb, exec, opt, inputs, sid, sm)
-}
-
-// heldExporter keeps what an image consists of for as long as the engine runs:
-// it is read once the command has ended, and layers whose times were clamped are
-// otherwise nobody's as soon as the build is done. The next engine on the cache
-// lets go of it.
-type heldExporter struct {
-	exporter.Exporter
-	leases leases.Manager
-}
-
-func (e *heldExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
-	i, err := e.Exporter.Resolve(ctx, id, attrs)
-	if err != nil {
-		return nil, err
-	}
-	return &heldInstance{i, e.leases}, nil
-}
-
-type heldInstance struct {
-	exporter.ExporterInstance
-	leases leases.Manager
-}
-
-func (i *heldInstance) Export(ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo) (map[string]string, exporter.FinalizeFunc, exporter.DescriptorReference, error) {
-	// The build's own lease ends with it, and BuildKit's run out after an hour.
-	l, err := i.leases.Create(ctx, leases.WithRandomID(), leaseutil.MakeTemporary)
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("keeping the image: %w", err)
-	}
-	return i.ExporterInstance.Export(leases.WithLease(ctx, l.ID), src, info)
 }
 
 // serveClients serves the control API to other programs until the listener is

@@ -3,12 +3,16 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"sync"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -36,9 +40,10 @@ const daemonHost = "docker-daemon.invalid"
 // over a socket pair: which of them is meant, and then as a registry. A nil one
 // has none.
 type daemonImages struct {
-	client *http.Client
-	images *containerimage.Source
-	used   sync.Map // "NAME:TAG" and "NAME:TAG@DIGEST" of what builds began with
+	client  *http.Client
+	images  *containerimage.Source
+	used    sync.Map // "NAME:TAG" and "NAME:TAG@DIGEST" of what builds began with
+	brought sync.Map // by "NAME:TAG", the ID that the daemon has for what was pushed, too
 }
 
 // newDaemonImages opens the socket pair, where the plan has one.
@@ -80,7 +85,11 @@ func (d *daemonImages) find(ctx context.Context, id *containerimage.ImageIdentif
 		platform = *p
 	}
 	name := id.Reference.String()
-	at := "http://" + daemonHost + "/image?" + url.Values{"ref": {name}, "platform": {platforms.Format(platform)}}.Encode()
+	ask := url.Values{"ref": {name}, "platform": {platforms.Format(platform)}}
+	if id, ok := d.brought.Load(imageRef(name)); ok {
+		ask.Set("registry", id.(digest.Digest).String())
+	}
+	at := "http://" + daemonHost + "/image?" + ask.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
 		return nil, err
@@ -140,6 +149,112 @@ func (d *daemonImages) metadata(ctx context.Context, w *base.Worker, op *pb.Sour
 	}
 	d.use(image.Reference.String(), resp.Digest)
 	return &sourceresolver.MetaResponse{Op: op, Image: resp}, nil
+}
+
+// keepsNoIndex reports whether there is a daemon whose store knows images only: its
+// own builder makes no index.
+func (d *daemonImages) keepsNoIndex(ctx context.Context) bool {
+	if d == nil {
+		return false
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+daemonHost+"/store", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := d.client.Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	var said struct{ Index, Absent bool }
+	err = json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&said)
+	return err == nil && !said.Index && !said.Absent
+}
+
+// load has waxseal load an image into the daemon under its names, and returns the ID
+// that it has there; "" where no daemon is. The archive is one for every daemon: for
+// what keeps no index, one image of it.
+func (d *daemonImages) load(ctx context.Context, from content.InfoReaderProvider, image ocispecs.Descriptor, names []string) (id digest.Digest, err error) {
+	fail := func(err error) (digest.Digest, error) {
+		return "", fmt.Errorf("loading the image into the Docker daemon, as docker's own builder does: %w", err)
+	}
+	one, opts := image, []archive.ExportOpt{archive.WithManifest(image, names...), archive.WithAllPlatforms()}
+	if images.IsIndexType(image.MediaType) {
+		if one, err = oneOf(ctx, from, image); err != nil {
+			return fail(err)
+		}
+		opts = append(opts, archive.WithPlatform(platforms.OnlyStrict(*one.Platform)))
+	}
+	var manifest ocispecs.Manifest
+	raw, err := content.ReadBlob(ctx, from, one)
+	if err == nil {
+		err = json.Unmarshal(raw, &manifest)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	r, w := io.Pipe()
+	defer r.Close()
+	go func() { w.CloseWithError(archive.Export(ctx, from, w, opts...)) }()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+daemonHost+"/load?"+url.Values{"name": names}.Encode(), r)
+	if err != nil {
+		return fail(err)
+	}
+	resp, err := d.client.Do(req)
+	if err != nil {
+		return fail(err)
+	}
+	defer resp.Body.Close()
+	var said struct {
+		Index, Absent bool
+		Error         string
+	}
+	err = json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&said)
+	switch {
+	case err != nil:
+		return fail(err)
+	case said.Error != "":
+		return fail(errors.New(said.Error))
+	case said.Absent:
+		return "", nil
+	case said.Index:
+		return image.Digest, nil
+	}
+	return manifest.Config.Digest, nil
+}
+
+// oneOf is the image of an index for this machine, or the first there is.
+func oneOf(ctx context.Context, from content.Provider, at ocispecs.Descriptor) (ocispecs.Descriptor, error) {
+	var index ocispecs.Index
+	raw, err := content.ReadBlob(ctx, from, at)
+	if err == nil {
+		err = json.Unmarshal(raw, &index)
+	}
+	if err != nil {
+		return at, err
+	}
+	var all []ocispecs.Descriptor
+	for _, m := range index.Manifests {
+		switch {
+		case m.Platform == nil || m.Platform.OS == "unknown": // an attestation
+		case platforms.Default().Match(*m.Platform):
+			return m, nil
+		default:
+			all = append(all, m)
+		}
+	}
+	if len(all) == 0 {
+		return at, fmt.Errorf("index %s has no image", at.Digest)
+	}
+	return all[0], nil
+}
+
+// pushed remembers that a registry has an image that the daemon has, too: builds
+// begin with the registry's.
+func (d *daemonImages) pushed(names []string, id digest.Digest) {
+	for _, name := range names {
+		d.brought.Store(imageRef(name), id)
+	}
 }
 
 // use remembers that an image was the daemon's: its name alone would say that it

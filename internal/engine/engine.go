@@ -267,9 +267,10 @@ func newController(ctx context.Context, cfg Config, sboms *sboms, rec *recorder,
 	if err != nil {
 		return nil, err
 	}
+	others.daemon = rec.daemon
 	wc := &worker.Controller{}
 	layers := newLayerCache(w, cfg.Root)
-	if err := wc.Add(&layerWorker{Worker: w, layers: layers, rec: rec}); err != nil {
+	if err := wc.Add(&layerWorker{Worker: w, layers: layers, rec: rec, clients: others}); err != nil {
 		return nil, err
 	}
 	sessions, err := session.NewManager()

@@ -66,8 +66,9 @@ const (
 // ran before the epoch, and is reused, is clamped too.
 type layerWorker struct {
 	*base.Worker
-	layers *layerCache
-	rec    *recorder
+	layers  *layerCache
+	rec     *recorder
+	clients *clients
 }
 
 // ResolveOp gives every result that a step makes a record of what went in.
@@ -102,7 +103,7 @@ func (w *layerWorker) Exporter(name string, sm *session.Manager) (exporter.Expor
 		e = &folderExporter{e, sm}
 	}
 	if err == nil && w.rec.plan.Clients != nil {
-		return &heldExporter{e, w.LeaseManager()}, nil
+		return &heldExporter{e, w.ContentStore(), w.LeaseManager(), w.clients}, nil
 	}
 	if err != nil || (name != client.ExporterOCI && name != client.ExporterDocker) || w.rec.plan.plainLayers() {
 		return e, err

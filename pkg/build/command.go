@@ -213,7 +213,8 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 		return err
 	}
 	defer in.store.Close()
-	l, err := newLead(deps.env)
+	meant, known := r.daemonEnv(deps.env)
+	l, err := newLead(meant)
 	if err != nil {
 		return err
 	}
@@ -223,7 +224,7 @@ func (r *CommandRequest) lead(ctx context.Context, deps *CommandDeps, res *Comma
 	opts.Entitlements = append(slices.Clone(opts.Entitlements), r.Allow...)
 	opts.Inputs = in.plan()
 	opts.Inputs.Clients = &clientsPlan{SBOM: r.Seal.SBOM}
-	if daemon, err := findDaemon(deps.env); err == nil && !r.namesDaemon() {
+	if daemon, err := findDaemon(meant); err == nil && known {
 		l.images = &daemonImages{daemon: daemon, home: deps.Home}
 		if l.given, err = l.images.serve(); err != nil {
 			return err
@@ -291,10 +292,15 @@ func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error
 	if err != nil {
 		return err
 	}
-	if l.loads {
+	if l.images == nil {
 		res.Notes = append(res.Notes, notLoaded(images)...)
 	}
 	if len(images) == 0 && res.Sealed != nil {
+		return nil
+	}
+	if len(images) == 0 && s.req.isDocker() && (s.asked || s.req.prints()) {
+		res.Notes = append(res.Notes, "nothing is sealed: docker was asked for nothing that stays")
+		res.Observed = Together()
 		return nil
 	}
 	if len(images) == 0 {
@@ -321,6 +327,8 @@ func (s *sealer) seen(ctx context.Context) (images []clientImage, notes []string
 		if err != nil {
 			return nil, nil, err
 		}
+		leaves := func(sv clientSolve) bool { return len(sv.Exports) > 0 }
+		s.asked = len(solves) > 0 && !slices.ContainsFunc(solves, leaves)
 		if images, notes, err = s.images(ctx, solves); err != nil {
 			return nil, notes, err
 		}
@@ -359,21 +367,56 @@ func (r *CommandRequest) isOneOf(names []string) bool {
 	return err == nil && !isBelow(program, dir) && !isBelow(real, dir)
 }
 
-// namesDaemon reports whether the command is docker's, with a daemon of its own in
-// its arguments: not the one whose images are known here.
-func (r *CommandRequest) namesDaemon() bool {
+// daemonEnv is the environment by which docker's client finds the daemon that the
+// command means, whose own flags go before it. It is not known where they say more
+// than which daemon that is.
+func (r *CommandRequest) daemonEnv(env func(string) string) (meant func(string) string, known bool) {
 	if !r.isDocker() {
-		return false
+		return env, true
 	}
-	for _, a := range r.Args[1:] {
-		switch name, _, _ := strings.Cut(a, "="); name {
-		case "-c", "--context", "-H", "--host", "--config":
-			return true
-		case "build", "buildx", "builder", "image", "compose", "bake":
-			return false
+	known = true
+	said := map[string]string{}
+	args := r.Args[1:]
+	if i := slices.IndexFunc(args, func(a string) bool {
+		return slices.Contains([]string{"build", "buildx", "builder", "image", "compose", "bake"}, a)
+	}); i >= 0 {
+		args = args[:i]
+	}
+	for i := 0; i < len(args); i++ {
+		name, value, given := strings.Cut(args[i], "=")
+		if len(name) > 2 && (strings.HasPrefix(name, "-c") || strings.HasPrefix(name, "-H")) {
+			name, value, given = args[i][:2], strings.TrimPrefix(args[i][2:], "="), true
+		}
+		variable := map[string]string{
+			"-c": "DOCKER_CONTEXT", "--context": "DOCKER_CONTEXT", "-H": "DOCKER_HOST", "--host": "DOCKER_HOST", "--config": "DOCKER_CONFIG",
+		}[name]
+		switch {
+		case variable != "" && !given && i+1 < len(args):
+			i++
+			said[variable] = args[i]
+		case variable != "":
+			said[variable] = value
+		case strings.HasPrefix(name, "--tls"):
+			known = false
 		}
 	}
-	return false
+	if name := said["DOCKER_CONTEXT"]; name != "" && name != "default" {
+		said["DOCKER_HOST"] = ""
+	}
+	return func(name string) string {
+		if value, ok := said[name]; ok {
+			return value
+		}
+		return env(name)
+	}, known
+}
+
+// prints reports whether docker by its flags says what it would build.
+func (r *CommandRequest) prints() bool {
+	flags := slices.IndexFunc(r.Args, func(a string) bool { return a == "bake" || a == "build" })
+	return flags > 0 && slices.ContainsFunc(r.Args[flags:], func(a string) bool {
+		return a == "--print" || a == "--list" || strings.HasPrefix(a, "--list=")
+	})
 }
 
 // isBelow reports whether an absolute path lies in a folder.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -36,9 +37,10 @@ type daemonImages struct {
 	ctx    context.Context // of what the daemon is asked
 	cancel context.CancelFunc
 
-	mu    sync.Mutex
-	saved map[string]*savedImage // by repository
-	taken []string               // names that were asked for, each once
+	mu     sync.Mutex
+	saved  map[string]*savedImage // by repository
+	taken  []string               // names that were asked for, each once
+	absent []string               // notes on what is not there as docker's own builder leaves it, each once
 }
 
 // savedImage is an image as the daemon gave it, in a layout.
@@ -57,6 +59,8 @@ func (d *daemonImages) serve() (*os.File, error) {
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /image", d.image)
+	mux.HandleFunc("GET /store", d.store)
+	mux.HandleFunc("POST /load", d.load)
 	mux.HandleFunc("GET /v2/{repository}/{kind}/{what}", d.content)
 	d.served.Go(func() { (&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{Handler: mux, Context: d.ctx}) })
 	return theirs, nil
@@ -89,7 +93,7 @@ func (d *daemonImages) notes() []string {
 	for _, name := range d.taken {
 		out = append(out, fmt.Sprintf("the base image %s is the Docker daemon's, as docker's own builder would have it: its digest is recorded, and no registry need have it", name))
 	}
-	return out
+	return append(out, d.absent...)
 }
 
 // image says which repository a reference means, if any: {"repository": …}, or
@@ -100,7 +104,7 @@ func (d *daemonImages) image(w http.ResponseWriter, r *http.Request) {
 		Error      string `json:"error,omitempty"`
 	}
 	var err error
-	said.Repository, err = d.find(r.Context(), r.URL.Query().Get("ref"), r.URL.Query().Get("platform"))
+	said.Repository, err = d.find(r.Context(), r.URL.Query().Get("ref"), r.URL.Query().Get("platform"), r.URL.Query().Get("registry"))
 	if err != nil {
 		said.Error = err.Error()
 	}
@@ -115,9 +119,58 @@ type daemonImage struct {
 	Descriptor                    *ocispec.Descriptor // of one in the store of containerd
 }
 
+// storeAnswer tells the engine of the daemon's store.
+type storeAnswer struct {
+	Index  bool   `json:"index,omitempty"`  // it keeps an index, and calls images by the digest of that or their manifest
+	Absent bool   `json:"absent,omitempty"` // no daemon answers
+	Error  string `json:"error,omitempty"`
+}
+
+func (d *daemonImages) askStore(ctx context.Context) (storeAnswer, error) {
+	var info struct{ DriverStatus [][2]string }
+	if err := d.daemon.get(ctx, "/info", &info); err != nil {
+		return storeAnswer{Absent: true}, err
+	}
+	return storeAnswer{Index: slices.Contains(info.DriverStatus, [2]string{"driver-type", "io.containerd.snapshotter.v1"})}, nil
+}
+
+// store says what store the daemon has.
+func (d *daemonImages) store(w http.ResponseWriter, r *http.Request) {
+	said, _ := d.askStore(r.Context())
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(said)
+}
+
+// load gives the daemon an image that docker's own builder would have left there.
+// What it says against that ends the build, as it ends docker's. That no daemon
+// answers, which docker could not build without, is noted.
+func (d *daemonImages) load(w http.ResponseWriter, r *http.Request) {
+	said, err := d.askStore(r.Context())
+	if err != nil {
+		d.mu.Lock()
+		for _, name := range r.URL.Query()["name"] {
+			note := notInDocker(strconv.Quote(familiar(name))) + ": " + clipLine(err.Error())
+			if !slices.Contains(d.absent, note) {
+				d.absent = append(d.absent, note)
+			}
+		}
+		d.mu.Unlock()
+	} else if err := d.daemon.load(r.Context(), r.Body); err != nil {
+		said.Error = err.Error()
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(said)
+}
+
+// notInDocker says that an image is not where docker's own builder leaves it.
+func notInDocker(label string) string {
+	return fmt.Sprintf("the image %s is not in Docker, where docker's own builder leaves it", label)
+}
+
 // find returns the repository of the image that a reference means, "" where it
-// means none of the daemon's.
-func (d *daemonImages) find(ctx context.Context, ref, platform string) (string, error) {
+// means none of the daemon's. Of the image with the ID registry one has it, which is
+// asked.
+func (d *daemonImages) find(ctx context.Context, ref, platform, registry string) (string, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
 		return "", err
@@ -133,7 +186,7 @@ func (d *daemonImages) find(ctx context.Context, ref, platform string) (string, 
 		return "", nil // not there, nor perhaps a daemon: a registry says what is wrong
 	}
 	id, err := attest.ParseDigest(img.ID)
-	if err != nil || !img.fits(platform) || img.isFrom(repository) {
+	if err != nil || !img.fits(platform) || img.isFrom(repository) || img.ID == registry {
 		return "", nil
 	}
 	d.mu.Lock()
@@ -204,11 +257,17 @@ func (d *daemonImages) save(id attest.Digest) (_ *savedImage, err error) {
 	if err := json.Unmarshal(raw, &index); err != nil {
 		return nil, err
 	}
-	if len(index.Manifests) != 1 {
+	// An image is there once for each of its names, and with it what refers to it.
+	images := slices.CompactFunc(slices.DeleteFunc(index.Manifests, refers), func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest })
+	if len(images) != 1 {
 		return nil, errors.New("what the daemon gives is not one image")
 	}
-	return &savedImage{layout, index.Manifests[0]}, nil
+	return &savedImage{layout, images[0]}, nil
 }
+
+// refers reports whether something was saved because it refers to an image: an
+// attestation.
+func refers(m ocispec.Descriptor) bool { return m.Annotations["io.containerd.manifest.subject"] != "" }
 
 // content gives a manifest or a blob. The engine checks that it has the digest.
 func (d *daemonImages) content(w http.ResponseWriter, r *http.Request) {

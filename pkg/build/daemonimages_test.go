@@ -59,7 +59,7 @@ func TestDaemonImagesThatAreMeant(t *testing.T) {
 		{"docker.io/library/stored:1", "linux/arm64", true},
 		{"reg.test:5000/a/b:late", "linux/arm64", true},
 	} {
-		got, err := d.find(t.Context(), x.ref, x.platform)
+		got, err := d.find(t.Context(), x.ref, x.platform, "")
 		if err != nil || (got == attest.Digest(id).Hex()) != x.found || !x.found && got != "" {
 			t.Errorf("%s for %q: %q, %v", x.ref, x.platform, got, err)
 		}
@@ -70,8 +70,11 @@ func TestDaemonImagesThatAreMeant(t *testing.T) {
 	if got := strings.Join(d.taken, " "); got != "built:1 renamed:1 stored:1 reg.test:5000/a/b:late" {
 		t.Errorf("taken: %s", got)
 	}
+	if got, err := d.find(t.Context(), "docker.io/library/built:1", "linux/arm64", id); got != "" || err != nil {
+		t.Errorf("of an image that a registry has: %q, %v", got, err)
+	}
 	d.daemon = newDockerDaemon("unix", t.TempDir()+"/nobody", nil)
-	if got, err := d.find(t.Context(), "docker.io/library/built:1", "linux/arm64"); got != "" || err != nil {
+	if got, err := d.find(t.Context(), "docker.io/library/built:1", "linux/arm64", ""); got != "" || err != nil {
 		t.Errorf("without a daemon: %q, %v", got, err)
 	}
 }
@@ -97,10 +100,10 @@ func TestDaemonImagesAreServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer theirs.Close()
-	if _, err := d.find(t.Context(), "docker.io/library/broken:1", "linux/amd64"); err == nil || !strings.Contains(err.Error(), "image broken:1") {
+	if _, err := d.find(t.Context(), "docker.io/library/broken:1", "linux/amd64", ""); err == nil || !strings.Contains(err.Error(), "image broken:1") {
 		t.Errorf("no archive: %v", err)
 	}
-	repository, err := d.find(t.Context(), "docker.io/library/good:1", "linux/amd64")
+	repository, err := d.find(t.Context(), "docker.io/library/good:1", "linux/amd64", "")
 	if err != nil || repository == "" {
 		t.Fatalf("%q, %v", repository, err)
 	}
@@ -127,7 +130,8 @@ func TestDaemonImagesAreServed(t *testing.T) {
 	}
 }
 
-// writeSaved writes what Docker 25 and later save of an image without a layer.
+// writeSaved writes what Docker 29 saves of an image without a layer that has two
+// names, and an attestation that refers to it.
 func writeSaved(w io.Writer) error {
 	blob := func(form, content string) (name, descriptor string) {
 		d := digest.FromString(content)
@@ -137,10 +141,12 @@ func writeSaved(w io.Writer) error {
 	configName, configAt := blob(ocispec.MediaTypeImageConfig, config)
 	manifest := `{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageManifest + `","config":` + configAt + `,"layers":[]}`
 	manifestName, manifestAt := blob(ocispec.MediaTypeImageManifest, manifest)
+	referrerName, referrerAt := blob(ocispec.MediaTypeImageManifest, `{"schemaVersion":2,"subject":`+manifestAt+`}`)
+	referrerAt = strings.TrimSuffix(referrerAt, "}") + `,"annotations":{"io.containerd.manifest.subject":"it"}}`
 	out := tar.NewWriter(w)
 	for _, f := range [][2]string{
-		{"oci-layout", `{"imageLayoutVersion":"1.0.0"}`}, {"index.json", `{"schemaVersion":2,"manifests":[` + manifestAt + `]}`},
-		{configName, config}, {manifestName, manifest},
+		{"oci-layout", `{"imageLayoutVersion":"1.0.0"}`}, {"index.json", `{"schemaVersion":2,"manifests":[` + manifestAt + "," + manifestAt + "," + referrerAt + `]}`},
+		{configName, config}, {manifestName, manifest}, {referrerName, `{"schemaVersion":2,"subject":` + manifestAt + `}`},
 	} {
 		if err := out.WriteHeader(&tar.Header{Name: f[0], Mode: 0o644, Size: int64(len(f[1]))}); err != nil {
 			return err
@@ -150,4 +156,65 @@ func writeSaved(w io.Writer) error {
 		}
 	}
 	return out.Close()
+}
+
+// What docker's own builder leaves in the daemon is given to it; what it says of
+// that is the build's end, and where there is none that is noted.
+func TestDaemonIsGivenAnImage(t *testing.T) {
+	var got, answer string
+	status, info := http.StatusOK, `{"DriverStatus":[["Backing Filesystem","extfs"]]}`
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/info" {
+			fmt.Fprint(w, info)
+			return
+		}
+		raw, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		got = string(raw)
+		w.WriteHeader(status)
+		fmt.Fprint(w, answer)
+	}))
+	defer srv.Close()
+	d := &daemonImages{daemon: newDockerDaemon("tcp", srv.Listener.Addr().String(), nil)}
+	give := func() string {
+		w := httptest.NewRecorder()
+		d.load(w, httptest.NewRequest(http.MethodPost, "/load?name=docker.io/library/app:1", strings.NewReader("archive")))
+		return strings.TrimSpace(w.Body.String())
+	}
+	for _, x := range []struct {
+		status       int
+		answer, said string
+	}{
+		{200, "", `{}`},
+		{200, `{"stream":"Loaded image: app:1\n"}`, `{}`},
+		{200, `{"stream":"1"}` + "\n" + `{"errorDetail":{"message":"no space"},"error":"no space"}` + "\n" + `{"stream":"2"}`, `{"error":"no space"}`},
+		{500, `{"message":"it is broken"}`, `{"error":"it is broken"}`},
+		{500, ``, `{"error":"500 Internal Server Error"}`},
+		{200, `<html>`, `{"error":"reading the daemon's answer: invalid character '\u003c' looking for beginning of value"}`},
+	} {
+		got, status, answer = "", x.status, x.answer
+		if said := give(); said != x.said || got != "archive" {
+			t.Errorf("%d %q: said %s, the daemon got %q", x.status, x.answer, said, got)
+		}
+	}
+	status, answer, info = 200, "", `{"DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]]}`
+	if said := give(); said != `{"index":true}` {
+		t.Errorf("with the store of containerd: %s", said)
+	}
+	w := httptest.NewRecorder()
+	if d.store(w, httptest.NewRequest(http.MethodGet, "/store", nil)); strings.TrimSpace(w.Body.String()) != `{"index":true}` {
+		t.Errorf("the store: %s", w.Body)
+	}
+	if notes := d.notes(); len(notes) != 0 {
+		t.Errorf("notes: %q", notes)
+	}
+	srv.Close()
+	if said := give() + give(); said != `{"absent":true}{"absent":true}` {
+		t.Errorf("without a daemon: %s", said)
+	}
+	if notes := d.notes(); len(notes) != 1 || !strings.HasPrefix(notes[0], `the image "app:1" is not in Docker`) {
+		t.Errorf("notes: %q", notes)
+	}
 }

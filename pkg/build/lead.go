@@ -48,8 +48,6 @@ type lead struct {
 
 	start func() error // starts the engine, once
 
-	loads    bool     // a build without an output ends in the Docker daemon
-	isOwn    bool     // and docker's own builder is meant
 	builders *os.File // the folder of builders, wherever the command moves it
 
 	guard *exec.Cmd // nil for none
@@ -217,12 +215,12 @@ func (l *lead) configure(env func(string) string) error {
 		}
 	}
 	l.known = names
-	l.isOwn, l.loads = chosenBuilder(users, env("BUILDX_BUILDER"))
+	isOwn, loads := chosenBuilder(users, env("BUILDX_BUILDER"))
 	for _, name := range names {
-		at, load := l.theirs, l.loads
+		at, load := l.theirs, loads
 		if slices.Contains(docker, name) {
 			at, load = l.own, true
-		} else if name == builderName && l.isOwn {
+		} else if name == builderName && isOwn {
 			at = l.own
 		}
 		if err := l.writeBuilder(name, at, load); err != nil {

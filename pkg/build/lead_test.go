@@ -3,6 +3,7 @@ package build
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -87,14 +88,65 @@ func TestBuildersOfDockersOwn(t *testing.T) {
 	}
 }
 
+// Docker's own flags say which daemon is meant, before its environment does.
 func TestACommandThatNamesItsDaemon(t *testing.T) {
-	for line, want := range map[string]bool{
-		"docker build .": false, "docker build -c 5 .": false, "docker buildx build --context x .": false,
-		"docker -c far build .": true, "docker --context=far build .": true, "docker -l debug -H tcp://far:1 build .": true, "docker --config /d compose build": true,
+	environ := map[string]string{"DOCKER_HOST": "unix:///here", "DOCKER_CONFIG": "/config"}
+	for line, want := range map[string]string{
+		"docker build .": "unix:///here  /config", "docker build -c 5 .": "unix:///here  /config", "docker buildx build --context x .": "unix:///here  /config",
+		"docker -c far build .": " far /config", "docker --context=far build .": " far /config", "docker -cfar build .": " far /config",
+		"docker --context default build .":          "unix:///here default /config",
+		"docker -l debug -H tcp://far:1 build .":    "tcp://far:1  /config",
+		"docker --host=tcp://far:1 build .":         "tcp://far:1  /config",
+		"docker -Htcp://far:1 build .":              "tcp://far:1  /config",
+		"docker --config /d compose -c far build":   "unix:///here  /d",
+		"docker --tlsverify -H tcp://far:1 build .": "not known",
+		"docker --context":                          "unix:///here  /config",
+		"make -c far build":                         "unix:///here  /config",
 	} {
 		r := CommandRequest{Args: strings.Fields(line)}
-		if got := r.namesDaemon(); got != want {
-			t.Errorf("%s: %v", line, got)
+		env, known := r.daemonEnv(func(name string) string { return environ[name] })
+		got := "not known"
+		if known {
+			got = env("DOCKER_HOST") + " " + env("DOCKER_CONTEXT") + " " + env("DOCKER_CONFIG")
 		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+}
+
+// A script sees no context of docker's but the one that it is in.
+func TestOtherContexts(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"here", "other"} {
+		for _, kind := range []string{"meta", "tls"} {
+			if err := os.MkdirAll(filepath.Join(dir, "contexts", kind, contextID(name)), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, x := range []struct {
+		host, context string
+		want          []string
+	}{
+		{"", "here", []string{"meta/other", "tls/other"}},
+		{"", "", []string{"meta/here", "meta/other", "tls/here", "tls/other"}},
+		{"unix:///here", "here", []string{"meta/here", "meta/other", "tls/here", "tls/other"}},
+	} {
+		env := map[string]string{"DOCKER_CONFIG": dir, "DOCKER_HOST": x.host, "DOCKER_CONTEXT": x.context}
+		got := otherContexts(func(name string) string { return env[name] })
+		var want []string
+		for _, w := range x.want {
+			kind, name, _ := strings.Cut(w, "/")
+			want = append(want, filepath.Join(dir, "contexts", kind, contextID(name)))
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%q, %q: %q, want %q", x.host, x.context, got, want)
+		}
+	}
+	if got := otherContexts(func(string) string { return filepath.Join(dir, "none") }); len(got) != 0 {
+		t.Errorf("without a context: %q", got)
 	}
 }

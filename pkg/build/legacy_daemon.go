@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -83,8 +84,7 @@ func findDaemon(env func(string) string) (*dockerDaemon, error) {
 	if name == "" || name == "default" {
 		return newDockerDaemon("unix", dockerSocket, nil), nil
 	}
-	sum := sha256.Sum256([]byte(name))
-	id := hex.EncodeToString(sum[:])
+	id := contextID(name)
 	raw, err := readSmall(filepath.Join(folder, "contexts", "meta", id, "meta.json"), maxDockerFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading docker's context %q: %w", name, err)
@@ -114,6 +114,32 @@ func dockerContext(env func(string) string) (string, error) {
 		return "", fmt.Errorf("reading the configuration of docker: %w", err)
 	}
 	return c.CurrentContext, nil
+}
+
+// contextID is how docker stores a context.
+func contextID(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:])
+}
+
+// otherContexts are the folders of docker's contexts, but of the one that it is in:
+// builds of another would begin with images of a daemon that is not its.
+func otherContexts(env func(string) string) []string {
+	name, err := dockerContext(env)
+	if env("DOCKER_HOST") != "" || err != nil {
+		name = ""
+	}
+	var out []string
+	for _, kind := range []string{"meta", "tls"} {
+		dir := filepath.Join(dockerFolder(env), "contexts", kind)
+		entries, _ := os.ReadDir(dir) // none, mostly
+		for _, e := range entries {
+			if e.Name() != contextID(name) {
+				out = append(out, filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+	return out
 }
 
 // parseDockerContext reads where a context's daemon is, and whether its
@@ -275,6 +301,35 @@ func (d *dockerDaemon) do(ctx context.Context, method, where, form string, body 
 		return fail(&dockerError{resp.StatusCode, strconv.Quote(clipLine(said.Message))})
 	}
 	return raw, nil
+}
+
+// load gives the daemon an archive of images. What goes wrong with it comes in the
+// answer, line by line.
+func (d *dockerDaemon) load(ctx context.Context, in io.Reader) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://docker/images/load?quiet=1", in)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/x-tar")
+	resp, err := d.client.Do(req)
+	if err != nil {
+		return lastCause(err)
+	}
+	defer resp.Body.Close()
+	var failed string
+	for answer := json.NewDecoder(resp.Body); ; {
+		var line struct{ Error, Message string }
+		if err := answer.Decode(&line); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return fmt.Errorf("reading the daemon's answer: %w", err)
+		}
+		failed = cmp.Or(failed, line.Error, line.Message)
+	}
+	if resp.StatusCode != http.StatusOK || failed != "" {
+		return errors.New(clipLine(cmp.Or(failed, resp.Status)))
+	}
+	return nil
 }
 
 func (d *dockerDaemon) close() { d.client.CloseIdleConnections() }

@@ -46,6 +46,7 @@ type clientSolve struct {
 	CacheTo    []clientEntry     `json:"cacheTo"`
 	Allow      []string          `json:"allow"`
 	Policy     bool              `json:"policy"`
+	Docker     bool              `json:"docker"`
 	Error      string            `json:"error"`
 	StartedOn  time.Time         `json:"startedOn"`
 	FinishedOn time.Time         `json:"finishedOn"`
@@ -80,6 +81,7 @@ type sealer struct {
 	intake *intake              // where what came in is kept
 	legacy *legacyProxy         // nil where docker has buildx
 	repos  func() *repositories // where commits are looked for
+	asked  bool                 // for builds that leave nothing, and no other: a check, or no output
 	// aside names what was not seen of the command around the builds.
 	aside []string
 }
@@ -103,6 +105,8 @@ func (s *sealer) images(ctx context.Context, solves []clientSolve) ([]clientImag
 	for i := range solves {
 		sv := &solves[i]
 		switch {
+		case len(sv.Exports) == 0:
+			continue
 		case sv.FinishedOn.IsZero():
 			notes = append(notes, fmt.Sprintf("the build %s had not ended when the command did, and is not sealed", sv.label()))
 			continue
@@ -138,13 +142,13 @@ func (s *sealer) images(ctx context.Context, solves []clientSolve) ([]clientImag
 	return out, notes, nil
 }
 
-// notLoaded says which images are not where docker's own builder puts them: what
-// type=image without a push is there, buildx has of another builder as type=docker.
+// notLoaded says which images are not where docker's own builder leaves them, and
+// nobody loaded them.
 func notLoaded(images []clientImage) []string {
 	var notes []string
 	for _, img := range images {
-		if !slices.ContainsFunc(img.exports, func(e clientEntry) bool { return e.Type != client.ExporterImage || e.is("push") }) {
-			notes = append(notes, fmt.Sprintf("the image %s is not in Docker, where -o type=image has docker's own builder put it: -o type=docker does so here, too", img.solve.label()))
+		if img.solve.Docker && !slices.ContainsFunc(img.exports, func(e clientEntry) bool { return e.Type != client.ExporterImage }) {
+			notes = append(notes, notInDocker(img.solve.label())+": -o type=docker loads it")
 		}
 	}
 	return notes

@@ -243,8 +243,9 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 		_ = os.MkdirAll(dir, 0o700) // what is not there cannot be hidden, and the command could make it
 	}
 	plain := Process{Args: w.req.Args, Env: w.env, Stdin: w.deps.Stdin, Stdout: w.deps.Stdout, Stderr: w.deps.Stderr}
-	expose := append(registryLogins(w.deps.env), w.mountedImageFiles()...)
+	hide, expose := w.hidden(), append(registryLogins(w.deps.env), w.mountedImageFiles()...)
 	if l != nil {
+		hide = append(hide, otherContexts(w.deps.env)...)
 		plain.Started = l.started
 		names, err := os.ReadDir(l.dir)
 		if err != nil {
@@ -262,7 +263,7 @@ func (w *watched) run(ctx context.Context, l *lead) (int, error) {
 	}
 	c := confined{process: plain, plan: confinePlan{
 		Inputs: w.intake.plan(), Name: w.name(), Args: w.req.Args, Env: withoutJobserver(w.env), Dir: w.dir,
-		Hide: w.hidden(), Expose: expose, Secrets: w.deps.clean.values, Trace: w.req.Trace, Unrecorded: w.except(),
+		Hide: hide, Expose: expose, Secrets: w.deps.clean.values, Trace: w.req.Trace, Unrecorded: w.except(),
 	}}
 	c.start = func(ready confineReady) (known []fileNode, err error) {
 		w.observed = w.expect(ready)
