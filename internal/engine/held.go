@@ -137,6 +137,9 @@ func namesOf(list string) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the image's name %q: %w", name, err)
 		}
+		if _, pinned := named.(reference.Digested); pinned {
+			return nil, fmt.Errorf("reading the image's name %q: it has a digest", name)
+		}
 		out = append(out, reference.TagNameOnly(named).String())
 	}
 	return out, nil

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/moby/buildkit/client"
@@ -49,6 +50,22 @@ func TestWhatIsLeftInTheDaemon(t *testing.T) {
 		}
 		if c.leaves("waxseal's own", 0) {
 			t.Error("a build of waxseal's own is left")
+		}
+	}
+}
+
+func TestNamesInTheDaemon(t *testing.T) {
+	for list, want := range map[string]string{
+		"": "", "app": "docker.io/library/app:latest", "app:1,reg.test:5000/a/b": "docker.io/library/app:1 reg.test:5000/a/b:latest",
+		"App": "reading the image's name", "app:1@sha256:" + strings.Repeat("0", 64): "it has a digest",
+	} {
+		names, err := namesOf(list)
+		got := strings.Join(names, " ")
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want && (err == nil || !strings.Contains(got, want)) {
+			t.Errorf("%q: %q, want %q", list, got, want)
 		}
 	}
 }
