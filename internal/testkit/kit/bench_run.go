@@ -97,7 +97,7 @@ func (b *bench) madeOf(name string, rounds int, prepare ...[]string) ([]sample, 
 
 // reportRun holds one sample against the command alone.
 func (b *bench) reportRun(name, alone string, ours, theirs sample, goal float64) {
-	b.report(name, fmt.Sprintf("%s (%v : %v, %+v)", alone, ms(ours.Wall), ms(theirs.Wall), ms(ours.Wall-theirs.Wall)), goal, float64(ours.Wall)/float64(theirs.Wall))
+	b.report(name, fmt.Sprintf("%s (%v : %v, %v more)", alone, ms(ours.Wall), ms(theirs.Wall), ms(ours.Wall-theirs.Wall)), goal, float64(ours.Wall)/float64(theirs.Wall))
 }
 
 // wrappedBuildx builds the example with docker buildx, by a remote BuildKit and
