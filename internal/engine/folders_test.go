@@ -39,11 +39,13 @@ func connected(t *testing.T, service session.Attachable) session.Caller {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Allow(service)
+	receiver := &awaited{FileSendServer: service.(filesync.FileSendServer)}
+	s.Allow(receiver)
 	var ends sync.WaitGroup
 	t.Cleanup(func() {
 		s.Close()
 		ends.Wait()
+		receiver.running.Lock() // a session's end does not wait for what still writes
 	})
 	dial := func(_ context.Context, _ string, meta map[string][]string) (net.Conn, error) {
 		ours, theirs := net.Pipe()
@@ -56,6 +58,20 @@ func connected(t *testing.T, service session.Attachable) session.Caller {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// awaited is a client of whom it is known when it is done.
+type awaited struct {
+	filesync.FileSendServer
+	running sync.RWMutex
+}
+
+func (a *awaited) Register(s *grpc.Server) { filesync.RegisterFileSendServer(s, a) }
+
+func (a *awaited) DiffCopy(stream filesync.FileSend_DiffCopyServer) error {
+	a.running.RLock()
+	defer a.running.RUnlock()
+	return a.FileSendServer.DiffCopy(stream)
 }
 
 // manyFiles are n files, whose contents open gives.
