@@ -334,8 +334,9 @@ func (g *Gateway) javaStore(bundle []byte) ([]byte, error) {
 	if !slices.ContainsFunc(certs, g.ca.cert.Equal) {
 		certs = append(certs, g.ca.cert)
 	}
-	// The old ciphers are the ones that every Java reads; nothing here is secret.
-	b, err := pkcs12.LegacyDES.EncodeTrustStore(certs, trustPass)
+	// Nothing here is secret, the step cannot write it, and every Java reads a
+	// store that is neither encrypted nor sealed, with a password or without.
+	b, err := pkcs12.Passwordless.EncodeTrustStore(certs, "")
 	if err != nil {
 		return nil, fmt.Errorf("making Java's trust store: %w", err)
 	}

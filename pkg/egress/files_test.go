@@ -120,7 +120,7 @@ func TestFilesMergeWhatTheImageTrusts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			java, err := pkcs12.DecodeTrustStore(raw, "changeit")
+			java, err := pkcs12.DecodeTrustStore(raw, "")
 			if err != nil || len(java) != len(want) {
 				t.Errorf("Java's trust store has %d, %v", len(java), err)
 			}
