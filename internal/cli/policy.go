@@ -57,12 +57,14 @@ extends: {file, digest} takes over all of another policy.
 trust.verifiers names whose verification summaries (VSA) count, for how much,
 made under which policy and up to which maxAge ago; a summary of the image
 stands in for no more than vsa.delegates says, and what is expected of source,
-build type and parameters is never delegated. A summary of the commit that the
-provenance names shows the Source level; so does the source provenance of
-trust.sources, which shows SLSA_SOURCE_TWO_PARTY_REVIEWED below Source L4 only
-where its properties list that. source.ref is the branch or tag that either must
-name. Two reviews of the commit by different trust.reviewers, neither its author nor the
-builder, show SLSA_SOURCE_TWO_PARTY_REVIEWED ("waxseal approve" signs one).
+build type and parameters is never delegated. When the same verifier later says
+FAILED under the same policy URI, its older summaries count no more. A summary
+of the commit that the provenance names shows the Source level; so does the
+source provenance of trust.sources, which shows SLSA_SOURCE_TWO_PARTY_REVIEWED
+below Source L4 only where its properties list that. source.ref is the branch or
+tag that either must name. Two reviews of the commit by different
+trust.reviewers, neither its author nor the builder, show
+SLSA_SOURCE_TWO_PARTY_REVIEWED ("waxseal approve" signs one).
 
 A rule must give true or false. It sees:
 

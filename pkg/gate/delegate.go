@@ -2,8 +2,10 @@ package gate
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 	"github.com/waxseal/waxseal/pkg/policy"
@@ -27,6 +29,7 @@ func (f *found) summarise(e Evidence, c *check, st *attest.Statement, signer ver
 		}
 		w, err := verify.JudgeVSA(v, signer, c.Policy.Verifiers(), want)
 		if err != nil {
+			f.said.failed(e.Bundle, v, err)
 			return rejected(e, err)
 		}
 		if word == nil {
@@ -35,12 +38,67 @@ func (f *found) summarise(e Evidence, c *check, st *attest.Statement, signer ver
 		word.Until = soonest(word.Until, c.at, w.Until)
 	}
 	e.Accepted = true
+	f.said.passed = append(f.said.passed, said{e.Bundle, v})
 	if e.Says != "" && len(word.Notes) > 0 {
 		e.Says += "; "
 	}
 	e.Says = printable(e.Says + strings.Join(word.Notes, "; "))
 	f.summaries = append(f.summaries, verify.Summary{Bundle: e.Bundle, Word: *word})
 	return e
+}
+
+// said is a verification summary and the bundle that it came in.
+type said struct {
+	bundle attest.Digest
+	vsa    *verify.VSA
+}
+
+// results are the summaries of one image or revision that are what was wanted,
+// but for what they say.
+type results struct{ passed, takes []said }
+
+// failed keeps a summary that was not taken because it says FAILED.
+func (r *results) failed(bundle attest.Digest, v *verify.VSA, why error) {
+	if x := (*verify.Rejection)(nil); errors.As(why, &x) && x.Code == verify.CodeFailed {
+		r.takes = append(r.takes, said{bundle, v})
+	}
+}
+
+// since is when the verifier of a summary said FAILED after it, the last time;
+// zero where it has not.
+func (r *results) since(bundle attest.Digest) time.Time {
+	var at time.Time
+	for _, p := range r.passed {
+		for _, t := range r.takes {
+			if p.bundle == bundle && t.vsa.TakesBack(p.vsa) && t.vsa.TimeVerified.After(at) {
+				at = t.vsa.TimeVerified
+			}
+		}
+	}
+	return at
+}
+
+// takeBack drops the summaries whose verifier has said FAILED since.
+func (f *found) takeBack() {
+	gone := map[attest.Digest]time.Time{}
+	drop := func(r *results, bundle attest.Digest) bool {
+		at := r.since(bundle)
+		if !at.IsZero() {
+			gone[bundle] = at
+		}
+		return !at.IsZero()
+	}
+	f.summaries = slices.DeleteFunc(f.summaries, func(s verify.Summary) bool { return drop(&f.said, s.Bundle) })
+	for _, r := range f.revisions {
+		r.summaries = slices.DeleteFunc(r.summaries, func(s verify.SourceSummary) bool { return drop(&r.said, s.Bundle) })
+	}
+	for i, e := range f.evidence {
+		if at, ok := gone[e.Bundle]; ok && e.Accepted {
+			f.evidence[i].Accepted = false
+			f.evidence[i] = rejected(f.evidence[i], &verify.Rejection{Code: verify.CodeFailed,
+				Message: fmt.Sprintf("its verifier took it back: at %s it said that verification FAILED", at.UTC().Format(time.RFC3339))})
+		}
+	}
 }
 
 // places are the resourceUris by which verification summaries name the image:

@@ -71,6 +71,7 @@ type found struct {
 	evidence   []Evidence
 	candidates []verify.Candidate
 	summaries  []verify.Summary // of the image, that count
+	said       results          // by all of its summaries
 	pending    []pending
 	revisions  []*revised
 	sboms      []sbom

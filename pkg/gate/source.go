@@ -38,6 +38,7 @@ type pending struct {
 type revised struct {
 	verify.Revision
 	summaries []verify.SourceSummary
+	said      results
 	records   []verify.SourceRecord
 	reviews   []verify.SourceReview
 }
@@ -237,12 +238,14 @@ func (r *revised) summary(e Evidence, c *check, st *attest.Statement, signer ver
 	}
 	word, err := verify.JudgeVSA(v, signer, c.Policy.Verifiers(), verify.VSAOptions{Repository: r.Repository, At: c.at})
 	if err != nil {
+		r.said.failed(e.Bundle, v, err)
 		return rejected(e, err)
 	}
 	if refs := verify.SourceRefs(st, r.Commit); !c.rule.OnRef(refs) {
 		return rejected(e, offRef(refs))
 	}
 	e.Accepted = true
+	r.said.passed = append(r.said.passed, said{e.Bundle, v})
 	r.summaries = append(r.summaries, verify.SourceSummary{Bundle: e.Bundle, Word: *word})
 	return e
 }

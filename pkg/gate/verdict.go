@@ -252,6 +252,7 @@ func patterns(list []string) string {
 // decide judges one digest, an index with the rows of its platforms, and
 // returns the bundles the answer rests on.
 func (c *check) decide(ctx context.Context, f *found, below []verify.Platform) (Subject, []attest.Digest, error) {
+	f.takeBack()
 	s := Subject{Digest: f.digest, Platform: f.platform, Evidence: f.evidence, Properties: []string{}}
 	c.assessSources(f)
 	c.countersigned(f)

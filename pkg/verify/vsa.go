@@ -20,7 +20,7 @@ const (
 	CodeVerifier Code = "verifier" // verifier.id is not one that this signer may speak for
 	CodeResource Code = "resource" // made for another place
 	CodePolicy   Code = "policy"   // made under another policy
-	CodeFailed   Code = "failed"   // it says that the artifact failed
+	CodeFailed   Code = "failed"   // it says that the artifact failed, or its verifier has said so since
 	CodeAge      Code = "age"      // too old, of the future, or without a time where one is needed
 	CodeName     Code = "name"     // lacks a name that is demanded of verifiedLevels
 )
@@ -172,6 +172,14 @@ func parseVSA(raw []byte) (*VSA, error) {
 		return nil, fmt.Errorf(`"/predicate/verificationResult" is %q, neither PASSED nor FAILED`, clip(in.VerificationResult))
 	}
 	return v, v.dependencies(in.DependencyLevels)
+}
+
+// TakesBack reports whether v, which is all that was wanted but says FAILED, is
+// what its verifier found since, under the policy that old passed. SLSA v1.2
+// does not say which of two summaries stands; a verifier that looks again says
+// FAILED so that the image is not used any more.
+func (v *VSA) TakesBack(old *VSA) bool {
+	return !v.Passed && old.Passed && v.VerifierID == old.VerifierID && v.PolicyURI == old.PolicyURI && v.TimeVerified.After(old.TimeVerified)
 }
 
 func isURI(s string) bool {

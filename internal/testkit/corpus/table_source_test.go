@@ -196,6 +196,12 @@ func sourceCases() []entry {
 		vsa("build-level-is-no-source-level", "A summary of the revision that has a Build level only.", spec, 1, ofVSA(sourceSummary("SLSA_BUILD_LEVEL_3")), Accepted, none),
 		vsa("another-repository", "A summary of the same commit in a fork.", spec, 1, ofVSA(elsewhere), "resource", none),
 		vsa("failed", "A summary that says FAILED.", spec, 1, ofVSA(failed), "failed", none),
+		{"source/failed-since", "A summary of the revision, and a newer one by the same verifier that says FAILED.", "", func(d *draft) {
+			d.ofSource(1)
+			none(d)
+			d.file("since.json", d.dsse("verifier", ofVSA(at(failed, time.Hour))), "failed")
+			d.file("source.json", d.dsse("verifier", ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3"))), "failed")
+		}},
 		{"source/bundle", "The summary is in a Sigstore bundle.", spec, func(d *draft) {
 			d.ofSource(3)
 			d.file("source.json", d.seal("verifier", ofVSA(sourceSummary("SLSA_SOURCE_LEVEL_3"))), Accepted)

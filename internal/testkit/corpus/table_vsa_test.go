@@ -1,6 +1,7 @@
 package corpus
 
 import (
+	"maps"
 	"strings"
 	"time"
 
@@ -25,6 +26,20 @@ func summary(levels ...string) object {
 		"inputAttestations":  []any{object{"digest": object{"sha256": hexOf(digestOf([]byte("provenance")))}}},
 		"verificationResult": "PASSED", "verifiedLevels": levels, "slsaVersion": "1.2",
 	}
+}
+
+// failed is one that says FAILED, made so long after.
+func failed(later time.Duration) object {
+	p := at(summary("FAILED"), later)
+	p["verificationResult"] = "FAILED"
+	return p
+}
+
+// at is a summary made so long after the usual time.
+func at(p object, later time.Duration) object {
+	p = maps.Clone(p)
+	p["timeVerified"] = minted().Add(later).Format(time.RFC3339)
+	return p
 }
 
 // summarised trusts the verifier and delegates the Build level to it. There is
@@ -270,9 +285,7 @@ func vsaCases() []entry {
 			d.c.Question.Summary.Delegates, d.c.Question.Summary.Required = nil, true
 			d.deny(3, "vsa")
 			d.good()
-			p := summary("FAILED")
-			p["verificationResult"] = "FAILED"
-			d.vsa("verifier", d.summaryOf(p), "failed")
+			d.vsa("verifier", d.summaryOf(failed(0)), "failed")
 		}},
 		{"vsa/stranger-says-failed", "A stranger's summary that says FAILED, beside a good one.", "", func(d *draft) {
 			d.summarised()
@@ -315,9 +328,34 @@ func vsaCases() []entry {
 		}},
 		{"vsa/failed-before", "An older summary that says FAILED, and a newer one that says PASSED.", steps, func(d *draft) {
 			d.summarised()
-			p := summary("FAILED")
-			p["verificationResult"] = "FAILED"
-			d.file("before.json", d.dsse("verifier", d.summaryOf(p)), "failed")
+			d.file("before.json", d.dsse("verifier", d.summaryOf(failed(-time.Hour))), "failed")
+			d.vsa("verifier", d.summaryOf(summary()), Accepted)
+		}},
+		{"vsa/failed-since", "A summary that says PASSED, and a newer one by the same verifier, under the same policy, that says FAILED.", "", func(d *draft) {
+			d.summarised()
+			d.nothing()
+			d.file("since.json", d.dsse("verifier", d.summaryOf(failed(time.Hour))), "failed")
+			d.vsa("verifier", d.summaryOf(summary()), "failed")
+		}},
+		{"vsa/failed-since-and-passed-again", "A summary that says FAILED, and by the same verifier an older and a newer one that say PASSED.", "", func(d *draft) {
+			d.summarised()
+			d.file("since.json", d.dsse("verifier", d.summaryOf(failed(time.Hour))), "failed")
+			d.file("again.json", d.dsse("verifier", d.summaryOf(at(summary(), 2*time.Hour))), Accepted)
+			d.vsa("verifier", d.summaryOf(summary()), "failed")
+		}},
+		{"vsa/failed-since-by-a-stranger", "A summary that says PASSED, and a newer one in its verifier's name that a stranger signed and that says FAILED.", "", func(d *draft) {
+			d.summarised()
+			d.file("since.json", d.dsse("strange", d.summaryOf(failed(time.Hour))), "signature")
+			d.vsa("verifier", d.summaryOf(summary()), Accepted)
+		}},
+		{"vsa/failed-since-elsewhere", "A summary that says PASSED, and newer ones that say FAILED: for another place, under another policy, and of a time to come.", "", func(d *draft) {
+			d.summarised()
+			other, place := failed(time.Hour), failed(time.Hour)
+			other["policy"] = object{"uri": "https://policy.example/strict"}
+			place["resourceUri"] = "pkg:oci/app?repository_url=registry.example%2Facme%2Fstage"
+			d.file("other.json", d.dsse("verifier", d.summaryOf(other)), "failed")
+			d.file("place.json", d.dsse("verifier", d.summaryOf(place)), "resource")
+			d.file("later.json", d.dsse("verifier", d.summaryOf(failed(400*24*time.Hour))), "age")
 			d.vsa("verifier", d.summaryOf(summary()), Accepted)
 		}},
 		{"vsa/property-not-trusted", "A property that the verifier is not believed about.", "", func(d *draft) {
