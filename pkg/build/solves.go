@@ -914,16 +914,8 @@ func attachAll(ctx context.Context, to store.Reference, opts store.Options, all 
 // attachEvidence attaches evidence to what it is about, which is there.
 func attachEvidence(ctx context.Context, dst store.Writable, all []evidence) error {
 	var parts []store.Attachment
-	for i, e := range all {
-		if i > 0 && e.subject == all[i-1].subject {
-			parts = append(parts, store.Attachment{Subject: parts[i-1].Subject, Bundle: e.bundle})
-			continue
-		}
-		_, subject, err := dst.Manifest(ctx, e.subject)
-		if err != nil {
-			return err
-		}
-		parts = append(parts, store.Attachment{Subject: subject, Bundle: e.bundle})
+	for _, e := range all {
+		parts = append(parts, store.Attachment{Subject: store.ByDigest(e.subject), Bundle: e.bundle})
 	}
 	_, err := store.AttachAll(ctx, dst, parts)
 	return err

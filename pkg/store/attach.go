@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,9 +33,12 @@ const attachTries = 4
 
 // Attachment is a bundle and what it is about.
 type Attachment struct {
-	Subject v1.Descriptor
+	Subject v1.Descriptor // ByDigest is enough
 	Bundle  *attest.Bundle
 }
+
+// ByDigest is a descriptor of which only the digest is known.
+func ByDigest(d attest.Digest) Descriptor { return Descriptor{Digest: hash(d)} }
 
 // Attach is AttachAll of one.
 func Attach(ctx context.Context, w Writable, subject v1.Descriptor, b *attest.Bundle) (v1.Descriptor, error) {
@@ -49,8 +53,8 @@ func Attach(ctx context.Context, w Writable, subject v1.Descriptor, b *attest.Bu
 // gives its bundles: an OCI 1.1 manifest whose artifact type is the bundle's media
 // type, listed under the fallback tag where a registry lacks the referrers API. It
 // returns the manifests' descriptors, the same for the same bundles: attaching
-// twice changes nothing. A subject must be what its bundle's statement binds. What
-// is stapled to a bundle goes before it, each as a referrer of its own.
+// twice changes nothing. A subject must be there, and what its bundle's statement
+// binds. What is stapled to a bundle goes before it, each as a referrer of its own.
 func AttachAll(ctx context.Context, w Writable, all []Attachment) ([]v1.Descriptor, error) {
 	var parts []referrer
 	for _, a := range all {
@@ -111,63 +115,110 @@ type referrer struct {
 	bundle      bool
 }
 
-// uploadsAtOnce is how many contents are on their way at the same time.
-const uploadsAtOnce = 4
+// atOnce is how many requests are on their way to a registry at the same time.
+const atOnce = 6
 
-// attachParts stores referrers. Their contents go side by side, since each takes
-// several requests; their manifests one after the other, since the fallback tag is
-// a list without a lock.
+// attachParts stores referrers. Contents go side by side, since each takes several
+// requests, and beside them goes the question for what is known of a subject by its
+// digest alone. So do manifests in a registry, but for those of one subject: its
+// fallback tag is a list without a lock.
 func attachParts(ctx context.Context, w Writable, parts []referrer) ([]v1.Descriptor, error) {
 	if len(parts) == 0 {
 		return nil, nil
 	}
 	fail := func(p referrer, err error) error { return fmt.Errorf("attaching %s: %w", p.of, err) }
+	groups := bySubject(parts)
+	subjects := lookUp(ctx, w, groups)
 	config := []byte("{}")
-	if err := w.PutBlob(ctx, bytesBlob(config, emptyMediaType)); err != nil {
-		return nil, fail(parts[0], err)
-	}
 	uploads, uploading := errgroup.WithContext(ctx)
-	uploads.SetLimit(uploadsAtOnce)
-	for _, p := range parts {
+	uploads.SetLimit(atOnce)
+	upload := func(of referrer, content []byte, mediaType types.MediaType) {
 		uploads.Go(func() error {
-			if err := w.PutBlob(uploading, bytesBlob(p.content, types.MediaType(p.mediaType))); err != nil {
-				return fail(p, err)
+			if err := w.PutBlob(uploading, bytesBlob(content, mediaType)); err != nil {
+				return fail(of, err)
 			}
 			return nil
 		})
 	}
-	if err := uploads.Wait(); err != nil {
+	upload(parts[0], config, emptyMediaType)
+	for _, p := range parts {
+		upload(p, p.content, types.MediaType(p.mediaType))
+	}
+	uploaded := uploads.Wait()
+	about, err := subjects()
+	if err := cmp.Or(err, uploaded); err != nil {
 		return nil, err
 	}
 	out := make([]v1.Descriptor, len(parts))
+	puts, putting := errgroup.WithContext(ctx)
+	puts.SetLimit(1) // in a folder the order stays
+	if w.Reference().Kind == Registry {
+		puts.SetLimit(atOnce)
+	}
+	at := 0
+	for i, group := range groups {
+		descs := out[at : at+len(group)]
+		at += len(group)
+		puts.Go(func() error {
+			var raws [][]byte
+			for _, p := range group {
+				raw, err := p.manifest(about[i], config)
+				if err != nil {
+					return fail(p, err)
+				}
+				raws = append(raws, raw)
+			}
+			sd, err := digest(about[i])
+			if err != nil {
+				return fail(group[0], err)
+			}
+			done, k, err := putReferrers(putting, w, sd, raws)
+			if err != nil {
+				return fail(group[k], err)
+			}
+			copy(descs, done)
+			return nil
+		})
+	}
+	return out, puts.Wait()
+}
+
+// bySubject is parts cut where the subject changes.
+func bySubject(parts []referrer) [][]referrer {
+	var out [][]referrer
 	for from := 0; from < len(parts); {
 		to := from + 1
 		for to < len(parts) && parts[to].subject.Digest == parts[from].subject.Digest {
 			to++
 		}
-		var raws [][]byte
-		for _, p := range parts[from:to] {
-			raw, err := p.manifest(config)
-			if err != nil {
-				return nil, fail(p, err)
-			}
-			raws = append(raws, raw)
-		}
-		sd, err := digest(parts[from].subject)
-		if err != nil {
-			return nil, fail(parts[from], err)
-		}
-		descs, i, err := putReferrers(ctx, w, sd, raws)
-		if err != nil {
-			return nil, fail(parts[from+i], err)
-		}
-		copy(out[from:], descs)
+		out = append(out, parts[from:to])
 		from = to
 	}
-	return out, nil
+	return out
 }
 
-func (p *referrer) manifest(config []byte) ([]byte, error) {
+// lookUp begins to ask for the subjects of which only the digest is known. What it
+// returns waits for the answers: the subject of each group.
+func lookUp(ctx context.Context, w Writable, groups [][]referrer) func() ([]v1.Descriptor, error) {
+	out := make([]v1.Descriptor, len(groups))
+	g, asking := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	for i, group := range groups {
+		if out[i] = group[0].subject; out[i].MediaType != "" {
+			continue
+		}
+		g.Go(func() error {
+			sd, err := digest(out[i])
+			if err == nil {
+				_, out[i], err = w.Manifest(asking, sd)
+			}
+			return err
+		})
+	}
+	return func() ([]v1.Descriptor, error) { return out, g.Wait() }
+}
+
+func (p *referrer) manifest(subject v1.Descriptor, config []byte) ([]byte, error) {
 	layer := bytesBlob(p.content, types.MediaType(p.mediaType)).Descriptor
 	if len(p.content) <= maxEmbedded {
 		// https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#embedded-content
@@ -179,7 +230,7 @@ func (p *referrer) manifest(config []byte) ([]byte, error) {
 		ArtifactType:  p.mediaType,
 		Config:        bytesBlob(config, emptyMediaType).Descriptor,
 		Layers:        []v1.Descriptor{layer},
-		Subject:       &v1.Descriptor{MediaType: p.subject.MediaType, Size: p.subject.Size, Digest: p.subject.Digest},
+		Subject:       &v1.Descriptor{MediaType: subject.MediaType, Size: subject.Size, Digest: subject.Digest},
 		Annotations:   p.annotations,
 	})
 }

@@ -957,6 +957,78 @@ func TestAttachAll(t *testing.T) {
 	}
 }
 
+// What does not rest on each other goes side by side: the registry answers no
+// question for a subject before something is uploaded, and takes no manifest before
+// there are those of two subjects.
+func TestAttachSideBySide(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	from, top := testIndex(t)
+	uploading, second := make(chan struct{}), make(chan struct{})
+	var attaching atomic.Bool
+	var puts atomic.Int32
+	var once sync.Once
+	wait := func(c chan struct{}) {
+		select {
+		case <-c:
+		case <-ctx.Done():
+		}
+	}
+	place := startRegistry(t, testkit.RegistryOptions{NoReferrers: true, Around: func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			manifest := strings.Contains(r.URL.Path, "/manifests/sha256:")
+			switch {
+			case !attaching.Load():
+			case r.Method == http.MethodPost:
+				once.Do(func() { close(uploading) })
+			case manifest && r.Method == http.MethodGet:
+				wait(uploading)
+			case manifest && r.Method == http.MethodPut:
+				if puts.Add(1) == 2 {
+					close(second)
+				}
+				wait(second)
+			}
+			h.ServeHTTP(w, r)
+		})
+	}}) + "/a"
+	if err := Copy(ctx, open(t, from, Options{}), openW(t, place), top, CopyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s := newSigner(t)
+	platform := must(Platforms(ctx, openW(t, place), top))(t)[0].Descriptor
+	var all []Attachment
+	for i, d := range []v1.Descriptor{top, top, platform, platform} {
+		all = append(all, Attachment{ByDigest(attest.Digest(d.Digest.String())), s.bundle(t, d, fmt.Sprintf("https://example.com/%d", i))})
+	}
+	w := openW(t, place)
+	attaching.Store(true)
+	descs, err := AttachAll(ctx, w, all)
+	attaching.Store(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, d := range []v1.Descriptor{top, top, platform, platform} {
+		if again := must(Attach(ctx, openW(t, place), d, all[i].Bundle))(t); again.Digest != descs[i].Digest {
+			t.Errorf("the %dth is %s, and of a whole subject %s", i, descs[i].Digest, again.Digest)
+		}
+		if got := evidence(t, openW(t, place), d); len(got) != 2 {
+			t.Errorf("%d pieces of %s, want 2", len(got), d.Digest)
+		}
+	}
+}
+
+// A subject that is not there is said to be missing, whatever else fails.
+func TestAttachToNothing(t *testing.T) {
+	for _, place := range []string{startRegistry(t, testkit.RegistryOptions{}) + "/a", "oci:" + t.TempDir()} {
+		d := v1.Descriptor{Digest: hash(someDigest)}
+		_, err := Attach(context.Background(), openW(t, place), d, newSigner(t).bundle(t, d, "https://example.com/p"))
+		if !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: %v", place, err)
+		}
+	}
+}
+
 func TestLayoutResolve(t *testing.T) {
 	ctx := context.Background()
 	from, top := testIndex(t)
