@@ -57,6 +57,7 @@ type exchange struct {
 	ordinal int
 	body    *requestBody
 	sent    atomic.Bool // a connection to upstream was had: something may have left
+	conn    net.Conn    // which, once it has answered by HTTP/1
 }
 
 // ServeHTTP answers a request of the step.
@@ -410,7 +411,10 @@ func (x *exchange) ask(ctx context.Context, body io.ReadCloser, length int64) (*
 	if x.r.ProtoMajor == 2 {
 		t = x.s.http2
 	}
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { x.sent.Store(true) }})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		x.sent.Store(true)
+		x.conn = info.Conn
+	}})
 	out := x.outgoing(ctx, body, length)
 	resp, err := t.RoundTrip(out)
 	if err != nil && t == x.s.http1 && length == 0 && strings.Contains(err.Error(), "no application protocol") {
@@ -418,6 +422,9 @@ func (x *exchange) ask(ctx context.Context, body io.ReadCloser, length int64) (*
 	}
 	if err != nil {
 		return nil, err
+	}
+	if resp.ProtoMajor == 2 {
+		x.conn = nil // other streams read it, too
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		resp.Body.Close()
@@ -428,6 +435,17 @@ func (x *exchange) ask(ctx context.Context, body io.ReadCloser, length int64) (*
 		return nil, fmt.Errorf("upstream answered with status %d, which there is not", resp.StatusCode)
 	}
 	return resp, nil
+}
+
+// more reports, between two reads of an HTTP/1 body, whether TLS has another
+// record at hand.
+func (x *exchange) more() bool {
+	t, ok := x.conn.(*tls.Conn)
+	if !ok {
+		return false
+	}
+	c, ok := t.NetConn().(*bufferedConn)
+	return ok && c.r.Buffered() > 17<<10
 }
 
 // failed answers for an upstream that could not be asked.
@@ -603,11 +621,7 @@ func (x *exchange) record() {
 	if x.r.Body == nil || x.r.Body == http.NoBody {
 		length = 0
 	}
-	tctx, more := trace(ctx)
-	if x.r.ProtoMajor == 2 {
-		more = func() bool { return false } // other streams read the connection
-	}
-	resp, err := x.ask(tctx, x.body, length)
+	resp, err := x.ask(ctx, x.body, length)
 	if err != nil {
 		x.failed(err)
 		return
@@ -615,11 +629,11 @@ func (x *exchange) record() {
 	defer resp.Body.Close()
 	a := x.begin(resp)
 	worth.Store(a.length >= 0 && a.length <= maxDrain)
-	x.stream(cancel, a, resp, more)
+	x.stream(cancel, a, resp)
 }
 
 // stream passes a body on, into the store and through the hash.
-func (x *exchange) stream(cancel func(), a *answer, resp *http.Response, more func() bool) {
+func (x *exchange) stream(cancel func(), a *answer, resp *http.Response) {
 	sink, err := x.s.newSink(resp.Header.Get("Content-Encoding"))
 	if err != nil {
 		x.storeFailed(err)
@@ -643,7 +657,7 @@ func (x *exchange) stream(cancel func(), a *answer, resp *http.Response, more fu
 	ringp := x.s.g.rings.Get().(*[]byte)
 	f := newFlow(*ringp)
 	var work sync.WaitGroup
-	work.Go(func() { f.read(resp.Body, more) })
+	work.Go(func() { f.read(resp.Body, x.more) })
 	work.Go(func() { f.keep(sink.write) })
 	defer func() {
 		cancel() // a reader that still waits for upstream

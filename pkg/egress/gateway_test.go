@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -183,6 +184,40 @@ func get(t testing.TB, c *http.Client, u string) (int, string) {
 		t.Fatalf("GET %s: %v", u, err)
 	}
 	return resp.StatusCode, string(b)
+}
+
+// An upstream that speaks HTTP/2 alone, asked by HTTP/1: what it sends is read by
+// the transport's own goroutine, which under the race detector must stay alone.
+func TestLargeFromHTTP2Alone(t *testing.T) {
+	body := strings.Repeat("0123456789abcdef", 1<<18)
+	w := newWorld(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("asked by %s", r.Proto)
+		}
+		io.WriteString(w, body)
+	}))
+	alone := httptest.NewUnstartedServer(w.https.Config.Handler)
+	alone.EnableHTTP2 = true
+	certificate := w.https.TLS.GetCertificate
+	alone.TLS = &tls.Config{GetCertificate: certificate, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if slices.Contains(hello.SupportedProtos, "h2") {
+			return nil, nil
+		}
+		return &tls.Config{GetCertificate: certificate, NextProtos: []string{"none"}}, nil // Go would take it as one without ALPN
+	}}
+	alone.Config.ErrorLog = quiet()
+	alone.StartTLS()
+	t.Cleanup(alone.Close)
+	w.upstreams["files.test:443"] = alone.Listener.Addr().String()
+	s := open(t, w.gateway(t, Options{Store: newStore(t)}), StepOptions{})
+	c := client(t, s, true)
+	c.Transport.(*http.Transport).ForceAttemptHTTP2 = false
+	if code, got := get(t, c, "https://files.test/a"); code != 200 || got != body {
+		t.Errorf("%d, %d bytes", code, len(got))
+	}
+	if st := end(t, s); len(st.Requests) != 1 || st.Requests[0].Size != int64(len(body)) {
+		t.Errorf("recorded %+v", st.Requests)
+	}
 }
 
 func TestRecordsEveryWayIn(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -278,18 +277,6 @@ type bufferedConn struct {
 }
 
 func (c *bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
-
-// trace returns a context in which more, called between two reads of an
-// HTTP/1 body, reports that TLS has another record at hand.
-func trace(ctx context.Context) (_ context.Context, more func() bool) {
-	var conn *bufferedConn
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
-		if t, ok := info.Conn.(*tls.Conn); ok {
-			conn, _ = t.NetConn().(*bufferedConn)
-		}
-	}})
-	return ctx, func() bool { return conn != nil && conn.r.Buffered() > 17<<10 }
-}
 
 // forbidden returns why an address was not dialed, nil if that is not the cause.
 func forbidden(err error) *errForbidden {
