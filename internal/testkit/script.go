@@ -241,6 +241,11 @@ func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 		if kind == "outside" {
 			opts.Host = outside(ts)
 		}
+		// Images of scripts that run side by side would fill the memory, and the
+		// script's own folder is what commands are watched in.
+		opts.Dir, err = os.MkdirTemp("", "waxseal-registry-")
+		ts.Check(err)
+		ts.Defer(func() { _ = os.RemoveAll(opts.Dir) }) // a handler may still write to it
 		reg, err = NewRegistry(opts)
 	case "distribution":
 		dir := ts.MkAbs(".registry-" + args[0])

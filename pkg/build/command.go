@@ -303,6 +303,11 @@ func (s *sealer) sealAll(ctx context.Context, l *lead, res *CommandResult) error
 		res.Observed = Together()
 		return nil
 	}
+	if what := s.req.makesNothing(); len(images) == 0 && what != "" {
+		res.Notes = append(res.Notes, fmt.Sprintf("nothing is sealed: %s makes no image", what))
+		res.Observed = Together()
+		return nil
+	}
 	if len(images) == 0 {
 		return nothing
 	}
@@ -417,6 +422,63 @@ func (r *CommandRequest) prints() bool {
 	return flags > 0 && slices.ContainsFunc(r.Args[flags:], func(a string) bool {
 		return a == "--print" || a == "--list" || strings.HasPrefix(a, "--list=")
 	})
+}
+
+// makesNothing returns the words of a docker command that makes no image, whatever
+// becomes of it: docker may be called through waxseal run for everything. It is ""
+// for one that could.
+func (r *CommandRequest) makesNothing() string {
+	if !r.isDocker() {
+		return ""
+	}
+	program := filepath.Base(r.Args[0])
+	words := []string{}
+	switch program {
+	case "docker-buildx", "buildx":
+		words = append(words, "buildx")
+	case "docker-compose":
+		words = append(words, "compose")
+	}
+	given := len(words)
+	valued := []string{
+		"-c", "--context", "-H", "--host", "--config", "-l", "--log-level", "--tlscacert", "--tlscert", "--tlskey", "--builder",
+		"-f", "--file", "-p", "--project-name", "--profile", "--env-file", "--project-directory", "--ansi", "--progress", "--parallel",
+	}
+	help := ""
+	for i := 1; i < len(r.Args) && r.Args[i] != "--"; i++ {
+		switch a := r.Args[i]; {
+		case a == "--help" || a == "--version" && len(words) == given || a == "-v" && len(words) == given:
+			help = " " + a
+		case slices.Contains(valued, a) && len(words) < 3:
+			i++
+		case !strings.HasPrefix(a, "-") && len(words) < 3:
+			words = append(words, a)
+		}
+	}
+	said := func(n int) string { return strings.Join(append([]string{program}, words[given:n]...), " ") }
+	if help != "" || len(words) == given {
+		return said(len(words)) + help
+	}
+	for n := 1; n <= len(words); n++ {
+		if slices.Contains(asking(), strings.Join(words[:n], " ")) {
+			return said(max(n, given))
+		}
+	}
+	return ""
+}
+
+// asking are the docker commands that make no image.
+func asking() []string {
+	return []string{
+		"container inspect", "container logs", "container ls", "container prune", "container rm", "container stats", "context", "events", "help",
+		"history", "image history", "image inspect", "image ls", "image prune", "image rm", "images", "info", "inspect", "kill", "login", "logout",
+		"logs", "network", "port", "ps", "pull", "rm", "rmi", "search", "stats", "stop", "system", "top", "version", "volume", "wait",
+		"buildx create", "buildx du", "buildx history", "buildx imagetools inspect", "buildx inspect", "buildx ls", "buildx prune", "buildx rm",
+		"buildx stop", "buildx use", "buildx version",
+		"compose config", "compose down", "compose events", "compose images", "compose kill", "compose logs", "compose ls", "compose pause",
+		"compose port", "compose ps", "compose pull", "compose rm", "compose stats", "compose stop", "compose top", "compose unpause",
+		"compose version", "compose volumes",
+	}
 }
 
 // isBelow reports whether an absolute path lies in a folder.

@@ -3,6 +3,7 @@ package build
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -45,6 +46,41 @@ func TestIsDocker(t *testing.T) {
 		r := &CommandRequest{Args: []string{x.name, "build"}}
 		if got := r.isDocker(); got != x.want {
 			t.Errorf("%q with the PATH %q: %t", x.name, x.path, got)
+		}
+	}
+}
+
+func TestMakesNothing(t *testing.T) {
+	for line, want := range map[string]string{
+		"docker":                               "docker",
+		"docker --version":                     "docker --version",
+		"docker login -u x -p build r.test":    "docker login",
+		"docker -H tcp://build ps":             "docker ps",
+		"docker --context build images":        "docker images",
+		"docker buildx ls":                     "docker buildx ls",
+		"docker buildx --builder build du":     "docker buildx du",
+		"docker buildx imagetools inspect x":   "docker buildx imagetools inspect",
+		"docker-buildx inspect --bootstrap":    "docker-buildx inspect",
+		"docker compose -f build.yml ps":       "docker compose ps",
+		"docker-compose down":                  "docker-compose down",
+		"docker build --help":                  "docker build --help",
+		"docker system prune -f":               "docker system",
+		"docker build .":                       "",
+		"docker build ls":                      "",
+		"docker buildx":                        "",
+		"docker buildx build -t login .":       "",
+		"docker buildx imagetools create -t x": "",
+		"docker image build .":                 "",
+		"docker compose up":                    "",
+		"docker push x":                        "",
+		"docker load -i x":                     "",
+		"docker -D build .":                    "",
+		"docker build . -- --help":             "",
+		"sh ls":                                "",
+	} {
+		r := CommandRequest{Args: strings.Fields(line)}
+		if got := r.makesNothing(); got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
 		}
 	}
 }
