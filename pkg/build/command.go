@@ -447,7 +447,7 @@ func (r *CommandRequest) makesNothing() string {
 	help := ""
 	for i := 1; i < len(r.Args) && r.Args[i] != "--"; i++ {
 		switch a := r.Args[i]; {
-		case a == "--help" || a == "--version" && len(words) == given || a == "-v" && len(words) == given:
+		case len(words) == given && (a == "--help" || a == "--version" || a == "-v"): // later it may be a flag's value
 			help = " " + a
 		case slices.Contains(valued, a) && len(words) < 3:
 			i++
