@@ -171,7 +171,7 @@ func TestKeysAreReadLate(t *testing.T) {
 	if err := testkit.CanBuild(); err != nil {
 		testkit.Unavailable(t, "%v", err)
 	}
-	bin, err := testkit.Binaries(t.Context())
+	bin, err := testkit.Shipped(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,7 +43,7 @@ func peer(t *testing.T, name string) string {
 // there: its own image passes at the level that the policy declares, and the
 // same of a fork's branch, of another signer or another builder does not.
 func TestThePoliciesOfThePipelines(t *testing.T) {
-	bin, err := testkit.Binaries(t.Context())
+	bin, err := testkit.Shipped(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestThePipelinesThatWrap(t *testing.T) {
 	if err := testkit.CanBuild(); err != nil {
 		testkit.Unavailable(t, "%v", err)
 	}
-	bin, err := testkit.Binaries(t.Context())
+	bin, err := testkit.Shipped(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

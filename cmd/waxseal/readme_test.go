@@ -25,7 +25,7 @@ func TestTheReadmeWorks(t *testing.T) {
 	if err != nil {
 		testkit.Unavailable(t, "%v", err)
 	}
-	bin, err := testkit.Binaries(t.Context())
+	bin, err := testkit.Shipped(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -170,7 +170,7 @@ func TestKeysStayWhereTheyAre(t *testing.T) {
 	if err := testkit.CanBuild(); err != nil {
 		testkit.Unavailable(t, "%v", err)
 	}
-	bin, err := testkit.Binaries(t.Context())
+	bin, err := testkit.Shipped(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -343,7 +343,7 @@ func TestWhoHoldsAKeyIsClosed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		testkit.Unavailable(t, "it takes root to be somebody else")
 	}
-	bin, err := testkit.Binaries(t.Context())
+	bin, err := testkit.Shipped(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

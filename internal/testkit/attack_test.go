@@ -86,7 +86,7 @@ type field struct {
 }
 
 func newField(t *testing.T) *field {
-	bin, err := Binaries(t.Context())
+	bin, err := Shipped(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,15 +60,23 @@ import (
 // [mariadb] a database server is there, [tool:NAME] a program of the distribution's, [peer:NAME] somebody else's.
 // They are never false where CI=true: the script then fails.
 func Script(t *testing.T, dir string, update bool) {
+	shipped, err := Shipped(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	bin, err := Binaries(t.Context())
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range sideBySide {
+		if _, err := os.Stat(filepath.Join(dir, name+".txtar")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	root, err := Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain := sync.OnceValues(func() (string, error) { return binaries(context.WithoutCancel(t.Context()), false) })
 	peers := os.Getenv("WAXSEAL_PEERS")
 	if peers == "" {
 		peers = filepath.Join(root, ".cache", "peers")
@@ -107,11 +115,8 @@ func Script(t *testing.T, dir string, update bool) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			bin := bin
-			if movesMuch(env.WorkDir) {
-				var err error
-				if bin, err = plain(); err != nil {
-					return err
-				}
+			if !slices.Contains(sideBySide, strings.TrimPrefix(filepath.Base(env.WorkDir), "script-")) {
+				bin = shipped
 			}
 			env.Setenv("PATH", bin+":"+peers+":"+os.Getenv("PATH"))
 			home := filepath.Join(env.WorkDir, "home")
@@ -195,13 +200,14 @@ func Script(t *testing.T, dir string, update bool) {
 	})
 }
 
-// movesMuch reports whether a script moves so many bytes that its programs are
-// built without the race detector; what they do, the tests of the gateway, the
-// engine and pkg/build do under it with fewer.
-func movesMuch(workDir string) bool {
-	name := strings.TrimPrefix(filepath.Base(workDir), "script-")
-	return strings.HasPrefix(name, "rebuild") || strings.HasPrefix(name, "inputs_") && name != "inputs_store" ||
-		slices.Contains([]string{"run_apko", "run_buildah", "run_buildx", "run_docker", "run_docker29", "run_docker_legacy", "run_kaniko", "run_ko", "run_npm_go", "run_podman"}, name)
+// sideBySide are the scripts whose programs are built with the race detector
+// where the tests are: those that have one program do much at a time, or end it
+// half-way. In the others it starts a thousand times to do one thing after the
+// other, or moves so many bytes that the detector would take an hour; what goes on
+// side by side there, the tests of the packages do under the detector with fewer.
+var sideBySide = []string{
+	"bad_build", "bad_registry", "build_engine", "build_outputs", "build_remote", "build_steps",
+	"key_interrupt", "keyless_interrupt", "killed", "promote", "promote_killed", "run_many",
 }
 
 type faultsKey struct{}

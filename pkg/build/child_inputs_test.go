@@ -330,7 +330,7 @@ func TestGatewayLeavesNoTrace(t *testing.T) {
 func TestStepsHaveLimits(t *testing.T) {
 	e := startEngine(t, EngineOptions{})
 	c := dial(t, e)
-	b := buildOf{base: tinyBase(t), dockerfile: "FROM base\nRUN cat /sys/fs/cgroup/pids*/pids.max /sys/fs/cgroup/pids.max /proc/self/oom_score_adj 2>/dev/null; for i in $(seq 20000); do sleep 60 & done; echo started all\n"}
+	b := buildOf{base: tinyBase(t), dockerfile: "FROM base\nRUN cat /sys/fs/cgroup/pids*/pids.max /sys/fs/cgroup/pids.max /proc/self/oom_score_adj 2>/dev/null; mkfifo /wait; for i in $(seq 20000); do read x < /wait & done; echo started all\n"}
 	var log strings.Builder
 	b.status = func(st *client.SolveStatus) {
 		for _, l := range st.Logs {

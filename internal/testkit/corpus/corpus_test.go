@@ -56,7 +56,7 @@ func wantExpected(t *testing.T, c *Case, v Verifier) {
 // TestProgram asks the program itself: all cases whose environment or exit code
 // matters, and some of the others.
 func TestProgram(t *testing.T) {
-	dir, err := testkit.Binaries(t.Context())
+	dir, err := testkit.Shipped(t.Context())
 	must(t, err)
 	waxseal := Waxseal(Program(filepath.Join(dir, "waxseal")))
 	for i, c := range cases(t) {

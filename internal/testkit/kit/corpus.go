@@ -32,7 +32,7 @@ func runCorpus(ctx context.Context, args []string) error {
 	}
 	switch with {
 	case "waxseal":
-		dir, err := testkit.Binaries(ctx)
+		dir, err := testkit.Shipped(ctx)
 		if err != nil {
 			return err
 		}
