@@ -62,8 +62,33 @@ func (d *daemonImages) serve() (*os.File, error) {
 	mux.HandleFunc("GET /store", d.store)
 	mux.HandleFunc("POST /load", d.load)
 	mux.HandleFunc("GET /v2/{repository}/{kind}/{what}", d.content)
-	d.served.Go(func() { (&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{Handler: mux, Context: d.ctx}) })
+	d.served.Go(func() { serveGreeted(d.ctx, conn, mux) })
 	return theirs, nil
+}
+
+// serveGreeted serves a connection from when its client has begun to speak. By
+// itself a server of HTTP/2 hangs up on who has not within ten seconds, and the
+// engine does when it has started, which on a busy machine is later.
+func serveGreeted(ctx context.Context, conn net.Conn, h http.Handler) {
+	first := make([]byte, 1)
+	if _, err := conn.Read(first); err == nil {
+		(&http2.Server{}).ServeConn(&begun{conn, first}, &http2.ServeConnOpts{Handler: h, Context: ctx})
+	}
+}
+
+// begun is a connection whose first bytes were read already.
+type begun struct {
+	net.Conn
+	first []byte
+}
+
+func (b *begun) Read(p []byte) (int, error) {
+	if len(b.first) == 0 {
+		return b.Conn.Read(p)
+	}
+	n := copy(p, b.first)
+	b.first = b.first[n:]
+	return n, nil
 }
 
 // close ends it, and removes what the daemon gave.

@@ -4,15 +4,20 @@ import (
 	"archive/tar"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/net/http2"
 
 	"github.com/waxseal/waxseal/pkg/attest"
 )
@@ -128,6 +133,36 @@ func TestDaemonImagesAreServed(t *testing.T) {
 	if left, err := os.ReadDir(d.home); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
+}
+
+// The engine greets waxseal when it has started, however long that takes.
+func TestDaemonImagesWaitForTheEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		var served sync.WaitGroup
+		served.Go(func() {
+			serveGreeted(t.Context(), ours, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "here") }))
+		})
+		time.Sleep(time.Minute) // of the bubble's time, in which nobody speaks
+		client, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(theirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://docker-daemon.invalid/store", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "here" {
+			t.Errorf("%q, %v", body, err)
+		}
+		theirs.Close()
+		served.Wait()
+	})
 }
 
 // writeSaved writes what Docker 29 saves of an image without a layer that has two

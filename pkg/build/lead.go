@@ -22,6 +22,9 @@ import (
 	"github.com/docker/cli/cli/config"
 	"github.com/moby/buildkit/client"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // builderName is what buildx calls the engine that it is led to.
@@ -63,6 +66,8 @@ type lead struct {
 	client *client.Client
 	wake   *os.File
 	done   chan struct{}
+
+	refusing []*grpc.Server // where the engine could not be started
 }
 
 // newLead makes the configuration, and removes what killed commands left.
@@ -373,14 +378,27 @@ func (l *lead) watch(opts EngineOptions, atOnce bool, tell func(error)) error {
 			return
 		}
 		if err := l.start(); err != nil {
-			for _, s := range []socket{l.theirs, l.own} {
-				os.Remove(s.name)
-				s.Close()
-			}
 			tell(err)
+			l.refuse(err)
 		}
 	}()
 	return nil
+}
+
+// refuse answers whatever is asked of the engine with why there is none: where
+// nobody answered, buildx would wait for twenty seconds.
+func (l *lead) refuse(why error) {
+	answer := status.Error(codes.FailedPrecondition, "waxseal: "+why.Error())
+	for _, s := range []socket{l.theirs, l.own} {
+		listener, err := net.FileListener(s.File)
+		if err != nil {
+			os.Remove(s.name)
+			continue
+		}
+		server := grpc.NewServer(grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return answer }))
+		l.refusing = append(l.refusing, server)
+		go func() { _ = server.Serve(listener) }() // its end is that of the listener
+	}
 }
 
 // connected waits for a connection, and returns false when wake is closed
@@ -543,6 +561,9 @@ func removeRun(dir string) error {
 func (l *lead) close() error {
 	l.stopWatching()
 	defer l.release()
+	for _, server := range l.refusing {
+		server.Stop()
+	}
 	var err error
 	if e, _ := l.running(); e != nil {
 		err = e.Close()
