@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
@@ -132,7 +133,13 @@ func look(pid int) process {
 		return p
 	}
 	defer mem.Close()
+	pages, err := os.Open(dir + "/pagemap")
+	if err != nil {
+		return p
+	}
+	defer pages.Close()
 	maps, _ := os.ReadFile(dir + "/maps")
+	size := uint64(os.Getpagesize())
 	for _, m := range regexp.MustCompile(`(?m)^([0-9a-f]+)-([0-9a-f]+) rw`).FindAllStringSubmatch(string(maps), -1) {
 		from, _ := strconv.ParseUint(m[1], 16, 63)
 		to, _ := strconv.ParseUint(m[2], 16, 63)
@@ -140,9 +147,27 @@ func look(pid int) process {
 		if to-from > 1<<30 {
 			continue
 		}
-		piece := make([]byte, to-from)
-		n, _ := mem.ReadAt(piece, int64(from))
-		p.mem = append(p.mem, piece[:n]...)
+		// Most of what is reserved was never written, and holds nothing.
+		held := make([]byte, (to-from)/size*8)
+		n, _ := pages.ReadAt(held, int64(from/size*8))
+		at, end := from, from
+		add := func() {
+			piece := make([]byte, end-at)
+			n, _ := mem.ReadAt(piece, int64(at))
+			p.mem = append(p.mem, piece[:n]...)
+		}
+		for i := 0; i+8 <= n; i += 8 {
+			next := from + uint64(i)/8*size
+			if binary.NativeEndian.Uint64(held[i:])>>62 == 0 { // neither in memory nor swapped out
+				continue
+			}
+			if next != end {
+				add()
+				at = next
+			}
+			end = next + size
+		}
+		add()
 	}
 	return p
 }

@@ -206,8 +206,7 @@ func Script(t *testing.T, dir string, update bool) {
 // other, or moves so many bytes that the detector would take an hour; what goes on
 // side by side there, the tests of the packages do under the detector with fewer.
 var sideBySide = []string{
-	"bad_build", "bad_registry", "build_engine", "build_outputs", "build_remote", "build_steps",
-	"key_interrupt", "keyless_interrupt", "killed", "promote", "promote_killed", "run_many",
+	"bad_build", "bad_registry", "build_engine", "killed", "promote", "promote_killed", "run_many",
 }
 
 type faultsKey struct{}
