@@ -68,7 +68,7 @@ func Script(t *testing.T, dir string, update bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range sideBySide {
+	for _, name := range sideBySide() {
 		if _, err := os.Stat(filepath.Join(dir, name+".txtar")); err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +115,7 @@ func Script(t *testing.T, dir string, update bool) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			bin := bin
-			if !slices.Contains(sideBySide, strings.TrimPrefix(filepath.Base(env.WorkDir), "script-")) {
+			if !slices.Contains(sideBySide(), strings.TrimPrefix(filepath.Base(env.WorkDir), "script-")) {
 				bin = shipped
 			}
 			env.Setenv("PATH", bin+":"+peers+":"+os.Getenv("PATH"))
@@ -205,8 +205,8 @@ func Script(t *testing.T, dir string, update bool) {
 // half-way. In the others it starts a thousand times to do one thing after the
 // other, or moves so many bytes that the detector would take an hour; what goes on
 // side by side there, the tests of the packages do under the detector with fewer.
-var sideBySide = []string{
-	"bad_build", "bad_registry", "build_engine", "killed", "promote", "promote_killed", "run_many",
+func sideBySide() []string {
+	return []string{"bad_build", "bad_registry", "build_engine", "killed", "promote", "promote_killed", "run_many"}
 }
 
 type faultsKey struct{}
