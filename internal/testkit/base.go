@@ -365,7 +365,8 @@ func cached(name, recipe string, fill func(dir string) error) (string, error) {
 		return "", err
 	}
 	cache := filepath.Join(root, ".cache", "base")
-	unlock, err := lock(cache)
+	// One takes minutes to make: whoever needs another does not wait for it.
+	unlock, err := lock(filepath.Join(cache, "."+name+".lock"))
 	if err != nil {
 		return "", err
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/client"
+	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
@@ -103,6 +104,7 @@ type Engine struct {
 
 	control  net.Conn
 	side     *http.Client
+	sideEnd  net.Conn // of side
 	lifetime *os.File
 	tail     *tail
 
@@ -211,12 +213,14 @@ func StartEngine(ctx context.Context, opts EngineOptions) (_ *Engine, err error)
 		args = append(args, "-insecure-registry", strings.Join(opts.InsecureRegistries, ","))
 	}
 	e := &Engine{
-		cache: cache, lock: lock, control: control, lifetime: lifeW,
+		cache: cache, lock: lock, control: control, sideEnd: side, lifetime: lifeW,
 		tail:  &tail{next: opts.Stderr},
 		done:  make(chan struct{}),
 		asked: make(chan struct{}),
 	}
-	e.side = sideClient(side)
+	if e.side, err = sideClient(side); err != nil {
+		return nil, err
+	}
 	e.cmd = exec.Command(program, args...)
 	// Half of a start is the engine's packages filling their tables: no time to
 	// collect garbage. The engine sets the usual value when it is ready.
@@ -340,15 +344,14 @@ func once(c net.Conn) func() (net.Conn, error) {
 }
 
 // sideClient speaks HTTP/2 without TLS over the one connection: a request that
-// is given up does not end it for the others.
-func sideClient(c net.Conn) *http.Client {
-	var p http.Protocols
-	p.SetUnencryptedHTTP2(true)
-	dial := once(c)
-	return &http.Client{Transport: &http.Transport{
-		Protocols:   &p,
-		DialContext: func(context.Context, string, string) (net.Conn, error) { return dial() },
-	}}
+// is given up does not end it for the others. It greets at once: the other side
+// hangs up on who has not within ten seconds of its start.
+func sideClient(c net.Conn) (*http.Client, error) {
+	one, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(c)
+	if err != nil {
+		return nil, fmt.Errorf("opening the side channel: %w", err)
+	}
+	return &http.Client{Transport: one}, nil
 }
 
 // Dial waits until the engine is ready and returns a client on its control
@@ -527,7 +530,7 @@ func connectionLost(err error) bool {
 	}
 	// gRPC turns them into text.
 	s := err.Error()
-	for _, sign := range []string{"EOF", "connection reset", "broken pipe", "transport is closing", "connection is closed", "Unavailable", "error reading from server", "closing transport", "lost"} {
+	for _, sign := range []string{"EOF", "connection reset", "broken pipe", "transport is closing", "connection is closed", "client conn ", "Unavailable", "error reading from server", "closing transport", "lost"} {
 		if strings.Contains(s, sign) {
 			return true
 		}
@@ -557,7 +560,7 @@ func (e *Engine) Close() error {
 		_ = e.cmd.Process.Kill()
 		<-e.done
 	}
-	e.side.CloseIdleConnections()
+	e.sideEnd.Close()
 	e.control.Close()
 	e.lock.Close()
 	var ee *exec.ExitError

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -135,34 +134,82 @@ func TestDaemonImagesAreServed(t *testing.T) {
 	}
 }
 
-// The engine greets waxseal when it has started, however long that takes.
+// A server of HTTP/2 gives its client ten seconds to greet it. The engine greets
+// waxseal when it has started, however long that takes: until then there is no
+// server, and nothing comes from it.
 func TestDaemonImagesWaitForTheEngine(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ours, theirs := net.Pipe()
-		var served sync.WaitGroup
-		served.Go(func() {
-			serveGreeted(t.Context(), ours, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "here") }))
-		})
-		time.Sleep(time.Minute) // of the bubble's time, in which nobody speaks
-		client, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(theirs)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://docker-daemon.invalid/store", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := client.RoundTrip(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "here" {
-			t.Errorf("%q, %v", body, err)
-		}
-		theirs.Close()
-		served.Wait()
+	ours, theirs := net.Pipe()
+	first := &firstRead{Conn: ours, asked: make(chan int), goOn: make(chan struct{})}
+	var served sync.WaitGroup
+	served.Go(func() {
+		serveGreeted(t.Context(), first, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "here") }))
 	})
+	if n := <-first.asked; n != 1 {
+		t.Errorf("the greeting is read by %d bytes at once, and so by a server", n)
+	}
+	close(first.goOn)
+	client, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := (&http.Client{Transport: client}).Get("http://docker-daemon.invalid/store")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "here" {
+		t.Errorf("%q, %v", body, err)
+	}
+	theirs.Close()
+	served.Wait()
+}
+
+// firstRead says how much the first read of a connection asks for, and holds it.
+type firstRead struct {
+	net.Conn
+	asked chan int
+	goOn  chan struct{}
+	once  sync.Once
+}
+
+func (f *firstRead) Read(p []byte) (int, error) {
+	f.once.Do(func() {
+		f.asked <- len(p)
+		<-f.goOn
+	})
+	return f.Conn.Read(p)
+}
+
+// The engine's side channel is greeted before anybody asks for something there.
+func TestEngineIsGreetedAtOnce(t *testing.T) {
+	ours, file, err := socketPair("side channel")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	theirs, err := net.FileConn(file)
+	file.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	client, err := sideClient(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	greeting := make([]byte, len(http2.ClientPreface))
+	if err := theirs.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(theirs, greeting); err != nil || string(greeting) != http2.ClientPreface {
+		t.Errorf("%q, %v", greeting, err)
+	}
+	theirs.Close()
+	for range 2 {
+		if _, err := client.Get("http://engine/v1/ready"); err == nil || !connectionLost(err) {
+			t.Errorf("of an engine that is gone: %v", err)
+		}
+	}
 }
 
 // writeSaved writes what Docker 29 saves of an image without a layer that has two
