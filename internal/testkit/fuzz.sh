@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the fuzz targets of the packages given whose names match, as many at once
-# as there are processors, and says how to run again what one of them found.
+# Runs the fuzz targets of the packages given whose names match, two at once for
+# each processor, and says how to run again what one of them found.
 #
 #   FUZZTIME=1m internal/testkit/fuzz.sh NAMES PACKAGE...
 set -euo pipefail
@@ -17,12 +17,23 @@ go test -list "$names" "${@:?packages, such as ./pkg/attest}" >"$work/list" || {
 awk '/^Fuzz/ { names[n++] = $1 } $1 == "ok" { for (i = 0; i < n; i++) print $2, names[i]; n = 0 }' "$work/list" >"$work/targets"
 [ -s "$work/targets" ] || { echo "fuzz: no targets" >&2 && exit 1; }
 
+# One program for all targets of a package: go test -fuzz would link it for each.
+while read -r package; do
+	go test -c -fuzz . -o "$work/${package//\//_}" "$package"
+done < <(cut -d ' ' -f 1 "$work/targets" | uniq)
+kept=$(go env GOCACHE)/fuzz
+export kept
+
 fuzz() {
 	local package=$1 name=$2 log=$work/$2.$$ input
 	elapsed() { printf '%-60s %s\n' "$package $name" "$(grep -E '^fuzz: elapsed' "$log" | tail -n 1)"; }
 	# To make an input smaller without end would take the time of finding more:
 	# a target that unpacks archives does nothing else then.
-	if go test -run '^$' -fuzz "^$name\$" -fuzztime "$FUZZTIME" -fuzzminimizetime 100x -parallel 1 "$package" >"$log" 2>&1; then
+	if (
+		cd "$(go list -f '{{.Dir}}' "$package")" &&
+			"$work/${package//\//_}" -test.run '^$' -test.fuzz "^$name\$" -test.fuzztime "$FUZZTIME" -test.fuzzminimizetime 100x \
+				-test.parallel 1 -test.fuzzcachedir "$kept/$package"
+	) >"$log" 2>&1; then
 		elapsed
 		return
 	fi
@@ -37,7 +48,7 @@ fuzz() {
 	echo "  go test -run '^${input:-$name}\$' $package" >>"$work/found"
 }
 export -f fuzz
-xargs -P "$(nproc)" -L 1 bash -c 'fuzz "$@"' fuzz <"$work/targets"
+xargs -P "$((2 * $(nproc)))" -L 1 bash -c 'fuzz "$@"' fuzz <"$work/targets"
 
 if [ -s "$work/found" ]; then
 	echo "fuzz: $(wc -l <"$work/found") of $(wc -l <"$work/targets") targets failed; again with:" >&2
