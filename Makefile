@@ -39,7 +39,7 @@ demo-keyless: ## the same without a key: with Fulcio, a time-stamping authority 
 	@$(DEPS) $(BUILD_PACKAGES) mmdebstrap
 	@bash examples/demo-keyless.sh
 
-test: ## every test but the attacks, with the race detector; says at the end what was skipped
+test: ## every test but the attacks, the packages' with the race detector; says at the end what was skipped
 	@$(DEPS) $(TEST_PACKAGES)
 	@go build -o bin/kit ./internal/testkit/kit
 	@{ go test -race -json -timeout 150m -parallel $$(($$(nproc) * 3 / 2)) -skip '^TestAttacks$$' ./... || true; } | bin/kit summary
