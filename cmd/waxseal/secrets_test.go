@@ -150,24 +150,13 @@ func look(pid int) process {
 		// Most of what is reserved was never written, and holds nothing.
 		held := make([]byte, (to-from)/size*8)
 		n, _ := pages.ReadAt(held, int64(from/size*8))
-		at, end := from, from
-		add := func() {
-			piece := make([]byte, end-at)
-			n, _ := mem.ReadAt(piece, int64(at))
-			p.mem = append(p.mem, piece[:n]...)
-		}
+		page := make([]byte, size)
 		for i := 0; i+8 <= n; i += 8 {
-			next := from + uint64(i)/8*size
-			if binary.NativeEndian.Uint64(held[i:])>>62 == 0 { // neither in memory nor swapped out
-				continue
+			if binary.NativeEndian.Uint64(held[i:])>>62 != 0 { // in memory, or swapped out
+				n, _ := mem.ReadAt(page, int64(from+uint64(i)/8*size))
+				p.mem = append(p.mem, page[:n]...)
 			}
-			if next != end {
-				add()
-				at = next
-			}
-			end = next + size
 		}
-		add()
 	}
 	return p
 }

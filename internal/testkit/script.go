@@ -70,7 +70,7 @@ func Script(t *testing.T, dir string, update bool) {
 	}
 	for _, name := range sideBySide() {
 		if _, err := os.Stat(filepath.Join(dir, name+".txtar")); err != nil {
-			t.Fatal(err)
+			t.Fatalf("a script to be run under the race detector: %v", err)
 		}
 	}
 	root, err := Root()

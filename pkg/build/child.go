@@ -103,8 +103,8 @@ type Engine struct {
 	lock  *os.File // the cache's lock; the child holds it too
 
 	control  net.Conn
+	sideConn net.Conn
 	side     *http.Client
-	sideEnd  net.Conn // of side
 	lifetime *os.File
 	tail     *tail
 
@@ -213,7 +213,7 @@ func StartEngine(ctx context.Context, opts EngineOptions) (_ *Engine, err error)
 		args = append(args, "-insecure-registry", strings.Join(opts.InsecureRegistries, ","))
 	}
 	e := &Engine{
-		cache: cache, lock: lock, control: control, sideEnd: side, lifetime: lifeW,
+		cache: cache, lock: lock, control: control, sideConn: side, lifetime: lifeW,
 		tail:  &tail{next: opts.Stderr},
 		done:  make(chan struct{}),
 		asked: make(chan struct{}),
@@ -560,7 +560,7 @@ func (e *Engine) Close() error {
 		_ = e.cmd.Process.Kill()
 		<-e.done
 	}
-	e.sideEnd.Close()
+	e.sideConn.Close()
 	e.control.Close()
 	e.lock.Close()
 	var ee *exec.ExitError

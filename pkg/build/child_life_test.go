@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/client"
+	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 
 	"github.com/waxseal/waxseal/attestations"
@@ -372,5 +375,37 @@ func TestEngineEndsWhenTold(t *testing.T) {
 	e.end()
 	if err := e.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// The engine's side channel is greeted before anybody asks for something there.
+func TestEngineIsGreetedAtOnce(t *testing.T) {
+	ours, file, err := socketPair("side channel")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	theirs, err := net.FileConn(file)
+	file.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	client, err := sideClient(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	greeting := make([]byte, len(http2.ClientPreface))
+	if err := theirs.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(theirs, greeting); err != nil || string(greeting) != http2.ClientPreface {
+		t.Errorf("%q, %v", greeting, err)
+	}
+	theirs.Close()
+	for range 2 {
+		if _, err := client.Get("http://engine/v1/ready"); err == nil || !connectionLost(err) {
+			t.Errorf("of an engine that is gone: %v", err)
+		}
 	}
 }

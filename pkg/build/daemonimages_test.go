@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -178,38 +177,6 @@ func (f *firstRead) Read(p []byte) (int, error) {
 		<-f.goOn
 	})
 	return f.Conn.Read(p)
-}
-
-// The engine's side channel is greeted before anybody asks for something there.
-func TestEngineIsGreetedAtOnce(t *testing.T) {
-	ours, file, err := socketPair("side channel")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ours.Close()
-	theirs, err := net.FileConn(file)
-	file.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer theirs.Close()
-	client, err := sideClient(ours)
-	if err != nil {
-		t.Fatal(err)
-	}
-	greeting := make([]byte, len(http2.ClientPreface))
-	if err := theirs.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(theirs, greeting); err != nil || string(greeting) != http2.ClientPreface {
-		t.Errorf("%q, %v", greeting, err)
-	}
-	theirs.Close()
-	for range 2 {
-		if _, err := client.Get("http://engine/v1/ready"); err == nil || !connectionLost(err) {
-			t.Errorf("of an engine that is gone: %v", err)
-		}
-	}
 }
 
 // writeSaved writes what Docker 29 saves of an image without a layer that has two
